@@ -1,0 +1,264 @@
+"""Compiles `.proto` files to Python with everything on the include path that contracts need.
+
+One function, used by `longshore generate` and by the repository's own generator. It runs the protoc of grpcio-tools,
+which is pinned by the caller's environment, and then this package's generator on the descriptors of the same run.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from google.protobuf import descriptor_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Stubs = Literal["mypy-protobuf", "protoc", "none"]
+
+_IMPORT = re.compile(rb'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
+_PACKAGE = re.compile(rb"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
+_VALIDATE = "buf/validate/validate.proto"
+
+
+class CompileError(Exception):
+    """The files could not be compiled. The text is protoc's or names the contract, file and line."""
+
+
+def compile_protos(
+    files: Iterable[Path],
+    out: Path,
+    *,
+    include: Sequence[Path] = (),
+    grpc: bool = True,
+    contracts: bool = True,
+    stubs: Stubs = "protoc",
+    packages: bool = False,
+) -> list[Path]:
+    """Compile files to `_pb2.py`, `_pb2.pyi`, `_pb2_grpc.py` and, for contracts, `_longshore.py`.
+
+    Args:
+        files: The `.proto` files, or folders that are searched for them.
+        out: The folder to write to; made if missing. It is what goes on the import path.
+        include: Source roots. Default: each file's own, found from its `package` line.
+        grpc: Whether files with services get `_pb2_grpc.py`.
+        contracts: Whether files that declare operations get `_longshore.py`. Needs the `longshore` package.
+        stubs: Who writes the `.pyi` files: protoc itself, the plugin mypy-protobuf (richer, must be installed; also
+            for the gRPC modules), or nobody.
+        packages: Whether every folder gets an `__init__.py` and each top one a `py.typed`.
+
+    Returns:
+        The paths of the written files, relative to `out`, sorted.
+
+    Raises:
+        CompileError: A file is missing or wrong, or a needed package is not installed.
+    """
+    if util.find_spec("grpc_tools") is None:
+        raise CompileError('grpcio-tools is not installed: pip install "longshore[cli]"')
+    roots, names = _roots_and_names(list(files), [path.resolve() for path in include])
+    if not names:
+        raise CompileError("there are no .proto files to compile")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="longshore-protoc-") as scratch_name:
+        scratch = Path(scratch_name)
+        includes = [*roots, *third_party_roots(scratch / "include")]
+        arguments = [f"-I{path}" for path in includes]
+        validate = _validate_descriptor(names, includes, scratch)
+        if validate is not None:
+            arguments.append(f"--descriptor_set_in={validate}")
+        staged = scratch / "out"
+        staged.mkdir()
+        image = scratch / "image.binpb"
+        _protoc(
+            [
+                *arguments,
+                f"--descriptor_set_out={image}",
+                "--include_imports",
+                "--include_source_info",
+                *_generator_arguments(staged, grpc=grpc, stubs=stubs),
+                *names,
+            ]
+        )
+        if validate is not None:
+            # No installed package ships this module, and the contracts' own modules import it.
+            _protoc([*arguments, f"--python_out={staged}", f"--pyi_out={staged}", _VALIDATE])
+        _drop_empty_grpc(staged, image, names)
+        if contracts:
+            _write_contracts(staged, image, names)
+        if packages:
+            _write_package_files(staged)
+        return _install(staged, out)
+
+
+def third_party_roots(stage: Path) -> list[Path]:
+    """Include paths for what contracts import: `longshore/v1`, `google/longrunning`, `google/rpc`, `google/api`.
+
+    The installed googleapis-common-protos carries `operations.proto` under a name that compiles but then fails at
+    import, so a copy under the right name is put into `stage`.
+
+    Raises:
+        CompileError: googleapis-common-protos or Longshore's own `.proto` files are not installed.
+    """
+    spec = util.find_spec("google.longrunning")
+    locations = list(spec.submodule_search_locations or ()) if spec else []
+    source = next(
+        (path for path in (Path(item) / "operations_proto.proto" for item in locations) if path.is_file()), None
+    )
+    if source is None:
+        raise CompileError("googleapis-common-protos is not installed: pip install googleapis-common-protos")
+    target = stage / "google" / "longrunning" / "operations.proto"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+    return [stage, *_longshore_roots(), source.parents[2]]
+
+
+def _longshore_roots() -> list[Path]:
+    """Where `longshore/v1/*.proto` lies: in a checkout, or beside the installed modules."""
+    checkout = Path(__file__).resolve().parents[3] / "protos"
+    places = [checkout, *(Path(entry or ".") for entry in sys.path), Path(sysconfig.get_path("purelib"))]
+    for place in places:
+        if (place / "longshore" / "v1" / "annotations.proto").is_file():
+            return [place.resolve()]
+    raise CompileError("longshore/v1/annotations.proto is not installed: reinstall longshore")
+
+
+def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[Path], list[str]]:
+    roots = list(include)
+    names: list[str] = []
+    for given in files:
+        path = given.resolve()
+        if not path.exists():
+            raise CompileError(f"{given} does not exist")
+        found = sorted(path.rglob("*.proto")) if path.is_dir() else [path]
+        for file in found:
+            root = next((root for root in roots if file.is_relative_to(root)), None)
+            if root is None:
+                root = _guess_root(file)
+                roots.append(root)
+            name = file.relative_to(root).as_posix()
+            if name not in names:
+                names.append(name)
+    return roots, names
+
+
+def _guess_root(file: Path) -> Path:
+    """A file of package `acme.orders.v1` in `.../acme/orders/v1` has the root `...`; else its own folder is it."""
+    package = _PACKAGE.search(file.read_bytes())
+    parts = package[1].decode().split(".") if package else []
+    folders = file.parent.parts
+    if parts and list(folders[-len(parts) :]) == parts:
+        return file.parents[len(parts)]
+    return file.parent
+
+
+def _generator_arguments(out: Path, *, grpc: bool, stubs: Stubs) -> list[str]:
+    arguments = [f"--python_out={out}"]
+    if grpc:
+        arguments.append(f"--grpc_python_out={out}")
+    if stubs == "protoc":
+        arguments.append(f"--pyi_out={out}")
+    elif stubs == "mypy-protobuf":
+        # By path: the environment that this runs in need not be an activated one.
+        scripts = Path(sysconfig.get_path("scripts"))
+        for plugin, wanted in (("mypy", True), ("mypy_grpc", grpc)):
+            if not wanted:
+                continue
+            executable = scripts / f"protoc-gen-{plugin}"
+            if not executable.exists():
+                raise CompileError("mypy-protobuf is not installed: pip install mypy-protobuf")
+            arguments += [f"--plugin=protoc-gen-{plugin}={executable}", f"--{plugin}_out={out}"]
+    return arguments
+
+
+def _protoc(arguments: Sequence[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise CompileError(done.stderr.strip() or f"protoc ended with status {done.returncode}")
+
+
+def _validate_descriptor(names: Sequence[str], includes: Sequence[Path], scratch: Path) -> Path | None:
+    """Descriptor set of `buf/validate/validate.proto` if a contract imports it and no include path has it."""
+    if not _imports(names, includes, _VALIDATE) or any((root / _VALIDATE).is_file() for root in includes):
+        return None
+    try:
+        import protovalidate
+    except ImportError as error:
+        raise CompileError(f'{_VALIDATE} comes with protovalidate: pip install "protovalidate>=2.1"') from error
+    file = descriptor_pb2.FileDescriptorProto.FromString(
+        type(protovalidate.Violation().proto).desc().file.proto.to_binary()
+    )
+    path = scratch / "validate.binpb"
+    path.write_bytes(descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString())
+    return path
+
+
+def _imports(names: Sequence[str], includes: Sequence[Path], wanted: str) -> bool:
+    """Whether the files import a file, directly or through others."""
+    seen: set[str] = set()
+    queue = list(names)
+    while queue:
+        name = queue.pop()
+        if name == wanted:
+            return True
+        path = next((root / name for root in includes if (root / name).is_file()), None)
+        if name in seen or path is None:
+            continue
+        seen.add(name)
+        queue += [match.decode() for match in _IMPORT.findall(path.read_bytes())]
+    return False
+
+
+def _drop_empty_grpc(staged: Path, image: Path, names: Sequence[str]) -> None:
+    """Remove the gRPC modules that protoc writes for files without a service."""
+    with_service = {file.name for file in _read_image(image).file if file.service}
+    for name in set(names) - with_service:
+        stem = staged / name.removesuffix(".proto").replace("-", "_")
+        for suffix in ("_pb2_grpc.py", "_pb2_grpc.pyi"):
+            stem.with_name(stem.name + suffix).unlink(missing_ok=True)
+
+
+def _read_image(image: Path) -> descriptor_pb2.FileDescriptorSet:
+    return descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
+
+
+def _write_contracts(staged: Path, image: Path, names: Sequence[str]) -> None:
+    # Imported here: the repository compiles `longshore/v1` with this module before it can be imported. The import also
+    # registers the options, without which reading the image below would leave them unknown.
+    from longshore_client.codegen.model import ContractError
+    from longshore_client.codegen.plugin import generate_modules
+
+    try:
+        modules = generate_modules(_read_image(image).file, names)
+    except ContractError as error:
+        raise CompileError(str(error)) from error
+    for path, text in modules.items():
+        target = staged / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
+
+def _write_package_files(staged: Path) -> None:
+    for folder in [path for path in staged.rglob("*") if path.is_dir()]:
+        (folder / "__init__.py").touch()
+        if folder.parent == staged:
+            (folder / "py.typed").touch()
+
+
+def _install(staged: Path, out: Path) -> list[Path]:
+    """Copy what is new or changed; unchanged files keep their time, so nothing is rebuilt for nothing."""
+    written = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
+    for path in written:
+        target = out / path
+        content = (staged / path).read_bytes()
+        if not target.is_file() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    return written

@@ -1,0 +1,216 @@
+"""Reads what a contract declares out of the descriptors that protoc hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from google.longrunning import operations_pb2
+
+from longshore.v1 import annotations_pb2
+from longshore_client.codegen.names import snake_case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from google.protobuf import descriptor_pb2
+
+EMPTY = "google.protobuf.Empty"
+DIAGNOSTIC_OUTPUT = "longshore.v1.DiagnosticOutput"
+OPERATION = "google.longrunning.Operation"
+
+# Field numbers of descriptor.proto: protobuf addresses comments by the path of numbers that leads to an element.
+_FILE_SERVICE = 6
+_SERVICE_METHOD = 2
+
+
+class ContractError(Exception):
+    """A contract that cannot be turned into code; the text names file, line, method and field."""
+
+
+@dataclass(frozen=True)
+class MessageType:
+    """A message type and the file that defines it."""
+
+    full_name: str
+    proto_file: str
+    nested_name: str
+    """The name inside its file: `Outer.Inner` for a nested message."""
+
+
+@dataclass(frozen=True)
+class OperationMethod:
+    """One operation type of a contract."""
+
+    name: str
+    python_name: str
+    input: MessageType
+    progress: MessageType
+    output: MessageType
+    result: MessageType
+    comment: str
+
+
+@dataclass(frozen=True)
+class ServiceContract:
+    """A service with at least one operation type."""
+
+    name: str
+    full_name: str
+    comment: str
+    methods: tuple[OperationMethod, ...]
+
+
+@dataclass
+class TypeIndex:
+    """Every message type of a set of files, by full name."""
+
+    types: dict[str, MessageType] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, files: Iterable[descriptor_pb2.FileDescriptorProto]) -> TypeIndex:
+        """Index all messages of the files, nested ones included."""
+        index = cls()
+        for file in files:
+            for nested_name in _nested_names(file.message_type, ""):
+                full_name = f"{file.package}.{nested_name}" if file.package else nested_name
+                index.types[full_name] = MessageType(full_name, file.name, nested_name)
+        # The default output is available to contracts that do not import the file it lives in.
+        index.types.setdefault(
+            DIAGNOSTIC_OUTPUT, MessageType(DIAGNOSTIC_OUTPUT, "longshore/v1/channels.proto", "DiagnosticOutput")
+        )
+        index.types.setdefault(EMPTY, MessageType(EMPTY, "google/protobuf/empty.proto", "Empty"))
+        return index
+
+    def resolve(self, name: str, package: str) -> MessageType | None:
+        """Find a type by the name that an option gives: a bare one means the contract's own package."""
+        name = name.removeprefix(".")
+        local = f"{package}.{name}" if package else name
+        candidates = (name, local) if "." in name else (local, name)
+        return next((self.types[candidate] for candidate in candidates if candidate in self.types), None)
+
+
+def _nested_names(messages: Iterable[descriptor_pb2.DescriptorProto], prefix: str) -> Iterator[str]:
+    for message in messages:
+        if message.options.map_entry:
+            continue
+        yield prefix + message.name
+        yield from _nested_names(message.nested_type, f"{prefix}{message.name}.")
+
+
+def read_contracts(file: descriptor_pb2.FileDescriptorProto, types: TypeIndex) -> list[ServiceContract]:
+    """Return the contracts of one file, in the order of the file.
+
+    Raises:
+        ContractError: An option names what does not exist, or two methods would get the same Python name.
+    """
+    contracts = []
+    for index, service in enumerate(file.service):
+        contract = _ServiceReader(file, types, index, service).read()
+        if contract.methods:
+            contracts.append(contract)
+    return contracts
+
+
+class _ServiceReader:
+    """Reads one service; knows where it stands in the file, for error texts and comments."""
+
+    def __init__(
+        self,
+        file: descriptor_pb2.FileDescriptorProto,
+        types: TypeIndex,
+        index: int,
+        service: descriptor_pb2.ServiceDescriptorProto,
+    ) -> None:
+        self._file = file
+        self._types = types
+        self._path = (_FILE_SERVICE, index)
+        self._service = service
+
+    def read(self) -> ServiceContract:
+        methods = []
+        taken: dict[str, str] = {}
+        for index, method in enumerate(self._service.method):
+            if not method.options.HasExtension(annotations_pb2.operation):
+                continue
+            declared = method.options.Extensions[annotations_pb2.operation]
+            if declared.watches:
+                self._check_twin(index, method, declared)
+                continue
+            operation = self._operation(index, method, declared)
+            if operation.python_name in taken:
+                raise self._error(
+                    index,
+                    f"is called {operation.python_name!r} in Python, as {taken[operation.python_name]} is; rename one",
+                )
+            taken[operation.python_name] = method.name
+            methods.append(operation)
+        package = self._file.package
+        full_name = f"{package}.{self._service.name}" if package else self._service.name
+        return ServiceContract(self._service.name, full_name, self._comment(self._path), tuple(methods))
+
+    def _operation(
+        self,
+        index: int,
+        method: descriptor_pb2.MethodDescriptorProto,
+        declared: annotations_pb2.OperationContract,
+    ) -> OperationMethod:
+        if method.output_type.removeprefix(".") != OPERATION:
+            raise self._error(index, f"has the option longshore.v1.operation, so it must return {OPERATION}")
+        if method.client_streaming:
+            raise self._error(index, "is an operation, so its request cannot be a stream")
+        info = method.options.Extensions[operations_pb2.operation_info]
+        return OperationMethod(
+            name=method.name,
+            python_name=snake_case(method.name),
+            input=self._type(index, "the request", method.input_type),
+            progress=self._type(index, "option google.longrunning.operation_info: metadata_type", info.metadata_type),
+            output=self._type(
+                index, "option longshore.v1.operation: output_type", declared.output_type or DIAGNOSTIC_OUTPUT
+            ),
+            result=self._type(index, "option google.longrunning.operation_info: response_type", info.response_type),
+            comment=self._comment((*self._path, _SERVICE_METHOD, index)),
+        )
+
+    def _check_twin(
+        self,
+        index: int,
+        method: descriptor_pb2.MethodDescriptorProto,
+        declared: annotations_pb2.OperationContract,
+    ) -> None:
+        if not method.server_streaming:
+            raise self._error(index, f"option longshore.v1.operation: watches: only a stream of {OPERATION} can watch")
+        names = [
+            other.name
+            for other in self._service.method
+            if other.options.HasExtension(annotations_pb2.operation)
+            and not other.options.Extensions[annotations_pb2.operation].watches
+        ]
+        if declared.watches not in names:
+            known = ", ".join(names) or "none"
+            raise self._error(
+                index,
+                f'option longshore.v1.operation: watches: "{declared.watches}" is not an operation of this service '
+                f"(it has: {known})",
+            )
+
+    def _type(self, index: int, where: str, name: str) -> MessageType:
+        if not name:
+            raise self._error(index, f"{where} is missing: name a message, or {EMPTY} for none")
+        found = self._types.resolve(name, self._file.package)
+        if found is None:
+            raise self._error(index, f'{where}: "{name}" is not a known message; import the file that defines it')
+        return found
+
+    def _error(self, method_index: int, text: str) -> ContractError:
+        path = [*self._path, _SERVICE_METHOD, method_index]
+        lines = [location.span[0] + 1 for location in self._locations(path)]
+        where = f"{self._file.name}:{lines[0]}" if lines else self._file.name
+        return ContractError(f"{where}: {self._service.name}.{self._service.method[method_index].name}: {text}")
+
+    def _comment(self, path: Sequence[int]) -> str:
+        return next((location.leading_comments for location in self._locations(path)), "")
+
+    def _locations(self, path: Sequence[int]) -> Iterator[descriptor_pb2.SourceCodeInfo.Location]:
+        wanted = list(path)
+        return (location for location in self._file.source_code_info.location if list(location.path) == wanted)

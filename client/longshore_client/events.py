@@ -1,0 +1,130 @@
+"""What a watch yields: one small immutable class per kind of event, generic in the payload it carries."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeAlias
+
+from typing_extensions import TypeVar
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from longshore_client.errors import OperationCancelled, OperationFailed
+
+ProgressT = TypeVar("ProgressT")
+OutputT = TypeVar("OutputT")
+ResultT = TypeVar("ResultT")
+
+
+class State(enum.IntEnum):
+    """Where an operation stands; the numbers are those of `longshore.v1.OperationSnapshot.State`."""
+
+    UNSPECIFIED = 0
+    PENDING = 1
+    RUNNING = 2
+    CANCELLING = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the operation has ended."""
+        return self >= State.COMPLETED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventBase:
+    """What every event carries."""
+
+    sequence: int
+    """Position in the operation's log: 1, 2, 3 ... without gaps."""
+    revision: int
+    """Revision of the snapshot that the event led to."""
+    attempt: int
+    """The attempt that it belongs to; 0 before the first."""
+    time: datetime
+    """When it was recorded, in UTC."""
+    state: State
+    """State of the operation after the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(EventBase):
+    """The operation was accepted. Always the first event."""
+
+    name: str
+    uid: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started(EventBase):
+    """Its handler began, for the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(EventBase, Generic[ProgressT]):
+    """The handler reported progress."""
+
+    value: ProgressT
+
+
+@dataclass(frozen=True, slots=True)
+class Output(EventBase, Generic[OutputT]):
+    """The handler sent output."""
+
+    value: OutputT
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed(EventBase):
+    """An attempt ended without an outcome and will be made again."""
+
+    error: OperationFailed
+    retry_delay: timedelta
+    """How long until the next attempt; zero: at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelling(EventBase):
+    """A caller asked to cancel."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed(EventBase, Generic[ResultT]):
+    """It ended with a result. The last event."""
+
+    result: ResultT
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(EventBase):
+    """It ended with an error. The last event."""
+
+    error: OperationFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(EventBase):
+    """It ended by a cancel request. The last event."""
+
+    error: OperationCancelled
+
+
+Event: TypeAlias = (
+    Accepted
+    | Started
+    | Progress[ProgressT]
+    | Output[OutputT]
+    | AttemptFailed
+    | Cancelling
+    | Completed[ResultT]
+    | Failed
+    | Cancelled
+)
+"""Any event of an operation with these channels."""
