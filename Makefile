@@ -1,32 +1,127 @@
+# Everything a developer runs. Each target sets up what it needs; from the second run on that costs nothing.
+# Needs Python >= 3.11, make and a package index. buf is used where node is, docker nowhere.
+
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+SHELL := /bin/bash
+
 PYTHON ?= python3
+ARGS ?=
+
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 GENERATE := .tools/generate
+UV := .tools/uv
+BUF_VERSION := 1.75.0
+BUF := .tools/buf/node_modules/.bin/buf
 
 .PHONY: help
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: install
-install: $(VENV)/.installed ## make .venv with everything in it
+# --- what people run -------------------------------------------------------------------------------------------
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[server,cli]' --group dev
-	@touch $@
+.PHONY: demo
+demo: install ## real orders through a server that is killed halfway, none lost
+	$(BIN)/python examples/orders/demo.py $(ARGS)
 
-$(GENERATE)/.installed: pyproject.toml
-	$(PYTHON) -m venv --clear $(GENERATE)
-	$(GENERATE)/bin/pip install --quiet --upgrade pip
-	$(GENERATE)/bin/pip install --quiet --editable . --group generate
-	@touch $@
+.PHONY: test
+test: install ## the tests, on the newest supported versions (ARGS='-k watch' to choose)
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.installed ## the tests, on the lowest versions that pyproject.toml claims
+	$(LOWEST)/bin/pytest -p no:cacheprovider $(ARGS)
+
+.PHONY: torture
+torture: install ## the long durability run: load, SIGKILL at random moments, every history checked
+	$(BIN)/python -m pytest tests/faults -m torture $(ARGS)
+
+.PHONY: bench
+bench: install ## the benchmarks, as ratios to a plain gRPC echo measured in the same run
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 .PHONY: generate
 generate: $(GENERATE)/.installed ## write the committed stubs from the .proto files
 	$(GENERATE)/bin/python protos/generate.py
 
-.PHONY: test
-test: install ## run the tests
-	$(BIN)/pytest -q
+# --- checks ----------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: check-python check-generated check-protos check-docker ## everything static that .ci/run insists on
+
+.PHONY: check-python
+check-python: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: check-generated
+check-generated: $(GENERATE)/.installed
+	$(GENERATE)/bin/python protos/generate.py --check
+
+.PHONY: check-protos
+check-protos: $(GENERATE)/.installed
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory buf; \
+	elif [ -n "$$CI" ]; then echo "buf: npm is missing, and in CI nothing is skipped" >&2; exit 1; \
+	else echo "SKIPPED buf lint, format and breaking: they need npm"; fi
+
+.PHONY: buf
+buf: $(BUF) $(GENERATE)/.installed
+	$(GENERATE)/bin/python protos/buf.py $(BUF)
+
+.PHONY: check-docker
+check-docker: install
+	$(BIN)/hadolint Dockerfile
+
+.PHONY: format
+format: install ## rewrite the Python and proto sources in the project's format
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format .
+	@if [ -x $(BUF) ]; then $(BUF) format --write protos; fi
+
+# --- environments ----------------------------------------------------------------------------------------------
+
+.PHONY: install
+install: $(VENV)/.installed ## make .venv with everything in it, .venv/bin/longshore included
+
+# A stamp instead of a phony recipe: the second run only compares two dates.
+$(VENV)/.installed: pyproject.toml constraints/highest.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --editable '.[server,cli]' --group dev --constraint constraints/highest.txt
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml constraints/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(LOWEST)/bin/pip install --quiet --editable '.[server,cli]' --group test --constraint constraints/lowest.txt
+	@touch $@
+
+$(GENERATE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(GENERATE)
+	$(GENERATE)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(GENERATE)/bin/pip install --quiet --editable . --group generate
+	@touch $@
+
+$(BUF): Makefile
+	@mkdir -p .tools/buf
+	npm install --prefix .tools/buf --no-save --no-audit --no-fund --ignore-scripts --loglevel=error @bufbuild/buf@$(BUF_VERSION)
+	@touch $@
+
+.PHONY: lock
+lock: ## resolve anew the versions that make install and make test-lowest use
+	$(PYTHON) -m venv $(UV)
+	$(UV)/bin/pip install --quiet uv
+	$(UV)/bin/uv pip compile $(LOCK) --universal --group dev --output-file constraints/highest.txt
+	$(UV)/bin/uv pip compile $(LOCK) --resolution lowest-direct --output-file .tools/minimums.txt
+	$(UV)/bin/uv pip compile $(LOCK) --constraint .tools/minimums.txt --group test --output-file constraints/lowest.txt
+
+LOCK := pyproject.toml --quiet --upgrade --python-version 3.11 --no-header --no-annotate --extra server --extra cli
+
+.PHONY: clean
+clean: ## remove the environments and everything that tools left behind
+	rm -rf $(VENV) $(LOWEST) .tools build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
