@@ -1,145 +1,125 @@
 """Write the committed stubs from the .proto files; with ``--check``, prove that they are current.
 
 Run by ``make generate`` and ``make check`` with the interpreter of the environment that holds the pinned generator
-(the dependency group ``generate`` in pyproject.toml). Every tree is generated into a temporary directory first and
-then either compared with what is committed or put in its place, so a failing run leaves nothing half written.
+(the dependency group ``generate`` in pyproject.toml). It compiles with the function behind ``longshore generate``, each
+tree into a temporary directory first, which is then either compared with what is committed or put in its place: a
+failing run leaves nothing half written.
 """
 
 from __future__ import annotations
 
 import argparse
 import filecmp
+import importlib.util
 import shutil
 import sys
-import sysconfig
 import tempfile
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from grpc_tools import protoc
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class GenerationError(Exception):
-    """A compiler run failed; its own message has already been printed."""
+COMPILER = ROOT / "client" / "longshore_client" / "codegen" / "compile.py"
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """One tree of .proto files and the directory that its stubs are committed to, both relative to the root."""
+    """One tree of .proto files and the directory that its packages are committed to.
+
+    Only the top-level packages that the tree itself produces belong to the generator: the rest of the output
+    directory may hold anything.
+    """
 
     protos: Path
     output: Path
+    contracts: bool
+    """Whether its services are contracts, so that typed modules are written beside the stubs."""
 
 
-LONGSHORE = Tree(protos=Path("protos"), output=Path("generated"))
+def trees() -> Iterator[Tree]:
+    """Our own protos first, then every example's and the tests' contracts, found by where they lie.
+
+    A contract's packages stand beside the code that uses them, which is what Python finds by itself when that code is
+    run. They get no ``__init__.py``: several trees may share a first name such as ``acme``.
+    """
+    yield Tree(ROOT / "protos", ROOT / "generated", contracts=False)
+    for protos in sorted((*ROOT.glob("examples/*/protos"), *ROOT.glob("tests/contracts/protos"))):
+        yield Tree(protos, protos.parent, contracts=True)
 
 
-def plugin(name: str) -> str:
-    """The ``--plugin`` flag that runs a plugin of this very environment, activated or not."""
-    suffix = ".exe" if sys.platform == "win32" else ""
-    return f"--plugin={name}={Path(sysconfig.get_path('scripts')) / (name + suffix)}"
+def load_compiler() -> ModuleType:
+    """Load the compile function by its path: importing its package would need the stubs that are to be written."""
+    spec = importlib.util.spec_from_file_location("longshore_compile", COMPILER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def compile_longshore(tree: Tree, out: Path) -> None:
-    """Compile our own protos: messages, services and typed stubs for both."""
-    sources = sorted(path.relative_to(ROOT / tree.protos) for path in (ROOT / tree.protos).rglob("*.proto"))
-    with as_file(files("grpc_tools") / "_proto") as well_known:
-        site_packages = Path(sysconfig.get_path("purelib"))
-        code = protoc.main(
-            [
-                "protoc",
-                f"-I{ROOT / tree.protos}",
-                f"-I{site_packages}",
-                f"-I{well_known}",
-                plugin("protoc-gen-mypy"),
-                plugin("protoc-gen-mypy_grpc"),
-                f"--python_out={out}",
-                f"--grpc_python_out={out}",
-                f"--mypy_out=quiet:{out}",
-                f"--mypy_grpc_out=quiet:{out}",
-                *(path.as_posix() for path in sources),
-            ]
-        )
-    if code != 0:
-        raise GenerationError(f"protoc exited with {code} on {tree.protos}")
-    drop_empty_services(out, sources)
-    make_packages(out)
+def listing(folder: Path, tops: set[str]) -> set[Path]:
+    """Every file below some of a folder's folders, relative to it, without what running Python leaves there."""
+    files = (path.relative_to(folder) for top in tops for path in (folder / top).rglob("*") if path.is_file())
+    return {path for path in files if "__pycache__" not in path.parts}
 
 
-def drop_empty_services(out: Path, sources: list[Path]) -> None:
-    """Remove the gRPC modules of files that declare no service: the generators write them regardless."""
-    for source in sources:
-        stem = out / source.with_suffix("")
-        module = stem.with_name(stem.name + "_pb2_grpc.py")
-        if module.exists() and "class " not in module.read_text():
-            module.unlink()
-            module.with_suffix(".pyi").unlink(missing_ok=True)
+def differences(fresh: Path, committed: Path, tops: set[str]) -> dict[Path, str]:
+    """The files that are missing, left over or different, and which of the three."""
+    new, old = listing(fresh, tops), listing(committed, tops)
+    found = dict.fromkeys(new - old, "missing") | dict.fromkeys(old - new, "left over")
+    for path in new & old:
+        if not filecmp.cmp(fresh / path, committed / path, shallow=False):
+            found[path] = "different"
+    return dict(sorted(found.items()))
 
 
-def make_packages(out: Path) -> None:
-    """Add what the generators leave out: ``__init__.py`` in each package, ``py.typed`` in the topmost ones."""
-    for folder in sorted(path for path in out.rglob("*") if path.is_dir()):
-        (folder / "__init__.py").touch()
-        if folder.parent == out:
-            (folder / "py.typed").touch()
-
-
-def listing(folder: Path) -> set[Path]:
-    """Every file below a folder, relative to it, without what running Python leaves there."""
-    return {
-        path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    }
-
-
-def differences(fresh: Path, committed: Path) -> list[str]:
-    """One line for each file that is missing, left over or different."""
-    new, old = listing(fresh), listing(committed)
-    lines = [f"missing  {committed / path}" for path in new - old]
-    lines += [f"stale    {committed / path}" for path in old - new]
-    lines += [
-        f"differs  {committed / path}"
-        for path in new & old
-        if not filecmp.cmp(fresh / path, committed / path, shallow=False)
-    ]
-    return sorted(lines)
-
-
-def replace(fresh: Path, committed: Path) -> None:
-    """Make the committed tree equal to the fresh one, touching only files that changed."""
-    new, old = listing(fresh), listing(committed)
-    for path in old - new:
-        (committed / path).unlink()
-    for path in new:
+def replace(fresh: Path, committed: Path, changes: dict[Path, str]) -> None:
+    """Bring the committed tree up to date; a file that has not changed keeps its date."""
+    for path, kind in changes.items():
         target = committed / path
-        if path in old and filecmp.cmp(fresh / path, target, shallow=False):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(fresh / path, target)
+        if kind == "left over":
+            target.unlink()
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fresh / path, target)
 
 
 def main() -> int:
-    """Generate every tree, or compare every tree; the exit code is 1 when something is not current."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Generate every tree, or compare every tree; the exit code is 1 when something is wrong or not current."""
+    parser = argparse.ArgumentParser(description="Write the committed stubs from the .proto files.")
     parser.add_argument("--check", action="store_true", help="compare with the committed stubs and change nothing")
     check: bool = parser.parse_args().check
-    found: list[str] = []
-    for tree in (LONGSHORE,):
+    compiler = load_compiler()
+    outdated = 0
+    for tree in trees():
         with tempfile.TemporaryDirectory() as name:
             fresh = Path(name)
-            compile_longshore(tree, fresh)
-            lines = differences(fresh, ROOT / tree.output)
+            try:
+                compiler.compile_protos(
+                    [tree.protos],
+                    fresh,
+                    include=[tree.protos],
+                    stubs="mypy-protobuf",
+                    contracts=tree.contracts,
+                    packages=not tree.contracts,
+                )
+            except compiler.CompileError as error:
+                print(f"error: {tree.protos.relative_to(ROOT)}: {error}", file=sys.stderr)
+                return 1
+            changes = differences(fresh, tree.output, {path.name for path in fresh.iterdir()})
             if not check:
-                replace(fresh, ROOT / tree.output)
-        found += lines
-        print(f"{tree.output}: {len(lines)} files {'out of date' if check else 'written'}")
-    for line in found:
-        print(f"  {line}")
-    if check and found:
-        print("Run `make generate` and commit the result.", file=sys.stderr)
+                replace(fresh, tree.output, changes)
+        for path, kind in changes.items():
+            print(f"{kind if check else 'written'}: {(tree.output / path).relative_to(ROOT)}")
+        outdated += len(changes)
+    if check and outdated:
+        print("The committed stubs are not current: run `make generate` and commit the result.", file=sys.stderr)
         return 1
+    print("The committed stubs are current." if check else f"{outdated} files written.")
     return 0
 
 
