@@ -15,7 +15,7 @@ LOWEST := .venv-lowest
 GENERATE := .tools/generate
 UV := .tools/uv
 BUF_VERSION := 1.75.0
-BUF := .tools/buf/node_modules/.bin/buf
+BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 
 .PHONY: help
 help: ## list the targets
@@ -108,9 +108,9 @@ $(GENERATE)/.installed: pyproject.toml
 	$(GENERATE)/bin/pip install --quiet --editable . --group generate
 	@touch $@
 
-$(BUF): Makefile
-	@mkdir -p .tools/buf
-	npm install --prefix .tools/buf --no-save --no-audit --no-fund --ignore-scripts --loglevel=error @bufbuild/buf@$(BUF_VERSION)
+$(BUF):
+	@mkdir -p .tools/buf-$(BUF_VERSION)
+	npm install --prefix .tools/buf-$(BUF_VERSION) --no-save --no-audit --no-fund --ignore-scripts --loglevel=error @bufbuild/buf@$(BUF_VERSION)
 	@touch $@
 
 .PHONY: lock
