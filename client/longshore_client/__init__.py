@@ -13,6 +13,32 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from longshore_client.channel import Channel, connect
+    from longshore_client.errors import (
+        Aborted,
+        AlreadyExists,
+        CallCancelled,
+        CallError,
+        Code,
+        DataLoss,
+        DeadlineExceeded,
+        FailedPrecondition,
+        FieldViolation,
+        InternalError,
+        InvalidArgument,
+        LongshoreError,
+        NotFound,
+        OperationCancelled,
+        OperationFailed,
+        OutOfRange,
+        PermissionDenied,
+        ResourceExhausted,
+        StillRunning,
+        Unauthenticated,
+        Unavailable,
+        UnexpectedMessage,
+        Unimplemented,
+    )
     from longshore_client.events import (
         Accepted,
         AttemptFailed,
@@ -27,23 +53,84 @@ if TYPE_CHECKING:
         Started,
         State,
     )
+    from longshore_client.operation import OperationHandle, OperationMethod
+    from longshore_client.retry import Retry
+    from longshore_client.snapshot import Snapshot
 
 __all__ = [
+    "Aborted",
     "Accepted",
+    "AlreadyExists",
     "AttemptFailed",
+    "CallCancelled",
+    "CallError",
     "Cancelled",
     "Cancelling",
+    "Channel",
+    "Code",
     "Completed",
+    "DataLoss",
+    "DeadlineExceeded",
     "Event",
     "EventBase",
     "Failed",
+    "FailedPrecondition",
+    "FieldViolation",
+    "InternalError",
+    "InvalidArgument",
+    "LongshoreError",
+    "NotFound",
+    "OperationCancelled",
+    "OperationFailed",
+    "OperationHandle",
+    "OperationMethod",
+    "OutOfRange",
     "Output",
+    "PermissionDenied",
     "Progress",
+    "ResourceExhausted",
+    "Retry",
+    "Snapshot",
     "Started",
     "State",
+    "StillRunning",
+    "Unauthenticated",
+    "Unavailable",
+    "UnexpectedMessage",
+    "Unimplemented",
+    "connect",
 ]
 
-_HOMES = {
+_MODULES = {
+    "longshore_client.channel": (
+        "Channel",
+        "connect",
+    ),
+    "longshore_client.errors": (
+        "Aborted",
+        "AlreadyExists",
+        "CallCancelled",
+        "CallError",
+        "Code",
+        "DataLoss",
+        "DeadlineExceeded",
+        "FailedPrecondition",
+        "FieldViolation",
+        "InternalError",
+        "InvalidArgument",
+        "LongshoreError",
+        "NotFound",
+        "OperationCancelled",
+        "OperationFailed",
+        "OutOfRange",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "StillRunning",
+        "Unauthenticated",
+        "Unavailable",
+        "UnexpectedMessage",
+        "Unimplemented",
+    ),
     "longshore_client.events": (
         "Accepted",
         "AttemptFailed",
@@ -58,15 +145,21 @@ _HOMES = {
         "Started",
         "State",
     ),
+    "longshore_client.operation": (
+        "OperationHandle",
+        "OperationMethod",
+    ),
+    "longshore_client.retry": ("Retry",),
+    "longshore_client.snapshot": ("Snapshot",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
+    module = _MODULE_OF.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value
 

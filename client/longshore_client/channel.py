@@ -1,0 +1,241 @@
+"""The connection to a server: opened on first use, shared by every handle, with the retries that all calls want."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1.operation_pb2 import OperationSnapshot
+from longshore_client.errors import CallCancelled, CallError, DeadlineExceeded, Unavailable, call_error
+from longshore_client.retry import Backoff, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+    from types import TracebackType
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
+
+_SERVICE = "/longshore.v1.OperationsService/"
+_DETAILS = "grpc-status-details-bin"
+
+MAX_WAIT = 60.0
+"""Longest single Wait call in seconds; a longer wait is several, so that a dead connection is noticed."""
+_WAIT_MARGIN = 10.0
+
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    # We retry ourselves, with the request id that makes it safe; the core's own machinery only costs time.
+    ("grpc.enable_retries", 0),
+    # By default the core waits up to two minutes before it looks whether a restarted server is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Two channels of one process do not share a connection, so neither inherits the other's backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class UnaryRpc(Protocol[RequestT_contra, ResponseT_co]):
+    """A method that answers once."""
+
+    def __call__(
+        self, request: RequestT_contra, /, *, timeout: float | None, metadata: Sequence[tuple[str, str]] | None
+    ) -> Awaitable[ResponseT_co]: ...
+
+
+class StreamCall(Protocol[ResponseT_co]):
+    """A call under way whose answers come as a stream."""
+
+    def __aiter__(self) -> AsyncIterator[ResponseT_co]: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> bool: ...
+
+
+class StreamRpc(Protocol[RequestT_contra, ResponseT_co]):
+    """A method that answers with a stream."""
+
+    def __call__(
+        self, request: RequestT_contra, /, *, metadata: Sequence[tuple[str, str]] | None
+    ) -> StreamCall[ResponseT_co]: ...
+
+
+class Calls:
+    """The methods of `longshore.v1.OperationsService`, looked up once and not for every call."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.start: UnaryRpc[pb.StartRequest, pb.StartResponse] = self._unary(
+            "Start", pb.StartRequest, pb.StartResponse
+        )
+        self.get: UnaryRpc[pb.GetRequest, OperationSnapshot] = self._unary("Get", pb.GetRequest, OperationSnapshot)
+        self.wait: UnaryRpc[pb.WaitRequest, OperationSnapshot] = self._unary("Wait", pb.WaitRequest, OperationSnapshot)
+        self.cancel: UnaryRpc[pb.CancelRequest, OperationSnapshot] = self._unary(
+            "Cancel", pb.CancelRequest, OperationSnapshot
+        )
+        self.list: UnaryRpc[pb.ListRequest, pb.ListResponse] = self._unary("List", pb.ListRequest, pb.ListResponse)
+        self.list_types: UnaryRpc[pb.ListTypesRequest, pb.ListTypesResponse] = self._unary(
+            "ListTypes", pb.ListTypesRequest, pb.ListTypesResponse
+        )
+        self.get_type: UnaryRpc[pb.GetTypeRequest, pb.OperationType] = self._unary(
+            "GetType", pb.GetTypeRequest, pb.OperationType
+        )
+        self.run: StreamRpc[pb.RunRequest, pb.WatchResponse] = self._stream("Run", pb.RunRequest)
+        self.watch: StreamRpc[pb.WatchRequest, pb.WatchResponse] = self._stream("Watch", pb.WatchRequest)
+
+    def _unary(self, method: str, request: Any, response: Any) -> Any:
+        return self.channel.unary_unary(
+            _SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        )
+
+    def _stream(self, method: str, request: Any) -> Any:
+        return self.channel.unary_stream(
+            _SERVICE + method,
+            request_serializer=request.SerializeToString,
+            response_deserializer=pb.WatchResponse.FromString,
+        )
+
+
+class Channel:
+    """A connection to one server. Made by `connect`; use it as an async context manager, or close it yourself."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        credentials: grpc.ChannelCredentials | None,
+        metadata: Mapping[str, str] | None,
+        retry: Retry,
+        call_timeout: float,
+        heartbeat_interval: float,
+        options: Sequence[tuple[str, Any]],
+    ) -> None:
+        self.target = target
+        self.retry = retry
+        self.call_timeout = call_timeout
+        self.heartbeat_interval = heartbeat_interval
+        self.metadata = tuple(metadata.items()) if metadata else None
+        self._credentials = credentials
+        self._options = (*_OPTIONS, *options)
+        self._calls: Calls | None = None
+        self._closed = False
+
+    @property
+    def calls(self) -> Calls:
+        """The server's methods. The first use opens the connection and must be inside the event loop."""
+        if self._calls is None:
+            if self._closed:
+                raise RuntimeError("the channel is closed")
+            if self._credentials is None:
+                channel = grpc.aio.insecure_channel(self.target, options=self._options)
+            else:
+                channel = grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
+            self._calls = Calls(channel)
+        return self._calls
+
+    async def close(self) -> None:
+        """Close the connection. Calls under way are cancelled; operations are not."""
+        self._closed = True
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            await calls.channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def invoke(
+        self,
+        rpc: UnaryRpc[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        wait: float | None = None,
+        deadline: float | None = None,
+    ) -> ResponseT:
+        """Make a call that may be repeated, and repeat it while the server cannot be reached.
+
+        Args:
+            rpc: The method.
+            request: The request; safe to send more than once.
+            wait: Seconds that the server may take before it answers, for methods that wait.
+            deadline: Monotonic time after which no further try is made.
+
+        Raises:
+            CallError: The server refused, or could not be reached for as long as `retry` says.
+        """
+        # The margin keeps the server's own answer ahead of our deadline.
+        timeout = self.call_timeout if wait is None else wait + _WAIT_MARGIN
+        backoff: Backoff | None = None
+        while True:
+            try:
+                return await rpc(request, timeout=timeout, metadata=self.metadata)
+            except grpc.aio.AioRpcError as error:
+                failure = error_of(error)
+            if not may_retry(failure, waiting=wait is not None):
+                raise failure
+            if backoff is None:
+                backoff = self.retry.attempts()
+            if not await backoff.pause(failure.retry_after, deadline):
+                raise failure
+
+    def monotonic(self) -> float:
+        """The clock of deadlines, in seconds."""
+        return self.retry.timing.monotonic()
+
+
+def connect(
+    target: str = "localhost:50051",
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Mapping[str, str] | None = None,
+    retry: Retry | None = None,
+    call_timeout: float = 30.0,
+    heartbeat_interval: float = 15.0,
+    options: Sequence[tuple[str, Any]] = (),
+) -> Channel:
+    """Name a server. Nothing is sent before the first call, so there is nothing to await.
+
+    Args:
+        target: `host:port`, or `unix:PATH` for a Unix socket.
+        credentials: For TLS. Default: none, plain text.
+        metadata: Sent with every call, for example authorization.
+        retry: How to go on when the server cannot be reached.
+        call_timeout: Seconds that the server has to answer a call that does not wait for an operation.
+        heartbeat_interval: Seconds, 1 to 300: how often a watch asks for a sign of life. After three that did not come
+            the connection counts as dead and the watch resumes on a new one.
+        options: Further options of the gRPC channel.
+
+    Example:
+        async with connect("localhost:50051") as channel:
+            orders = OrdersClient(channel)
+    """
+    return Channel(
+        target,
+        credentials=credentials,
+        metadata=metadata,
+        retry=retry or Retry(),
+        call_timeout=call_timeout,
+        heartbeat_interval=heartbeat_interval,
+        options=options,
+    )
+
+
+def error_of(error: grpc.aio.AioRpcError) -> CallError:
+    """Turn gRPC's error into the typed one."""
+    trailing = error.trailing_metadata()
+    details = trailing.get(_DETAILS) if trailing is not None else None
+    return call_error(error.code().value[0], error.details() or "", details if isinstance(details, bytes) else None)
+
+
+def may_retry(error: CallError, *, waiting: bool = False) -> bool:
+    """Whether trying again makes sense without being asked."""
+    # CANCELLED reaches this place only when the other side said it: servers do under a burst, and when they stop.
+    return isinstance(error, (Unavailable, CallCancelled)) or (waiting and isinstance(error, DeadlineExceeded))

@@ -1,0 +1,226 @@
+"""Between the wire's messages and the typed ones: one `Codec` per operation type."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Generic, cast
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+
+from longshore_client import events
+from longshore_client.errors import (
+    Code,
+    OperationCancelled,
+    OperationFailed,
+    UnexpectedMessage,
+    operation_cancelled,
+    operation_failed,
+)
+from longshore_client.events import OutputT, ProgressT, ResultT, State
+from longshore_client.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TYPE_URL = "type.googleapis.com/"
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+"""The kinds of events that are last."""
+
+
+def to_any(message: Message) -> AnyMessage:
+    """Pack a message; half the price of `Any.Pack`."""
+    return AnyMessage(type_url=_TYPE_URL + message.DESCRIPTOR.full_name, value=message.SerializeToString())
+
+
+def to_datetime(stamp: Timestamp) -> datetime:
+    """Turn a timestamp into a UTC time, to the microsecond."""
+    return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
+
+
+class Codec(Generic[ProgressT, OutputT, ResultT]):
+    """Decodes the payloads of one operation type.
+
+    Args:
+        progress_type: Class of the progress message; None: there is none.
+        output_type: Class of the output message; None: there is none.
+        result_type: Class of the result message; None: the result is empty and callers get None.
+    """
+
+    __slots__ = ("_output_type", "_progress_type", "_result_type")
+
+    def __init__(
+        self,
+        progress_type: type[ProgressT] | None,
+        output_type: type[OutputT] | None,
+        result_type: type[ResultT] | None,
+    ) -> None:
+        self._progress_type = progress_type
+        self._output_type = output_type
+        self._result_type = result_type
+
+    def result(self, value: AnyMessage) -> ResultT:
+        """Decode a result.
+
+        Raises:
+            UnexpectedMessage: It is of another type or cannot be read.
+        """
+        if self._result_type is None:
+            return cast("ResultT", None)
+        return _decode(value, self._result_type, "result")
+
+    def outcome(self, snapshot: OperationSnapshot) -> ResultT:
+        """Return the result of an operation that has ended, or raise how it ended instead.
+
+        Raises:
+            OperationFailed, OperationCancelled: It ended that way.
+        """
+        if _state(snapshot.state) is State.COMPLETED:
+            return self.result(snapshot.result)
+        raise _snapshot_error(snapshot)
+
+    def snapshot(self, wire: OperationSnapshot) -> Snapshot[ProgressT, ResultT]:
+        """Decode a snapshot."""
+
+        def time(field: str) -> datetime | None:
+            return to_datetime(getattr(wire, field)) if wire.HasField(field) else None  # type: ignore[arg-type]
+
+        state = _state(wire.state)
+        progress = (
+            _decode(wire.progress, self._progress_type, "progress")
+            if self._progress_type is not None and wire.HasField("progress")
+            else None
+        )
+        return Snapshot(
+            name=wire.name,
+            uid=wire.uid,
+            type=wire.type,
+            state=state,
+            revision=wire.revision,
+            sequence=wire.sequence,
+            progress=progress,
+            result=self.result(wire.result) if state is State.COMPLETED else None,
+            error=_snapshot_error(wire) if state in (State.FAILED, State.CANCELLED) else None,
+            create_time=to_datetime(wire.create_time),
+            start_time=time("start_time"),
+            update_time=to_datetime(wire.update_time),
+            end_time=time("end_time"),
+            deadline=time("deadline"),
+            attempt=wire.attempt,
+            cancel_request_time=time("cancel_request_time"),
+            cancel_reason=wire.cancel_reason,
+            labels=dict(wire.labels),
+            owner=wire.owner,
+            request_id=wire.request_id,
+            parent=wire.parent,
+            crashes=wire.crashes,
+        )
+
+    def event(self, wire: OperationEvent, operation: str) -> events.Event[ProgressT, OutputT, ResultT] | None:
+        """Decode an event; None for a kind that this version does not know.
+
+        Raises:
+            UnexpectedMessage: A payload is of another type than the contract says.
+        """
+        kind = wire.WhichOneof("event")
+        at = to_datetime(wire.time)
+        state = _state(wire.state)
+        sequence, revision, attempt = wire.sequence, wire.revision, wire.attempt
+        # Spelled out rather than by a table of classes: it runs once an event, and the type checker sees each payload.
+        if kind == "progress":
+            if self._progress_type is None:
+                raise _unexpected("progress", wire.progress.value.type_url, "none")
+            progress = _decode(wire.progress.value, self._progress_type, "progress")
+            return events.Progress(
+                progress, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
+            )
+        if kind == "output":
+            if self._output_type is None:
+                raise _unexpected("output", wire.output.value.type_url, "none")
+            output = _decode(wire.output.value, self._output_type, "output")
+            return events.Output(output, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
+        if kind == "completed":
+            result = self.result(wire.completed.result)
+            return events.Completed(result, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
+        if kind == "started":
+            return events.Started(sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
+        if kind == "accepted":
+            accepted = wire.accepted
+            return events.Accepted(
+                accepted.name,
+                accepted.uid,
+                accepted.type,
+                sequence=sequence,
+                revision=revision,
+                attempt=attempt,
+                time=at,
+                state=state,
+            )
+        if kind == "failed":
+            failed = operation_failed(wire.failed.error, operation)
+            return events.Failed(failed, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
+        if kind == "cancelled":
+            cancelled = operation_cancelled(wire.cancelled.error, operation)
+            return events.Cancelled(
+                cancelled, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
+            )
+        if kind == "cancelling":
+            return events.Cancelling(
+                wire.cancelling.reason, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
+            )
+        if kind == "attempt_failed":
+            delay = wire.attempt_failed.retry_delay
+            return events.AttemptFailed(
+                operation_failed(wire.attempt_failed.error, operation),
+                timedelta(seconds=delay.seconds, microseconds=delay.nanos // 1000),
+                sequence=sequence,
+                revision=revision,
+                attempt=attempt,
+                time=at,
+                state=state,
+            )
+        return None
+
+
+def _state(value: int) -> State:
+    try:
+        return State(value)
+    except ValueError:
+        return State.UNSPECIFIED
+
+
+def _snapshot_error(snapshot: OperationSnapshot) -> OperationFailed | OperationCancelled:
+    if _state(snapshot.state) is State.CANCELLED:
+        return operation_cancelled(snapshot.error, snapshot.name)
+    return operation_failed(snapshot.error, snapshot.name)
+
+
+def _decode(value: AnyMessage, kind: type[ProgressT], channel: str) -> ProgressT:
+    """Unpack a payload. `kind` is a message class; the type variable is unbounded because None and Never occur too."""
+    message_type = cast("type[Message]", kind)
+    name = message_type.DESCRIPTOR.full_name
+    if value.type_url.rpartition("/")[2] != name:
+        raise _unexpected(channel, value.type_url, name)
+    try:
+        return cast("ProgressT", message_type.FromString(value.value))
+    except DecodeError as error:
+        raise UnexpectedMessage(
+            f"the {channel} cannot be read as {name}",
+            reason="MALFORMED_MESSAGE",
+            code=Code.DATA_LOSS,
+            domain="longshore",
+        ) from error
+
+
+def _unexpected(channel: str, type_url: str, expected: str) -> UnexpectedMessage:
+    got = type_url.rpartition("/")[2] or "nothing"
+    return UnexpectedMessage(
+        f"the {channel} is {got}, but this program's contract says {expected}: generate its modules anew",
+        reason="UNEXPECTED_MESSAGE",
+        code=Code.INTERNAL,
+        domain="longshore",
+    )

@@ -1,0 +1,306 @@
+# ruff: noqa: ASYNC109 - the timeout ends the waiting, not the operation, so it belongs to the call
+"""What callers hold: an operation type that can be started, and a handle on one operation."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Generic, cast
+
+from google.protobuf.duration_pb2 import Duration
+from typing_extensions import TypeVar
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1.operation_pb2 import EventType
+from longshore_client import events
+from longshore_client.channel import MAX_WAIT, Channel
+from longshore_client.codec import Codec, to_any
+from longshore_client.errors import StillRunning
+from longshore_client.events import Event, EventBase, OutputT, ProgressT, ResultT, State
+from longshore_client.run import run_following
+from longshore_client.watch import Follower
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+
+    from google.protobuf.message import Message
+
+    from longshore.v1.operation_pb2 import OperationSnapshot
+    from longshore_client.run import Callback
+    from longshore_client.snapshot import Snapshot
+
+InputT = TypeVar("InputT")
+
+_EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
+    events.Accepted: EventType.EVENT_TYPE_ACCEPTED,
+    events.Started: EventType.EVENT_TYPE_STARTED,
+    events.Progress: EventType.EVENT_TYPE_PROGRESS,
+    events.Output: EventType.EVENT_TYPE_OUTPUT,
+    events.AttemptFailed: EventType.EVENT_TYPE_ATTEMPT_FAILED,
+    events.Cancelling: EventType.EVENT_TYPE_CANCELLING,
+    events.Completed: EventType.EVENT_TYPE_COMPLETED,
+    events.Failed: EventType.EVENT_TYPE_FAILED,
+    events.Cancelled: EventType.EVENT_TYPE_CANCELLED,
+}
+
+
+class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
+    """One operation. Holds no connection of its own and may be dropped at any time: the operation goes on."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        codec: Codec[ProgressT, OutputT, ResultT],
+        name: str,
+        *,
+        started: OperationSnapshot | None = None,
+        created: bool = False,
+    ) -> None:
+        self._channel = channel
+        self._codec = codec
+        self._name = name
+        self._uid = ""
+        self._ended: OperationSnapshot | None = None
+        self._created = created
+        if started is not None:
+            self._note(started)
+
+    @property
+    def name(self) -> str:
+        """`operations/{id}`: all that another process needs to attach to it."""
+        return self._name
+
+    @property
+    def uid(self) -> str:
+        """The server-made unique id; empty on an attached handle before the first answer."""
+        return self._uid
+
+    @property
+    def created(self) -> bool:
+        """Whether the start that made this handle created the operation; False if it existed, or was attached to."""
+        return self._created
+
+    def __repr__(self) -> str:
+        return f"<OperationHandle {self._name}>"
+
+    async def get(self) -> Snapshot[ProgressT, ResultT]:
+        """Return where the operation stands now.
+
+        Raises:
+            NotFound: There is no such operation, or no longer.
+        """
+        snapshot = await self._channel.invoke(self._channel.calls.get, pb.GetRequest(name=self._address))
+        self._note(snapshot)
+        return self._codec.snapshot(snapshot)
+
+    async def wait(self, timeout: float | None = None) -> ResultT:
+        """Return the result when the operation has completed.
+
+        Args:
+            timeout: The longest wait, in seconds. Default: as long as it takes.
+
+        Raises:
+            OperationFailed: It ended with an error.
+            OperationCancelled: It was cancelled.
+            StillRunning: It had not ended when the time was up. It goes on.
+        """
+        deadline = None if timeout is None else self._channel.monotonic() + timeout
+        while self._ended is None:
+            span = MAX_WAIT if deadline is None else min(MAX_WAIT, deadline - self._channel.monotonic())
+            if span <= 0:
+                raise StillRunning(self._name, timeout or 0.0)
+            request = pb.WaitRequest(name=self._address, timeout=_duration(span))
+            self._note(await self._channel.invoke(self._channel.calls.wait, request, wait=span, deadline=deadline))
+        return self._codec.outcome(self._ended)
+
+    async def watch(
+        self, after: int = 0, *, conflate: bool = False, types: Iterable[type[EventBase]] = ()
+    ) -> AsyncGenerator[Event[ProgressT, OutputT, ResultT], None]:
+        """Yield every event once and in order, the terminal one last, whatever happens to the connection.
+
+        Args:
+            after: The sequence after which to begin. Default 0: from the first event.
+            conflate: Skip progress that is no longer the latest when this caller is slow.
+            types: Only these kinds of events, as classes, and always the terminal one. Default: all.
+
+        Raises:
+            CallError: The server refused, or could not be reached for as long as the channel's retry says.
+        """
+        follower = Follower(
+            self._channel,
+            self._address,
+            uid=self._uid,
+            after=after,
+            types=[_EVENT_TYPES[kind] for kind in types],
+            conflate=conflate,
+        )
+        async with aclosing(follower.events()) as stream:
+            async for wire in stream:
+                if wire.HasField("accepted"):
+                    # From here on a resumed watch cannot end up at another operation of the same name.
+                    self._uid = follower.uid = wire.accepted.uid
+                event = self._codec.event(wire, self._name)
+                if event is not None:
+                    yield event
+
+    async def cancel(self, reason: str = "") -> Snapshot[ProgressT, ResultT]:
+        """Ask to cancel, and return where the operation stands then. Repeating it does no harm.
+
+        Args:
+            reason: Why, for people; at most 1024 bytes.
+
+        Raises:
+            FailedPrecondition: The contract does not let callers cancel (reason NOT_CANCELLABLE).
+        """
+        request = pb.CancelRequest(name=self._address, reason=reason)
+        snapshot = await self._channel.invoke(self._channel.calls.cancel, request)
+        self._note(snapshot)
+        return self._codec.snapshot(snapshot)
+
+    @property
+    def _address(self) -> str:
+        # A template name may come to mean another operation; the uid never does.
+        return f"operations/{self._uid}" if self._uid else self._name
+
+    def _note(self, snapshot: OperationSnapshot) -> None:
+        self._uid = snapshot.uid
+        if snapshot.state >= State.COMPLETED:
+            self._ended = snapshot
+
+
+class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
+    """One operation type at one server. Generated clients have one as attribute for each method of the contract."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        type_name: str,
+        *,
+        input_type: type[InputT],
+        progress_type: type[ProgressT] | None,
+        output_type: type[OutputT] | None,
+        result_type: type[ResultT] | None,
+    ) -> None:
+        self._channel = channel
+        self._type = type_name
+        self._input_type = input_type
+        self._codec = Codec(progress_type, output_type, result_type)
+
+    @property
+    def type(self) -> str:
+        """The operation type, for example `acme.orders.v1.OrdersService/Process`."""
+        return self._type
+
+    async def __call__(
+        self,
+        request: InputT,
+        *,
+        request_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> OperationHandle[ProgressT, OutputT, ResultT]:
+        """Start an operation and return a handle as soon as it is durable.
+
+        Args:
+            request: The input.
+            request_id: Idempotency key: the same key with the same input gives the same operation, whoever starts it.
+                Default: a new one, which makes the retries of this call safe.
+            labels: Facts to find it by later.
+            timeout: Seconds after which no further try is made when the server cannot be reached.
+
+        Raises:
+            InvalidArgument: The input breaks a rule; `field_violations` says which. Nothing was started.
+            AlreadyExists: The request id or the operation's name was used with another input.
+            ResourceExhausted: Too many operations wait; `retry_after` says when to try again.
+        """
+        deadline = None if timeout is None else self._channel.monotonic() + timeout
+        started = await self._start(request, request_id or str(uuid.uuid4()), labels, None, deadline)
+        return self._handle(started)
+
+    def attach(self, name: str) -> OperationHandle[ProgressT, OutputT, ResultT]:
+        """Return a handle on an operation that exists, by its name. Nothing is sent."""
+        return OperationHandle(self._channel, self._codec, name)
+
+    async def run(
+        self,
+        request: InputT,
+        *,
+        on_progress: Callback[ProgressT] | None = None,
+        on_output: Callback[OutputT] | None = None,
+        abort: asyncio.Event | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        abort_timeout: float = 30.0,
+    ) -> ResultT:
+        """Start an operation and return its result.
+
+        Args:
+            request: The input.
+            on_progress: Called with each progress, in order; a coroutine function is awaited before the next.
+            on_output: The same for output.
+            abort: When it is set, the operation is cancelled and this call ends.
+            timeout: The longest wait, in seconds. Default: as long as it takes.
+            request_id: As for a start.
+            labels: As for a start.
+            abort_timeout: Seconds that the operation has to end after `abort`, before this call ends without it.
+
+        Raises:
+            OperationFailed: It ended with an error.
+            OperationCancelled: It was cancelled; with reason ABORTED if it had not settled in time.
+            StillRunning: It had not ended when the time was up. It goes on.
+            FailedPrecondition: `abort` was set and the contract does not let callers cancel.
+            Exception: Whatever a callback raises. The operation goes on.
+        """
+        request_id = request_id or str(uuid.uuid4())
+        if on_progress is None and on_output is None and abort is None:
+            deadline = None if timeout is None else self._channel.monotonic() + timeout
+            span = MAX_WAIT if timeout is None else min(MAX_WAIT, timeout)
+            handle = self._handle(await self._start(request, request_id, labels, span, deadline))
+            return await handle.wait(None if deadline is None else deadline - self._channel.monotonic())
+        start = pb.RunRequest(
+            type=self._type, input=to_any(cast("Message", request)), request_id=request_id, labels=labels
+        )
+        return await run_following(
+            self._channel,
+            self._codec,
+            start,
+            self.attach,
+            on_progress=on_progress,
+            on_output=on_output,
+            abort=abort,
+            timeout=timeout,
+            abort_timeout=abort_timeout,
+        )
+
+    async def _start(
+        self,
+        request: InputT,
+        request_id: str,
+        labels: Mapping[str, str] | None,
+        wait: float | None,
+        deadline: float | None,
+    ) -> pb.StartResponse:
+        message = pb.StartRequest(
+            type=self._type,
+            input=to_any(cast("Message", request)),
+            request_id=request_id,
+            labels=labels,
+            wait=None if wait is None else _duration(wait),
+        )
+        return await self._channel.invoke(self._channel.calls.start, message, wait=wait, deadline=deadline)
+
+    def _handle(self, started: pb.StartResponse) -> OperationHandle[ProgressT, OutputT, ResultT]:
+        return OperationHandle(
+            self._channel,
+            self._codec,
+            started.operation.name,
+            started=started.operation,
+            created=started.disposition == pb.StartResponse.DISPOSITION_CREATED,
+        )
+
+
+def _duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -1,0 +1,81 @@
+"""When and how long to wait before a call is made again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where time and chance come from. Tests put their own in."""
+
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    monotonic: Callable[[], float] = time.monotonic
+    random: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How the client goes on when the server cannot be reached.
+
+    The delay is drawn evenly between zero and a bound that doubles with every failure (full jitter), so that many
+    clients that lost the same server do not come back at the same moment. A `RetryInfo` from the server is the least
+    delay. Any answer starts the count anew.
+    """
+
+    initial_delay: float = 0.1
+    """Bound of the first delay, in seconds."""
+    max_delay: float = 5.0
+    """No bound is larger than this, in seconds."""
+    give_up_after: float | None = 120.0
+    """Seconds without any answer after which `Unavailable` is raised; None: never."""
+    timing: Timing = field(default_factory=Timing)
+
+    def attempts(self) -> Backoff:
+        """Begin to count failures."""
+        return Backoff(self)
+
+
+class Backoff:
+    """The failures in a row of one call or watch."""
+
+    __slots__ = ("_failures", "_retry", "_since")
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._failures = 0
+        self._since = 0.0
+
+    def reset(self) -> None:
+        """Something came through."""
+        self._failures = 0
+
+    async def pause(self, retry_after: float | None, deadline: float | None = None) -> bool:
+        """Wait before the next try.
+
+        Args:
+            retry_after: Seconds that the server asked to wait at least, if it did.
+            deadline: Monotonic time after which the caller has no use for another try.
+
+        Returns:
+            False if it is time to give up instead.
+        """
+        timing = self._retry.timing
+        now = timing.monotonic()
+        if self._failures == 0:
+            self._since = now
+        # The exponent is bounded because a watch may fail for days.
+        bound = min(self._retry.max_delay, self._retry.initial_delay * 2 ** min(self._failures, 30))
+        delay = timing.random() * bound + (retry_after or 0.0)
+        self._failures += 1
+        limit = self._retry.give_up_after
+        if limit is not None and now + delay - self._since > limit:
+            return False
+        if deadline is not None and now + delay > deadline:
+            return False
+        await timing.sleep(delay)
+        return True

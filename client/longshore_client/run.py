@@ -1,0 +1,158 @@
+# ruff: noqa: ASYNC109 - the timeout ends the waiting, not the operation, so it belongs to the call
+"""Start an operation, hand its reports to callbacks, and end with its result or because the caller aborts."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Generic, TypeAlias, cast
+
+from typing_extensions import TypeVar
+
+from longshore.v1.operation_pb2 import EventType
+from longshore_client.errors import (
+    Code,
+    OperationCancelled,
+    StillRunning,
+    operation_cancelled,
+    operation_failed,
+)
+from longshore_client.events import OutputT, ProgressT, ResultT
+from longshore_client.watch import Follower
+
+if TYPE_CHECKING:
+    from longshore.v1 import operations_service_pb2 as pb
+    from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
+    from longshore_client.channel import Channel
+    from longshore_client.codec import Codec
+    from longshore_client.operation import OperationHandle
+
+ValueT = TypeVar("ValueT")
+Callback: TypeAlias = Callable[[ValueT], Awaitable[object] | object]
+"""A function of one report, or a coroutine function of it."""
+
+
+async def run_following(
+    channel: Channel,
+    codec: Codec[ProgressT, OutputT, ResultT],
+    start: pb.RunRequest,
+    attach: Callable[[str], OperationHandle[ProgressT, OutputT, ResultT]],
+    *,
+    on_progress: Callback[ProgressT] | None,
+    on_output: Callback[OutputT] | None,
+    abort: asyncio.Event | None,
+    timeout: float | None,
+    abort_timeout: float,
+) -> ResultT:
+    """Run an operation over one stream. The arguments and errors are those of `OperationMethod.run`."""
+    if abort is not None and abort.is_set():
+        raise _aborted("the call was aborted before the operation was started", "")
+    run = _Run(channel, codec, start, attach, on_progress, on_output)
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            if abort is None:
+                return await run.follow()
+            return await _until_aborted(run, abort, abort_timeout)
+    except TimeoutError as error:
+        # Only our own clock: a callback may raise TimeoutError for reasons of its own.
+        if not limit.expired() or isinstance(error, StillRunning):
+            raise
+        raise StillRunning(run.name or f"{start.type} {start.request_id}", timeout or 0.0) from None
+
+
+class _Run(Generic[ProgressT, OutputT, ResultT]):
+    def __init__(
+        self,
+        channel: Channel,
+        codec: Codec[ProgressT, OutputT, ResultT],
+        start: pb.RunRequest,
+        attach: Callable[[str], OperationHandle[ProgressT, OutputT, ResultT]],
+        on_progress: Callback[ProgressT] | None,
+        on_output: Callback[OutputT] | None,
+    ) -> None:
+        self.name = ""
+        self.named = asyncio.Event()
+        self._codec = codec
+        self._attach = attach
+        self._on_progress = on_progress
+        self._on_output = on_output
+        wanted = [
+            *([EventType.EVENT_TYPE_PROGRESS] if on_progress is not None else []),
+            *([EventType.EVENT_TYPE_OUTPUT] if on_output is not None else []),
+        ]
+        # With an abort signal and no callback nothing but the end is of interest; a filter cannot say "none".
+        types = wanted or [EventType.EVENT_TYPE_COMPLETED]
+        self._follower = Follower(channel, "", start=start, types=types, named=self._note)
+
+    def handle(self) -> OperationHandle[ProgressT, OutputT, ResultT]:
+        """A handle on what was started."""
+        return self._attach(f"operations/{self._follower.uid}")
+
+    async def follow(self) -> ResultT:
+        async with aclosing(self._follower.events()) as stream:
+            async for event in stream:
+                kind = event.WhichOneof("event")
+                if kind == "completed":
+                    return self._codec.result(event.completed.result)
+                if kind == "failed":
+                    raise operation_failed(event.failed.error, self.name)
+                if kind == "cancelled":
+                    raise operation_cancelled(event.cancelled.error, self.name)
+                await self._report(event)
+        # The log no longer holds the terminal event.
+        return await self.handle().wait()
+
+    async def _report(self, wire: OperationEvent) -> None:
+        event = self._codec.event(wire, self.name)
+        # By the wire's kind and not by class: the value's static type follows from the codec.
+        if wire.HasField("progress") and self._on_progress is not None:
+            await _call(self._on_progress, cast("ProgressT", getattr(event, "value")))  # noqa: B009
+        elif wire.HasField("output") and self._on_output is not None:
+            await _call(self._on_output, cast("OutputT", getattr(event, "value")))  # noqa: B009
+
+    def _note(self, snapshot: OperationSnapshot) -> None:
+        self.name = snapshot.name
+        self.named.set()
+
+
+async def _call(callback: Callback[ValueT], value: ValueT) -> None:
+    answer = callback(value)
+    if inspect.isawaitable(answer):
+        await answer
+
+
+async def _until_aborted(run: _Run[ProgressT, OutputT, ResultT], abort: asyncio.Event, abort_timeout: float) -> ResultT:
+    follow = asyncio.create_task(run.follow())
+    cancel = asyncio.create_task(_cancel_when(run, abort, abort_timeout))
+    try:
+        await asyncio.wait((follow, cancel), return_when=asyncio.FIRST_COMPLETED)
+        # An operation that ended on its own goes before an abort that came at the same moment.
+        if follow.done():
+            return follow.result()
+        await cancel
+        raise AssertionError("the abort ends by raising")
+    finally:
+        for task in (follow, cancel):
+            task.cancel()
+        await asyncio.gather(follow, cancel, return_exceptions=True)
+
+
+async def _cancel_when(run: _Run[ProgressT, OutputT, ResultT], abort: asyncio.Event, abort_timeout: float) -> None:
+    """Wait for the signal and cancel; raise when the operation has not settled in time after it."""
+    await abort.wait()
+    try:
+        async with asyncio.timeout(abort_timeout):
+            # What cannot be named cannot be cancelled, and it may have been started.
+            await run.named.wait()
+            await run.handle().cancel("aborted by the caller")
+            await asyncio.Event().wait()
+    except TimeoutError:
+        state = "was asked to cancel and has not ended yet" if run.name else "may have been started, nobody answered"
+        raise _aborted(f"{run.name or 'the operation'} {state}; the call was aborted", run.name) from None
+
+
+def _aborted(message: str, operation: str) -> OperationCancelled:
+    return OperationCancelled(message, operation=operation, reason="ABORTED", code=Code.CANCELLED, domain="longshore")

@@ -1,0 +1,208 @@
+"""Follows one operation's events across broken connections and restarts of the server.
+
+A `Follower` remembers the last sequence that it gave out. Whenever the stream breaks it asks for what comes after
+that, so its reader sees every event once and in order. A stream that keeps silent longer than three heartbeats is
+taken for dead, since a lost connection need not say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore_client.channel import error_of, may_retry
+from longshore_client.codec import TERMINAL
+from longshore_client.errors import CallError, Code, DataLoss, Unavailable
+from longshore_client.events import State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from longshore.v1.operation_pb2 import EventType, OperationEvent, OperationSnapshot
+    from longshore_client.channel import Channel, StreamCall
+
+_MISSED_HEARTBEATS = 3
+# `accepted` and `started`: an operation that is no further has sent nothing that a reader of its reports could miss.
+_NOTHING_REPORTED = 2
+
+
+class _SilentError(Exception):
+    """No message came, not even a heartbeat."""
+
+
+class _Stream:
+    """One connection's worth of messages, with an alarm for silence."""
+
+    def __init__(self, call: StreamCall[pb.WatchResponse], limit: float) -> None:
+        self._call = call
+        self._messages = call.__aiter__()
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._waiting_since: float | None = None
+        self._silent = False
+        # One timer for the life of the stream that looks back when it fires, rather than one for each message.
+        self._alarm = self._loop.call_later(limit, self._check)
+
+    async def read(self) -> pb.WatchResponse | None:
+        """Return the next message, or None when the server ended the stream with OK."""
+        # Only time spent here counts: while the reader is busy elsewhere, messages wait unread.
+        self._waiting_since = self._loop.time()
+        try:
+            return await anext(self._messages, None)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._silent and not (task is not None and task.cancelling()):
+                raise _SilentError from None
+            raise
+        finally:
+            self._waiting_since = None
+
+    def close(self) -> None:
+        self._alarm.cancel()
+        if not self._call.done():
+            self._call.cancel()
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        since = self._waiting_since if self._waiting_since is not None else now
+        if now - since >= self._limit:
+            self._silent = True
+            self._call.cancel()
+        else:
+            self._alarm = self._loop.call_at(since + self._limit, self._check)
+
+
+class Follower:
+    """The events of one operation, from after a sequence to the last.
+
+    Args:
+        channel: Where the server is.
+        name: The operation to watch; empty when `start` is given.
+        uid: Its uid, if known: guards against another operation of the same name.
+        after: The sequence after which events are wanted; 0: all.
+        start: What to start with the first call, instead of watching what exists.
+        types: The kinds of events that are wanted, and always the terminal one. Empty: all.
+        conflate: Let the server skip progress that is no longer the latest.
+        named: Called once, with the snapshot, as soon as what `start` started is known.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        name: str,
+        *,
+        uid: str = "",
+        after: int = 0,
+        start: pb.RunRequest | None = None,
+        types: Sequence[EventType.ValueType] = (),
+        conflate: bool = False,
+        named: Callable[[OperationSnapshot], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.uid = uid
+        self.last = after
+        self._channel = channel
+        self._start = start
+        self._types = types
+        self._conflate = conflate
+        self._named = named
+        interval = channel.heartbeat_interval
+        self._heartbeat = Duration(seconds=int(interval), nanos=int(interval % 1 * 1e9))
+        if start is not None:
+            start.event_types.extend(types)
+            start.conflate = conflate
+            start.heartbeat_interval.CopyFrom(self._heartbeat)
+
+    async def events(self) -> AsyncGenerator[OperationEvent, None]:
+        """Yield events until the terminal one.
+
+        Raises:
+            CallError: The server refused, or could not be reached for as long as the channel's retry says.
+        """
+        backoff = self._channel.retry.attempts()
+        while True:
+            stream = _Stream(self._open(), self._channel.heartbeat_interval * _MISSED_HEARTBEATS)
+            try:
+                while True:
+                    response = await stream.read()
+                    if response is None:
+                        return
+                    backoff.reset()
+                    kind = response.WhichOneof("message")
+                    if kind == "event":
+                        event = response.event
+                        if self._is_new(event):
+                            yield event
+                            if event.WhichOneof("event") in TERMINAL:
+                                # Let the stream end by itself: the status is usually here already.
+                                await stream.read()
+                                return
+                    elif kind == "heartbeat":
+                        # What it covers and was not sent was left out on purpose.
+                        self.last = max(self.last, response.heartbeat.sequence)
+                    elif kind == "snapshot" and not self._take(response.snapshot):
+                        break
+                continue
+            except grpc.aio.AioRpcError as error:
+                failure = error_of(error)
+            except _SilentError:
+                failure = Unavailable(
+                    f"{self._channel.target} sent nothing, not even a heartbeat, for "
+                    f"{self._channel.heartbeat_interval * _MISSED_HEARTBEATS:g} s",
+                    reason="NO_HEARTBEAT",
+                    code=Code.UNAVAILABLE,
+                    domain="longshore",
+                )
+            finally:
+                stream.close()
+            if not may_retry(failure) or not await backoff.pause(failure.retry_after):
+                raise failure
+
+    def _open(self) -> StreamCall[pb.WatchResponse]:
+        if self._start is not None:
+            return self._channel.calls.run(self._start, metadata=self._channel.metadata)
+        request = pb.WatchRequest(
+            name=self.name,
+            after_sequence=self.last,
+            uid=self.uid,
+            event_types=self._types,
+            conflate=self._conflate,
+            heartbeat_interval=self._heartbeat,
+        )
+        return self._channel.calls.watch(request, metadata=self._channel.metadata)
+
+    def _take(self, snapshot: OperationSnapshot) -> bool:
+        """Note what a snapshot says. False: this stream would miss events, open a watch from the first one instead."""
+        self.name, self.uid = snapshot.name, snapshot.uid
+        if self._start is None:
+            # A snapshot in a resumed watch stands for events that the server no longer keeps.
+            self.last = max(self.last, snapshot.sequence)
+            return True
+        self._start = None
+        if self._named is not None:
+            self._named(snapshot)
+        if snapshot.sequence > _NOTHING_REPORTED or snapshot.state >= State.COMPLETED:
+            return False
+        self.last = snapshot.sequence
+        return True
+
+    def _is_new(self, event: OperationEvent) -> bool:
+        if event.sequence <= self.last:
+            return False
+        if event.sequence != self.last + 1 and not self._types and not self._conflate:
+            raise _gap(self.name, self.last, event.sequence)
+        self.last = event.sequence
+        return True
+
+
+def _gap(name: str, last: int, got: int) -> CallError:
+    return DataLoss(
+        f"{name}: event {got} came after event {last}; what is between is lost",
+        reason="SEQUENCE_GAP",
+        code=Code.DATA_LOSS,
+        domain="longshore",
+    )
