@@ -1,0 +1,92 @@
+"""The wheel as a stranger gets it: made from the source distribution, installed with its base dependencies only."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+CONTRACT = """
+syntax = "proto3";
+package stranger.v1;
+import "google/protobuf/any.proto";
+import "longshore/v1/annotations.proto";
+message Request {}
+service StrangerService {
+  rpc Do(Request) returns (google.protobuf.Any) { option (longshore.v1.operation) = { max_crashes: 1 }; }
+}
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel by way of the source distribution, so that both are known to be whole."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that holds the wheel and its base dependencies, in the versions in use here."""
+    folder = tmp_path_factory.mktemp("clean")
+    constraints = folder / "constraints.txt"
+    others = (found for found in importlib.metadata.distributions() if found.name != "longshore")
+    constraints.write_text("".join(f"{found.name}=={found.version}\n" for found in others))
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel, cwd=folder)
+    return python
+
+
+def test_wheel_holds_the_three_packages_and_the_protos(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert tops == {"longshore", "longshore_client", "longshore_server"}
+    assert {f"{top}/py.typed" for top in tops} <= names
+    for proto in (ROOT / "protos").rglob("*.proto"):
+        assert proto.relative_to(ROOT / "protos").as_posix() in names
+
+
+def test_wheel_holds_everything_that_the_server_reads_at_run_time(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for sql in (ROOT / "server").rglob("*.sql"):
+        assert sql.relative_to(ROOT / "server").as_posix() in names
+
+
+def test_base_install_imports_client_and_stubs_without_a_warning(clean: Path) -> None:
+    code = (
+        "from longshore_client import *; import longshore_client\n"
+        "from longshore.v1 import operations_service_pb2, operations_service_pb2_grpc\n"
+        "print(longshore_client.__file__)"
+    )
+    where = run(clean, "-I", "-W", "error", "-c", code, cwd=clean.parent)
+    assert str(ROOT) not in where
+
+
+def test_base_install_is_a_callers(clean: Path) -> None:
+    installed = {line.split("==")[0].lower() for line in run(clean, "-m", "pip", "freeze", cwd=clean.parent).split()}
+    assert not installed & {"aiosqlite", "click", "rich", "protovalidate", "grpcio-tools"}
+
+
+def test_contracts_compile_against_the_protos_of_the_installed_wheel(clean: Path, tmp_path: Path) -> None:
+    site = run(clean, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
+    (tmp_path / "stranger.proto").write_text(CONTRACT)
+    protoc = (sys.executable, "-m", "grpc_tools.protoc")
+    run(*protoc, "-I.", f"-I{site}", "--python_out=.", "stranger.proto", cwd=tmp_path)
+    code = "import stranger_pb2; print(stranger_pb2.DESCRIPTOR.services_by_name['StrangerService'].full_name)"
+    assert run(clean, "-W", "error", "-c", code, cwd=tmp_path).strip() == "stranger.v1.StrangerService"
