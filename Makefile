@@ -56,7 +56,7 @@ check: check-python check-generated check-protos check-docker ## everything stat
 check-python: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(wildcard server client protos benchmarks tests)
+	$(BIN)/mypy $(wildcard .ci server client protos benchmarks tests)
 	set -e; for example in $(wildcard examples/*); do MYPYPATH=$$example $(BIN)/mypy $$example; done
 	$(BIN)/lint-imports
 
