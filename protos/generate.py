@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import importlib
 import importlib.util
 import shutil
 import sys
@@ -94,6 +95,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the committed stubs and change nothing")
     check: bool = parser.parse_args().check
     compiler = load_compiler()
+    # The contracts' typed modules are written with our own stubs, which this very run may be the first to write.
+    sys.path.insert(0, str(ROOT / "generated"))
     outdated = 0
     for tree in trees():
         with tempfile.TemporaryDirectory() as name:
@@ -113,6 +116,7 @@ def main() -> int:
             changes = differences(fresh, tree.output, {path.name for path in fresh.iterdir()})
             if not check:
                 replace(fresh, tree.output, changes)
+                importlib.invalidate_caches()
         for path, kind in changes.items():
             print(f"{kind if check else 'written'}: {(tree.output / path).relative_to(ROOT)}")
         outdated += len(changes)
