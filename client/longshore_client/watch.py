@@ -34,6 +34,10 @@ class _SilentError(Exception):
     """No message came, not even a heartbeat."""
 
 
+class _EarlyEndError(Exception):
+    """The stream ended well, but not with the last event."""
+
+
 class _Stream:
     """One connection's worth of messages, with an alarm for silence."""
 
@@ -130,6 +134,7 @@ class Follower:
                 while True:
                     response = await stream.read()
                     if response is None:
+                        await self._check_over()
                         return
                     backoff.reset()
                     kind = response.WhichOneof("message")
@@ -149,6 +154,13 @@ class Follower:
                 continue
             except grpc.aio.AioRpcError as error:
                 failure = error_of(error)
+            except _EarlyEndError:
+                failure = Unavailable(
+                    f"{self._channel.target} ended the watch of {self.name} before its last event",
+                    reason="EARLY_END",
+                    code=Code.UNAVAILABLE,
+                    domain="longshore",
+                )
             except _SilentError:
                 failure = Unavailable(
                     f"{self._channel.target} sent nothing, not even a heartbeat, for "
@@ -174,6 +186,12 @@ class Follower:
             heartbeat_interval=self._heartbeat,
         )
         return self._channel.calls.watch(request, metadata=self._channel.metadata)
+
+    async def _check_over(self) -> None:
+        """Make sure that a stream without a terminal event is one that was asked for what follows the end."""
+        snapshot = await self._channel.invoke(self._channel.calls.get, pb.GetRequest(name=self.name))
+        if snapshot.state < State.COMPLETED or snapshot.sequence > self.last:
+            raise _EarlyEndError
 
     def _take(self, snapshot: OperationSnapshot) -> bool:
         """Note what a snapshot says. False: this stream would miss events, open a watch from the first one instead."""

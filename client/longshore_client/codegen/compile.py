@@ -24,6 +24,7 @@ Stubs = Literal["mypy-protobuf", "protoc", "none"]
 
 _IMPORT = re.compile(rb'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
 _PACKAGE = re.compile(rb"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
+_GOOGLE_IMPORT = re.compile(r"^(from google\.(?:api|longrunning|rpc)[\w.]* import \w+ as (\w+))$", re.MULTILINE)
 _VALIDATE = "buf/validate/validate.proto"
 
 
@@ -89,6 +90,8 @@ def compile_protos(
             # No installed package ships this module, and the contracts' own modules import it.
             _protoc([*arguments, f"--python_out={staged}", f"--pyi_out={staged}", _VALIDATE])
         _drop_empty_grpc(staged, image, names)
+        if stubs == "protoc":
+            _drop_unused_google_imports(staged)
         if contracts:
             _write_contracts(staged, image, names)
         if packages:
@@ -223,6 +226,19 @@ def _drop_empty_grpc(staged: Path, image: Path, names: Sequence[str]) -> None:
         stem = staged / name.removesuffix(".proto").replace("-", "_")
         for suffix in ("_pb2_grpc.py", "_pb2_grpc.pyi"):
             stem.with_name(stem.name + suffix).unlink(missing_ok=True)
+
+
+def _drop_unused_google_imports(staged: Path) -> None:
+    """Remove what protoc's `.pyi` files import for options only.
+
+    googleapis-common-protos is not typed, so strict type checkers would complain about a line that nothing uses.
+    """
+    for path in staged.rglob("*_pb2.pyi"):
+        text = path.read_text(encoding="utf-8")
+        for line, alias in _GOOGLE_IMPORT.findall(text):
+            if text.count(alias) == 1:
+                text = text.replace(f"{line}\n", "")
+        path.write_text(text, encoding="utf-8")
 
 
 def _read_image(image: Path) -> descriptor_pb2.FileDescriptorSet:
