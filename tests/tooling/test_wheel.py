@@ -90,3 +90,22 @@ def test_contracts_compile_against_the_protos_of_the_installed_wheel(clean: Path
     run(*protoc, "-I.", f"-I{site}", "--python_out=.", "stranger.proto", cwd=tmp_path)
     code = "import stranger_pb2; print(stranger_pb2.DESCRIPTOR.services_by_name['StrangerService'].full_name)"
     assert run(clean, "-W", "error", "-c", code, cwd=tmp_path).strip() == "stranger.v1.StrangerService"
+
+
+def test_types_reach_a_strangers_type_checker(clean: Path, tmp_path: Path) -> None:
+    # Without the stubs of protobuf among the dependencies every message would be Any, and both lines would pass.
+    (tmp_path / "stranger.py").write_text(
+        "from longshore.v1.operation_pb2 import OperationSnapshot\n"
+        "name: str = OperationSnapshot().name\n"
+        "wrong: int = OperationSnapshot()\n"
+    )
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--python-executable", clean, "stranger.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    errors = [line for line in checked.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, checked.stdout
+    assert errors[0].startswith("stranger.py:3: error: Incompatible types in assignment")
