@@ -50,14 +50,22 @@ generate: $(GENERATE)/.installed ## write the committed stubs from the .proto fi
 # --- checks ----------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: check-python check-generated check-protos check-docker ## everything static that .ci/run insists on
+check: check-lint check-types check-layers check-generated check-protos check-docker ## everything static (-k to see all)
 
-.PHONY: check-python
-check-python: install
+.PHONY: check-lint
+check-lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Each example is a program of its own: two of them may both have a service.py.
+.PHONY: check-types
+check-types: install
 	$(BIN)/mypy $(wildcard .ci server client protos benchmarks tests)
-	set -e; for example in $(wildcard examples/*); do MYPYPATH=$$example $(BIN)/mypy $$example; done
+	@set -e; for example in $(wildcard examples/*); do \
+		echo "mypy $$example"; MYPYPATH=$$example $(BIN)/mypy $$example; done
+
+.PHONY: check-layers
+check-layers: install
 	$(BIN)/lint-imports
 
 .PHONY: check-generated
