@@ -27,11 +27,11 @@ WORKDIR /app
 USER 10001
 # The database and nothing else: what is here survives the container, and only one server at a time may have it.
 VOLUME /data
-EXPOSE 50051
+EXPOSE 50051 9464
 # Serving, not merely alive: the answer is NOT_SERVING while the server recovers and while it drains.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python3", "-m", "longshore_server.health_probe", "127.0.0.1:50051"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["longshore", "serve"]
 # Nobody is authenticated in this version, so who can reach the port may call: publish it with care.
-CMD ["service.py:server", "--listen", "0.0.0.0:50051", "--data", "/data", "--allow-unauthenticated"]
+CMD ["service.py:server", "--listen", "0.0.0.0:50051", "--data", "/data", "--metrics", "0.0.0.0:9464", "--allow-unauthenticated"]
