@@ -1,0 +1,37 @@
+"""Longshore's server: operations declared in proto, handled by asyncio code, durable in one SQLite file."""
+
+from __future__ import annotations
+
+from longshore_server.clock import Clock, SystemClock
+from longshore_server.config import Config, ConfigError
+from longshore_server.contract.loading import ContractError
+from longshore_server.engine.host import OperationEndedError, OperationRef, Operations
+from longshore_server.errors import Code, OperationError, Reason, ServiceError
+from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
+from longshore_server.handler.operation import Caller, Operation, Recovery, step
+from longshore_server.server import Running, Server
+from longshore_server.store.database import StoreError
+
+__all__ = [
+    "Caller",
+    "Clock",
+    "Code",
+    "Config",
+    "ConfigError",
+    "ContractError",
+    "DuplicateNameError",
+    "NonDeterministicError",
+    "Operation",
+    "OperationEndedError",
+    "OperationError",
+    "OperationRef",
+    "Operations",
+    "Reason",
+    "Recovery",
+    "Running",
+    "Server",
+    "ServiceError",
+    "StoreError",
+    "SystemClock",
+    "step",
+]

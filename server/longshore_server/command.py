@@ -1,0 +1,176 @@
+"""`longshore serve`: load a server, serve until a signal, stop in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import importlib.util
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from longshore_server import config as configuration
+from longshore_server.config import Config, ConfigError
+from longshore_server.contract.loading import ContractError
+from longshore_server.rpc.listener import ListenError
+from longshore_server.server import Running, Server
+from longshore_server.store.database import StoreError
+from longshore_server.telemetry import logs
+
+
+class LoadError(Exception):
+    """The server cannot be loaded; the message says why and what to do."""
+
+
+@click.command()
+@click.argument("target", metavar="SERVER")
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="HOST:PORT or unix:PATH; may be repeated. [default: 127.0.0.1:50051]",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Directory that holds everything. [default: data]")
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; '' for nowhere. [default: 127.0.0.1:9464]"
+)
+@click.option("--concurrency", type=int, help="Attempts of one type that may run at once. [default: 10000]")
+@click.option("--queue", type=int, help="Operations of one type that may wait. [default: 10000]")
+@click.option(
+    "--drain", type=float, metavar="SECONDS", help="Time for running attempts when the server stops. [default: 20]"
+)
+@click.option(
+    "--default-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Life of operations whose contract has no timeout. [default: 86400]",
+)
+@click.option(
+    "--allow-unauthenticated", is_flag=True, default=None, help="Listen beyond this machine without authentication."
+)
+@click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection. [default: yes]")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: text]")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with the same settings."
+)
+def serve(target: str, file: Path | None, **flags: Any) -> None:
+    """Serve SERVER: MODULE:NAME or path/to/file.py:NAME of a `longshore_server.Server`.
+
+    Every setting can also be given as LONGSHORE_NAME in the environment, or in a TOML file.
+
+    \b
+    Examples:
+      longshore serve service:server
+      longshore serve examples/orders/service.py:server --listen 127.0.0.1:50051 --data data
+    """
+    if not flags["listen"]:
+        flags["listen"] = None
+    try:
+        config = configuration.load(flags, file=file)
+        logs.configure(config.log_format, config.log_level)
+        server = load_server(target)
+        code = _run(lambda: _serve(server, config))
+    except (ConfigError, ContractError, LoadError, ListenError, StoreError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    sys.exit(code)
+
+
+def load_server(target: str) -> Server:
+    """The server that `target` names. Raises `LoadError`; errors inside the module keep their trace."""
+    where, colon, name = target.rpartition(":")
+    if not colon or not where or not name:
+        raise LoadError(f"{target!r} is neither MODULE:NAME nor FILE.py:NAME, for example service:server")
+    if where.endswith(".py"):
+        path = Path(where)
+        if not path.is_file():
+            raise LoadError(f"there is no file {where}")
+        # As `python FILE` does: what lies beside the file can be imported.
+        sys.path.insert(0, str(path.resolve().parent))
+        module_name = path.stem
+    else:
+        sys.path.insert(0, str(Path.cwd()))
+        module_name = where
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name == module_name:
+            raise LoadError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
+        raise
+    server = getattr(module, name, None)
+    if not isinstance(server, Server):
+        candidates = ", ".join(n for n, value in vars(module).items() if isinstance(value, Server))
+        hint = f"; it has {candidates}" if candidates else ""
+        raise LoadError(f"{where} has no longshore_server.Server called {name}{hint}")
+    return server
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    factory = None
+    try:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    except ImportError:
+        pass
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main())
+
+
+async def _serve(server: Server, config: Config) -> int:
+    # Collections of the oldest generation walk every live operation; new garbage is what matters.
+    gc.set_threshold(50_000, 20, 50)
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with server.run(config) as running:
+        gc.freeze()
+        _announce(running)
+        got = asyncio.ensure_future(signals.get())
+        failed = asyncio.ensure_future(running.failed.wait())
+        await asyncio.wait([got, failed], return_when=asyncio.FIRST_COMPLETED)
+        failed.cancel()
+        if not got.done():
+            got.cancel()
+            return 1
+        click.echo("  stopping; press Ctrl-C again to stop at once", err=True)
+        second = asyncio.ensure_future(signals.get())
+        second.add_done_callback(lambda done: None if done.cancelled() else _exit_now())
+        await running.stop()
+        second.cancel()
+    return 0
+
+
+def _exit_now() -> None:
+    """The second signal: leave as a crash would. What is acknowledged is durable; attempts go on at the next start."""
+    import os
+
+    os._exit(130)
+
+
+def _announce(running: Running) -> None:
+    from importlib.metadata import version
+
+    services: dict[str, int] = {}
+    for name in running.engine.types:
+        service = name.rpartition("/")[0]
+        services[service] = services.get(service, 0) + 1
+    listed = ", ".join(f"{name} ({count} operation{'s' if count != 1 else ''})" for name, count in services.items())
+    metrics = f"   metrics {running.metrics.address}" if running.metrics else ""
+    where = ", ".join(running.addresses)
+    click.echo(
+        f"  longshore {version('longshore')}  serving {listed}  on {where}   data {running.config.data}{metrics}",
+        err=True,
+    )
+    if running.recovered:
+        click.echo(
+            f"  recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}, "
+            f"{running.engine.executor.running} under way", err=True,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""From descriptors to operation types: services flow in, checked operation types flow out."""

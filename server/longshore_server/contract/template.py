@@ -1,0 +1,88 @@
+"""Public ids made from the input: `orders-process-{order_id}` (seed 2)."""
+
+from __future__ import annotations
+
+import re
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from longshore_server.errors import Reason, ServiceError, Violation
+from longshore_server.ids import parse_uid
+
+_PART = re.compile(r"\{([^{}]*)\}")
+_LITERAL = re.compile(r"[A-Za-z0-9._~-]*")
+_VALUE = re.compile(r"[A-Za-z0-9._~-]+")
+
+MAX_VALUE = 128
+"""The longest value of a placeholder, in bytes."""
+
+
+class IdTemplate:
+    """A parsed template. Raises `ValueError` with one sentence when it is not a good one for messages of `input`."""
+
+    def __init__(self, text: str, input: Descriptor) -> None:
+        self.text = text
+        self._literals: list[str] = []
+        self._paths: list[list[str]] = []
+        position = 0
+        for match in _PART.finditer(text):
+            self._literals.append(text[position : match.start()])
+            self._paths.append(self._path(match[1], input))
+            position = match.end()
+        self._literals.append(text[position:])
+        for literal in self._literals:
+            if not _LITERAL.fullmatch(literal):
+                raise ValueError(f"{literal!r} may only hold letters, digits, '.', '_', '~' and '-'")
+        if not self.prefix:
+            raise ValueError("it must begin with a literal prefix, for example 'orders-process-{order_id}'")
+        if not self._paths:
+            raise ValueError("it has no placeholder, so every operation would have the same name")
+        if any(not literal for literal in self._literals[1:-1]):
+            raise ValueError("two placeholders must have a literal between them, or two inputs could share a name")
+
+    @property
+    def prefix(self) -> str:
+        """The literal text before the first placeholder."""
+        return self._literals[0]
+
+    def render(self, message: Message) -> str:
+        """The public id of an operation with this input. Raises `ServiceError` (INVALID_ARGUMENT) naming the field."""
+        parts = [self._literals[0]]
+        for path, literal in zip(self._paths, self._literals[1:], strict=True):
+            value = message
+            for name in path:
+                value = getattr(value, name)
+            parts.append(_check(".".join(path), str(value)))
+            parts.append(literal)
+        rendered = "".join(parts)
+        if parse_uid(rendered) is not None:
+            raise ServiceError(Reason.INVALID_ARGUMENT, f"{rendered!r} has the form of a uid and cannot be a name.")
+        return rendered
+
+    def _path(self, dotted: str, input: Descriptor) -> list[str]:
+        names = dotted.split(".")
+        message: Descriptor | None = input
+        for position, name in enumerate(names):
+            field: FieldDescriptor | None = None if message is None else message.fields_by_name.get(name)
+            if field is None:
+                raise ValueError(f"{{{dotted}}} is not a field of {input.full_name}")
+            # `is_repeated` came with protobuf 6.31, and `label` warns from 7 on.
+            repeated = bool(field.is_repeated)
+            last = position == len(names) - 1
+            if repeated or (field.type != field.TYPE_STRING if last else field.type != field.TYPE_MESSAGE):
+                raise ValueError(f"{{{dotted}}} must be a single string field of {input.full_name}")
+            message = field.message_type
+        return names
+
+
+def _check(field: str, value: str) -> str:
+    if not value:
+        problem = "must not be empty: the operation's name is made from it"
+    elif len(value.encode()) > MAX_VALUE:
+        problem = f"must not be longer than {MAX_VALUE} bytes: the operation's name is made from it"
+    elif not _VALUE.fullmatch(value):
+        problem = "may only hold letters, digits, '.', '_', '~' and '-': the operation's name is made from it"
+    else:
+        return value
+    raise ServiceError(Reason.INVALID_ARGUMENT, f"{field} {problem}.", violations=[Violation(field, problem)])

@@ -1,0 +1,71 @@
+"""An operation type: one method of a contract, with everything that its options say, checked and resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from longshore.v1 import annotations_pb2
+from longshore_server.contract.template import IdTemplate
+
+Handler = Callable[[Message, Any], Coroutine[Any, Any, Message | None]]
+"""A service's method: `async (request, op) -> result`."""
+
+URL_PREFIX = "type.googleapis.com/"
+"""What type URLs begin with (google/protobuf/any.proto)."""
+
+
+@dataclass(frozen=True, eq=False)
+class OperationType:
+    """One kind of operation that this server runs. Durations in microseconds."""
+
+    name: str
+    """`package.Service/Method`."""
+    method: MethodDescriptor
+    handler: Handler
+    input: type[Message]
+    progress: type[Message]
+    output: type[Message]
+    result: type[Message]
+    contract: annotations_pb2.OperationContract
+    template: IdTemplate | None
+    renew: bool
+    """Whether a start under the name of an ended operation begins a new one."""
+    cancellable: bool
+    cooperative: bool
+    cancel_grace: int
+    timeout: int | None
+    """From acceptance to the deadline; None: unbounded."""
+    attempt_timeout: int | None
+    rerun: bool
+    max_crashes: int
+    streamed_by: str = ""
+    """Path of the method that starts and watches in one call, if the contract has one."""
+    description: str = ""
+    progress_url: str = field(init=False)
+    output_url: str = field(init=False)
+    result_url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        for channel in ("progress", "output", "result"):
+            message: type[Message] = getattr(self, channel)
+            object.__setattr__(self, f"{channel}_url", URL_PREFIX + message.DESCRIPTOR.full_name)
+
+    @property
+    def path(self) -> str:
+        """Path of the typed RPC, as gRPC spells it."""
+        return f"/{self.name}"
+
+    @property
+    def package(self) -> str:
+        """The contract's proto package: the domain of the errors that its handlers raise."""
+        return str(self.method.containing_service.file.package)
+
+    def void(self, channel: type[Message]) -> bool:
+        """Whether a channel is declared as empty."""
+        return channel.DESCRIPTOR.full_name == Empty.DESCRIPTOR.full_name

@@ -1,0 +1,1 @@
+"""What decides: starts, attempts, recovery, deadlines and the watch. Knows neither SQL nor gRPC."""

@@ -1,0 +1,205 @@
+"""One attempt: run the handler once, and turn whatever it does into one outcome.
+
+prepare (input, journal, timers) -> the handler -> outcome -> settle
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from longshore_server.clock import SECOND, Timer, sleep_until
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.live import Live
+from longshore_server.errors import OperationError, Reason, ServiceError, failure
+from longshore_server.handler.journal import Journal, NonDeterministicError
+from longshore_server.handler.operation import Operation, current
+from longshore_server.lifecycle import Move
+from longshore_server.store.mutations import Settle
+
+if TYPE_CHECKING:
+    from longshore_server.engine.executor import Executor
+
+log = logging.getLogger(__name__)
+
+
+class Ending(enum.Enum):
+    """Why a handler's task was cancelled from outside."""
+
+    GRACE = "grace"  # the caller's cancel request was not honoured in time
+    TIMEOUT = "timeout"  # the attempt took longer than the contract allows
+    SETTLED = "settled"  # the operation ended by another hand (its deadline)
+    DRAIN = "drain"  # the server is stopping: the next one runs it again
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended: the move that it asks for, and its payload."""
+
+    move: Move
+    payload: bytes
+
+
+class Attempt:
+    """A handler's task and the timers around it."""
+
+    def __init__(self, executor: Executor, type: OperationType, live: Live) -> None:
+        self._executor = executor
+        self._type = type
+        self.live = live
+        self._record = live.record
+        self._ending: Ending | None = None
+        self._timers: list[Timer] = []
+        self._operation: Operation[Any, Any, Any, Any, Any] | None = None
+        self._in_handler = False
+        self.task = asyncio.create_task(self._run(), name=self._record.name)
+
+    @property
+    def number(self) -> int:
+        """The attempt's number, which is also its fence."""
+        return self._record.attempt
+
+    def request_cancel(self) -> None:
+        """Tell the handler that a caller asked to cancel; a COOPERATIVE contract gives it its grace."""
+        if self._operation is not None and not self._operation.cancelled:
+            self._operation.cancelled.set()
+            if self._type.cooperative:
+                when = self._executor.clock.now() + self._type.cancel_grace
+                self._timers.append(self._executor.clock.call_at(when, self._out_of_grace))
+
+    def end(self, ending: Ending) -> None:
+        """Interrupt the handler. What it returns after that is ignored."""
+        if self._ending is None:
+            self._ending = ending
+            if self._in_handler:
+                self.task.cancel()
+
+    def _out_of_grace(self) -> None:
+        self.end(Ending.GRACE)
+        # A handler that swallows its cancellation cannot keep the operation from ending: the fence shuts it out.
+        when = self._executor.clock.now() + max(self._type.cancel_grace, SECOND)
+        self._timers.append(self._executor.clock.call_at(when, self._settle_without_handler))
+
+    def _settle_without_handler(self) -> None:
+        if self._in_handler:
+            log.error("%s does not stop though it was cancelled: settled without it", self._record.name)
+            self._executor.spawn(self._settle(self._cancelled()))
+
+    async def _run(self) -> None:
+        try:
+            outcome = await self._execute()
+            if outcome is not None:
+                await self._settle(outcome)
+        except ServiceError as error:
+            # The operation ended by another hand, or another attempt has begun: there is nothing left to say.
+            log.info("attempt %d of %s came to nothing: %s", self.number, self._record.name, error.message)
+        except Exception:
+            log.exception("attempt %d of %s broke", self.number, self._record.name)
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+            self._executor.finished(self._type, self.live, self)
+
+    async def _execute(self) -> Outcome | None:
+        operation = await self._prepare()
+        if operation is None or self._ending is not None:
+            return None if operation is None else self._interrupted()
+        current.set(operation)
+        self._in_handler = True
+        try:
+            result = await self._type.handler(operation.input, operation)
+            outcome = self._completed(result)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            if self._ending is None and task.cancelling():
+                raise  # the event loop is being torn down
+            if self._ending is not None:
+                task.uncancel()
+            return self._interrupted()
+        except OperationError as error:
+            outcome = Outcome(Move.FAIL, error.status(self._type.package).SerializeToString())
+        except Exception as error:  # noqa: BLE001 - whatever user code raises has to become an outcome
+            outcome = self._failed(error)
+        finally:
+            self._in_handler = False
+        if self._ending is not None:
+            return self._interrupted()
+        if operation.fatal is not None:
+            return self._failed(operation.fatal)
+        return outcome
+
+    async def _prepare(self) -> Operation[Any, Any, Any, Any, Any] | None:
+        """The context of the attempt: its input, and what earlier attempts have recorded."""
+        record, type, executor = self._record, self._type, self._executor
+        request = self.live.input
+        if request is None:
+            stored = await executor.store.input(record.uid)
+            if stored is None:
+                return None
+            request = type.input.FromString(stored)
+        journal = Journal(await executor.store.journal(record.uid)) if record.attempt > 1 else Journal()
+        self._operation = Operation(
+            type, record, request, journal, executor.store.writer, executor.clock, executor.services
+        )
+        if self.live.record.cancel_requested is not None:
+            self.request_cancel()
+        if type.attempt_timeout is not None:
+            when = executor.clock.now() + type.attempt_timeout
+            self._timers.append(executor.clock.call_at(when, lambda: self.end(Ending.TIMEOUT)))
+        return self._operation
+
+    def _completed(self, result: Any) -> Outcome:
+        type = self._type
+        if type.void(type.result) and result is None:
+            result = type.result()
+        if result.__class__ is not type.result:
+            expected = type.result.DESCRIPTOR.full_name
+            got = result.__class__.__name__
+            log.error("%s returned %s instead of %s", type.name, got, expected)
+            return Outcome(
+                Move.FAIL, failure(Reason.WRONG_RESULT_TYPE, f"The handler returned {got} instead of {expected}.")
+            )
+        data = result.SerializeToString()
+        limit = self._executor.max_payload
+        if len(data) > limit:
+            message = f"The result is {len(data)} bytes, more than the {limit} that the server sends."
+            return Outcome(Move.FAIL, failure(Reason.RESULT_TOO_LARGE, message))
+        return Outcome(Move.COMPLETE, AnyMessage(type_url=type.result_url, value=data).SerializeToString())
+
+    def _failed(self, error: Exception) -> Outcome:
+        if isinstance(error, NonDeterministicError):
+            return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, str(error)))
+        extra = {"operation": self._record.name, "type": self._type.name, "attempt": self.number}
+        log.error("handler of %s raised", self._record.name, exc_info=error, extra=extra)
+        return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR))
+
+    def _interrupted(self) -> Outcome | None:
+        """What a cancelled handler means depends on who cancelled it."""
+        if self._ending in (Ending.DRAIN, Ending.SETTLED):
+            return None
+        if self._ending is Ending.TIMEOUT:
+            return Outcome(Move.FAIL, failure(Reason.ATTEMPT_TIMEOUT))
+        if self._ending is Ending.GRACE or self.live.record.cancel_requested is not None:
+            return self._cancelled()
+        # Nobody asked: the handler raised CancelledError by itself.
+        return self._failed(RuntimeError("the handler raised CancelledError though nobody asked to cancel"))
+
+    def _cancelled(self) -> Outcome:
+        return Outcome(Move.CANCEL, failure(Reason.CANCELLED, self.live.record.cancel_reason))
+
+    async def _settle(self, outcome: Outcome) -> None:
+        while True:
+            try:
+                await self._executor.store.writer.submit(
+                    Settle(self._record.uid, self.number, outcome.move, outcome.payload)
+                )
+                return
+            except ServiceError as error:
+                if error.reason is not Reason.STORE_UNAVAILABLE or self._executor.stopping:
+                    raise
+            # A full disk: the outcome is known and only waits for room.
+            await sleep_until(self._executor.clock, self._executor.clock.now() + SECOND)

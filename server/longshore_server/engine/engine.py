@@ -1,0 +1,344 @@
+"""The engine: every way in and out of operations, whatever the protocol in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+
+from longshore_server.clock import Clock, resolve
+from longshore_server.contract import validation
+from longshore_server.contract.types import OperationType
+from longshore_server.engine import recovery
+from longshore_server.engine.attempt import Ending
+from longshore_server.engine.executor import Executor
+from longshore_server.engine.live import Live, Table
+from longshore_server.engine.watch import Item, Watches, WatchOptions
+from longshore_server.errors import Reason, ServiceError, failure, invalid
+from longshore_server.ids import Uids, parse_uid
+from longshore_server.lifecycle import Move, State
+from longshore_server.store.database import StoreError
+from longshore_server.store.events import uid_text
+from longshore_server.store.mutations import Accept, Accepted, Boot, Delete, Interrupt, RequestCancel, Settle, Shutdown
+from longshore_server.store.queries import Condition
+from longshore_server.store.record import JournalEntry, OperationRecord
+from longshore_server.store.store import Store
+from longshore_server.store.transaction import new_record
+
+log = logging.getLogger(__name__)
+
+LOCAL = "local"
+"""The principal of every caller while no authentication is configured."""
+
+
+class Limits(NamedTuple):
+    """The bounds of one engine; see `longshore_server.config.Config`, whose fields they are."""
+
+    concurrency: int
+    queue: int
+    max_events: int
+    max_input: int
+    max_payload: int
+    max_watches: int
+
+
+class Started(NamedTuple):
+    """The answer to a start."""
+
+    live: Live
+    created: bool
+
+
+class Engine:
+    """Operations of a set of types on one data directory."""
+
+    def __init__(self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits) -> None:
+        self.types = {type.name: type for type in types}
+        self.clock = clock
+        self._limits = limits
+        self.table = Table(self._on_new, self._on_end)
+        self.store = Store(directory, clock, max_events=limits.max_events, publish=self._on_commit)
+        self.executor = Executor(
+            types, self.store, clock,
+            concurrency=limits.concurrency, queue=limits.queue, max_payload=limits.max_payload,
+        )  # fmt: skip
+        self.watches = Watches(self.store, clock, limits.max_watches)
+        self.accepting = False
+        """Whether new operations may begin."""
+        self.draining = False
+        self.ended: dict[tuple[str, State], int] = {}
+        """How many operations have ended since the start, by type and state."""
+        self._inputs: dict[bytes, Message] = {}
+        self._uids: Uids
+        self._epoch = 0
+        self._prefixes = {type.template.prefix: type for type in types if type.template is not None}
+
+    # Life.
+
+    async def open(self) -> None:
+        """Open the store and check that what lives in it can go on. Raises `StoreError`."""
+        records, highest = await self.store.open()
+        self._uids = Uids(self.clock, highest)
+        self._quick_crashes = await self.store.quick_crashes(recovery.QUICK)
+        orphans: dict[str, int] = {}
+        for record in records:
+            if record.type not in self.types:
+                orphans[record.type] = orphans.get(record.type, 0) + 1
+        if orphans:
+            counts = ", ".join(f"{count} of {name}" for name, count in sorted(orphans.items()))
+            raise StoreError(
+                f"operations of types that this server does not serve have not ended: {counts}. Serve the types again "
+                "until they have, or cancel them with the version that does"
+            )
+        self._epoch = await self.store.writer.submit(Boot())
+        for record in records:
+            self._arm(self.table.add(record))
+
+    async def recover(self, services: Any) -> int:
+        """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
+        self.executor.services = services
+        validation.warm(type.input for type in self.types.values())
+        count = await recovery.recover(
+            list(self.table.live.values()), self.executor, self.store.writer, self.clock, self._quick_crashes
+        )
+        self.accepting = True
+        return count
+
+    def drain(self) -> None:
+        """Accept nothing new and end the watches: their callers resume at the next server."""
+        self.accepting = False
+        self.draining = True
+        self.watches.end(self._not_accepting())
+        for live in self.table.live.values():
+            live.release()
+
+    async def stop(self, until: int) -> int:
+        """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
+        self.drain()
+        left = await self.executor.drain(until)
+        changes = [
+            self.store.writer.submit(Interrupt(record.uid, False, type.rerun, type.max_crashes))
+            for record in left
+            for type in [self.types[record.type]]
+        ]
+        await asyncio.gather(*changes, return_exceptions=True)
+        for live in self.table.live.values():
+            if live.deadline is not None:
+                live.deadline.cancel()
+        return len(left)
+
+    async def close(self) -> None:
+        """Write what is queued and close the store. Repeatable."""
+        if self._epoch:
+            await asyncio.gather(self.store.writer.submit(Shutdown(self._epoch)), return_exceptions=True)
+            self._epoch = 0
+        await self.store.close()
+
+    # Callers.
+
+    def type_named(self, name: str) -> OperationType:
+        """The type. Raises `ServiceError` (UNKNOWN_TYPE)."""
+        found = self.types.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.types))
+            raise invalid(
+                "type", f"{name[:200]!r} is not served here; the types are {known}", reason=Reason.UNKNOWN_TYPE
+            )
+        return found
+
+    async def start(
+        self, type: OperationType, input: Message, *, owner: str = LOCAL, request_id: str = "",
+        labels: Mapping[str, str] | None = None, parent: str = "", child: tuple[bytes, JournalEntry] | None = None,
+    ) -> Started:  # fmt: skip
+        """Start an operation, or find the one that the same request started. Returns once it is durable.
+
+        Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED or UNAVAILABLE.
+        """
+        labels = labels or {}
+        field = type.input.DESCRIPTOR.fields_by_name.get("request_id")
+        if field is not None and field.type == field.TYPE_STRING:
+            request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
+        if request_id:
+            validation.check_request_id(request_id)
+        if labels:
+            validation.check_labels(labels)
+        body = input.SerializeToString(deterministic=True)
+        if len(body) > self._limits.max_input:
+            raise ServiceError(
+                Reason.INPUT_TOO_LARGE,
+                f"The input is {len(body)} bytes; the server accepts {self._limits.max_input}.",
+                metadata={"limit": str(self._limits.max_input)},
+            )
+        validation.check_rules(input)
+        uid = self._uids.next()
+        id = uid_text(uid) if type.template is None else type.template.render(input)
+        now = self.clock.now()
+        record = new_record(
+            uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
+            labels=labels, owner=owner, request_id=request_id, parent=parent,
+        )  # fmt: skip
+        refusal = self.executor.refusal(type) if self.accepting else self._not_accepting()
+        if refusal is not None and not request_id and type.template is None:
+            raise refusal
+        digest = _digest(input, body, labels) if request_id or type.template is not None else b""
+        reserved = self.executor.reserve(type)
+        self._inputs[uid] = input
+        accepted = await self.store.writer.submit(
+            Accept(record, body, digest, type.template is not None, type.renew, reserved, refusal, child),
+            # Not after the await: a caller that goes away cancels that, and the slot would be lost.
+            lambda outcome: self._settled(type, uid, reserved, outcome),
+        )
+        return Started(await self.load(accepted.record.uid), accepted.created)
+
+    async def find(self, name: str) -> Live:
+        """The operation that `name` means: `operations/{id}` or `operations/{uid}`. Raises `ServiceError`."""
+        prefix, _, id = name.partition("/")
+        if prefix != "operations" or not id or "/" in id or len(id) > 1024:
+            raise invalid("name", f"{name[:200]!r} is not of the form operations/{{id}}", reason=Reason.INVALID_NAME)
+        uid = parse_uid(id)
+        if uid is None:
+            live = self.table.named(id)
+            if live is not None:
+                return live
+            uid = await self.store.find(id)
+        if uid is None:
+            raise _not_found(name)
+        return await self.load(uid, name)
+
+    async def load(self, uid: bytes, name: str = "") -> Live:
+        """The operation with this uid, from memory or from the store. Raises `ServiceError` (OPERATION_NOT_FOUND)."""
+        live = self.table.get(uid)
+        if live is None:
+            record = await self.store.load(uid)
+            # It may have been taken in while the store was read.
+            live = self.table.get(uid)
+            if live is None:
+                if record is None:
+                    raise _not_found(name or f"operations/{uid_text(uid)}")
+                live = self.table.add(record)
+        return live
+
+    async def input_of(self, live: Live) -> bytes:
+        """The operation's input, serialized."""
+        if live.input is not None:
+            return live.input.SerializeToString(deterministic=True)
+        return await self.store.input(live.record.uid) or b""
+
+    async def wait(self, live: Live, until: int | None) -> OperationRecord:
+        """The snapshot once it has ended, or at `until` if that comes first. Raises when the server drains."""
+        if live.record.terminal:
+            return live.record
+        future = live.ended()
+        timer = None if until is None else self.clock.call_at(until, lambda: resolve(future))
+        try:
+            await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            live.forget(future)
+        if self.draining and not live.record.terminal:
+            raise self._not_accepting()
+        return live.record
+
+    def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
+        """Follow an operation. Raises `ServiceError` from the iterator."""
+        return self.watches.watch(live, options)
+
+    async def cancel(self, live: Live, reason: str = "") -> OperationRecord:
+        """Ask to cancel, durably. Repeatable. Raises `ServiceError` (NOT_CANCELLABLE)."""
+        validation.check_cancel_reason(reason)
+        record = live.record
+        if record.terminal:
+            return record
+        type = self.types[record.type]
+        if not type.cancellable:
+            raise ServiceError(
+                Reason.NOT_CANCELLABLE,
+                f"{record.type} declares no cancellation: its operations end by themselves.",
+                resource=record.name,
+            )
+        move = Move.REQUEST_CANCEL if type.cooperative else Move.FLAG_CANCEL
+        return await self.store.writer.submit(RequestCancel(record.uid, reason, move))
+
+    async def delete(self, live: Live) -> None:
+        """Remove an ended operation. Raises `ServiceError` (OPERATION_RUNNING)."""
+        await self.store.writer.submit(Delete(live.record.uid))
+
+    async def list(
+        self, conditions: Sequence[Condition], before: bytes | None, size: int
+    ) -> tuple[Iterable[OperationRecord], bytes | None]:
+        """One page of operations, newest first, and where the next begins."""
+        return await self.store.page(conditions, before, size)
+
+    # What commits bring.
+
+    def _on_commit(self, commit: dict[bytes, Any]) -> None:
+        self.table.publish(commit)
+        for uid in commit:
+            live = self.table.live.get(uid)
+            if live is not None and live.record.cancel_requested is not None and live.attempt is not None:
+                live.attempt.request_cancel()
+
+    def _on_new(self, live: Live) -> None:
+        live.input = self._inputs.get(live.record.uid)
+        self._arm(live)
+        self.executor.admit(live)
+
+    def _on_end(self, live: Live) -> None:
+        key = (live.record.type, live.record.state)
+        self.ended[key] = self.ended.get(key, 0) + 1
+        if live.deadline is not None:
+            live.deadline.cancel()
+            live.deadline = None
+        if live.attempt is not None:
+            live.attempt.end(Ending.SETTLED)
+
+    def _arm(self, live: Live) -> None:
+        if live.record.deadline is not None:
+            live.deadline = self.clock.call_at(live.record.deadline, lambda: self._overdue(live))
+
+    def _overdue(self, live: Live) -> None:
+        if not live.record.terminal:
+            settle = Settle(live.record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
+            self.store.writer.submit(settle).add_done_callback(_log_refusal)
+
+    def _settled(self, type: OperationType, uid: bytes, reserved: bool, outcome: Accepted | Exception) -> None:
+        self._inputs.pop(uid, None)
+        self.executor.settled(type, reserved, isinstance(outcome, Accepted) and outcome.created)
+
+    def _not_accepting(self) -> ServiceError:
+        if self.draining:
+            return ServiceError(Reason.SERVER_DRAINING, Reason.SERVER_DRAINING.meaning, retry_after=1.0)
+        return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)
+
+
+def _digest(input: Message, body: bytes, labels: Mapping[str, str]) -> bytes:
+    """What makes two requests the same: the input apart from `request_id`, and the labels."""
+    field = input.DESCRIPTOR.fields_by_name.get("request_id")
+    if field is not None and field.type == field.TYPE_STRING:
+        input = type(input).FromString(body)
+        input.ClearField("request_id")
+        body = input.SerializeToString(deterministic=True)
+    hasher = hashlib.sha256(body)
+    for key in sorted(labels):
+        hasher.update(f"\0{key}\0{labels[key]}".encode())
+    return hasher.digest()[:16]
+
+
+def _not_found(name: str) -> ServiceError:
+    return ServiceError(
+        Reason.OPERATION_NOT_FOUND, f"There is no {name}: it never existed, or it was deleted.", resource=name
+    )
+
+
+def _log_refusal(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.info("an overdue operation had ended already: %s", future.exception())
+
+
+__all__ = ["LOCAL", "Engine", "Limits", "Started", "State"]

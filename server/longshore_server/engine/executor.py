@@ -1,0 +1,197 @@
+"""Runs attempts: slots per type, a bounded queue of those that wait for one, and the end of each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+from longshore_server.clock import Clock
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.attempt import Attempt, Ending
+from longshore_server.engine.live import Live
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.lifecycle import State
+from longshore_server.store.mutations import Begin
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class _Queue:
+    """One type: how many attempts run, and which operations wait."""
+
+    __slots__ = ("accepting", "running", "waiting")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.accepting = 0  # starts whose commit is under way and that will have to wait
+        self.waiting: deque[Live] = deque()
+
+
+class Executor:
+    """All attempts of this server."""
+
+    def __init__(
+        self,
+        types: Iterable[OperationType],
+        store: Store,
+        clock: Clock,
+        *,
+        concurrency: int,
+        queue: int,
+        max_payload: int,
+    ) -> None:
+        self.types = {type.name: type for type in types}
+        self.store = store
+        self.clock = clock
+        self.max_payload = max_payload
+        self.services: Any = None
+        self.stopping = False
+        self.held = False
+        """While true, new operations wait: recovery runs suspects apart (see `engine/recovery.py`)."""
+        self._concurrency = concurrency
+        self._queue_limit = queue
+        self._queues = {name: _Queue() for name in self.types}
+        self._attempts: set[Attempt] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def running(self) -> int:
+        """How many attempts run."""
+        return len(self._attempts)
+
+    def running_of(self, type: str) -> int:
+        """How many attempts of one type run."""
+        return self._queues[type].running
+
+    def waiting_of(self, type: str) -> int:
+        """How many operations of one type wait for a slot."""
+        return len(self._queues[type].waiting)
+
+    def reserve(self, type: OperationType) -> bool:
+        """Take a slot for a start, if one is free and nobody waits for it."""
+        queue = self._queues[type.name]
+        if self.held or self.stopping or queue.waiting or queue.running >= self._concurrency:
+            queue.accepting += 1
+            return False
+        queue.running += 1
+        return True
+
+    def settled(self, type: OperationType, reserved: bool, created: bool) -> None:
+        """The start for which `reserve` was called is through; a slot that it does not use is free again."""
+        queue = self._queues[type.name]
+        if not reserved:
+            queue.accepting -= 1
+        elif not created:
+            queue.running -= 1
+            self._next(queue)
+
+    def refusal(self, type: OperationType) -> ServiceError | None:
+        """Why no further operation of this type may begin now, if so."""
+        queue = self._queues[type.name]
+        full = self.held or queue.running >= self._concurrency
+        if full and len(queue.waiting) + queue.accepting >= self._queue_limit:
+            return ServiceError(
+                Reason.TOO_MANY_OPERATIONS,
+                f"{self._queue_limit} operations of type {type.name} wait already: try again later.",
+                retry_after=1.0,
+                metadata={"type": type.name, "limit": str(self._queue_limit)},
+            )
+        return None
+
+    def admit(self, live: Live) -> None:
+        """A new operation is published: run it if it has its slot, else let it wait."""
+        record = live.record
+        if record.state is State.RUNNING:
+            self._launch(live)
+        elif record.type in self._queues:
+            queue = self._queues[record.type]
+            queue.waiting.append(live)
+            self._next(queue)
+
+    def rerun(self, live: Live) -> None:
+        """Let an interrupted operation wait for a slot like any other; never refused."""
+        queue = self._queues[live.record.type]
+        queue.waiting.append(live)
+        self._next(queue)
+
+    def release(self) -> None:
+        """Stop holding new operations back."""
+        self.held = False
+        for queue in self._queues.values():
+            self._next(queue)
+
+    async def isolate(self, live: Live) -> None:
+        """Begin one operation apart from the queues. Returns once its attempt has begun."""
+        queue = self._queues[live.record.type]
+        queue.running += 1
+        await self._begin(queue, live)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside everything else. The event loop itself keeps no reference to a task."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def finished(self, type: OperationType, live: Live, attempt: Attempt) -> None:
+        """An attempt is over: its slot goes to whoever waits."""
+        self._attempts.discard(attempt)
+        if live.attempt is attempt:
+            live.attempt = None
+        queue = self._queues[type.name]
+        queue.running -= 1
+        self._next(queue)
+
+    async def drain(self, until: int) -> list[OperationRecord]:
+        """Give running attempts until `until` to end, then interrupt them. Returns the operations they leave behind."""
+        self.stopping = True
+        tasks = [attempt.task for attempt in self._attempts]
+        if tasks:
+            done = asyncio.ensure_future(asyncio.wait(tasks))
+            timer = self.clock.call_at(until, done.cancel)
+            try:
+                await done
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+            finally:
+                timer.cancel()
+        left = list(self._attempts)
+        for attempt in left:
+            attempt.end(Ending.DRAIN)
+        lives = [attempt.live for attempt in left]
+        if left:
+            # A handler that swallows its cancellation is left behind: the process is about to end.
+            await asyncio.wait([attempt.task for attempt in left], timeout=5)
+        return [live.record for live in lives if not live.record.terminal]
+
+    def _next(self, queue: _Queue) -> None:
+        while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
+            live = queue.waiting.popleft()
+            if live.record.terminal:
+                continue
+            queue.running += 1
+            self.spawn(self._begin(queue, live))
+
+    async def _begin(self, queue: _Queue, live: Live) -> None:
+        try:
+            await self.store.writer.submit(Begin(live.record.uid))
+        except ServiceError as error:
+            # Cancelled or out of time while it waited: its slot goes to the next.
+            if not live.record.terminal:
+                log.error("%s could not begin: %s", live.record.name, error.message)
+            queue.running -= 1
+            self._next(queue)
+        else:
+            self._launch(live)
+
+    def _launch(self, live: Live) -> None:
+        type = self.types[live.record.type]
+        attempt = Attempt(self, type, live)
+        live.attempt = attempt
+        self._attempts.add(attempt)

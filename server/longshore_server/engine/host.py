@@ -1,0 +1,145 @@
+"""`server.operations`: operations from the service's own code, in handlers and beside them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+
+from longshore.v1 import operation_pb2
+from longshore_server.clock import SECOND
+from longshore_server.engine.engine import Engine
+from longshore_server.engine.live import Live
+from longshore_server.engine.watch import Next, WatchOptions
+from longshore_server.handler.journal import Asked, place
+from longshore_server.handler.operation import current
+from longshore_server.lifecycle import State
+from longshore_server.store.events import uid_text
+
+
+class OperationEndedError(Exception):
+    """The operation that was waited for ended without a result.
+
+    Attributes:
+        name: the operation.
+        state: `State.FAILED` or `State.CANCELLED`.
+        status: the `google.rpc.Status` that it ended with.
+    """
+
+    def __init__(self, name: str, state: State, status: status_pb2.Status) -> None:
+        super().__init__(f"{name} {state.name}: {status.message}")
+        self.name = name
+        self.state = state
+        self.status = status
+
+
+class OperationRef:
+    """One operation, from inside the server."""
+
+    def __init__(self, engine: Engine, uid: bytes, name: str, created: bool) -> None:
+        self._engine = engine
+        self._uid = uid
+        self.name = name
+        """`operations/{id}`."""
+        self.created = created
+        """Whether this start made it."""
+
+    @property
+    def uid(self) -> str:
+        """The UUIDv7 that is this operation's alone."""
+        return uid_text(self._uid)
+
+    async def state(self) -> State:
+        """Where it stands. Raises `ServiceError` (OPERATION_NOT_FOUND)."""
+        return (await self._live()).record.state
+
+    async def wait(self, timeout: float | None = None) -> Any:
+        """The result, once there is one: a message of the contract's result type.
+
+        Args:
+            timeout: seconds; None: however long it takes.
+
+        Raises `OperationEndedError` when it failed or was cancelled, `TimeoutError` when the time is up.
+        """
+        live = await self._live()
+        until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
+        record = await self._engine.wait(live, until)
+        if record.state is State.COMPLETED:
+            assert record.result is not None
+            result = self._engine.types[record.type].result()
+            AnyMessage.FromString(record.result).Unpack(result)
+            return result
+        if record.error is None:
+            raise TimeoutError(f"{self.name} has not ended after {timeout} seconds")
+        raise OperationEndedError(self.name, record.state, status_pb2.Status.FromString(record.error))
+
+    async def watch(self, after: int = 0) -> AsyncIterator[operation_pb2.OperationEvent]:
+        """Its events after a sequence, to its end."""
+        live = await self._live()
+        async for batch in self._engine.watch(live, WatchOptions(after=after)):
+            for item in batch:
+                if isinstance(item, Next):
+                    yield operation_pb2.OperationEvent.FromString(item.event.body)
+
+    async def cancel(self, reason: str = "") -> State:
+        """Ask to cancel, as a caller would. Returns the state after it. Raises `ServiceError` (NOT_CANCELLABLE)."""
+        return (await self._engine.cancel(await self._live(), reason)).state
+
+    async def _live(self) -> Live:
+        return await self._engine.load(self._uid, self.name)
+
+
+class Operations:
+    """Starts and finds operations of this server."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+
+    def attach(self, engine: Engine | None) -> None:
+        """For the server: the engine that runs now."""
+        self._engine = engine
+
+    async def start(
+        self, type: str, request: Message, *, name: str | None = None, request_id: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> OperationRef:  # fmt: skip
+        """Start an operation of `type` (`package.Service/Method`) with `request` as its input.
+
+        Inside a handler the start is an entry of that operation's journal: a re-run finds the child that an earlier
+        attempt started. `name` tells several starts of one type in one handler apart; default the type.
+
+        Raises `ServiceError` as a caller's start would, `TypeError` for another request than the type's,
+        `DuplicateNameError` and `NonDeterministicError` inside a handler.
+        """
+        engine = self._require()
+        kind = engine.type_named(type)
+        if request.__class__ is not kind.input:
+            raise TypeError(f"{type} takes {kind.input.DESCRIPTOR.full_name}, not {request.__class__.__name__}")
+        parent = current.get()
+        if parent is None:
+            started = await engine.start(kind, request, request_id=request_id, labels=labels)
+        else:
+            asked = Asked(type, request, sorted((labels or {}).items()).__repr__())
+            entry, recorded = parent.child_entry(name or type, asked, place(2))
+            if recorded is not None:
+                live = await engine.load(recorded)
+                return OperationRef(engine, recorded, live.record.name, False)
+            started = await engine.start(
+                kind, request, owner=parent.caller.principal, request_id=request_id, labels=labels,
+                parent=parent.name, child=(parent.uid_bytes, entry),
+            )  # fmt: skip
+        record = started.live.record
+        return OperationRef(engine, record.uid, record.name, started.created)
+
+    async def find(self, name: str) -> OperationRef:
+        """The operation called `operations/{id}`. Raises `ServiceError` (OPERATION_NOT_FOUND)."""
+        record = (await self._require().find(name)).record
+        return OperationRef(self._require(), record.uid, record.name, False)
+
+    def _require(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("server.operations works while the server runs")
+        return self._engine

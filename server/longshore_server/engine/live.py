@@ -1,0 +1,190 @@
+"""Operations in memory: the published snapshot, the latest events, and who waits for the next.
+
+Only `Table.publish` changes them, in one step of the event loop per commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from longshore_server.clock import Timer, resolve
+from longshore_server.store.record import EventRow, OperationRecord
+from longshore_server.store.transaction import Published
+
+if TYPE_CHECKING:
+    from longshore_server.engine.attempt import Attempt
+
+RING = 256
+"""How many of an operation's latest events are kept in memory for its watchers."""
+RING_BYTES = 1 << 20
+"""How many bytes of them."""
+ENDED = 4096
+"""How many ended operations stay in memory, so that a caller who comes for the result finds it there."""
+ENDED_BYTES = 64 << 20
+"""How many bytes of them."""
+
+
+class Event:
+    """One published event. `wire` caches what the rpc layer made of `body`: made once, sent to all."""
+
+    __slots__ = ("body", "sequence", "type", "wire")
+
+    def __init__(self, row: EventRow) -> None:
+        self.sequence, self.type, self.body = row
+        self.wire: bytes | None = None
+
+
+class Live:
+    """One operation: what is published of it, and who waits."""
+
+    __slots__ = (
+        "_enders", "_waiters", "attempt", "deadline", "input", "record", "ring", "ring_bytes", "snapshot_wire",
+    )  # fmt: skip
+
+    def __init__(self, record: OperationRecord) -> None:
+        self.record = record
+        self.ring: deque[Event] = deque()
+        self.ring_bytes = 0
+        self.input: Message | None = None
+        self.attempt: Attempt | None = None
+        self.deadline: Timer | None = None
+        self.snapshot_wire: tuple[int, bytes] | None = None
+        # Dicts for their order and for leaving in O(1): an idle watch leaves and comes back at every heartbeat.
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        self._enders: dict[asyncio.Future[None], None] = {}
+
+    def changed(self) -> asyncio.Future[None]:
+        """A future that is done at the next publication. Each waiter has its own, so that cancelling one frees one."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[future] = None
+        return future
+
+    def ended(self) -> asyncio.Future[None]:
+        """A future that is done once the operation has ended."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.record.terminal:
+            future.set_result(None)
+        else:
+            self._enders[future] = None
+        return future
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Let go of a future that nobody waits for any more."""
+        self._waiters.pop(future, None)
+        self._enders.pop(future, None)
+
+    def after(self, sequence: int) -> list[Event] | None:
+        """The published events after `sequence`, or None when the ring no longer reaches back that far."""
+        count = self.record.sequence - sequence
+        if count <= 0:
+            return []
+        ring = self.ring
+        if count > len(ring):
+            return None
+        if count == len(ring):
+            return list(ring)
+        return [ring[i] for i in range(len(ring) - count, len(ring))]
+
+    def publish(self, record: OperationRecord, events: list[EventRow]) -> None:
+        """A commit: the new snapshot, the new events, and everyone who waits."""
+        self.record = record
+        for row in events:
+            self.ring.append(Event(row))
+            self.ring_bytes += len(row.body)
+        while len(self.ring) > RING or (self.ring_bytes > RING_BYTES and len(self.ring) > 1):
+            self.ring_bytes -= len(self.ring.popleft().body)
+        self.wake()
+        if record.terminal:
+            self.release()
+
+    def release(self) -> None:
+        """Wake whoever waits for the end: it has come, or the server stops waiting for it."""
+        enders, self._enders = self._enders, {}
+        for future in enders:
+            resolve(future)
+
+    def wake(self) -> None:
+        """Wake whoever waits for a change."""
+        waiters, self._waiters = self._waiters, {}
+        for future in waiters:
+            resolve(future)
+
+    @property
+    def size(self) -> int:
+        """Roughly how many bytes it holds."""
+        record = self.record
+        return 1024 + self.ring_bytes + len(record.result or b"") + len(record.progress or b"")
+
+
+class Table:
+    """All operations in memory: every live one, and the ones that ended last."""
+
+    def __init__(self, on_new: Callable[[Live], None], on_end: Callable[[Live], None]) -> None:
+        self.live: dict[bytes, Live] = {}
+        self._ended: OrderedDict[bytes, Live] = OrderedDict()
+        self._ended_bytes = 0
+        self._names: dict[str, bytes] = {}
+        self._on_new = on_new
+        self._on_end = on_end
+
+    def get(self, uid: bytes) -> Live | None:
+        """The operation, if it is in memory."""
+        found = self.live.get(uid)
+        if found is None:
+            found = self._ended.get(uid)
+            if found is not None:
+                self._ended.move_to_end(uid)
+        return found
+
+    def named(self, id: str) -> Live | None:
+        """The live operation with this public id, if it is in memory."""
+        uid = self._names.get(id)
+        return None if uid is None else self.live.get(uid)
+
+    def add(self, record: OperationRecord) -> Live:
+        """Take in an operation that the store already held."""
+        live = Live(record)
+        if record.terminal:
+            self._keep(live)
+        else:
+            self.live[record.uid] = live
+            self._names[record.id] = record.uid
+        return live
+
+    def publish(self, commit: dict[bytes, Published]) -> None:
+        """Make one commit visible, all of it in this step of the event loop."""
+        for uid, (record, events) in commit.items():
+            if record is None:
+                gone = self._ended.pop(uid, None)
+                if gone is not None:
+                    self._ended_bytes -= gone.size
+                    gone.wake()
+                continue
+            live = self.live.get(uid)
+            if live is None:
+                live = self.live[uid] = Live(record)
+                self._names[record.id] = uid
+                live.publish(record, events)
+                if not record.terminal:
+                    self._on_new(live)
+            else:
+                live.publish(record, events)
+            if record.terminal:
+                self._on_end(live)
+                del self.live[uid]
+                if self._names.get(record.id) == uid:
+                    del self._names[record.id]
+                live.input = None
+                self._keep(live)
+
+    def _keep(self, live: Live) -> None:
+        self._ended[live.record.uid] = live
+        self._ended_bytes += live.size
+        while len(self._ended) > ENDED or self._ended_bytes > ENDED_BYTES:
+            _, oldest = self._ended.popitem(last=False)
+            self._ended_bytes -= oldest.size

@@ -1,0 +1,94 @@
+"""After a crash: every operation that had not ended goes on, and the one that kills the process is found.
+
+Interruptions count apart from failures. When the server has died twice in a row soon after its start, one of the
+operations that ran may be the cause: they are then run in small groups, one after the other, so that only the group
+with the culprit counts another crash. Groups shrink with the count, until the culprit dies alone and reaches its cap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from longshore_server.clock import SECOND, Clock, sleep_until
+from longshore_server.engine.executor import Executor
+from longshore_server.engine.live import Live
+from longshore_server.errors import Reason, ServiceError, failure
+from longshore_server.lifecycle import Move, State
+from longshore_server.store.mutations import Interrupt, Settle
+from longshore_server.store.writer import Writer
+
+log = logging.getLogger(__name__)
+
+QUICK = 60 * SECOND
+"""A server that dies within this time of its start has crashed quickly."""
+SUSPICIOUS = 2
+"""After so many quick crashes in a row, recovered operations are run apart."""
+PROBATION = SECOND
+"""How long a group must run without a crash before the next may begin."""
+
+
+async def recover(lives: Sequence[Live], executor: Executor, writer: Writer, clock: Clock, quick_crashes: int) -> int:
+    """Settle or queue every operation that the last server left behind. Returns how many are under way again."""
+    now = clock.now()
+    changes = []
+    for live in lives:
+        record, type = live.record, executor.types[live.record.type]
+        if record.deadline is not None and record.deadline <= now:
+            # Overdue deadlines come before handlers: what is too late is not begun again.
+            changes.append(writer.submit(Settle(record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))))
+        elif record.under_way or record.state is State.CANCELLING or (
+            record.state is State.RUNNING and record.cancel_requested is not None
+        ):  # fmt: skip
+            changes.append(writer.submit(Interrupt(record.uid, record.under_way, type.rerun, type.max_crashes)))
+    for result in await asyncio.gather(*changes, return_exceptions=True):
+        if isinstance(result, BaseException) and not isinstance(result, ServiceError):
+            raise result
+    left = [live for live in lives if not live.record.terminal]
+    suspects = [live for live in left if live.record.state is State.RUNNING and live.record.crashes >= SUSPICIOUS]
+    if quick_crashes >= SUSPICIOUS and suspects:
+        log.warning(
+            "the server died %d times soon after its start: %d operations are run apart", quick_crashes, len(suspects)
+        )
+        executor.held = True
+        executor.spawn(_isolate(suspects, executor, clock))
+    else:
+        suspects = []
+    apart = set(suspects)
+    for live in left:
+        if live not in apart:
+            executor.rerun(live)
+    return len(left)
+
+
+async def _isolate(suspects: list[Live], executor: Executor, clock: Clock) -> None:
+    try:
+        waiting = sorted(suspects, key=lambda live: live.record.crashes)
+        while waiting:
+            size = _group_size(waiting[0].record.crashes)
+            group, waiting = waiting[:size], waiting[size:]
+            # Members with different counts are never mixed: the smaller groups are the more suspect ones.
+            same = [live for live in group if _group_size(live.record.crashes) == size]
+            waiting = group[len(same) :] + waiting
+            for live in same:
+                await executor.isolate(live)
+            await _probation(same, clock)
+    finally:
+        executor.release()
+
+
+async def _probation(group: list[Live], clock: Clock) -> None:
+    """Return once every member has ended, or the time of probation is over."""
+    over = asyncio.create_task(sleep_until(clock, clock.now() + PROBATION))
+    ends = {live.ended(): live for live in group}
+    for future in ends:
+        # Enough have ended when the last one has; each then looks whether it was that.
+        future.add_done_callback(lambda _: over.cancel() if all(f.done() for f in ends) else None)
+    await asyncio.wait([over])
+    for future, live in ends.items():
+        live.forget(future)
+
+
+def _group_size(crashes: int) -> int:
+    return 64 if crashes <= SUSPICIOUS else 8 if crashes == SUSPICIOUS + 1 else 1

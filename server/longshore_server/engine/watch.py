@@ -1,0 +1,181 @@
+"""The watch: a cursor over one operation's log, not a queue.
+
+A watcher holds its last sequence and nothing else. A commit wakes it; it reads what follows from the ring that all
+watchers share or, when it lags behind that, from the log. However slow it is, it costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from longshore_server.clock import SECOND, Clock
+from longshore_server.engine.live import Event, Live
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.lifecycle import TERMINAL_EVENTS, EventType
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.store import Store
+
+HEARTBEAT = 15 * SECOND
+PAGE = 256
+"""How many events a lagging watcher reads from the log at once."""
+
+
+class Snapshot(NamedTuple):
+    """The published snapshot. `reset`: it stands for events that the log no longer holds."""
+
+    live: Live
+    record: OperationRecord
+    reset: bool
+
+
+class Next(NamedTuple):
+    """One event. `covers_after`: the events after that sequence and before this one were left out on purpose."""
+
+    event: Event
+    covers_after: int | None
+
+
+class Heartbeat(NamedTuple):
+    """Nothing happened. Everything up to `sequence` was sent or left out on purpose."""
+
+    sequence: int
+    time: int
+
+
+Item = Snapshot | Next | Heartbeat
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """What a watcher wants to see.
+
+    `after`: resume after this sequence; None: the snapshot first. `types`: only these, and the terminal event; None:
+    all. `conflate`: of the progress that waits only the latest. `heartbeat`: microseconds of silence before a sign of
+    life.
+    """
+
+    after: int | None = None
+    types: frozenset[EventType] | None = None
+    conflate: bool = False
+    heartbeat: int = HEARTBEAT
+
+
+class Watches:
+    """All watches of this server."""
+
+    def __init__(self, store: Store, clock: Clock, limit: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._limit = limit
+        self._open: dict[object, Live] = {}
+        self._draining: ServiceError | None = None
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def end(self, reason: ServiceError) -> None:
+        """End every watch, and every later one, with `reason`."""
+        self._draining = reason
+        for live in set(self._open.values()):
+            live.wake()
+
+    async def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
+        """Follow `live` to its end, in batches of what is there. Raises `ServiceError`."""
+        if options.after is not None and options.after > live.record.sequence:
+            raise ServiceError(
+                Reason.SEQUENCE_OUT_OF_RANGE,
+                f"{live.record.name} has {live.record.sequence} events so far: cannot resume after {options.after}.",
+                resource=live.record.name,
+                metadata={"sequence": str(live.record.sequence)},
+            )
+        if len(self._open) >= self._limit:
+            raise ServiceError(
+                Reason.TOO_MANY_WATCHES, f"{self._limit} watches are open: try again later.", retry_after=5.0
+            )
+        token = object()
+        self._open[token] = live
+        try:
+            async for batch in self._follow(live, options):
+                yield batch
+        finally:
+            del self._open[token]
+
+    async def _follow(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
+        cursor = options.after
+        if cursor is None:
+            # The snapshot and the cursor are taken in one step of the event loop: nothing fits in between.
+            record = live.record
+            cursor = record.sequence
+            yield [Snapshot(live, record, False)]
+        covered = cursor
+        while True:
+            if self._draining is not None:
+                raise self._draining
+            events = live.after(cursor)
+            if events is None:
+                events = await self._from_log(live, cursor)
+                if events is None:
+                    record = live.record
+                    cursor = covered = record.sequence
+                    yield [Snapshot(live, record, True)]
+                    continue
+            if events:
+                cursor = events[-1].sequence
+                batch, covered = _select(events, covered, options)
+                if batch:
+                    yield batch
+                continue
+            if live.record.terminal:
+                return
+            if not await self._change(live, options.heartbeat):
+                yield [Heartbeat(cursor, self._clock.now())]
+
+    async def _from_log(self, live: Live, cursor: int) -> list[Event] | None:
+        """The published events after `cursor`; None when the log does not reach back to it any more."""
+        if cursor + 1 < live.record.first_sequence:
+            return None
+        published = live.record.sequence
+        rows = await self._store.log(live.record.uid, cursor, PAGE)
+        rows = [row for row in rows if row.sequence <= published]
+        if not rows or rows[0].sequence != cursor + 1:
+            return None
+        return [Event(row) for row in rows]
+
+    async def _change(self, live: Live, heartbeat: int) -> bool:
+        """Wait for a publication; False when `heartbeat` passed without one."""
+        future = live.changed()
+        silent = False
+
+        def beat() -> None:
+            nonlocal silent
+            if not future.done():
+                silent = True
+                future.set_result(None)
+
+        timer = self._clock.call_at(self._clock.now() + heartbeat, beat)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            live.forget(future)
+        return not silent
+
+
+def _select(events: list[Event], covered: int, options: WatchOptions) -> tuple[list[Item], int]:
+    """What of `events` is sent, and the sequence up to which everything is sent or accounted for by a sent event."""
+    if options.types is None and not options.conflate:
+        return [Next(event, None) for event in events], events[-1].sequence
+    latest = max((e.sequence for e in events if e.type is EventType.PROGRESS), default=0)
+    batch: list[Item] = []
+    for event in events:
+        wanted = options.types is None or event.type in options.types or event.type in TERMINAL_EVENTS
+        if options.conflate and event.type is EventType.PROGRESS and event.sequence < latest:
+            wanted = False
+        if wanted:
+            batch.append(Next(event, covered if event.sequence != covered + 1 else None))
+            covered = event.sequence
+    return batch, covered

@@ -1,0 +1,109 @@
+"""The journal of one operation: what its durable awaits asked for and got, so that a re-run does nothing twice.
+
+Entries are keyed (kind, name, occurrence) and carry a digest of what was asked. A re-run that asks for something else
+under the same key has other code, or another course, than the run that recorded it: it fails with both sides shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+from longshore_server.handler import codec
+from longshore_server.store.record import JournalEntry
+
+SHOWN = 500
+"""How many characters of what was asked are kept for people."""
+
+Key = tuple[str, str, int]
+
+
+class DuplicateNameError(RuntimeError):
+    """Two durable awaits of one attempt have the same name: the second would be given the outcome of the first."""
+
+
+class NonDeterministicError(Exception):
+    """A re-run asked for something else than was recorded. The operation fails with reason NON_DETERMINISTIC."""
+
+
+class Asked:
+    """What a durable await asks for: a digest for machines and a text for people."""
+
+    __slots__ = ("digest", "text")
+
+    def __init__(self, *parts: Any) -> None:
+        hasher = hashlib.sha256()
+        shown = []
+        for part in parts:
+            data = _canonical(part)
+            hasher.update(len(data).to_bytes(8, "big") + data)
+            shown.append(
+                repr(part) if not isinstance(part, Message) else f"{part.DESCRIPTOR.name}({str(part).strip()})"
+            )
+        self.digest = hasher.digest()[:16]
+        self.text = ", ".join(shown)[:SHOWN]
+
+
+class Journal:
+    """The entries of one attempt: those that earlier attempts recorded, and the keys that this one has used."""
+
+    def __init__(self, entries: Iterable[JournalEntry] = ()) -> None:
+        self._entries: dict[Key, JournalEntry] = {(e.kind, e.name, e.occurrence): e for e in entries}
+        self._used: dict[tuple[str, str], str] = {}
+        self._occurrences: dict[tuple[str, str], int] = {}
+
+    def claim(self, kind: str, name: str, place: str) -> Key:
+        """The key of an await that has a name. Raises `DuplicateNameError` on its second use in one attempt."""
+        first = self._used.setdefault((kind, name), place)
+        if first is not place:
+            raise DuplicateNameError(
+                f"{kind} {name!r} is used at {first} and again at {place}: give each a name of its own"
+            )
+        return (kind, name, 0)
+
+    def release(self, key: Key) -> None:
+        """Forget a claim whose await failed and recorded nothing: the handler may try again under the same name."""
+        self._used.pop(key[:2], None)
+
+    def count(self, kind: str, name: str) -> Key:
+        """The key of the next await of a kind that is told apart by order alone."""
+        occurrence = self._occurrences.get((kind, name), 0)
+        self._occurrences[kind, name] = occurrence + 1
+        return (kind, name, occurrence)
+
+    def recorded(self, key: Key, asked: Asked) -> JournalEntry | None:
+        """The outcome that an earlier attempt recorded. Raises `NonDeterministicError` when it was asked otherwise."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.digest != asked.digest:
+            kind, name, occurrence = key
+            raise NonDeterministicError(
+                f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}: attempt {entry.attempt} asked for "
+                f"({entry.asked}), this attempt asks for ({asked.text})"
+            )
+        return entry
+
+
+def place(depth: int) -> str:
+    """`file:line` of the caller's caller, `depth` frames above this function."""
+    frame = sys._getframe(depth)  # noqa: SLF001 - inspect.stack() reads source files on the hot path
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _canonical(part: Any) -> bytes:
+    """Bytes that are the same in every run for the same argument; what cannot be stored counts by its type alone."""
+    if isinstance(part, str):
+        return b"s" + part.encode("utf-8", "surrogatepass")
+    if isinstance(part, bytes):
+        return b"b" + part
+    if isinstance(part, Sequence) and type(part) in (list, tuple):
+        return b"l" + b"".join(len(c).to_bytes(8, "big") + c for c in map(_canonical, part))
+    try:
+        encoded = codec.encode(part)
+    except (codec.NotStorableError, TypeError):
+        kind = type(part)
+        return f"o{kind.__module__}.{kind.__qualname__}".encode()
+    return encoded.codec.encode() + b"\0" + encoded.data

@@ -1,0 +1,345 @@
+"""`op`: what a handler sees of its operation, and everything that it can do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from typing_extensions import TypeVar as DefaultTypeVar
+from typing_extensions import TypeVarTuple, Unpack
+
+from longshore.v1 import channels_pb2
+from longshore_server.clock import SECOND, Clock, sleep_until
+from longshore_server.contract.types import OperationType
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.handler import codec
+from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
+from longshore_server.handler.log import OperationLog
+from longshore_server.lifecycle import Move
+from longshore_server.store.events import uid_text
+from longshore_server.store.mutations import Record, Report
+from longshore_server.store.record import JournalEntry, OperationRecord
+
+if TYPE_CHECKING:
+    from longshore_server.store.writer import Writer
+
+InputT = TypeVar("InputT", bound=Message)
+ProgressT = TypeVar("ProgressT")
+OutputT = TypeVar("OutputT")
+ResultT = TypeVar("ResultT")
+ServicesT = DefaultTypeVar("ServicesT", default=Any)
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+MAX_UNACKNOWLEDGED = 1024
+"""How many reports of one operation may wait to be durable."""
+
+current: contextvars.ContextVar[Operation[Any, Any, Any, Any, Any] | None] = contextvars.ContextVar(
+    "longshore_operation", default=None
+)
+"""The operation whose handler is running here, if any."""
+
+
+class Flag:
+    """Something that a caller asked for: false until then. `if op.cancelled: ...` or `await op.cancelled.wait()`."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Raise the flag, for good."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Return once the flag is raised."""
+        await self._event.wait()
+
+
+@dataclass(frozen=True)
+class Recovery(Generic[ProgressT]):
+    """What was known when the last attempt died."""
+
+    attempt: int
+    """Number of the attempt that died."""
+    crashes: int
+    """How many crashes of the server the operation has been part of."""
+    progress: ProgressT | None
+    """The latest progress that became durable."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who started the operation."""
+
+    principal: str
+
+
+_step_key: contextvars.ContextVar[str | None] = contextvars.ContextVar("longshore_step", default=None)
+
+
+class _Step:
+    """The step that is running here: `from longshore_server import step`, then `step.key` inside its function."""
+
+    @property
+    def key(self) -> str:
+        """Stable across attempts and unique to this step of this operation: pass it on as an idempotency key.
+
+        Raises `RuntimeError` outside a step.
+        """
+        key = _step_key.get()
+        if key is None:
+            raise RuntimeError("step.key exists only inside a function that op.step() runs")
+        return key
+
+
+step = _Step()
+
+
+class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
+    """The context of one attempt.
+
+    Everything that takes effect is durable before it is visible to anyone, and belongs to this attempt: once another
+    attempt has begun, or the operation has ended, further effects raise `ServiceError`.
+    """
+
+    def __init__(
+        self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, writer: Writer,
+        clock: Clock, services: ServicesT,
+    ) -> None:  # fmt: skip
+        self._type = type
+        self._record = record
+        self._journal = journal
+        self._writer = writer
+        self._clock = clock
+        self._unacknowledged = 0
+        self.input: InputT = input
+        """The request that started the operation."""
+        self.services: ServicesT = services
+        """What the server's lifespan yielded."""
+        self.cancelled = Flag()
+        """Raised when a caller asks to cancel."""
+        self.fatal: Exception | None = None
+        """Why this attempt cannot succeed any more, whatever the handler returns."""
+
+    @property
+    def id(self) -> str:
+        """The public id: the name without `operations/`."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """`operations/{id}`."""
+        return self._record.name
+
+    @property
+    def uid(self) -> str:
+        """The UUIDv7 that is this operation's alone."""
+        return uid_text(self._record.uid)
+
+    @property
+    def uid_bytes(self) -> bytes:
+        """For the engine: the uid as the store keys it."""
+        return self._record.uid
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels that it was started with."""
+        return dict(self._record.labels)
+
+    @property
+    def caller(self) -> Caller:
+        """Who started it."""
+        return Caller(self._record.owner)
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return self._record.attempt
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the operation fails if it has not ended (UTC); None: never."""
+        deadline = self._record.deadline
+        return None if deadline is None else datetime.fromtimestamp(deadline / SECOND, UTC)
+
+    @property
+    def recovery(self) -> Recovery[ProgressT] | None:
+        """What was known when the last attempt died; None in the first attempt."""
+        record = self._record
+        if record.attempt <= 1:
+            return None
+        progress: Any = None
+        if record.progress is not None:
+            progress = self._type.progress()
+            AnyMessage.FromString(record.progress).Unpack(progress)
+        return Recovery(record.attempt - 1, record.crashes, progress)
+
+    @property
+    def log(self) -> OperationLog:
+        """A logger for the operators of the service: callers never see it. Every line carries the operation's name."""
+        return OperationLog(self._type.name, self._record)
+
+    async def started(self) -> None:
+        """Does nothing: the engine has logged `started` already. Kept for handlers that are written after seed 1."""
+
+    @overload
+    def progress(
+        self: Operation[Any, channels_pb2.CounterProgress, Any, Any, Any],
+        value: int, total: int | None = None, message: str = "",
+    ) -> Awaitable[None]: ...  # fmt: skip
+
+    @overload
+    def progress(self, value: ProgressT) -> Awaitable[None]: ...
+
+    def progress(self: Any, value: Any, total: int | None = None, message: str = "") -> Awaitable[None]:
+        """Report progress. Queued in order at once; await the result to know that it is durable, and so visible.
+
+        Raises `TypeError` for another type than the contract's, `ServiceError` (TOO_MUCH_UNACKNOWLEDGED) when more
+        than 1024 reports wait; the awaitable raises `ServiceError` when this attempt may no longer report.
+        """
+        if isinstance(value, int) and self._type.progress is channels_pb2.CounterProgress:
+            value = channels_pb2.CounterProgress(current=value, total=total, message=message)
+        return self._report(Move.PROGRESS, self._type.progress, self._type.progress_url, value)
+
+    @overload
+    def output(
+        self: Operation[Any, Any, channels_pb2.DiagnosticOutput, Any, Any],
+        value: str, channel: channels_pb2.DiagnosticOutput.Channel = ...,
+    ) -> Awaitable[None]: ...  # fmt: skip
+
+    @overload
+    def output(self, value: OutputT) -> Awaitable[None]: ...
+
+    def output(
+        self: Any,
+        value: Any,
+        channel: int = channels_pb2.DiagnosticOutput.CHANNEL_INFO,
+    ) -> Awaitable[None]:
+        """Send output to the callers; a text becomes a `DiagnosticOutput` where that is the type. Like `progress`."""
+        if isinstance(value, str) and self._type.output is channels_pb2.DiagnosticOutput:
+            value = channels_pb2.DiagnosticOutput(
+                channel=channels_pb2.DiagnosticOutput.Channel.ValueType(channel), message=value
+            )
+        return self._report(Move.OUTPUT, self._type.output, self._type.output_url, value)
+
+    @overload
+    async def step(self, name: str, function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T: ...
+
+    @overload
+    async def step(self, name: str, function: Callable[[Unpack[Args]], T], *args: *Args) -> T: ...
+
+    async def step(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `function(*args)` once in the life of the operation, and return its recorded result ever after.
+
+        The result is recorded when the function has returned: a crash in between runs it again, so pass `step.key` on
+        to whatever must not happen twice. Results are protobuf messages, JSON values or dataclasses, always decoded
+        from what was stored. Steps may run in parallel, not inside one another.
+
+        Raises what `function` raises (nothing is recorded), `DuplicateNameError` for a name used before in this
+        attempt, `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result.
+        """
+        if _step_key.get() is not None:
+            raise RuntimeError(f"step {name!r} is inside another step: steps cannot be nested")
+        key = self._journal.claim("step", name, place(2))
+        asked = Asked(*args)
+        entry = self._recorded(key, asked)
+        if entry is None:
+            token = _step_key.set(f"{self.uid}/{name}")
+            try:
+                result = function(*args)
+                if inspect.isawaitable(result):
+                    result = await result
+            except BaseException:
+                self._journal.release(key)
+                raise
+            finally:
+                _step_key.reset(token)
+            try:
+                stored = codec.encode(result)
+            except codec.NotStorableError as error:
+                raise TypeError(f"step {name!r}: {error}") from None
+            entry = await self._record_entry(key, asked, stored)
+        return codec.decode(codec.Encoded(entry.codec, entry.outcome))
+
+    async def sleep(self, duration: float | timedelta) -> None:
+        """Sleep durably: the end is recorded at the first call, and a re-run sleeps only what is left of it.
+
+        Args:
+            duration: seconds, or a timedelta. Raises `ValueError` when it is negative.
+        """
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+        if seconds < 0:
+            raise ValueError(f"cannot sleep {seconds} seconds")
+        asked = Asked(seconds)
+        key = self._journal.count("sleep", "")
+        entry = self._recorded(key, asked)
+        if entry is None:
+            wake = self._clock.now() + int(seconds * SECOND)
+            entry = await self._record_entry(key, asked, codec.encode(wake))
+        await sleep_until(self._clock, codec.decode(codec.Encoded(entry.codec, entry.outcome)))
+
+    def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
+        """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""
+        key = self._journal.claim("child", name, where)
+        found = self._recorded(key, asked)
+        kind, name, occurrence = key
+        entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, "uid", b"")
+        return entry, None if found is None else found.outcome
+
+    def _recorded(self, key: Key, asked: Asked) -> JournalEntry | None:
+        try:
+            return self._journal.recorded(key, asked)
+        except NonDeterministicError as error:
+            # Remembered, because a handler that catches everything must not go on as if nothing had happened.
+            self.fatal = self.fatal or error
+            raise
+
+    async def _record_entry(self, key: Key, asked: Asked, stored: codec.Encoded) -> JournalEntry:
+        kind, name, occurrence = key
+        entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, stored.codec, stored.data)
+        return await self._writer.submit(Record(self._record.uid, entry))
+
+    def _report(self, move: Move, expected: type[Message], url: str, value: Any) -> Awaitable[None]:
+        if type(value) is not expected or self._type.void(expected):
+            declared = "none" if self._type.void(expected) else expected.DESCRIPTOR.full_name
+            raise TypeError(
+                f"{self._type.name}: {move.value} of type {type(value).__name__}, but the contract declares {declared}"
+            )
+        if self._unacknowledged >= MAX_UNACKNOWLEDGED:
+            raise ServiceError(
+                Reason.TOO_MUCH_UNACKNOWLEDGED,
+                f"{self.name}: {MAX_UNACKNOWLEDGED} reports wait to be durable: await some of them.",
+            )
+        self._unacknowledged += 1
+        packed = AnyMessage(type_url=url, value=value.SerializeToString()).SerializeToString()
+        future = self._writer.submit(Report(self._record.uid, self._record.attempt, move, packed))
+        future.add_done_callback(self._acknowledge)
+        return _Acknowledged(future)
+
+    def _acknowledge(self, future: asyncio.Future[Any]) -> None:
+        self._unacknowledged -= 1
+        if not future.cancelled():
+            # Whoever does not await a report does not want to hear of its refusal either.
+            future.exception()
+
+
+class _Acknowledged:
+    """The durability of one report. Dropping it unawaited is fine; cancelling the await changes nothing."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+
+    def __await__(self) -> Any:
+        yield from self._future.__await__()

@@ -1,0 +1,41 @@
+"""Ids of operations: UUIDv7 (RFC 9562), time-ordered, strictly increasing within a data directory."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from longshore_server.clock import Clock
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class Uids:
+    """Makes uids. Those of one millisecond differ by a counter: the storage order is the order of acceptance.
+
+    `after` is the highest uid in the store: every new one is above it, even if the clock went back over a restart.
+    """
+
+    def __init__(self, clock: Clock, after: bytes | None) -> None:
+        self._clock = clock
+        value = 0 if after is None else int.from_bytes(after, "big")
+        self._stamp = value >> 80
+        self._counter = (((value >> 64) & 0xFFF) << 30) | ((value >> 32) & 0x3FFF_FFFF)
+
+    def next(self) -> bytes:
+        """A new uid, 16 bytes."""
+        stamp = self._clock.now() // 1000
+        if stamp > self._stamp:
+            self._stamp, self._counter = stamp, secrets.randbits(38)
+        else:
+            self._counter += 1 + secrets.randbits(8)
+            if self._counter >= 1 << 42:
+                self._stamp, self._counter = self._stamp + 1, secrets.randbits(38)
+        high, low = self._counter >> 30, self._counter & 0x3FFF_FFFF
+        value = (self._stamp << 80) | (0x7 << 76) | (high << 64) | (0x2 << 62) | (low << 32) | secrets.randbits(32)
+        return value.to_bytes(16, "big")
+
+
+def parse_uid(text: str) -> bytes | None:
+    """The 16 bytes of a uid's text, or None if it is not one."""
+    return bytes.fromhex(text.replace("-", "")) if _UUID.fullmatch(text) else None

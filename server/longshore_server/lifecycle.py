@@ -1,0 +1,115 @@
+"""The life of an operation, once, as data: its states, the moves between them, who makes each move and what it logs.
+
+`docs/lifecycle.md` and its diagram are generated from the table below, and every pair (state, move) is tested.
+The numbers are those of `longshore.v1.OperationSnapshot.State` and `longshore.v1.EventType`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class State(enum.IntEnum):
+    """Where an operation stands."""
+
+    PENDING = 1
+    RUNNING = 2
+    CANCELLING = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+
+TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
+"""The states that nothing leaves."""
+
+
+class EventType(enum.IntEnum):
+    """The kinds of entries in an operation's log."""
+
+    ACCEPTED = 1
+    STARTED = 2
+    PROGRESS = 3
+    OUTPUT = 4
+    ATTEMPT_FAILED = 5
+    CANCELLING = 6
+    COMPLETED = 7
+    FAILED = 8
+    CANCELLED = 9
+
+
+TERMINAL_EVENTS = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED})
+"""The events that end a log; a log holds at most one, and it is the last."""
+
+
+class Move(enum.Enum):
+    """What can be done to an operation."""
+
+    START = "start"
+    PROGRESS = "progress"
+    OUTPUT = "output"
+    ATTEMPT_FAILED = "attempt_failed"
+    REQUEST_CANCEL = "request_cancel"
+    FLAG_CANCEL = "flag_cancel"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+class Rule(NamedTuple):
+    """One allowed move: from a state to a state, who makes it, and the event that it logs."""
+
+    source: State
+    move: Move
+    target: State
+    by: str
+    event: EventType
+
+
+S, M, E = State, Move, EventType
+RULES: tuple[Rule, ...] = (
+    Rule(S.PENDING, M.START, S.RUNNING, "executor", E.STARTED),
+    Rule(S.PENDING, M.REQUEST_CANCEL, S.CANCELLED, "caller (COOPERATIVE)", E.CANCELLED),
+    Rule(S.PENDING, M.FLAG_CANCEL, S.CANCELLED, "caller (BEST_EFFORT)", E.CANCELLED),
+    Rule(S.PENDING, M.FAIL, S.FAILED, "deadline, recovery", E.FAILED),
+    Rule(S.RUNNING, M.PROGRESS, S.RUNNING, "handler", E.PROGRESS),
+    Rule(S.RUNNING, M.OUTPUT, S.RUNNING, "handler", E.OUTPUT),
+    Rule(S.RUNNING, M.ATTEMPT_FAILED, S.RUNNING, "executor, recovery", E.ATTEMPT_FAILED),
+    Rule(S.RUNNING, M.REQUEST_CANCEL, S.CANCELLING, "caller (COOPERATIVE)", E.CANCELLING),
+    Rule(S.RUNNING, M.FLAG_CANCEL, S.RUNNING, "caller (BEST_EFFORT)", E.CANCELLING),
+    Rule(S.RUNNING, M.COMPLETE, S.COMPLETED, "handler", E.COMPLETED),
+    Rule(S.RUNNING, M.FAIL, S.FAILED, "handler, deadline, recovery", E.FAILED),
+    Rule(S.RUNNING, M.CANCEL, S.CANCELLED, "handler (BEST_EFFORT)", E.CANCELLED),
+    Rule(S.CANCELLING, M.PROGRESS, S.CANCELLING, "handler", E.PROGRESS),
+    Rule(S.CANCELLING, M.OUTPUT, S.CANCELLING, "handler", E.OUTPUT),
+    Rule(S.CANCELLING, M.CANCEL, S.CANCELLED, "handler, grace, deadline, recovery", E.CANCELLED),
+)
+"""Every allowed move. What is not here is refused."""
+
+_TABLE = {(rule.source, rule.move): rule for rule in RULES}
+
+
+def rule(state: State, move: Move) -> Rule | None:
+    """The rule by which `move` is made in `state`, or None where it is not allowed."""
+    return _TABLE.get((state, move))
+
+
+def diagram() -> str:
+    """The state machine as the text of a Mermaid diagram, made from `RULES`."""
+    lines = ["stateDiagram-v2", "    [*] --> PENDING : accept"]
+    edges: dict[tuple[State, State], list[str]] = {}
+    for r in RULES:
+        edges.setdefault((r.source, r.target), []).append(r.move.value)
+    lines += [f"    {a.name} --> {b.name} : {', '.join(moves)}" for (a, b), moves in edges.items()]
+    lines += [f"    {state.name} --> [*]" for state in sorted(TERMINAL)]
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """`RULES` as the text of a Markdown table."""
+    lines = ["| from | move | to | made by | event |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {r.source.name} | {r.move.value} | {r.target.name} | {r.by} | `{r.event.name.lower()}` |" for r in RULES
+    ]
+    return "\n".join(lines)

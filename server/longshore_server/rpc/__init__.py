@@ -1,0 +1,1 @@
+"""Thin services over the engine: decode, validate, call, encode. gRPC lives here and nowhere below."""

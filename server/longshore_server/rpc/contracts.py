@@ -1,0 +1,107 @@
+"""The typed RPCs of the contracts: `/acme.orders.v1.OrdersService/Process` starts an operation.
+
+What `google.longrunning.Operation` has no place for travels in metadata:
+
+    in   longshore-request-id, longshore-label-KEY, longshore-wait (for example 30s)
+    out  longshore-disposition (created | existing), longshore-sequence, longshore-uid
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import grpc
+from google.protobuf.message import Message
+
+from longshore_server.clock import SECOND
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.engine import Engine, Started
+from longshore_server.engine.watch import WatchOptions
+from longshore_server.errors import invalid
+from longshore_server.rpc import wire
+from longshore_server.rpc.boundary import Context, stream, unary, wait_until
+from longshore_server.store.events import uid_text
+
+_WAIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class _Metadata(NamedTuple):
+    request_id: str
+    labels: dict[str, str]
+    wait: int | None
+
+
+class ContractServices:
+    """The methods of all contracts, by full path."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        """The methods by path: a type's own, and the streaming twin if the contract has one."""
+        found = {}
+        for type in self._engine.types.values():
+            if type.streamed_by != type.path:
+                found[type.path] = self._unary(type)
+            if type.streamed_by:
+                found[type.streamed_by] = self._stream(type)
+        return found
+
+    def _unary(self, type: OperationType) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def call(request: Message, context: Context) -> bytes:
+            metadata = _read(context)
+            started = await self._start(type, request, metadata)
+            record = started.live.record
+            if metadata.wait is not None:
+                record = await self._engine.wait(started.live, wait_until(context, self._engine.clock, metadata.wait))
+            await context.send_initial_metadata(_answer(started, record.sequence))
+            return bytes(wire.long_running(record, type).SerializeToString())
+
+        return unary(type.input, call)
+
+    def _stream(self, type: OperationType) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def call(request: Message, context: Context) -> AsyncIterator[bytes]:
+            metadata = _read(context)
+            started = await self._start(type, request, metadata)
+            await context.send_initial_metadata(_answer(started, started.live.record.sequence))
+            messages = wire.LongRunningStream(started.live, type)
+            async for batch in self._engine.watch(started.live, WatchOptions()):
+                for item in batch:
+                    yield messages.message(item)
+
+        return stream(type.input, call)
+
+    async def _start(self, type: OperationType, request: Message, metadata: _Metadata) -> Started:
+        return await self._engine.start(type, request, request_id=metadata.request_id, labels=metadata.labels or None)
+
+
+def _read(context: Context) -> _Metadata:
+    request_id, wait = "", None
+    labels: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():
+        if not key.startswith("longshore-") or isinstance(value, bytes):
+            continue
+        if key == "longshore-request-id":
+            request_id = value
+        elif key == "longshore-wait":
+            match = _WAIT.fullmatch(value)
+            if match is None:
+                raise invalid("longshore-wait", f"{value[:40]!r} is no time; write it like 30s, 500ms or 2m")
+            wait = int(float(match[1]) * _UNITS[match[2]] * SECOND)
+        elif key.startswith("longshore-label-"):
+            label = key.removeprefix("longshore-label-")
+            if label in labels:
+                raise invalid(key, "is given twice")
+            labels[label] = value
+    return _Metadata(request_id, labels, wait)
+
+
+def _answer(started: Started, sequence: int) -> tuple[tuple[str, str], ...]:
+    return (
+        ("longshore-disposition", "created" if started.created else "existing"),
+        ("longshore-sequence", str(sequence)),
+        ("longshore-uid", uid_text(started.live.record.uid)),
+    )

@@ -1,0 +1,132 @@
+"""The filter of List: the part of AIP-160 that one index scan can answer, and page tokens."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from datetime import UTC, datetime
+
+from longshore_server.clock import SECOND
+from longshore_server.errors import Reason, ServiceError, Violation
+from longshore_server.lifecycle import State
+from longshore_server.store.queries import Condition
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<operator><=|>=|!=|=|<|>|:)|(?P<paren>[()])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'"""
+    r"""|(?P<word>[^\s()=<>!:"']+))"""
+)
+_TIMES = ("create_time", "update_time", "end_time")
+MAX_FILTER = 4096
+MAX_CONDITIONS = 16
+
+
+def parse(text: str) -> list[Condition]:
+    """The conditions of a filter, all of which must hold. Raises `ServiceError` (INVALID_FILTER)."""
+    if len(text) > MAX_FILTER:
+        raise _error(f"it is longer than {MAX_FILTER} characters")
+    tokens = _tokens(text)
+    conditions: list[Condition] = []
+    position = 0
+    while position < len(tokens):
+        if conditions:
+            kind, value = tokens[position]
+            if kind != "word" or value != "AND":
+                raise _error(f"only AND may join comparisons, not {value!r}")
+            position += 1
+        if len(tokens) - position < 3:
+            raise _error("a comparison has three parts, for example state=RUNNING")
+        (field_kind, field), (operator_kind, operator), (value_kind, value) = tokens[position : position + 3]
+        if field_kind == "word" and field in ("NOT", "OR", "-"):
+            raise _error(f"{field} is not supported: comparisons joined by AND are")
+        if operator_kind != "operator" or value_kind == "operator" or "paren" in (field_kind, value_kind):
+            raise _error(f"{field!r} {operator!r} {value!r} is not a comparison like state=RUNNING")
+        conditions.append(_condition(field, operator, value))
+        position += 3
+    if len(conditions) > MAX_CONDITIONS:
+        raise _error(f"it has more than {MAX_CONDITIONS} comparisons")
+    return conditions
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    tokens = []
+    position = 0
+    text = text.rstrip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise _error(f"it cannot be read from {text[position : position + 20]!r} on; is a quote missing?")
+        position = match.end()
+        kind = match.lastgroup
+        assert kind is not None
+        value = match[kind]
+        if kind in ("double", "single"):
+            value = re.sub(r"\\(.)", r"\1", value)
+            kind = "string"
+        tokens.append((kind, value))
+    return tokens
+
+
+def _condition(field: str, operator: str, value: str) -> Condition:
+    if field == "state":
+        name = value.removeprefix("STATE_")
+        if name not in State.__members__:
+            raise _error(f"{value!r} is no state; the states are {', '.join(State.__members__)}")
+        return Condition("state", _equality(field, operator), int(State[name]))
+    if field == "type":
+        return Condition("type", _equality(field, operator), value)
+    if field.startswith("labels."):
+        key = field.removeprefix("labels.")
+        if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,62}", key):
+            raise _error(f"{key!r} cannot be the key of a label")
+        return Condition("label", _equality(field, operator), value, key)
+    if field in _TIMES:
+        if operator == ":":
+            raise _error(f"{field} is compared by =, !=, <, <=, > and >=")
+        return Condition(field, operator, _time(value))
+    raise _error(f"there is no field {field!r}; the fields are state, type, labels.KEY, {', '.join(_TIMES)}")
+
+
+def _equality(field: str, operator: str) -> str:
+    if operator not in ("=", "!="):
+        raise _error(f"{field} is compared by = and !=")
+    return operator
+
+
+def _time(value: str) -> int:
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise _error(f'{value!r} is no time; write it like "2026-01-31T09:00:00Z"') from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
+
+
+def make_token(uid: bytes, filter: str) -> str:
+    """The page token that goes on before `uid`, for this filter only."""
+    return base64.urlsafe_b64encode(uid + _seal(uid, filter)).decode("ascii")
+
+
+def read_token(token: str, filter: str) -> bytes:
+    """The uid of a page token. Raises `ServiceError` (INVALID_PAGE_TOKEN)."""
+    try:
+        data = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        data = b""
+    if len(data) != 24 or _seal(data[:16], filter) != data[16:]:
+        problem = "is not a next_page_token of a list with this filter"
+        raise ServiceError(
+            Reason.INVALID_PAGE_TOKEN, f"page_token {problem}.", violations=[Violation("page_token", problem)]
+        )
+    return data[:16]
+
+
+def _seal(uid: bytes, filter: str) -> bytes:
+    return hashlib.blake2b(uid + filter.encode(), digest_size=8, person=b"longshorelist").digest()
+
+
+def _error(problem: str) -> ServiceError:
+    return ServiceError(Reason.INVALID_FILTER, f"filter: {problem}.", violations=[Violation("filter", problem)])

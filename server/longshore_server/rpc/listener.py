@@ -1,0 +1,103 @@
+"""The gRPC server: which methods it serves, where it listens, and with which channel arguments."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import grpc
+
+from longshore_server.engine.engine import Engine
+from longshore_server.errors import ServiceError
+from longshore_server.rpc import longrunning, operations, standard
+from longshore_server.rpc.contracts import ContractServices
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # Two servers on one port would share its callers, on two stores: the second must fail to bind instead.
+    ("grpc.so_reuseport", 0),
+    # Bursts beyond the default are cancelled by the core in silence; our own admission answers them (grpc#34782).
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    # Room for a refusal with details: what is too large for an operation is small enough to be read.
+    ("grpc.max_receive_message_length", 72 * 1024 * 1024),
+    ("grpc.max_send_message_length", 72 * 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    # Clients may ping while a watch is idle; the default counts two such pings as abuse and drops the connection.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says why and what to do."""
+
+
+class _Router(grpc.GenericRpcHandler):
+    """All methods by full path, in one dictionary."""
+
+    def __init__(self, methods: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._methods = methods
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        return self._methods.get(details.method)
+
+
+class Listener:
+    """A gRPC server over one engine."""
+
+    def __init__(self, engine: Engine, *, reflection: bool) -> None:
+        contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
+        services = [*contracts, operations.SERVICE, longrunning.SERVICE]
+        self.health = standard.Health(services)
+        self._server = grpc.aio.server(options=OPTIONS)
+        methods = dict(ContractServices(engine).handlers())
+        for name, handlers in (
+            (operations.SERVICE, operations.OperationsService(engine).handlers()),
+            (longrunning.SERVICE, longrunning.LongRunningOperations(engine).handlers()),
+        ):
+            methods.update((f"/{name}/{method}", handler) for method, handler in handlers.items())
+        self._server.add_generic_rpc_handlers((_Router(methods),))
+        if reflection:
+            standard.add_reflection([*services, standard.HEALTH], self._server)
+        self.addresses: list[str] = []
+        """Where it listens, with the real ports."""
+        self._sockets: list[Path] = []
+
+    async def start(self, addresses: Iterable[str]) -> None:
+        """Bind and begin to answer. Raises `ListenError`."""
+        await self.health.add_to(self._server)
+        for address in addresses:
+            if address.startswith("unix:"):
+                self._prepare_socket(Path(address.removeprefix("unix:").removeprefix("//")))
+            try:
+                port = self._server.add_insecure_port(address)
+            except RuntimeError:
+                raise ListenError(
+                    f"cannot listen on {address}: it is in use or not this machine's; choose another with --listen"
+                ) from None
+            if address.startswith("unix:"):
+                self.addresses.append(address)
+            else:
+                self.addresses.append(f"{address.rpartition(':')[0]}:{port}")
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls and give those under way `grace` seconds."""
+        await self._server.stop(grace)
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+
+    def _prepare_socket(self, path: Path) -> None:
+        """Remove the socket that a dead server left behind; its lock on the data directory shows that it is dead."""
+        try:
+            if stat.S_ISSOCK(path.stat().st_mode):
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        if not path.parent.is_dir():
+            raise ListenError(f"cannot listen on unix:{path}: the directory {path.parent} does not exist")
+        self._sockets.append(path)
+
+
+__all__: Sequence[str] = ("ListenError", "Listener", "ServiceError")

@@ -1,0 +1,75 @@
+"""`google.longrunning.Operations`: the same operations for stock clients (AIP-151)."""
+
+from __future__ import annotations
+
+import grpc
+from google.longrunning import operations_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
+
+from longshore_server.engine.engine import Engine
+from longshore_server.errors import Reason, ServiceError, Violation, invalid
+from longshore_server.rpc import wire
+from longshore_server.rpc.boundary import Context, duration, unary, wait_until
+from longshore_server.rpc.operations import list_page
+from longshore_server.store.record import OperationRecord
+
+SERVICE = "google.longrunning.Operations"
+
+
+class LongRunningOperations:
+    """A second face of the same store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        """The methods by name."""
+        return {
+            "GetOperation": unary(pb.GetOperationRequest, self._get),
+            "ListOperations": unary(pb.ListOperationsRequest, self._list),
+            "CancelOperation": unary(pb.CancelOperationRequest, self._cancel),
+            "DeleteOperation": unary(pb.DeleteOperationRequest, self._delete),
+            "WaitOperation": unary(pb.WaitOperationRequest, self._wait),
+        }
+
+    async def _get(self, request: pb.GetOperationRequest, context: Context) -> bytes:
+        return self._message((await self._engine.find(request.name)).record)
+
+    async def _list(self, request: pb.ListOperationsRequest, context: Context) -> bytes:
+        if request.name not in ("", "operations"):
+            raise invalid(
+                "name", f"{request.name[:200]!r} is no collection; it is operations", reason=Reason.INVALID_NAME
+            )
+        # Newer versions of the request have this field; the lowest that we run on has not.
+        if getattr(request, "return_partial_success", False):
+            field = "return_partial_success"
+            raise ServiceError(
+                Reason.UNSUPPORTED_FIELD,
+                f"{field} is not supported.",
+                violations=[Violation(field, "is not supported")],
+            )
+        records, token = await list_page(self._engine, request.filter, request.page_size, request.page_token)
+        response = pb.ListOperationsResponse(
+            operations=[self._operation(record) for record in records], next_page_token=token
+        )
+        return bytes(response.SerializeToString())
+
+    async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:
+        await self._engine.cancel(await self._engine.find(request.name))
+        return Empty().SerializeToString()
+
+    async def _delete(self, request: pb.DeleteOperationRequest, context: Context) -> bytes:
+        await self._engine.delete(await self._engine.find(request.name))
+        return Empty().SerializeToString()
+
+    async def _wait(self, request: pb.WaitOperationRequest, context: Context) -> bytes:
+        wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
+        live = await self._engine.find(request.name)
+        record = await self._engine.wait(live, wait_until(context, self._engine.clock, wait))
+        return self._message(record)
+
+    def _operation(self, record: OperationRecord) -> pb.Operation:
+        return wire.long_running(record, self._engine.types.get(record.type))
+
+    def _message(self, record: OperationRecord) -> bytes:
+        return bytes(self._operation(record).SerializeToString())

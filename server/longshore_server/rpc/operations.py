@@ -1,0 +1,212 @@
+"""`longshore.v1.OperationsService`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError, Message
+
+from longshore.v1 import operation_pb2
+from longshore.v1 import operations_service_pb2 as pb
+from longshore_server.clock import SECOND
+from longshore_server.contract.types import URL_PREFIX, OperationType
+from longshore_server.engine.engine import Engine, Started
+from longshore_server.engine.live import Live
+from longshore_server.engine.watch import HEARTBEAT, WatchOptions
+from longshore_server.errors import Reason, ServiceError, invalid
+from longshore_server.lifecycle import EventType
+from longshore_server.rpc import filters, wire
+from longshore_server.rpc.boundary import Context, decode, duration, stream, unary, wait_until
+from longshore_server.store.events import uid_text
+from longshore_server.store.record import OperationRecord
+
+SERVICE = "longshore.v1.OperationsService"
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+_CREATED = pb.StartResponse.DISPOSITION_CREATED
+_EXISTING = pb.StartResponse.DISPOSITION_EXISTING
+
+
+class OperationsService:
+    """The callers' side of every operation."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        """The methods by name."""
+        return {
+            "Start": unary(pb.StartRequest, self._start),
+            "Run": stream(pb.RunRequest, self._run),
+            "Get": unary(pb.GetRequest, self._get),
+            "List": unary(pb.ListRequest, self._list),
+            "Wait": unary(pb.WaitRequest, self._wait),
+            "Watch": stream(pb.WatchRequest, self._watch),
+            "Cancel": unary(pb.CancelRequest, self._cancel),
+            "ListTypes": unary(pb.ListTypesRequest, self._list_types),
+            "GetType": unary(pb.GetTypeRequest, self._get_type),
+        }
+
+    async def _start(self, request: pb.StartRequest, context: Context) -> bytes:
+        engine = self._engine
+        wait = duration(request.wait, "wait") if request.HasField("wait") else None
+        live, created = await self._begin(request)
+        record = live.record
+        if wait is not None:
+            record = await engine.wait(live, wait_until(context, engine.clock, wait))
+        response = pb.StartResponse(operation=wire.snapshot(record), disposition=_CREATED if created else _EXISTING)
+        return response.SerializeToString()
+
+    async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[bytes]:
+        options = watch_options(request)
+        live, _ = await self._begin(request)
+        async for batch in self._engine.watch(live, options):
+            for item in batch:
+                yield wire.watch_response(item)
+
+    async def _begin(self, request: pb.StartRequest | pb.RunRequest) -> Started:
+        type = self._engine.type_named(request.type)
+        input = unpack_input(request.input, type) if request.HasField("input") else type.input()
+        return await self._engine.start(
+            type, input, request_id=request.request_id, labels=dict(request.labels) if request.labels else None
+        )
+
+    async def _get(self, request: pb.GetRequest, context: Context) -> bytes:
+        live = await self._engine.find(request.name)
+        snapshot = wire.snapshot(live.record)
+        if wants_input(request.view):
+            await self._add_input(snapshot, live)
+        return snapshot.SerializeToString()
+
+    async def _list(self, request: pb.ListRequest, context: Context) -> bytes:
+        records, token = await list_page(self._engine, request.filter, request.page_size, request.page_token)
+        response = pb.ListResponse(next_page_token=token)
+        full = wants_input(request.view)
+        for record in records:
+            snapshot = response.operations.add()
+            snapshot.CopyFrom(wire.snapshot(record))
+            if full:
+                await self._add_input(snapshot, Live(record))
+        return response.SerializeToString()
+
+    async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
+        wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
+        live = await self._engine.find(request.name)
+        record = await self._engine.wait(live, wait_until(context, self._engine.clock, wait))
+        return wire.snapshot(record).SerializeToString()
+
+    async def _watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[bytes]:
+        after = request.after_sequence if request.HasField("after_sequence") else None
+        if after is not None and after < 0:
+            raise invalid("after_sequence", "must not be negative")
+        options = watch_options(request, after)
+        live = await self._engine.find(request.name)
+        check_uid(live.record, request.uid)
+        async for batch in self._engine.watch(live, options):
+            for item in batch:
+                yield wire.watch_response(item)
+
+    async def _cancel(self, request: pb.CancelRequest, context: Context) -> bytes:
+        live = await self._engine.find(request.name)
+        return wire.snapshot(await self._engine.cancel(live, request.reason)).SerializeToString()
+
+    async def _list_types(self, request: pb.ListTypesRequest, context: Context) -> bytes:
+        if request.page_size < 0:
+            raise invalid("page_size", "must not be negative")
+        names = sorted(self._engine.types)
+        if request.page_token:
+            if request.page_token not in names:
+                problem = "is not a next_page_token of this list"
+                raise invalid("page_token", problem, reason=Reason.INVALID_PAGE_TOKEN)
+            names = names[names.index(request.page_token) :]
+        size = request.page_size or len(names)
+        response = pb.ListTypesResponse(types=[describe(self._engine.types[name]) for name in names[:size]])
+        response.next_page_token = names[size] if len(names) > size else ""
+        return response.SerializeToString()
+
+    async def _get_type(self, request: pb.GetTypeRequest, context: Context) -> bytes:
+        found = self._engine.types.get(request.type)
+        if found is None:
+            raise ServiceError(
+                Reason.TYPE_NOT_FOUND, f"{request.type[:200]!r} is not served here.", resource=request.type[:200]
+            )
+        return describe(found).SerializeToString()
+
+    async def _add_input(self, snapshot: operation_pb2.OperationSnapshot, live: Live) -> None:
+        type = self._engine.types.get(live.record.type)
+        if type is not None:
+            snapshot.input.type_url = URL_PREFIX + type.input.DESCRIPTOR.full_name
+            snapshot.input.value = await self._engine.input_of(live)
+
+
+def unpack_input(packed: Any, type: OperationType) -> Message:
+    """The input in an Any. Raises `ServiceError` when it is of another type or malformed."""
+    expected = type.input.DESCRIPTOR.full_name
+    found = packed.type_url.rpartition("/")[2]
+    if found != expected:
+        shown = found[:200] or "no type"
+        raise invalid("input", f"{type.name} takes {expected}, not {shown}", reason=Reason.WRONG_INPUT_TYPE)
+    try:
+        return type.input.FromString(packed.value)
+    except DecodeError:
+        raise invalid("input.value", f"is not a serialized {expected}", reason=Reason.MALFORMED_REQUEST) from None
+
+
+def watch_options(request: pb.WatchRequest | pb.RunRequest, after: int | None = None) -> WatchOptions:
+    """What a watcher wants. Raises `ServiceError` for event types and intervals that do not exist."""
+    types = None
+    if request.event_types:
+        known = {int(kind) for kind in EventType}
+        for position, value in enumerate(request.event_types):
+            if value not in known:
+                raise invalid(f"event_types[{position}]", f"{value} is no event type")
+        types = frozenset(EventType(value) for value in request.event_types)
+    heartbeat = HEARTBEAT
+    if request.HasField("heartbeat_interval"):
+        heartbeat = duration(request.heartbeat_interval, "heartbeat_interval")
+        if not SECOND <= heartbeat <= 300 * SECOND:
+            raise invalid("heartbeat_interval", "must be between 1 s and 5 min")
+    return WatchOptions(after=after, types=types, conflate=request.conflate, heartbeat=heartbeat)
+
+
+def check_uid(record: OperationRecord, uid: str) -> None:
+    """Raises `ServiceError` (UID_MISMATCH) when a caller means another operation of this name."""
+    if uid and uid != uid_text(record.uid):
+        raise ServiceError(
+            Reason.UID_MISMATCH,
+            f"{record.name} is {uid_text(record.uid)} now, not {uid[:64]}: follow the other one as operations/{{uid}}.",
+            resource=record.name,
+        )
+
+
+def wants_input(view: int) -> bool:
+    """Whether a view includes the input. Raises `ServiceError` for a view that does not exist."""
+    if view not in (0, pb.OPERATION_VIEW_BASIC, pb.OPERATION_VIEW_FULL):
+        raise invalid("view", f"{view} is no view")
+    return view == pb.OPERATION_VIEW_FULL
+
+
+async def list_page(
+    engine: Engine, filter: str, page_size: int, page_token: str
+) -> tuple[Iterable[OperationRecord], str]:
+    """One page and the token of the next. Raises `ServiceError`."""
+    if page_size < 0:
+        raise invalid("page_size", "must not be negative")
+    conditions = filters.parse(filter)
+    before = filters.read_token(page_token, filter) if page_token else None
+    records, following = await engine.list(conditions, before, min(page_size or PAGE_SIZE, MAX_PAGE_SIZE))
+    return records, "" if following is None else filters.make_token(following, filter)
+
+
+def describe(type: OperationType) -> pb.OperationType:
+    """A type as the catalog shows it."""
+    return pb.OperationType(
+        type=type.name, input_type=type.input.DESCRIPTOR.full_name, progress_type=type.progress.DESCRIPTOR.full_name,
+        output_type=type.output.DESCRIPTOR.full_name, result_type=type.result.DESCRIPTOR.full_name,
+        streaming_method=type.streamed_by, contract=type.contract, description=type.description,
+    )  # fmt: skip
+
+
+__all__ = ["OperationsService", "decode"]

@@ -1,0 +1,148 @@
+"""Records and watch items as the bytes of their messages."""
+
+from __future__ import annotations
+
+from google.longrunning import operations_pb2
+from google.protobuf.any_pb2 import Any
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
+
+from longshore.v1 import operation_pb2, operations_service_pb2
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.live import Event, Live
+from longshore_server.engine.watch import Heartbeat, Item, Snapshot
+from longshore_server.lifecycle import State
+from longshore_server.store.events import uid_text
+from longshore_server.store.record import OperationRecord
+
+_EVENT_TAG = b"\x12"  # WatchResponse.event, length-delimited
+_COVERS_TAG = b"\x20"  # WatchResponse.covers_after, varint
+
+
+def snapshot(record: OperationRecord) -> operation_pb2.OperationSnapshot:
+    """The snapshot of a record, without its input."""
+    message = operation_pb2.OperationSnapshot(
+        name=record.name,
+        uid=uid_text(record.uid),
+        type=record.type,
+        state=operation_pb2.OperationSnapshot.State.ValueType(record.state),
+        revision=record.revision,
+        sequence=record.sequence,
+        attempt=record.attempt,
+        owner=record.owner,
+        first_sequence=record.first_sequence,
+    )
+    set_time(message.create_time, record.created)
+    set_time(message.update_time, record.updated)
+    if record.started is not None:
+        set_time(message.start_time, record.started)
+    if record.ended is not None:
+        set_time(message.end_time, record.ended)
+    if record.deadline is not None:
+        set_time(message.deadline, record.deadline)
+    if record.cancel_requested is not None:
+        set_time(message.cancel_request_time, record.cancel_requested)
+        message.cancel_reason = record.cancel_reason
+    if record.progress is not None:
+        message.progress.ParseFromString(record.progress)
+    if record.result is not None:
+        message.result.ParseFromString(record.result)
+    if record.error is not None:
+        message.error.ParseFromString(record.error)
+    if record.labels:
+        message.labels.update(record.labels)
+    if record.request_id:
+        message.request_id = record.request_id
+    if record.parent:
+        message.parent = record.parent
+    if record.crashes:
+        message.crashes = record.crashes
+    return message
+
+
+def watch_response(item: Item) -> bytes:
+    """One message of a watch. An event's bytes are made once, whoever watches."""
+    if isinstance(item, Snapshot):
+        response = operations_service_pb2.WatchResponse(snapshot=snapshot(item.record), reset=item.reset)
+        return response.SerializeToString()
+    if isinstance(item, Heartbeat):
+        heartbeat = operations_service_pb2.WatchResponse.Heartbeat(sequence=item.sequence)
+        set_time(heartbeat.time, item.time)
+        return operations_service_pb2.WatchResponse(heartbeat=heartbeat).SerializeToString()
+    event = item.event
+    wire = event.wire
+    if wire is None:
+        wire = event.wire = _EVENT_TAG + _varint(len(event.body)) + event.body
+    return wire if item.covers_after is None else wire + _COVERS_TAG + _varint(item.covers_after)
+
+
+def long_running(record: OperationRecord, type: OperationType | None) -> operations_pb2.Operation:
+    """The record as `google.longrunning.Operation`.
+
+    `metadata` is always of the contract's progress type, empty until there is any: Java clients unpack it blindly.
+    """
+    message = operations_pb2.Operation(name=record.name)
+    if record.progress is not None:
+        message.metadata.ParseFromString(record.progress)
+    elif type is not None:
+        message.metadata.type_url = type.progress_url
+    if record.state is State.COMPLETED:
+        message.done = True
+        message.response.ParseFromString(record.result or b"")
+    elif record.terminal:
+        message.done = True
+        message.error.ParseFromString(record.error or b"")
+    return message
+
+
+class LongRunningStream:
+    """Turns the items of one watch into `google.longrunning.Operation` messages: the operation after each event."""
+
+    def __init__(self, live: Live, type: OperationType) -> None:
+        self._name = live.record.name
+        self._metadata = Any(type_url=type.progress_url)
+        self._type = type
+        self._last = b""
+
+    def message(self, item: Item) -> bytes:
+        """The operation after `item`; a heartbeat repeats the last one."""
+        if isinstance(item, Snapshot):
+            operation = long_running(item.record, self._type)
+            self._metadata = operation.metadata
+            self._last = operation.SerializeToString()
+        elif not isinstance(item, Heartbeat):
+            self._last = self._after(item.event)
+        return self._last
+
+    def _after(self, event: Event) -> bytes:
+        body = operation_pb2.OperationEvent.FromString(event.body)
+        operation = operations_pb2.Operation(name=self._name)
+        kind = body.WhichOneof("event")
+        if kind == "progress":
+            self._metadata = body.progress.value
+        elif kind == "completed":
+            operation.done = True
+            operation.response.CopyFrom(body.completed.result)
+        elif kind in ("failed", "cancelled"):
+            operation.done = True
+            error: status_pb2.Status = getattr(body, kind).error
+            operation.error.CopyFrom(error)
+        operation.metadata.CopyFrom(self._metadata)
+        return bytes(operation.SerializeToString())
+
+
+def set_time(timestamp: Timestamp, micros: int) -> None:
+    """Set `timestamp` to microseconds since the epoch."""
+    timestamp.seconds, rest = divmod(micros, 1_000_000)
+    timestamp.nanos = rest * 1000
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value >= 0x80:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

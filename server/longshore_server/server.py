@@ -1,0 +1,121 @@
+"""The server: assembles contracts, store, engine and listener, and takes them down in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
+
+from longshore_server.clock import SECOND, Clock, SystemClock
+from longshore_server.config import Config
+from longshore_server.contract import loading
+from longshore_server.engine.engine import Engine, Limits
+from longshore_server.engine.host import Operations
+from longshore_server.rpc.listener import Listener
+from longshore_server.telemetry.metrics import MetricsServer
+
+log = logging.getLogger(__name__)
+
+Lifespan = Callable[["Server"], AbstractAsyncContextManager[Any]]
+
+
+class Server:
+    """Services, and what they need while they run.
+
+    Args:
+        services: instances of classes derived from generated bases, for example `Orders()`.
+        lifespan: called with the server, gives an async context manager around its life; what that yields reaches
+            handlers as `op.services`.
+
+    Raises `ContractError` when a contract cannot be enforced.
+    """
+
+    def __init__(self, *services: object, lifespan: Lifespan | None = None) -> None:
+        self.services = services
+        self.lifespan = lifespan
+        self.operations = Operations()
+        """Starts and finds operations from the service's own code."""
+        # Read at once, so that a wrong contract is found where the server is written.
+        loading.load(services, default_timeout=SECOND)
+
+    @contextlib.asynccontextmanager
+    async def run(self, config: Config | None = None, *, clock: Clock | None = None) -> AsyncIterator[Running]:
+        """Serve until the block is left, then stop in good order.
+
+        Raises `ConfigError`, `ContractError`, `StoreError` or `ListenError`.
+        """
+        running = Running(self, config or Config(), clock or SystemClock())
+        await running.start()
+        try:
+            yield running
+        finally:
+            await running.stop()
+
+
+class Running:
+    """A server that serves."""
+
+    def __init__(self, server: Server, config: Config, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self._server = server
+        types = loading.load(server.services, default_timeout=int(config.default_timeout * SECOND))
+        limits = Limits(
+            concurrency=config.concurrency, queue=config.queue, max_events=config.max_events,
+            max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
+        )  # fmt: skip
+        self.engine = Engine(types, config.data, clock, limits)
+        self.listener = Listener(self.engine, reflection=config.reflection)
+        self.recovered = 0
+        """How many operations of the last server go on."""
+        self.metrics: MetricsServer | None = None
+        self.failed: asyncio.Event = asyncio.Event()
+        """Set when the store has stopped: the server can do nothing more."""
+        self._stack = AsyncExitStack()
+        self._stopped = False
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, with the real ports."""
+        return self.listener.addresses
+
+    async def start(self) -> None:
+        """Open the store, listen, run the lifespan, recover, then accept work. In that order, so that health can be
+        asked from the first moment and nobody is refused for a reason that a second later is gone."""
+        try:
+            self._stack.push_async_callback(self.engine.close)
+            await self.engine.open()
+            self.engine.store.writer.on_failure = self._store_failed
+            if self.config.metrics:
+                self.metrics = MetricsServer(self.engine, self.config.metrics)
+                self._stack.callback(self.metrics.stop)
+            await self.listener.start(self.config.listen)
+            self._stack.push_async_callback(self.listener.stop, 1.0)
+            self._server.operations.attach(self.engine)
+            services = None
+            if self._server.lifespan is not None:
+                services = await self._stack.enter_async_context(self._server.lifespan(self._server))
+            self.recovered = await self.engine.recover(services)
+            await self.listener.health.set(serving=True)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Health NOT_SERVING, no new starts, watches end, attempts drain, then everything closes. Repeatable."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self.listener.health.set(serving=False)
+        left = await self.engine.stop(self.clock.now() + int(self.config.drain * SECOND))
+        if left:
+            log.info("%d operations go on at the next start", left)
+        await self._stack.aclose()
+        self._server.operations.attach(None)
+
+    def _store_failed(self, _: str) -> None:
+        self.engine.drain()
+        self.failed.set()

@@ -1,0 +1,149 @@
+"""The SQLite file: opening it, locking it, bringing its schema up to date.
+
+One directory holds everything: `longshore.db` (with its `-wal` and `-shm`) and `longshore.lock`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
+
+import aiosqlite
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+APPLICATION_ID = 0x4C4F4E47
+"""`PRAGMA application_id` of our files ("LONG"), so that another program's database is not taken for ours."""
+
+
+class StoreError(Exception):
+    """The store cannot be opened; the message says why and what to do."""
+
+
+class Database(aiosqlite.Connection):
+    """An aiosqlite connection that runs a whole function in its thread: one hop a batch instead of one a statement."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` in the connection's thread and return what it returns. A cancelled await still runs it."""
+        # aiosqlite has no public way to do this; tests/server/test_store.py fails when the private one changes.
+        result: T = await self._execute(function, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return result
+
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """The sqlite3 connection, for functions that `run` calls in its thread and for nothing else."""
+        return self._conn
+
+
+class DirectoryLock:
+    """Shuts a second server out of a data directory, for as long as this process lives (flock)."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "longshore.lock"
+        self._file: IO[str] = path.open("a+", encoding="ascii")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise StoreError(
+                f"data directory {directory} is in use by another server (pid {holder}): "
+                "stop that one, or give this one its own directory with --data"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let another server in. Repeatable."""
+        self._file.close()
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    # The statements repeat and are few: a larger cache keeps all of them prepared.
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=256)
+    connection.execute("PRAGMA busy_timeout = 5000")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    else:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # FULL syncs the write-ahead log at every commit: what is acknowledged survives power loss.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+    return connection
+
+
+async def open_writer(path: Path) -> Database:
+    """The one connection that writes, with the schema up to date. Raises `StoreError`."""
+    database = Database(lambda: _connect(path, read_only=False), 64)
+    try:
+        await database
+        await database.run(lambda: migrate(database.raw, path))
+    except sqlite3.DatabaseError as error:
+        await database.close()
+        raise StoreError(f"{path}: {error}. Is it a Longshore database, on a disk that works?") from error
+    except BaseException:
+        await database.close()
+        raise
+    _sync_directory(path.parent)
+    return database
+
+
+async def open_reader(path: Path) -> Database:
+    """A connection that only reads."""
+    database = Database(lambda: _connect(path, read_only=True), 64)
+    await database
+    return database
+
+
+def migrations() -> list[tuple[int, str]]:
+    """The schema's steps: (version, SQL) in order. Versions count from 1 without gaps."""
+    found = []
+    for file in (resources.files(__package__) / "migrations").iterdir():
+        match = re.fullmatch(r"(\d{4})_\w+\.sql", file.name)
+        if match:
+            found.append((int(match[1]), file.read_text("utf-8")))
+    found.sort()
+    return found
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema forward, each step in a transaction of its own. Refuses what it does not know."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if (application != APPLICATION_ID) if tables else (version != 0):
+        raise StoreError(f"{path} is another program's database: give Longshore its own directory with --data")
+    steps = migrations()
+    newest = steps[-1][0]
+    if version > newest:
+        raise StoreError(
+            f"{path} was written by a newer Longshore (schema {version}, this one knows {newest}): "
+            "start that version or a later one; a schema never goes back"
+        )
+    for number, sql in steps:
+        if number > version:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA application_id = {APPLICATION_ID};"
+                f"\nPRAGMA user_version = {number};\nCOMMIT;"
+            )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the directory's entries durable: SQLite syncs its files, and a new file is lost without its name."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

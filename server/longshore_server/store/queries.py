@@ -1,0 +1,187 @@
+"""Every SELECT: single operations, their logs and journals, and pages of them.
+
+Each function takes a sqlite3 connection and runs in its thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from longshore_server.lifecycle import EventType, State
+from longshore_server.store.events import payload_of
+from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
+
+_COLUMNS = """
+       o.uid, o.id, o.type, o.state, o.revision, o.sequence, o.first_sequence, o.progress_sequence, o.attempt,
+       o.crashes, o.under_way, o.created, o.updated, o.started, o.ended, o.deadline, o.cancel_requested,
+       o.cancel_reason, o.labels, o.owner, o.request_id, o.parent, p.body, t.body"""
+
+# The latest progress and the outcome are not copied into the operation: they are read from the events that hold them.
+_FROM = """
+  FROM operations AS o
+  LEFT JOIN events AS p ON p.uid = o.uid AND p.sequence = o.progress_sequence
+  LEFT JOIN events AS t ON t.uid = o.uid AND t.sequence = o.sequence AND o.ended IS NOT NULL"""
+
+_LOAD = f"SELECT {_COLUMNS} {_FROM} WHERE o.uid = ?"
+_LIVE = f"SELECT {_COLUMNS} {_FROM} WHERE o.ended IS NULL ORDER BY o.uid"
+
+
+class Condition(NamedTuple):
+    """One comparison of a List filter, already typed.
+
+    `field` is `state`, `type`, `label`, `create_time`, `update_time` or `end_time`; `key` is the label's key.
+    """
+
+    field: str
+    operator: str
+    value: str | int
+    key: str = ""
+
+
+EXAMINED = 10_000
+"""The most rows that one page of a list looks at; a page may therefore be short."""
+
+
+def load(connection: sqlite3.Connection, uid: bytes) -> OperationRecord | None:
+    """The operation with this uid."""
+    row = connection.execute(_LOAD, (uid,)).fetchone()
+    return None if row is None else _record(row)
+
+
+def find(connection: sqlite3.Connection, id: str) -> bytes | None:
+    """The uid that a template name means now."""
+    row = connection.execute("SELECT uid FROM names WHERE id = ?", (id,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def live(connection: sqlite3.Connection) -> list[OperationRecord]:
+    """Every operation that has not ended, oldest first."""
+    return [_record(row) for row in connection.execute(_LIVE)]
+
+
+def input_of(connection: sqlite3.Connection, uid: bytes) -> bytes | None:
+    """The operation's input, serialized; None when the operation is gone."""
+    row = connection.execute("SELECT body FROM inputs WHERE uid = ?", (uid,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def log(connection: sqlite3.Connection, uid: bytes, after: int, limit: int) -> list[EventRow]:
+    """At most `limit` events of one operation after a sequence, in order."""
+    rows = connection.execute(
+        "SELECT sequence, type, body FROM events WHERE uid = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+        (uid, after, limit),
+    )
+    return [EventRow(sequence, EventType(kind), body) for sequence, kind, body in rows]
+
+
+def journal(connection: sqlite3.Connection, uid: bytes) -> list[JournalEntry]:
+    """Everything that the operation's handler has recorded."""
+    rows = connection.execute(
+        "SELECT kind, name, occurrence, attempt, digest, asked, codec, outcome FROM journal WHERE uid = ?", (uid,)
+    )
+    return [JournalEntry(*row) for row in rows]
+
+
+def quick_crashes(connection: sqlite3.Connection, within: int) -> int:
+    """How many of the latest boots in a row died without a word, each within `within` microseconds of its start.
+
+    Asked before the new boot is recorded; the time of a death is not known, so the next start stands for it.
+    """
+    rows = connection.execute("SELECT started, stopped FROM boots ORDER BY epoch DESC LIMIT 10").fetchall()
+    count, following = 0, None
+    for started, stopped in rows:
+        if stopped is not None or (following is not None and following - started > within):
+            break
+        count, following = count + 1, started
+    return count
+
+
+def counts(connection: sqlite3.Connection) -> dict[tuple[str, State], int]:
+    """How many live operations there are, by type and state."""
+    rows = connection.execute("SELECT type, state, count(*) FROM operations WHERE ended IS NULL GROUP BY type, state")
+    return {(kind, State(state)): count for kind, state, count in rows}
+
+
+def marks(connection: sqlite3.Connection) -> tuple[bytes | None, int]:
+    """The highest uid and the latest time in the store: new ones must come after them."""
+    row = connection.execute("SELECT uid FROM operations ORDER BY uid DESC LIMIT 1").fetchone()
+    (latest,) = connection.execute(
+        "SELECT max(coalesce((SELECT max(updated) FROM operations WHERE ended IS NULL), 0),"
+        " coalesce((SELECT updated FROM operations ORDER BY uid DESC LIMIT 1), 0),"
+        " coalesce((SELECT max(coalesce(stopped, started)) FROM boots), 0))"
+    ).fetchone()
+    return (None if row is None else bytes(row[0])), int(latest)
+
+
+def page(
+    connection: sqlite3.Connection, conditions: Sequence[Condition], before: bytes | None, size: int
+) -> tuple[list[OperationRecord], bytes | None]:
+    """One page of operations, newest first, and the uid to go on before (None: this was the last page).
+
+    Looks at no more than `EXAMINED` operations, so that a filter that matches little cannot hold the reader.
+    """
+    live_only = any(c.field == "state" and c.operator == "=" and int(c.value) < State.COMPLETED for c in conditions)
+    bounds = ["o.ended IS NULL" if live_only else "TRUE"]
+    values: list[str | int | bytes] = []
+    if before is not None:
+        bounds.append("o.uid < ?")
+        values.append(before)
+    floor = None
+    if conditions:
+        row = connection.execute(
+            f"SELECT o.uid FROM operations AS o WHERE {' AND '.join(bounds)}"  # noqa: S608 - only our own text
+            " ORDER BY o.uid DESC LIMIT 1 OFFSET ?",
+            (*values, EXAMINED - 1),
+        ).fetchone()
+        if row is not None:
+            floor = bytes(row[0])
+            bounds.append("o.uid >= ?")
+            values.append(floor)
+    for condition in conditions:
+        sql, arguments = _where(condition)
+        bounds.append(sql)
+        values.extend(arguments)
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} {_FROM} WHERE {' AND '.join(bounds)} ORDER BY o.uid DESC LIMIT ?", (*values, size + 1)
+    ).fetchall()
+    records = [_record(row) for row in rows[:size]]
+    if len(rows) > size:
+        return records, records[-1].uid
+    return records, floor
+
+
+_TIMES = {"create_time": "o.created", "update_time": "o.updated", "end_time": "o.ended"}
+
+
+def _where(condition: Condition) -> tuple[str, list[str | int | bytes]]:
+    operator = {"=": "IS", "!=": "IS NOT"}.get(condition.operator, condition.operator)
+    if condition.field == "label":
+        # IS, not =: an operation without the label differs from every value, as AIP-160 wants for !=.
+        path = '$."' + condition.key + '"'
+        return f"json_extract(o.labels, ?) {operator} ?", [path, condition.value]
+    column = {"state": "o.state", "type": "o.type", **_TIMES}[condition.field]
+    return f"{column} {operator} ?", [condition.value]
+
+
+def _record(row: Sequence[object]) -> OperationRecord:
+    (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, created,
+     updated, started, ended, deadline, cancel_requested, cancel_reason, labels, owner, request_id, parent,
+     progress, outcome) = row  # fmt: skip
+    record = object.__new__(OperationRecord)
+    found = State(state)  # type: ignore[arg-type]
+    ending = None if outcome is None else payload_of(outcome)  # type: ignore[arg-type]
+    record.__dict__.update(
+        uid=uid, id=id, type=type, state=found, revision=revision, sequence=sequence, first_sequence=first_sequence,
+        progress_sequence=progress_sequence, attempt=attempt, crashes=crashes, under_way=bool(under_way),
+        created=created, updated=updated, started=started, ended=ended, deadline=deadline,
+        cancel_requested=cancel_requested, cancel_reason=cancel_reason,
+        labels={} if labels == "{}" else json.loads(labels),  # type: ignore[arg-type]
+        owner=owner, request_id=request_id, parent=parent,
+        progress=None if progress is None else payload_of(progress),  # type: ignore[arg-type]
+        result=ending if found is State.COMPLETED else None,
+        error=ending if found in (State.FAILED, State.CANCELLED) else None,
+    )  # fmt: skip
+    return record

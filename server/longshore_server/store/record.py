@@ -1,0 +1,82 @@
+"""The rows of the store as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from longshore_server.lifecycle import TERMINAL, EventType, State
+
+
+@dataclass(frozen=True, eq=False)
+class OperationRecord:
+    """One revision of an operation. Times in microseconds since the epoch; payloads are serialized messages."""
+
+    uid: bytes
+    id: str
+    type: str
+    state: State
+    revision: int
+    sequence: int
+    first_sequence: int
+    progress_sequence: int | None
+    attempt: int
+    crashes: int
+    under_way: bool
+    created: int
+    updated: int
+    started: int | None
+    ended: int | None
+    deadline: int | None
+    cancel_requested: int | None
+    cancel_reason: str
+    labels: Mapping[str, str]
+    owner: str
+    request_id: str
+    parent: str
+    progress: bytes | None = None
+    """The latest progress, a serialized `google.protobuf.Any`."""
+    result: bytes | None = None
+    """The result, a serialized `google.protobuf.Any`."""
+    error: bytes | None = None
+    """Why there is no result, a serialized `google.rpc.Status`."""
+
+    @property
+    def name(self) -> str:
+        """`operations/{id}`."""
+        return f"operations/{self.id}"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.state in TERMINAL
+
+    def evolve(self, **changes: Any) -> OperationRecord:
+        """A copy with `changes`. The hot path of every transition: `dataclasses.replace` takes four times as long."""
+        copy = object.__new__(OperationRecord)
+        attributes = copy.__dict__
+        attributes.update(self.__dict__)
+        attributes.update(changes)
+        return copy
+
+
+class EventRow(NamedTuple):
+    """One entry of a log: `body` is the serialized `longshore.v1.OperationEvent`."""
+
+    sequence: int
+    type: EventType
+    body: bytes
+
+
+class JournalEntry(NamedTuple):
+    """What one durable await of a handler asked for and got."""
+
+    kind: str
+    name: str
+    occurrence: int
+    attempt: int
+    digest: bytes
+    asked: str
+    codec: str
+    outcome: bytes

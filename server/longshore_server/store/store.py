@@ -1,0 +1,112 @@
+"""The store as the rest of the server sees it: submit mutations, read at the published mark."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from longshore_server.clock import Clock
+from longshore_server.store import queries
+from longshore_server.store.database import Database, DirectoryLock, open_reader, open_writer
+from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
+from longshore_server.store.writer import Publish, Writer
+
+T = TypeVar("T")
+
+READERS = 2
+"""Reading connections, each with a thread: enough that a page of a list does not hold up a snapshot."""
+
+
+class Store:
+    """One data directory: its lock, its writer and its readers."""
+
+    def __init__(self, directory: Path, clock: Clock, *, max_events: int, publish: Publish) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._max_events = max_events
+        self._publish = publish
+        self._lock: DirectoryLock | None = None
+        self._readers: list[Database] = []
+        self._turn = 0
+        self.writer: Writer
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._directory / "longshore.db"
+
+    async def open(self) -> tuple[list[OperationRecord], bytes | None]:
+        """Lock, migrate and read what is live. Returns that and the highest uid. Raises `StoreError`."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock = DirectoryLock(self._directory)
+        database = await open_writer(self.path)
+        self.writer = Writer(database, self._clock, max_events=self._max_events, publish=self._publish)
+        for _ in range(READERS):
+            self._readers.append(await open_reader(self.path))
+        highest, latest = await self._read(queries.marks)
+        self._clock.never_before(latest)
+        return await self.writer.start(), highest
+
+    async def close(self) -> None:
+        """Write what is queued and let go of the directory. Repeatable."""
+        if hasattr(self, "writer"):
+            await self.writer.close()
+        for reader in self._readers:
+            await reader.close()
+        self._readers.clear()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def load(self, uid: bytes) -> OperationRecord | None:
+        """The operation with this uid, live or ended."""
+        return await self._read(lambda c: queries.load(c, uid))
+
+    async def find(self, id: str) -> bytes | None:
+        """The uid that a template name means."""
+        return await self._read(lambda c: queries.find(c, id))
+
+    async def input(self, uid: bytes) -> bytes | None:
+        """The operation's input, serialized."""
+        return await self._read(lambda c: queries.input_of(c, uid))
+
+    async def log(self, uid: bytes, after: int, limit: int) -> list[EventRow]:
+        """At most `limit` events after a sequence, in order."""
+        return await self._read(lambda c: queries.log(c, uid, after, limit))
+
+    async def journal(self, uid: bytes) -> list[JournalEntry]:
+        """What the operation's handler has recorded."""
+        return await self._read(lambda c: queries.journal(c, uid))
+
+    async def page(
+        self, conditions: Sequence[queries.Condition], before: bytes | None, size: int
+    ) -> tuple[list[OperationRecord], bytes | None]:
+        """One page of operations, newest first, and where the next one begins."""
+        return await self._read(lambda c: queries.page(c, conditions, before, size))
+
+    async def quick_crashes(self, within: int) -> int:
+        """How many boots in a row died within so many microseconds."""
+        return await self._read(lambda c: queries.quick_crashes(c, within))
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `query` in one read transaction, and answer once everything that it can have seen is published.
+
+        A commit is on the disk a moment before it is visible to watchers: without the wait a list could show an end
+        that Get and Watch do not know of yet.
+        """
+        self._turn = (self._turn + 1) % len(self._readers)
+        reader = self._readers[self._turn]
+
+        def run() -> tuple[T, int]:
+            connection = reader.raw
+            connection.execute("BEGIN")
+            try:
+                result = query(connection)
+                return result, self.writer.committing
+            finally:
+                connection.execute("COMMIT")
+
+        result, batch = await reader.run(run)
+        await self.writer.until_published(batch)
+        return result

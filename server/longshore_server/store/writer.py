@@ -1,0 +1,275 @@
+"""The one writer: drains a queue of mutations into one transaction, commits, and only then tells anyone.
+
+    submit -> queue -> [apply, flush, COMMIT in the database's thread] -> publish -> resolve the callers
+
+Nothing waits for a timer: a batch is whatever has come in while the last one was being committed. `publish` and the
+callers' results happen in one step of the event loop, so that nobody sees half of a commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from longshore_server.clock import Clock
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.store import queries
+from longshore_server.store.database import Database
+from longshore_server.store.mutations import Mutation
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.transaction import Published, Transaction
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+BATCH = 512
+"""The most mutations in one transaction: bounds how long the first of them waits."""
+
+Publish = Callable[[dict[bytes, Published]], None]
+Settled = Callable[[Any], None]
+
+
+class _Item(NamedTuple):
+    mutation: Mutation[Any]
+    future: asyncio.Future[Any]
+    settled: Settled | None
+
+
+class _Commit(NamedTuple):
+    outcomes: list[Any]  # per item: what apply returned, or the exception that refused it
+    published: dict[bytes, Published]
+
+
+class CommitError(Exception):
+    """COMMIT itself failed: what is on the disk is unknown, so the writer stops."""
+
+
+class Writer:
+    """Owns the writing connection and the heads of all live operations."""
+
+    def __init__(self, database: Database, clock: Clock, *, max_events: int, publish: Publish) -> None:
+        self._database = database
+        self._clock = clock
+        self._max_events = max_events
+        self._publish = publish
+        self._queue: list[_Item] = []
+        self._wake: asyncio.Future[None] | None = None
+        self._heads: dict[bytes, OperationRecord] = {}
+        self._failed: str | None = None
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self.committing = 0
+        """Number of the latest batch whose COMMIT has begun (written by the database's thread)."""
+        self.published = 0
+        """Number of the latest batch that is visible."""
+        self.items = 0
+        """How many mutations have been committed."""
+        self.on_failure: Callable[[str], None] = lambda _: None
+        self._published_waiters: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def start(self) -> list[OperationRecord]:
+        """Begin to write. Returns every live operation."""
+        live = await self._database.run(lambda: queries.live(self._database.raw))
+        self._heads = {record.uid: record for record in live}
+        self._task = asyncio.create_task(self._run(), name="longshore-writer")
+        return live
+
+    def submit(self, mutation: Mutation[T], settled: Settled | None = None) -> asyncio.Future[T]:
+        """Queue `mutation`; the future gives its outcome once that is durable and published.
+
+        Cancelling the future changes nothing. Raises (through it) `ServiceError`: the mutation's own refusal, or STORE_UNAVAILABLE. `settled` gets
+        the outcome or the exception in the step that publishes it, even when the future was cancelled before.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        item = _Item(mutation, future, settled)
+        if self._failed is not None or self._closing:
+            _resolve(item, _unavailable(self._failed or "The server is stopping."))
+            return future
+        self._queue.append(item)
+        if self._wake is not None:
+            if not self._wake.done():
+                self._wake.set_result(None)
+        return future
+
+    @property
+    def backlog(self) -> int:
+        """How many mutations wait for their transaction."""
+        return len(self._queue)
+
+    async def until_published(self, batch: int) -> None:
+        """Return once batch number `batch` is visible, or known to have failed."""
+        if self.published < batch:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._published_waiters.append((batch, waiter))
+            await waiter
+
+    async def close(self) -> None:
+        """Write what is queued, then stop and close the database. Repeatable."""
+        self._closing = True
+        if self._task is not None:
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+            await self._task
+            self._task = None
+            await self._database.close()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._wake = loop.create_future()
+                await self._wake
+                self._wake = None
+                continue
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            try:
+                commit = await self._database.run(self._write, [item.mutation for item in batch])
+            except CommitError as error:
+                self._fail(batch, str(error))
+                return
+            except Exception as error:  # noqa: BLE001 - the callers get it, the writer goes on
+                # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
+                log.error("a batch of %d changes was not written: %s", len(batch), error)
+                self._mark()
+                for item in batch:
+                    _resolve(item, _unavailable(f"The store cannot write: {error}."))
+                continue
+            self._publish(commit.published)
+            self._mark()
+            self.items += len(batch)
+            for item, outcome in zip(batch, commit.outcomes, strict=True):
+                _resolve(item, outcome)
+
+    def _mark(self) -> None:
+        self.published = self.committing
+        if self._published_waiters:
+            for _, waiter in self._published_waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._published_waiters.clear()
+
+    def _fail(self, batch: Sequence[_Item], reason: str) -> None:
+        self._failed = f"The store has stopped: {reason}. Restart the server once the disk works."
+        log.critical("%s", self._failed)
+        self._mark()
+        for item in [*batch, *self._queue]:
+            _resolve(item, _unavailable(self._failed))
+        self._queue = []
+        self.on_failure(self._failed)
+
+    # From here on: in the database's thread.
+
+    def _write(self, items: Sequence[Mutation[Any]]) -> _Commit:
+        connection = self._database.raw
+        now = self._clock.now()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            tx = Transaction(connection, self._heads, now, self._max_events)
+            outcomes = [_apply(item, tx) for item in items]
+            tx.flush()
+            published = tx.published()
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the transaction must not stay open
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if _is_disk_trouble(error) or len(items) == 1:
+                return self._give_up(error, items)
+            return self._replay(items, now)
+        self._commit(connection)
+        self._adopt(published)
+        return _Commit(outcomes, published)
+
+    def _give_up(self, error: BaseException, items: Sequence[Mutation[Any]]) -> _Commit:
+        if _is_disk_trouble(error) or not isinstance(error, Exception):
+            raise error
+        log.error("a change was not written: %r", items[0], exc_info=error)
+        return _Commit([ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], {})
+
+    def _replay(self, items: Sequence[Mutation[Any]], now: int) -> _Commit:
+        """One item broke the batch: write the others, each under a savepoint, and refuse only that one."""
+        connection = self._database.raw
+        heads = dict(self._heads)
+        outcomes: list[Any] = []
+        published: dict[bytes, Published] = {}
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for item in items:
+                connection.execute("SAVEPOINT item")
+                tx = Transaction(connection, heads, now, self._max_events)
+                try:
+                    outcome = _apply(item, tx)
+                    tx.flush()
+                except Exception as error:
+                    if _is_disk_trouble(error):
+                        raise
+                    connection.execute("ROLLBACK TO item")
+                    connection.execute("RELEASE item")
+                    log.error("a change was not written: %r", item, exc_info=error)
+                    outcomes.append(ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning))
+                    continue
+                connection.execute("RELEASE item")
+                outcomes.append(outcome)
+                for uid, done in tx.published().items():
+                    before = published.get(uid)
+                    published[uid] = Published(done.record, [*(before.events if before else []), *done.events])
+                    if done.record is not None:
+                        # Ended ones too: a later item of this batch must see them as they are now.
+                        heads[uid] = done.record
+                    else:
+                        heads.pop(uid, None)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        self._commit(connection)
+        self._adopt(published)
+        return _Commit(outcomes, published)
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        self.committing += 1
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise CommitError(str(error)) from error
+
+    def _adopt(self, published: dict[bytes, Published]) -> None:
+        for uid, (record, _) in published.items():
+            if record is None or record.terminal:
+                self._heads.pop(uid, None)
+            else:
+                self._heads[uid] = record
+
+
+def _resolve(item: _Item, outcome: Any) -> None:
+    if item.settled is not None:
+        item.settled(outcome)
+    if item.future.done():
+        return
+    if isinstance(outcome, Exception):
+        item.future.set_exception(outcome)
+    else:
+        item.future.set_result(outcome)
+
+
+def _apply(item: Mutation[Any], tx: Transaction) -> Any:
+    """The item's outcome, or the refusal that it raised before it changed anything."""
+    try:
+        return item.apply(tx)
+    except ServiceError as refusal:
+        return refusal
+
+
+_DISK = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def _is_disk_trouble(error: BaseException) -> bool:
+    """Whether the disk, and not the item, is at fault. Extended codes keep the primary one in the low byte."""
+    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DISK
+
+
+def _unavailable(reason: str) -> ServiceError:
+    return ServiceError(Reason.STORE_UNAVAILABLE, reason, retry_after=5.0)

@@ -1,0 +1,1 @@
+"""What operators see: metrics for Prometheus and structured logs. Flows out only."""

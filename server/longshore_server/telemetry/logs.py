@@ -1,0 +1,66 @@
+"""Structured logs: every line that belongs to an operation names it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from longshore_server.handler.operation import current
+
+_FIELDS = ("operation", "type", "attempt", "data")
+
+
+class _Context(logging.Filter):
+    """Adds the operation whose handler logs, so that plain `logging` calls of user code carry it too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        operation = current.get()
+        if operation is not None and not hasattr(record, "operation"):
+            record.operation = operation.name
+            record.attempt = operation.attempt
+        return True
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, then the fields of the operation."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update((name, getattr(record, name)) for name in _FIELDS if hasattr(record, name))
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=repr)
+
+
+class _Text(logging.Formatter):
+    """A line for people."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        data = getattr(record, "data", None)
+        if data:
+            text += "  " + " ".join(f"{key}={value!r}" for key, value in data.items())
+        operation = getattr(record, "operation", None)
+        return f"{text}  [{operation}]" if operation else text
+
+
+def configure(format: str, level: str) -> None:
+    """Send all logs to standard error. For the command line; an embedding program configures its own."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if format == "json" else _Text())
+    handler.addFilter(_Context())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It prints the arguments of every statement at DEBUG: inputs and results of operations.
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
