@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, cast
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
+from typing_extensions import TypeVar
 
 from longshore_client import events
 from longshore_client.errors import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
 
+ValueT = TypeVar("ValueT")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TYPE_URL = "type.googleapis.com/"
 
@@ -71,7 +73,7 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         """
         if self._result_type is None:
             return cast("ResultT", None)
-        return _decode(value, self._result_type, "result")
+        return self._payload(value, self._result_type, "result")
 
     def outcome(self, snapshot: OperationSnapshot) -> ResultT:
         """Return the result of an operation that has ended, or raise how it ended instead.
@@ -91,7 +93,7 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
 
         state = _state(wire.state)
         progress = (
-            _decode(wire.progress, self._progress_type, "progress")
+            self._payload(wire.progress, self._progress_type, "progress")
             if self._progress_type is not None and wire.HasField("progress")
             else None
         )
@@ -134,14 +136,14 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         if kind == "progress":
             if self._progress_type is None:
                 raise _unexpected("progress", wire.progress.value.type_url, "none")
-            progress = _decode(wire.progress.value, self._progress_type, "progress")
+            progress = self._payload(wire.progress.value, self._progress_type, "progress")
             return events.Progress(
                 progress, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
             )
         if kind == "output":
             if self._output_type is None:
                 raise _unexpected("output", wire.output.value.type_url, "none")
-            output = _decode(wire.output.value, self._output_type, "output")
+            output = self._payload(wire.output.value, self._output_type, "output")
             return events.Output(output, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
         if kind == "completed":
             result = self.result(wire.completed.result)
@@ -185,6 +187,22 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
             )
         return None
 
+    def _payload(self, value: AnyMessage, kind: type[ValueT], channel: str) -> ValueT:
+        """Unpack a payload. `kind` is a message class; its variable has no bound because None and Never occur too."""
+        message_type = cast("type[Message]", kind)
+        name = message_type.DESCRIPTOR.full_name
+        if value.type_url.rpartition("/")[2] != name:
+            raise _unexpected(channel, value.type_url, name)
+        try:
+            return cast("ValueT", message_type.FromString(value.value))
+        except DecodeError as error:
+            raise UnexpectedMessage(
+                f"the {channel} cannot be read as {name}",
+                reason="MALFORMED_MESSAGE",
+                code=Code.DATA_LOSS,
+                domain="longshore",
+            ) from error
+
 
 def _state(value: int) -> State:
     try:
@@ -197,23 +215,6 @@ def _snapshot_error(snapshot: OperationSnapshot) -> OperationFailed | OperationC
     if _state(snapshot.state) is State.CANCELLED:
         return operation_cancelled(snapshot.error, snapshot.name)
     return operation_failed(snapshot.error, snapshot.name)
-
-
-def _decode(value: AnyMessage, kind: type[ProgressT], channel: str) -> ProgressT:
-    """Unpack a payload. `kind` is a message class; the type variable is unbounded because None and Never occur too."""
-    message_type = cast("type[Message]", kind)
-    name = message_type.DESCRIPTOR.full_name
-    if value.type_url.rpartition("/")[2] != name:
-        raise _unexpected(channel, value.type_url, name)
-    try:
-        return cast("ProgressT", message_type.FromString(value.value))
-    except DecodeError as error:
-        raise UnexpectedMessage(
-            f"the {channel} cannot be read as {name}",
-            reason="MALFORMED_MESSAGE",
-            code=Code.DATA_LOSS,
-            domain="longshore",
-        ) from error
 
 
 def _unexpected(channel: str, type_url: str, expected: str) -> UnexpectedMessage:

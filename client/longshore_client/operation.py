@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC109 - the timeout ends the waiting, not the operation, so it belongs to the call
 """What callers hold: an operation type that can be started, and a handle on one operation."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC109 - the timeout ends the waiting, not the operation, so it belongs to the call
 """Start an operation, hand its reports to callbacks, and end with its result or because the caller aborts."""
 
 from __future__ import annotations

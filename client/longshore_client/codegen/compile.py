@@ -99,6 +99,39 @@ def compile_protos(
         return _install(staged, out)
 
 
+def export_protos(files: Iterable[Path], out: Path, *, include: Sequence[Path] = ()) -> list[Path]:
+    """Copy contracts and every file that they import to one folder, each under the name that it is imported by.
+
+    That folder alone is then the include path for the protoc of any language. What protoc brings itself
+    (`google/protobuf`) is left out.
+
+    Args:
+        files: As for `compile_protos`.
+        out: The folder to write to; made if missing.
+        include: As for `compile_protos`.
+
+    Returns:
+        The paths of the files, relative to `out`, sorted.
+
+    Raises:
+        CompileError: A file is missing, or imports one that nobody has as a file.
+    """
+    roots, names = _roots_and_names(list(files), [path.resolve() for path in include])
+    with tempfile.TemporaryDirectory(prefix="longshore-export-") as scratch_name:
+        scratch = Path(scratch_name)
+        staged = scratch / "out"
+        staged.mkdir()
+        includes = [*roots, *third_party_roots(scratch / "include")]
+        for name, path in _closure(names, includes).items():
+            if name.startswith("google/protobuf/"):
+                continue
+            if path is None:
+                raise CompileError(f"{name} is imported but is on no include path; add one with -I")
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_bytes(path.read_bytes())
+        return _install(staged, out)
+
+
 def third_party_roots(stage: Path) -> list[Path]:
     """Include paths for what contracts import: `longshore/v1`, `google/longrunning`, `google/rpc`, `google/api`.
 
@@ -189,7 +222,8 @@ def _protoc(arguments: Sequence[str]) -> None:
 
 def _validate_descriptor(names: Sequence[str], includes: Sequence[Path], scratch: Path) -> Path | None:
     """Descriptor set of `buf/validate/validate.proto` if a contract imports it and no include path has it."""
-    if not _imports(names, includes, _VALIDATE) or any((root / _VALIDATE).is_file() for root in includes):
+    if _closure(names, includes).get(_VALIDATE, scratch) is not None:
+        # Nobody imports it, or somebody has it as a file.
         return None
     try:
         import protovalidate
@@ -203,20 +237,19 @@ def _validate_descriptor(names: Sequence[str], includes: Sequence[Path], scratch
     return path
 
 
-def _imports(names: Sequence[str], includes: Sequence[Path], wanted: str) -> bool:
-    """Whether the files import a file, directly or through others."""
-    seen: set[str] = set()
+def _closure(names: Sequence[str], includes: Sequence[Path]) -> dict[str, Path | None]:
+    """The files and all that they import, directly or through others; None for a file that no root has."""
+    found: dict[str, Path | None] = {}
     queue = list(names)
     while queue:
         name = queue.pop()
-        if name == wanted:
-            return True
-        path = next((root / name for root in includes if (root / name).is_file()), None)
-        if name in seen or path is None:
+        if name in found:
             continue
-        seen.add(name)
-        queue += [match.decode() for match in _IMPORT.findall(path.read_bytes())]
-    return False
+        found[name] = next((root / name for root in includes if (root / name).is_file()), None)
+        path = found[name]
+        if path is not None:
+            queue += [match.decode() for match in _IMPORT.findall(path.read_bytes())]
+    return found
 
 
 def _drop_empty_grpc(staged: Path, image: Path, names: Sequence[str]) -> None:

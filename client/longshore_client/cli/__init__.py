@@ -1,0 +1,14 @@
+"""The command line `longshore`. Needs the extra `cli`; nothing here is imported before a command asks for it."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        from longshore_client.cli.app import cli
+    except ModuleNotFoundError as error:
+        sys.exit(f'error: {error.name} is not installed: pip install "longshore[cli]"')
+    cli(prog_name="longshore")

@@ -1,0 +1,114 @@
+"""The commands and their one-line helps; each command's code is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Command(NamedTuple):
+    module: str
+    attribute: str
+    extra: str
+    help: str
+
+
+_COMMANDS = {
+    "call": _Command("longshore_client.cli.call", "call", "cli", "Start an operation, and follow it if asked to."),
+    "ls": _Command("longshore_client.cli.listing", "ls", "cli", "List operations, newest first."),
+    "get": _Command("longshore_client.cli.follow", "get", "cli", "Show where an operation stands."),
+    "watch": _Command("longshore_client.cli.follow", "watch", "cli", "Follow an operation to its end."),
+    "wait": _Command("longshore_client.cli.follow", "wait", "cli", "Wait for an operation and print its result."),
+    "cancel": _Command("longshore_client.cli.follow", "cancel", "cli", "Ask to cancel an operation."),
+    "types": _Command(
+        "longshore_client.cli.listing", "types", "cli", "List the operation types that the server serves."
+    ),
+    "generate": _Command("longshore_client.cli.generate", "generate", "cli", "Compile contracts to Python."),
+    # By name only: the library must not depend on the server, which need not be installed.
+    "serve": _Command("longshore_server.command", "serve", "server", "Serve contracts with your handlers."),
+}
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done: the operation completed, or there was none to wait for
+  1  the operation failed
+  2  the command line is wrong
+  3  the operation was cancelled
+  4  the time is up and the operation goes on
+  5  the server cannot be reached
+  6  the server refused
+  130  interrupted by Ctrl-C; the operation goes on
+"""
+
+_EPILOG = f"""\b
+Examples:
+  longshore serve examples/orders/service.py:server --data ./data
+  longshore call acme.orders.v1.OrdersService/Process -d '{{"order_id": "ord_123"}}' --watch
+  longshore ls --filter 'state=RUNNING AND labels.tenant="acme"'
+  longshore watch operations/orders-process-ord_123 --json
+
+{EXIT_CODES}"""
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            command = getattr(importlib.import_module(entry.module), entry.attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] in ("longshore", "longshore_client"):
+                raise
+            raise click.ClickException(
+                f'`longshore {cmd_name}` needs {error.name}: pip install "longshore[{entry.extra}]"'
+            ) from error
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry.module}:{entry.attribute} is not a command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
+            ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], list(_COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in _COMMANDS.items()])
+
+
+def did_you_mean(wrong: str, known: Sequence[str]) -> str:
+    """Return `; did you mean ...?` if something known is close, else nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(wrong, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"longshore {version('longshore')}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Durable operations over gRPC: start them, follow them, and serve them.
+
+    The server is given by --server or LONGSHORE_SERVER: host:port or unix:PATH, by default localhost:50051.
+    """

@@ -1,0 +1,110 @@
+"""`longshore call`: start an operation from the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from longshore_client.cli.app import EXIT_CODES
+from longshore_client.cli.follow import follow, settle
+from longshore_client.cli.session import Session, with_session
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+_LABEL_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+
+_EPILOG = f"""\b
+Examples:
+  longshore call acme.orders.v1.OrdersService/Process -d '{{"order_id": "ord_123"}}' --watch
+  longshore call OrdersService/Process -d @order.json --wait --timeout 30
+  jq -c .order < event.json | longshore call Process -d - --request-id checkout-7 --label tenant=acme
+
+{EXIT_CODES}"""
+
+
+@click.command("call", epilog=_EPILOG)
+@click.argument("operation_type", metavar="TYPE")
+@click.option("-d", "--data", metavar="JSON", default="{}", help="The input: JSON, @FILE, or - for stdin.")
+@click.option("--watch", is_flag=True, help="Show progress and output, and print the result.")
+@click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait; implies --wait.")
+@click.option("--request-id", metavar="KEY", help="The same key with the same input gives the same operation.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label to find it by; repeatable.")
+@with_session
+async def call(
+    session: Session,
+    operation_type: str,
+    data: str,
+    watch: bool,
+    wait: bool,
+    timeout: float | None,
+    request_id: str | None,
+    labels: tuple[str, ...],
+) -> int | None:
+    """Start an operation of TYPE and print its name.
+
+    The end of the type's name is enough where it is unique. With --watch or --wait the result is printed as JSON.
+    """
+    values = _read_data(data)
+    wanted_labels = _read_labels(labels)
+    info = await session.types.operation_type(operation_type)
+    session.established()
+    method = await session.types.method(info)
+    request = _to_message(session, values, info.input_type)
+    handle = await method(request, request_id=request_id, labels=wanted_labels)
+    if watch:
+        return await follow(session, handle, after=0, types=(), timeout=timeout, title=True)
+    if wait or timeout is not None:
+        if not session.json:
+            click.echo(handle.name, err=True)
+        return await settle(session, handle, timeout)
+    if session.json:
+        from longshore_client.cli.render import print_json, snapshot_dict
+
+        print_json(snapshot_dict(await handle.get(), session.types))
+    else:
+        click.echo(handle.name)
+        if not handle.created:
+            click.echo("it existed already", err=True)
+    return None
+
+
+def _read_data(data: str) -> Any:
+    """Read the option's JSON from where it is."""
+    try:
+        if data == "-":
+            text = sys.stdin.read()
+        elif data.startswith("@"):
+            text = Path(data[1:]).read_text(encoding="utf-8")
+        else:
+            text = data
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"-d: {data[1:] or 'stdin'} cannot be read: {error}") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"-d is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+
+
+def _read_labels(labels: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not equals or not _LABEL_KEY.fullmatch(key):
+            raise click.UsageError(f"--label {label!r}: write KEY=VALUE, the key in lower case, such as tenant=acme")
+        found[key] = value
+    return found
+
+
+def _to_message(session: Session, values: Any, name: str) -> Message:
+    try:
+        return session.types.parse(values, session.types.get(name))
+    except ValueError as error:
+        fields = ", ".join(field.name for field in session.types.get(name).DESCRIPTOR.fields)
+        raise click.UsageError(f"-d does not fit {name}: {error}. Its fields: {fields or 'none'}") from error

@@ -1,0 +1,186 @@
+"""`longshore get`, `watch`, `wait` and `cancel`: one operation that exists."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from longshore_client import events
+from longshore_client.cli.app import EXIT_CODES
+from longshore_client.cli.render import print_json, print_result, renderer, snapshot_dict
+from longshore_client.cli.session import CANCELLED, FAILED, Session, operation_name, with_session
+from longshore_client.errors import OperationCancelled, OperationFailed, StillRunning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from longshore_client.events import EventBase
+    from longshore_client.operation import OperationHandle
+    from longshore_client.snapshot import Snapshot
+
+_KINDS: dict[str, type[EventBase]] = {
+    "accepted": events.Accepted,
+    "started": events.Started,
+    "progress": events.Progress,
+    "output": events.Output,
+    "attempt_failed": events.AttemptFailed,
+    "cancelling": events.Cancelling,
+}
+
+
+async def follow(
+    session: Session,
+    handle: OperationHandle[Any, Any, Any],
+    *,
+    after: int,
+    types: Iterable[type[EventBase]],
+    conflate: bool = False,
+    timeout: float | None,
+    title: bool,
+) -> int:
+    """Show an operation's events to its end, print its result, and return the exit code that says how it ended."""
+    if title and not session.json:
+        click.echo(handle.name, err=True)
+    show = renderer(session.types, as_json=session.json, name=handle.name)
+    code = 0
+    last = after
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit, aclosing(handle.watch(after, types=types, conflate=conflate)) as stream:
+            async for event in stream:
+                last = event.sequence
+                session.come_back = (
+                    f"{handle.name} goes on. Come back with: {session.command(f'watch {handle.name} --after {last}')}"
+                )
+                show.event(event)
+                match event:
+                    case events.Completed() if not session.json:
+                        print_result(event.result, session.types)
+                    case events.Failed():
+                        code = FAILED
+                    case events.Cancelled():
+                        code = CANCELLED
+                    case _:
+                        pass
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise StillRunning(handle.name, timeout or 0.0) from None
+    finally:
+        show.close()
+    return code
+
+
+async def settle(session: Session, handle: OperationHandle[Any, Any, Any], timeout: float | None) -> int:
+    """Wait for the end and print the result, or with --json the last snapshot; return the exit code."""
+    session.come_back = f"{handle.name} goes on. Come back with: {session.command(f'wait {handle.name}')}"
+    code = 0
+    try:
+        result = await handle.wait(timeout)
+    except OperationFailed:
+        if not session.json:
+            raise
+        code = FAILED
+    except OperationCancelled:
+        if not session.json:
+            raise
+        code = CANCELLED
+    else:
+        if not session.json:
+            print_result(result, session.types)
+    if session.json:
+        print_json(snapshot_dict(await handle.get(), session.types))
+    return code
+
+
+async def _attach(session: Session, name: str) -> OperationHandle[Any, Any, Any]:
+    """Attach by name, with what is needed to read its payloads."""
+    from longshore.v1 import operations_service_pb2 as pb
+
+    request = pb.GetRequest(name=operation_name(name))
+    snapshot = await session.channel.invoke(session.channel.calls.get, request)
+    session.established()
+    return await session.types.attach(snapshot.name, snapshot.type)
+
+
+@click.command("get", epilog="\b\nExample:\n  longshore get operations/orders-process-ord_123 --json | jq .state")
+@click.argument("name")
+@with_session
+async def get(session: Session, name: str) -> None:
+    """Show where the operation NAME stands."""
+    handle = await _attach(session, name)
+    snapshot = await handle.get()
+    if session.json:
+        print_json(snapshot_dict(snapshot, session.types))
+    else:
+        _print_snapshot(session, snapshot)
+
+
+@click.command(
+    "watch",
+    epilog=f"\b\nExamples:\n  longshore watch orders-process-ord_123\n"
+    f"  longshore watch operations/orders-process-ord_123 --after 12 --json\n\n{EXIT_CODES}",
+)
+@click.argument("name")
+@click.option("--after", type=click.IntRange(min=0), default=0, metavar="N", help="Begin after event N.  [default: 0]")
+@click.option(
+    "--type", "kinds", multiple=True, type=click.Choice(list(_KINDS)), help="Only these events, and the last."
+)
+@click.option("--conflate", is_flag=True, help="Skip progress that is no longer the latest.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait.")
+@with_session
+async def watch(
+    session: Session,
+    name: str,
+    after: int,
+    kinds: tuple[str, ...],
+    conflate: bool,
+    timeout: float | None,
+) -> int:
+    """Follow the operation NAME from its first event to its end.
+
+    Restarts of the server are bridged. Ctrl-C leaves the operation running and says how to come back.
+    """
+    handle = await _attach(session, name)
+    types = [_KINDS[kind] for kind in kinds]
+    return await follow(session, handle, after=after, types=types, conflate=conflate, timeout=timeout, title=True)
+
+
+@click.command("wait", epilog=f"\b\nExample:\n  longshore wait orders-process-ord_123 --timeout 30\n\n{EXIT_CODES}")
+@click.argument("name")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait.")
+@with_session
+async def wait(session: Session, name: str, timeout: float | None) -> int:
+    """Wait until the operation NAME has ended, and print its result."""
+    return await settle(session, await _attach(session, name), timeout)
+
+
+@click.command("cancel", epilog='\b\nExample:\n  longshore cancel orders-process-ord_123 --reason "ordered twice"')
+@click.argument("name")
+@click.option("--reason", default="", metavar="TEXT", help="Why; kept with the operation.")
+@with_session
+async def cancel(session: Session, name: str, reason: str) -> None:
+    """Ask to cancel the operation NAME. Repeating it does no harm."""
+    handle = await _attach(session, name)
+    snapshot = await handle.cancel(reason)
+    if session.json:
+        print_json(snapshot_dict(snapshot, session.types))
+        return
+    state = snapshot.state.name
+    if snapshot.state.terminal:
+        click.echo(f"{snapshot.name} has ended: {state}")
+    else:
+        click.echo(f"{snapshot.name} is asked to cancel: {state}")
+        click.echo(f"follow it with: {session.command(f'watch {snapshot.name}')}", err=True)
+
+
+def _print_snapshot(session: Session, snapshot: Snapshot[Any, Any]) -> None:
+    """Field by field, the payloads as JSON."""
+    import json
+
+    for field, value in snapshot_dict(snapshot, session.types).items():
+        text = value if isinstance(value, (str, int)) else json.dumps(value, ensure_ascii=False)
+        click.echo(f"{click.style(f'{field:<16}', bold=True)}{text}")

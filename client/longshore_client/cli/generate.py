@@ -1,0 +1,75 @@
+"""`longshore generate`: compile a team's contracts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from longshore_client.cli.session import FAILED, fail
+
+_EPILOG = """\b
+Examples:
+  longshore generate protos --out generated
+  longshore generate protos/acme/orders/v1/orders.proto -I protos --out generated
+  longshore generate protos --export build/protos
+
+For each file it writes the message classes (_pb2.py, _pb2.pyi), the gRPC stubs (_pb2_grpc.py) and, where the file
+declares operations, the typed module (_longshore.py). What contracts import from longshore, google and buf/validate is
+on the include path by itself. --export copies the contracts and all that they import to a folder, for the protoc of
+any other language.
+"""
+
+
+@click.command("generate", epilog=_EPILOG)
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the Python goes.")
+@click.option("--export", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the protos go.")
+@click.option(
+    "-I",
+    "--include",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="A source root.  [default: each file's own, found by its package]",
+)
+@click.option(
+    "--stubs",
+    type=click.Choice(["protoc", "mypy-protobuf", "none"]),
+    default="protoc",
+    show_default=True,
+    help="Who writes the .pyi files.",
+)
+@click.option("--packages", is_flag=True, help="Write __init__.py and py.typed too.")
+def generate(
+    paths: tuple[Path, ...],
+    out: Path | None,
+    export: Path | None,
+    include: tuple[Path, ...],
+    stubs: str,
+    packages: bool,
+) -> None:
+    """Compile the contracts in PATHS, files or folders, to Python."""
+    from longshore_client.codegen.compile import CompileError, compile_protos, export_protos
+
+    if out is None and export is None:
+        raise click.UsageError("say where to write: --out DIR for Python, --export DIR for other languages")
+    try:
+        if out is not None:
+            written = compile_protos(
+                paths,
+                out,
+                include=include,
+                stubs="none" if stubs == "none" else "mypy-protobuf" if stubs == "mypy-protobuf" else "protoc",
+                packages=packages,
+            )
+            _report(out, written)
+        if export is not None:
+            _report(export, export_protos(paths, export, include=include))
+    except CompileError as error:
+        fail(str(error), FAILED)
+
+
+def _report(folder: Path, written: list[Path]) -> None:
+    for path in written:
+        click.echo(folder / path)

@@ -1,0 +1,108 @@
+"""`longshore ls` and `types`: what the server has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore_client.cli.render import age, describe, print_json, snapshot_dict
+from longshore_client.cli.session import Session, with_session
+from longshore_client.events import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longshore_client.snapshot import Snapshot
+
+_COLORS = {
+    State.RUNNING: "cyan",
+    State.CANCELLING: "yellow",
+    State.COMPLETED: "green",
+    State.FAILED: "red",
+    State.CANCELLED: "yellow",
+}
+_PAGE = 500
+
+
+@click.command(
+    "ls",
+    epilog="""\b
+Examples:
+  longshore ls
+  longshore ls --filter 'state=RUNNING AND labels.tenant="acme"'
+  longshore ls --filter 'create_time>"2026-01-01T00:00:00Z"' --all --json | jq -r .name
+""",
+)
+@click.option("--filter", "filter_", default="", metavar="EXPR", help="Over state, type, labels.KEY and *_time.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The most operations to show.")
+@click.option("--all", "everything", is_flag=True, help="Show all, however many.")
+@with_session
+async def ls(session: Session, filter_: str, limit: int, everything: bool) -> None:
+    """List operations, newest first."""
+    shown = 0
+    token = ""
+    while True:
+        size = _PAGE if everything else min(_PAGE, limit - shown)
+        request = pb.ListRequest(filter=filter_, page_size=size, page_token=token)
+        page = await session.channel.invoke(session.channel.calls.list, request)
+        session.established()
+        for operation_type in {snapshot.type for snapshot in page.operations}:
+            await session.types.learn(operation_type)
+        rows = [session.types.codec.snapshot(snapshot) for snapshot in page.operations]
+        if session.json:
+            for snapshot in rows:
+                print_json(snapshot_dict(snapshot, session.types))
+        else:
+            _print_rows(session, rows, header=shown == 0)
+        shown += len(rows)
+        token = page.next_page_token
+        if not token or (not everything and shown >= limit):
+            break
+    if not session.json:
+        if shown == 0:
+            click.echo("no operations" + (" match the filter" if filter_ else ""), err=True)
+        elif token:
+            click.echo(f"there are more than {shown}: --limit N or --all shows them", err=True)
+
+
+@click.command("types", epilog="\b\nExample:\n  longshore types --json | jq -r .type")
+@with_session
+async def types(session: Session) -> None:
+    """List the operation types that the server serves."""
+    catalog = await session.channel.invoke(session.channel.calls.list_types, pb.ListTypesRequest())
+    for info in catalog.types:
+        if session.json:
+            print_json(session.types.to_dict(info))
+            continue
+        click.echo(click.style(info.type, bold=True))
+        description = " ".join(info.description.split())
+        if description:
+            click.echo(f"  {description}")
+        for label, name in (
+            ("input", info.input_type),
+            ("progress", info.progress_type),
+            ("output", info.output_type),
+            ("result", info.result_type),
+        ):
+            click.echo(f"  {label:<9} {'none' if name == 'google.protobuf.Empty' else name}")
+    if not catalog.types and not session.json:
+        click.echo("the server serves no operation types", err=True)
+
+
+def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header: bool) -> None:
+    if not rows:
+        return
+    width = max(len(row.name) for row in rows)
+    if header:
+        click.echo(click.style(f"{'NAME':<{width}}  {'STATE':<10}  {'AGE':>11}  PROGRESS", bold=True))
+    for row in rows:
+        state = click.style(f"{row.state.name:<10}", fg=_COLORS.get(row.state))
+        if row.error is not None:
+            what = f"{row.error.message} ({row.error.reason})"
+        elif row.progress is not None and not row.state.terminal:
+            what = "  ".join(part for part in describe(row.progress, session.types) if part)
+        else:
+            what = ""
+        click.echo(f"{row.name:<{width}}  {state}  {age(row.create_time):>11}  {what}".rstrip())

@@ -1,0 +1,310 @@
+"""How events look: lines for people, bars on a terminal, JSON for programs.
+
+Informational and standard output goes to stdout, warnings, errors and progress to stderr, so that a pipe gets what the
+operation prints and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from longshore_client import events
+from longshore_client.events import State
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+    from rich.progress import Progress as Bars
+
+    from longshore_client.cli.reflection import Types
+    from longshore_client.errors import LongshoreError
+    from longshore_client.snapshot import Snapshot
+
+_MILESTONE = "longshore.v1.MilestoneProgress"
+_COUNTER = "longshore.v1.CounterProgress"
+_DIAGNOSTIC = "longshore.v1.DiagnosticOutput"
+_TO_STDERR = frozenset({2, 4})  # CHANNEL_WARN, CHANNEL_STDERR
+
+# Fields that name what is going on; the first that a message has leads its line.
+_HEADS = ("step", "stage", "phase", "label", "status", "state", "name")
+_HEAD_WIDTH = 10
+_LINE_WIDTH = 68
+
+
+class Renderer(Protocol):
+    """Shows the events of one operation as they come."""
+
+    def event(self, event: events.Event[Any, Any, Any]) -> None:
+        """Show one event."""
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+
+
+def renderer(types: Types, *, as_json: bool, name: str) -> Renderer:
+    """Choose how to show events: JSON, bars on a terminal, or plain lines."""
+    if as_json:
+        return JsonRenderer(types, name)
+    if sys.stderr.isatty():
+        return LiveRenderer(types)
+    return PlainRenderer(types)
+
+
+def describe(message: Message, types: Types) -> tuple[str, str]:
+    """Put any message into a head and a text, for example `reserve` and `Reserving ord_123`."""
+    name = message.DESCRIPTOR.full_name
+    if name == _MILESTONE:
+        return "", f"{_text(message, 'label')}  {_get(message, 'step')}/{_get(message, 'total_steps')}"
+    if name == _COUNTER:
+        total = f"/{_get(message, 'total')}" if message.HasField("total") else ""
+        return "", f"{_text(message, 'message')}  {_get(message, 'current')}{total}".lstrip()
+    head = ""
+    parts = []
+    fields = {field.name: value for field, value in message.ListFields()}
+    lead = next((field for field in _HEADS if isinstance(fields.get(field), str)), None)
+    data = types.to_dict(message)
+    for field, value in fields.items():
+        if field == lead:
+            head = str(value)
+        elif isinstance(value, str):
+            parts.append(value)
+        else:
+            parts.append(f"{field}={_short(data.get(field))}")
+    return head, "  ".join(parts)
+
+
+def elapsed(seconds: float) -> str:
+    """Put a span into few characters: `0.1 s`, `12.0 s`, `3 min 5 s`, `2 h 0 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def error_dict(error: LongshoreError, types: Types) -> dict[str, Any]:
+    """An error as JSON values."""
+    return {
+        "code": error.code.name,
+        "reason": error.reason,
+        "message": error.message,
+        "domain": error.domain,
+        "metadata": error.metadata,
+        "details": [types.to_dict(item) for item in error.details],
+    }
+
+
+def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, Any]:
+    """An event as JSON values: what all events have, then the payload of its kind."""
+    kind = _SNAKE[type(event)]
+    data: dict[str, Any] = {
+        "type": kind,
+        "sequence": event.sequence,
+        "revision": event.revision,
+        "attempt": event.attempt,
+        "time": event.time.isoformat().replace("+00:00", "Z"),
+        "state": event.state.name,
+    }
+    match event:
+        case events.Accepted():
+            data |= {"name": event.name, "uid": event.uid, "operation_type": event.type}
+        case events.Progress() | events.Output():
+            data["value"] = types.to_dict(event.value)
+        case events.Completed():
+            data["result"] = types.to_dict(event.result)
+        case events.Failed() | events.Cancelled():
+            data["error"] = error_dict(event.error, types)
+        case events.AttemptFailed():
+            data |= {"error": error_dict(event.error, types), "retry_delay": event.retry_delay.total_seconds()}
+        case events.Cancelling():
+            data["reason"] = event.reason
+        case _:
+            pass
+    return data
+
+
+def snapshot_dict(snapshot: Snapshot[Any, Any], types: Types) -> dict[str, Any]:
+    """A snapshot as JSON values. What is not there is left out."""
+    data: dict[str, Any] = {}
+    for field in snapshot.__slots__:
+        value = getattr(snapshot, field)
+        if isinstance(value, State):
+            value = value.name
+        elif isinstance(value, datetime):
+            value = value.isoformat().replace("+00:00", "Z")
+        elif field in ("progress", "result") and value is not None:
+            value = types.to_dict(value)
+        elif field == "error" and value is not None:
+            value = error_dict(value, types)
+        elif field == "labels":
+            value = dict(value)
+        if value not in (None, "", {}):
+            data[field] = value
+    return data
+
+
+def print_json(data: object) -> None:
+    """One object, one line, at once: a reader on a pipe follows live."""
+    click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def print_result(result: Any, types: Types) -> None:
+    """The result as JSON on stdout; an empty one prints nothing."""
+    data = types.to_dict(result)
+    if data is not None and not (data == {} and result.DESCRIPTOR.full_name == "google.protobuf.Empty"):
+        print_json(data)
+
+
+class JsonRenderer:
+    """One event a line, on stdout."""
+
+    def __init__(self, types: Types, name: str) -> None:
+        self._types = types
+        self._name = name
+
+    def event(self, event: events.Event[Any, Any, Any]) -> None:
+        data = event_dict(event, self._types)
+        print_json({"type": data.pop("type"), "operation": self._name} | data)
+
+    def close(self) -> None:
+        pass
+
+
+class PlainRenderer:
+    """Lines, for logs and pipes."""
+
+    def __init__(self, types: Types) -> None:
+        self._types = types
+        self._begin: datetime | None = None
+
+    def event(self, event: events.Event[Any, Any, Any]) -> None:
+        if self._begin is None:
+            self._begin = event.time
+        spent = elapsed((event.time - self._begin).total_seconds())
+        match event:
+            case events.Progress():
+                self.progress(event.value, spent)
+            case events.Output():
+                self.output(event.value)
+            case events.AttemptFailed():
+                again = f" in {elapsed(event.retry_delay.total_seconds())}" if event.retry_delay else ""
+                self.note(f"attempt {event.attempt} ended: {event.error.message} ({event.error.reason}); again{again}")
+            case events.Cancelling():
+                self.note(f"cancelling{f': {event.reason}' if event.reason else ''}")
+            case events.Completed():
+                self.end("✔", "green", f"completed in {spent}")
+            case events.Failed():
+                self.end("✘", "red", f"failed after {spent}: {event.error.message} ({event.error.reason})")
+            case events.Cancelled():
+                self.end("■", "yellow", f"cancelled after {spent}: {event.error.message}")
+            case _:
+                pass
+
+    def progress(self, value: Message, spent: str) -> None:
+        head, text = describe(value, self._types)
+        line = f"  {head:<{_HEAD_WIDTH}}{text}" if head else f"  {text}"
+        self.note_raw(f"{line:<{_LINE_WIDTH}}{spent:>9}")
+
+    def output(self, value: Message) -> None:
+        if value.DESCRIPTOR.full_name == _DIAGNOSTIC:
+            to_stderr = _get(value, "channel") in _TO_STDERR
+            click.echo(_text(value, "message"), err=to_stderr)
+        else:
+            head, text = describe(value, self._types)
+            click.echo(f"{head}  {text}" if head and text else head or text)
+
+    def note(self, text: str) -> None:
+        self.note_raw(f"  {click.style(text, fg='yellow')}")
+
+    def note_raw(self, line: str) -> None:
+        click.echo(line, err=True)
+
+    def end(self, mark: str, color: str, text: str) -> None:
+        click.echo(f"{click.style(mark, fg=color)} {text}", err=True)
+
+    def close(self) -> None:
+        pass
+
+
+class LiveRenderer(PlainRenderer):
+    """Lines, and a bar at the bottom while the progress is one that can be measured."""
+
+    def __init__(self, types: Types) -> None:
+        super().__init__(types)
+        self._bars: Bars | None = None
+        self._task: Any = None
+
+    def progress(self, value: Message, spent: str) -> None:
+        name = value.DESCRIPTOR.full_name
+        if name == _MILESTONE:
+            self._bar(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"))
+        elif name == _COUNTER:
+            total = _get(value, "total") if value.HasField("total") else None
+            self._bar(_text(value, "message"), _get(value, "current"), total)
+        else:
+            super().progress(value, spent)
+
+    def end(self, mark: str, color: str, text: str) -> None:
+        self.close()
+        super().end(mark, color, text)
+
+    def close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _bar(self, text: str, done: int, total: int | None) -> None:
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            # Lines that are printed meanwhile must pass through rich where they share the terminal with the bar.
+            self._bars = Progress(
+                TextColumn("  {task.description:<22}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                redirect_stdout=sys.stdout.isatty(),
+                redirect_stderr=True,
+            )
+            self._bars.start()
+            self._task = self._bars.add_task(text, total=total)
+        self._bars.update(self._task, description=text, completed=done, total=total)
+
+
+_SNAKE: dict[type[events.EventBase], str] = {
+    events.Accepted: "accepted",
+    events.Started: "started",
+    events.Progress: "progress",
+    events.Output: "output",
+    events.AttemptFailed: "attempt_failed",
+    events.Cancelling: "cancelling",
+    events.Completed: "completed",
+    events.Failed: "failed",
+    events.Cancelled: "cancelled",
+}
+
+
+def _get(message: Message, field: str) -> Any:
+    return getattr(message, field)
+
+
+def _text(message: Message, field: str) -> str:
+    return str(_get(message, field))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def age(moment: datetime) -> str:
+    """How long ago something was."""
+    return elapsed(max(0.0, (datetime.now(UTC) - moment).total_seconds()))

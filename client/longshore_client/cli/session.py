@@ -1,0 +1,158 @@
+"""What every command that talks to a server shares: the connection, the errors as sentences, the exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec
+
+import click
+
+from longshore_client.channel import Channel, connect
+from longshore_client.cli.reflection import Types
+from longshore_client.errors import (
+    CallError,
+    LongshoreError,
+    NotFound,
+    OperationCancelled,
+    OperationFailed,
+    StillRunning,
+    Unavailable,
+    Unimplemented,
+)
+from longshore_client.retry import Retry, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+P = ParamSpec("P")
+
+DEFAULT_SERVER = "localhost:50051"
+
+FAILED = 1
+USAGE = 2
+CANCELLED = 3
+STILL_RUNNING = 4
+UNREACHABLE = 5
+REFUSED = 6
+INTERRUPTED = 130
+
+# A person waits for the first answer; once there was one, the server is worth a longer wait.
+_FIRST_CONTACT = 3.0
+_RECONNECT = 300.0
+
+
+@dataclass
+class Session:
+    """One command's connection to the server."""
+
+    server: str
+    json: bool
+    channel: Channel
+    types: Types
+    come_back: str = field(default="")
+    """What to say after Ctrl-C; set while an operation is followed."""
+
+    def established(self) -> None:
+        """The server has answered: from here on outages are bridged, and told about."""
+        self.channel.retry = Retry(give_up_after=_RECONNECT, timing=Timing(sleep=self._pause))
+
+    async def _pause(self, seconds: float) -> None:
+        click.echo(f"{self.server} does not answer; trying again", err=True)
+        await asyncio.sleep(max(seconds, 0.2))
+
+    def command(self, text: str) -> str:
+        """A command line for the user to type, with the server if it is not the default."""
+        default = os.environ.get("LONGSHORE_SERVER", DEFAULT_SERVER)
+        return f"longshore {text}" + ("" if self.server == default else f" --server {shlex.quote(self.server)}")
+
+
+def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
+    """Make a click callback of a coroutine: options --server and --json, a connection, and errors as exit codes.
+
+    What the coroutine returns is the exit code; None is 0.
+    """
+
+    @click.option(
+        "--server",
+        default=lambda: os.environ.get("LONGSHORE_SERVER", DEFAULT_SERVER),
+        metavar="ADDRESS",
+        help="host:port or unix:PATH.  [env: LONGSHORE_SERVER; default: localhost:50051]",
+    )
+    @click.option("--json", is_flag=True, help="Only events and snapshots, on stdout, one JSON object a line.")
+    @functools.wraps(command)
+    def callback(*args: P.args, **kwargs: P.kwargs) -> None:
+        server, json = str(kwargs.pop("server")), bool(kwargs.pop("json"))
+        sessions: list[Session] = []
+
+        async def run() -> int | None:
+            retry = Retry(give_up_after=_FIRST_CONTACT)
+            async with connect(server, retry=retry) as channel:
+                session = Session(server, json, channel, Types(channel))
+                sessions.append(session)
+                return await command(session, *args, **kwargs)
+
+        try:
+            sys.exit(asyncio.run(run()) or 0)
+        except KeyboardInterrupt:
+            click.echo("", err=True)
+            fail(sessions[0].come_back if sessions and sessions[0].come_back else "interrupted", INTERRUPTED, label="")
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; the interpreter must not try to flush to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(INTERRUPTED)
+        except LongshoreError as error:
+            fail(*explain(error, server))
+
+    return callback
+
+
+def explain(error: LongshoreError, server: str) -> tuple[str, int]:
+    """Put an error into one sentence that says what to do, and find its exit code."""
+    match error:
+        case StillRunning():
+            return f"{error.message}; come back with `longshore wait {error.operation}`", STILL_RUNNING
+        case OperationFailed():
+            return f"{error.operation} failed: {error.message} ({error.reason})", FAILED
+        case OperationCancelled():
+            return f"{error.operation} was cancelled: {error.message}", CANCELLED
+        case Unavailable() if error.domain != "longshore":
+            return (
+                (
+                    f"no Longshore server answers at {server}: start one with `longshore serve`, or name another with "
+                    "--server or LONGSHORE_SERVER"
+                ),
+                UNREACHABLE,
+            )
+        case Unavailable():
+            return f"{server} is not available: {error.message} ({error.reason}); try again later", UNREACHABLE
+        case Unimplemented() if error.domain != "longshore":
+            return f"{server} answers but is not a Longshore server: name another with --server", REFUSED
+        case NotFound() if "OPERATION" in error.reason:
+            return f"{error.message.rstrip('.')}: `longshore ls` shows what exists", REFUSED
+        case CallError() if error.field_violations:
+            broken = "; ".join(f"{item.field}: {item.description}" for item in error.field_violations)
+            return f"{error.message.rstrip('.')}: {broken}" if broken not in error.message else error.message, REFUSED
+        case CallError() if error.retry_after is not None:
+            return f"{error.message.rstrip('.')}; try again in {error.retry_after:g} s", REFUSED
+        case _:
+            return f"{error.message} ({error.reason})", REFUSED
+
+
+def fail(sentence: str, code: int, *, label: str = "error: ") -> NoReturn:
+    """Print one sentence to stderr and exit."""
+    click.echo(f"{click.style(label, fg='red') if label else ''}{sentence}", err=True)
+    sys.exit(code)
+
+
+def operation_name(text: str) -> str:
+    """Accept `operations/x` and plain `x`."""
+    return text if text.startswith("operations/") else f"operations/{text}"
+
+
+SessionCommand = Callable[..., Awaitable[int | None]]
