@@ -90,7 +90,8 @@ check-docker: install
 format: install ## rewrite the Python and proto sources in the project's format
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format .
-	@if [ -x $(BUF) ]; then $(BUF) format --write protos; fi
+	@if [ -x $(BUF) ]; then for tree in $(wildcard protos examples/*/protos tests/contracts/protos); do \
+		$(BUF) format --write $$tree; done; fi
 
 # --- environments ----------------------------------------------------------------------------------------------
 
