@@ -116,6 +116,14 @@ class Running:
         await self._stack.aclose()
         self._server.operations.attach(None)
 
+    async def abandon(self) -> None:
+        """For tests: end like a process that was killed, writing nothing more."""
+        self._stopped = True
+        self.engine.abandon()
+        await self.listener.stop(0)
+        await self._stack.aclose()
+        self._server.operations.attach(None)
+
     def _store_failed(self, _: str) -> None:
         self.engine.drain()
         self.failed.set()

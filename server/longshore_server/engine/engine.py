@@ -139,6 +139,16 @@ class Engine:
             self._epoch = 0
         await self.store.close()
 
+    def abandon(self) -> None:
+        """For tests: from here on nothing is written and no handler runs, as if the process had been killed."""
+        self._epoch = 0
+        self.accepting = False
+        self.store.writer.abandon()
+        self.executor.abandon()
+        for live in self.table.live.values():
+            if live.deadline is not None:
+                live.deadline.cancel()
+
     # Callers.
 
     def type_named(self, name: str) -> OperationType:

@@ -170,6 +170,14 @@ class Executor:
             await asyncio.wait([attempt.task for attempt in left], timeout=5)
         return [live.record for live in lives if not live.record.terminal]
 
+    def abandon(self) -> None:
+        """For tests: end every attempt without a word."""
+        self.stopping = True
+        for attempt in list(self._attempts):
+            attempt.end(Ending.DRAIN)
+        for task in list(self._tasks):
+            task.cancel()
+
     def _next(self, queue: _Queue) -> None:
         while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
             live = queue.waiting.popleft()

@@ -201,7 +201,9 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     @overload
     def progress(self, value: ProgressT) -> Awaitable[None]: ...
 
-    def progress(self: Any, value: Any, total: int | None = None, message: str = "") -> Awaitable[None]:
+    def progress(
+        self: Operation[Any, Any, Any, Any, Any], value: Any, total: int | None = None, message: str = ""
+    ) -> Awaitable[None]:
         """Report progress. Queued in order at once; await the result to know that it is durable, and so visible.
 
         Raises `TypeError` for another type than the contract's, `ServiceError` (TOO_MUCH_UNACKNOWLEDGED) when more
@@ -214,22 +216,20 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     @overload
     def output(
         self: Operation[Any, Any, channels_pb2.DiagnosticOutput, Any, Any],
-        value: str, channel: channels_pb2.DiagnosticOutput.Channel = ...,
+        value: str, channel: channels_pb2.DiagnosticOutput.Channel.ValueType = ...,
     ) -> Awaitable[None]: ...  # fmt: skip
 
     @overload
     def output(self, value: OutputT) -> Awaitable[None]: ...
 
     def output(
-        self: Any,
+        self: Operation[Any, Any, Any, Any, Any],
         value: Any,
-        channel: int = channels_pb2.DiagnosticOutput.CHANNEL_INFO,
+        channel: channels_pb2.DiagnosticOutput.Channel.ValueType = channels_pb2.DiagnosticOutput.CHANNEL_INFO,
     ) -> Awaitable[None]:
         """Send output to the callers; a text becomes a `DiagnosticOutput` where that is the type. Like `progress`."""
         if isinstance(value, str) and self._type.output is channels_pb2.DiagnosticOutput:
-            value = channels_pb2.DiagnosticOutput(
-                channel=channels_pb2.DiagnosticOutput.Channel.ValueType(channel), message=value
-            )
+            value = channels_pb2.DiagnosticOutput(channel=channel, message=value)
         return self._report(Move.OUTPUT, self._type.output, self._type.output_url, value)
 
     @overload
@@ -238,7 +238,8 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     @overload
     async def step(self, name: str, function: Callable[[Unpack[Args]], T], *args: *Args) -> T: ...
 
-    async def step(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+    # mypy 2.4 does not take `*args: Any` for an implementation of overloads that unpack a TypeVarTuple.
+    async def step(self, name: str, function: Callable[..., Any], *args: Any) -> Any:  # type: ignore[misc]
         """Run `function(*args)` once in the life of the operation, and return its recorded result ever after.
 
         The result is recorded when the function has returned: a crash in between runs it again, so pass `step.key` on

@@ -80,8 +80,9 @@ class Writer:
     def submit(self, mutation: Mutation[T], settled: Settled | None = None) -> asyncio.Future[T]:
         """Queue `mutation`; the future gives its outcome once that is durable and published.
 
-        Cancelling the future changes nothing. Raises (through it) `ServiceError`: the mutation's own refusal, or STORE_UNAVAILABLE. `settled` gets
-        the outcome or the exception in the step that publishes it, even when the future was cancelled before.
+        Cancelling the future changes nothing. Raises (through it) `ServiceError`: the mutation's own refusal, or
+        STORE_UNAVAILABLE. `settled` gets the outcome or the exception in the step that publishes it, even when the
+        future was cancelled before.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         item = _Item(mutation, future, settled)
@@ -115,6 +116,11 @@ class Writer:
             await self._task
             self._task = None
             await self._database.close()
+
+    def abandon(self) -> None:
+        """For tests: drop what is queued and write nothing more, as if the process had been killed."""
+        self._queue.clear()
+        self._closing = True
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
