@@ -83,6 +83,14 @@ def test_base_install_is_a_callers(clean: Path) -> None:
     assert not installed & {"aiosqlite", "click", "rich", "protovalidate", "grpcio-tools"}
 
 
+def test_base_install_says_what_the_command_line_needs(clean: Path) -> None:
+    command = clean.with_name("longshore")
+    refused = subprocess.run([command, "ls"], cwd=clean.parent, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert 'pip install "longshore[cli]"' in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_contracts_compile_against_the_protos_of_the_installed_wheel(clean: Path, tmp_path: Path) -> None:
     site = run(clean, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip()
     (tmp_path / "stranger.proto").write_text(CONTRACT)
