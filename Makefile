@@ -8,6 +8,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 ARGS ?=
+COMMA := ,
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -98,24 +99,26 @@ format: install ## rewrite the Python and proto sources in the project's format
 .PHONY: install
 install: $(VENV)/.installed ## make .venv with everything in it, .venv/bin/longshore included
 
+# $(call environment,FOLDER,WHAT PIP INSTALLS)
+define environment
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Longshore needs Python 3.11 or newer; \
+	this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11")'
+	@echo "Making $(1): half a minute, once."
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	@$(1)/bin/pip install --quiet --editable $(2)
+	@touch $(1)/.installed
+endef
+
 # A stamp instead of a phony recipe: the second run only compares two dates.
 $(VENV)/.installed: pyproject.toml constraints/highest.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable '.[server,cli]' --group dev --constraint constraints/highest.txt
-	@touch $@
+	$(call environment,$(VENV),'.[server$(COMMA)cli]' --group dev --constraint constraints/highest.txt)
 
 $(LOWEST)/.installed: pyproject.toml constraints/lowest.txt
-	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/pip install --quiet --upgrade 'pip>=25.1'
-	$(LOWEST)/bin/pip install --quiet --editable '.[server,cli]' --group test --constraint constraints/lowest.txt
-	@touch $@
+	$(call environment,$(LOWEST),'.[server$(COMMA)cli]' --group test --constraint constraints/lowest.txt)
 
 $(GENERATE)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(GENERATE)
-	$(GENERATE)/bin/pip install --quiet --upgrade 'pip>=25.1'
-	$(GENERATE)/bin/pip install --quiet --editable . --group generate
-	@touch $@
+	$(call environment,$(GENERATE),. --group generate)
 
 $(BUF):
 	@mkdir -p .tools/buf-$(BUF_VERSION)
