@@ -6,6 +6,7 @@ import uuid
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Generic, cast
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from typing_extensions import TypeVar
 
@@ -183,7 +184,9 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
     ) -> None:
         self._channel = channel
         self._type = type_name
-        self._input_type = input_type
+        # AIP-155: an input may carry the idempotency key itself, and then that one counts.
+        fields = cast("type[Message]", input_type).DESCRIPTOR.fields_by_name
+        self._key_in_input = "request_id" in fields and fields["request_id"].type == FieldDescriptor.TYPE_STRING
         self._codec = Codec(progress_type, output_type, result_type)
 
     @property
@@ -203,8 +206,8 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
 
         Args:
             request: The input.
-            request_id: Idempotency key: the same key with the same input gives the same operation, whoever starts it.
-                Default: a new one, which makes the retries of this call safe.
+            request_id: Idempotency key: the same key with the same input gives the same operation.
+                Default: the input's own field `request_id`, or a new one, which makes the retries of this call safe.
             labels: Facts to find it by later.
             timeout: Seconds after which no further try is made when the server cannot be reached.
 
@@ -214,7 +217,7 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
             ResourceExhausted: Too many operations wait; `retry_after` says when to try again.
         """
         deadline = None if timeout is None else self._channel.monotonic() + timeout
-        started = await self._start(request, request_id or str(uuid.uuid4()), labels, None, deadline)
+        started = await self._start(request, self._key(request, request_id), labels, None, deadline)
         return self._handle(started)
 
     def attach(self, name: str) -> OperationHandle[ProgressT, OutputT, ResultT]:
@@ -252,7 +255,7 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
             FailedPrecondition: `abort` was set and the contract does not let callers cancel.
             Exception: Whatever a callback raises. The operation goes on.
         """
-        request_id = request_id or str(uuid.uuid4())
+        request_id = self._key(request, request_id)
         if on_progress is None and on_output is None and abort is None:
             deadline = None if timeout is None else self._channel.monotonic() + timeout
             span = MAX_WAIT if timeout is None else min(MAX_WAIT, timeout)
@@ -272,6 +275,10 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
             timeout=timeout,
             abort_timeout=abort_timeout,
         )
+
+    def _key(self, request: InputT, given: str | None) -> str:
+        """The idempotency key of a start: there is always one, so that the start can be repeated."""
+        return given or (self._key_in_input and str(getattr(request, "request_id", ""))) or str(uuid.uuid4())
 
     async def _start(
         self,

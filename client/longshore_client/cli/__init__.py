@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Entry point of the console script."""
     try:
-        from longshore_client.cli.app import cli
+        from longshore_client.cli.app import run
     except ModuleNotFoundError as error:
         sys.exit(f'error: {error.name} is not installed: pip install "longshore[cli]"')
-    cli(prog_name="longshore")
+    sys.exit(run())

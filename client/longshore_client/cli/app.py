@@ -89,6 +89,25 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in _COMMANDS.items()])
 
 
+def run() -> int:
+    """Run the command line and return the exit code. What is wrong is said in one sentence, click's words included."""
+    try:
+        return int(cli(prog_name="longshore", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        text = error.format_message().rstrip(".")
+        where = error.ctx.command_path if error.ctx is not None else "longshore"
+        click.echo(f"{click.style('error: ', fg='red')}{text}; `{where} --help` shows how", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"{click.style('error: ', fg='red')}{error.format_message()}", err=True)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+
+
 def did_you_mean(wrong: str, known: Sequence[str]) -> str:
     """Return `; did you mean ...?` if something known is close, else nothing."""
     from difflib import get_close_matches

@@ -85,7 +85,9 @@ def _read_data(data: str) -> Any:
         else:
             text = data
     except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"-d: {data[1:] or 'stdin'} cannot be read: {error}") from error
+        raise click.UsageError(
+            f"-d: {data[1:] or 'stdin'} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
+        ) from error
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -107,4 +109,6 @@ def _to_message(session: Session, values: Any, name: str) -> Message:
         return session.types.parse(values, session.types.get(name))
     except ValueError as error:
         fields = ", ".join(field.name for field in session.types.get(name).DESCRIPTOR.fields)
-        raise click.UsageError(f"-d does not fit {name}: {error}. Its fields: {fields or 'none'}") from error
+        # The first line says it; the rest repeats the fields in a form for programmers.
+        text = str(error).partition("\n")[0].rstrip(".")
+        raise click.UsageError(f"-d does not fit {name}: {text}; its fields are {fields or 'none'}") from error

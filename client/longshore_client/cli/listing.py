@@ -95,9 +95,13 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
     if not rows:
         return
     width = max(len(row.name) for row in rows)
+    # The package is the same for all in most places; `get` shows it.
+    kinds = [row.type.rpartition(".")[2] for row in rows]
+    type_width = max(len(kind) for kind in kinds)
     if header:
-        click.echo(click.style(f"{'NAME':<{width}}  {'STATE':<10}  {'AGE':>11}  PROGRESS", bold=True))
-    for row in rows:
+        head = f"{'NAME':<{width}}  {'TYPE':<{type_width}}  {'STATE':<10}  {'AGE':>11}  PROGRESS"
+        click.echo(click.style(head, bold=True))
+    for row, kind in zip(rows, kinds, strict=True):
         state = click.style(f"{row.state.name:<10}", fg=_COLORS.get(row.state))
         if row.error is not None:
             what = f"{row.error.message} ({row.error.reason})"
@@ -105,4 +109,4 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
             what = "  ".join(part for part in describe(row.progress, session.types) if part)
         else:
             what = ""
-        click.echo(f"{row.name:<{width}}  {state}  {age(row.create_time):>11}  {what}".rstrip())
+        click.echo(f"{row.name:<{width}}  {kind:<{type_width}}  {state}  {age(row.create_time):>11}  {what}".rstrip())

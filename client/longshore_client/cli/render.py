@@ -243,10 +243,10 @@ class LiveRenderer(PlainRenderer):
     def progress(self, value: Message, spent: str) -> None:
         name = value.DESCRIPTOR.full_name
         if name == _MILESTONE:
-            self._bar(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"))
+            self._bar(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"), spent)
         elif name == _COUNTER:
             total = _get(value, "total") if value.HasField("total") else None
-            self._bar(_text(value, "message"), _get(value, "current"), total)
+            self._bar(_text(value, "message"), _get(value, "current"), total, spent)
         else:
             super().progress(value, spent)
 
@@ -259,24 +259,26 @@ class LiveRenderer(PlainRenderer):
             self._bars.stop()
             self._bars = None
 
-    def _bar(self, text: str, done: int, total: int | None) -> None:
+    def _bar(self, text: str, done: int, total: int | None, spent: str) -> None:
         if self._bars is None:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
             # Lines that are printed meanwhile must pass through rich where they share the terminal with the bar.
             self._bars = Progress(
                 TextColumn("  {task.description:<22}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),
+                # The operation's own time: a watch may come late.
+                TextColumn("{task.fields[spent]:>9}"),
                 console=Console(stderr=True),
                 redirect_stdout=sys.stdout.isatty(),
                 redirect_stderr=True,
             )
             self._bars.start()
-            self._task = self._bars.add_task(text, total=total)
-        self._bars.update(self._task, description=text, completed=done, total=total)
+            self._task = self._bars.add_task(text, completed=done, total=total, spent=spent)
+            return
+        self._bars.update(self._task, description=text, completed=done, total=total, spent=spent)
 
 
 _SNAKE: dict[type[events.EventBase], str] = {

@@ -134,7 +134,7 @@ def explain(error: LongshoreError, server: str) -> tuple[str, int]:
         case Unimplemented() if error.domain != "longshore":
             return f"{server} answers but is not a Longshore server: name another with --server", REFUSED
         case NotFound() if "OPERATION" in error.reason:
-            return f"{error.message.rstrip('.')}: `longshore ls` shows what exists", REFUSED
+            return f"{error.message.rstrip('.')}; `longshore ls` shows what exists", REFUSED
         case CallError() if error.field_violations:
             broken = "; ".join(f"{item.field}: {item.description}" for item in error.field_violations)
             return f"{error.message.rstrip('.')}: {broken}" if broken not in error.message else error.message, REFUSED
