@@ -36,6 +36,8 @@ class Server:
     def __init__(self, *services: object, lifespan: Lifespan | None = None) -> None:
         self.services = services
         self.lifespan = lifespan
+        self.config = Config()
+        """The configuration of the run that is under way, or the defaults."""
         self.operations = Operations()
         """Starts and finds operations from the service's own code."""
         # Read at once, so that a wrong contract is found where the server is written.
@@ -94,6 +96,7 @@ class Running:
                 self._stack.callback(self.metrics.stop)
             await self.listener.start(self.config.listen)
             self._stack.push_async_callback(self.listener.stop, 1.0)
+            self._server.config = self.config
             self._server.operations.attach(self.engine)
             services = None
             if self._server.lifespan is not None:
