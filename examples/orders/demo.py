@@ -43,7 +43,15 @@ class Board:
         self.reasons: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.news = ""
+        self.half = asyncio.Event()
+        """Set once half of the orders have ended."""
         self._started = time.monotonic()
+
+    def move(self, order_id: str, place: str) -> None:
+        """An order is somewhere else now."""
+        self.at[order_id] = place
+        if self.ended * 2 >= self.total:
+            self.half.set()
 
     def count(self, place: str) -> int:
         """How many orders stand there."""
@@ -120,30 +128,29 @@ async def follow(orders: OrdersClient, order: ProcessOrderRequest, board: Board,
     """One caller: start the order and watch it to its end, across whatever happens to the server."""
     key = order.order_id
     await asyncio.sleep(delay)
-    board.at[key] = "waiting"
+    board.move(key, "waiting")
     try:
         operation = await orders.process(order)
         async for event in operation.watch():
             if isinstance(event, Progress):
-                board.at[key] = event.value.step
+                board.move(key, event.value.step)
         await operation.wait()
     except InvalidArgument as error:
-        board.at[key] = "refused"
+        board.move(key, "refused")
         board.refusals[error.reason] += 1
     except OperationFailed as error:
-        board.at[key] = "failed"
+        board.move(key, "failed")
         board.reasons[error.reason] += 1
     except CallError as error:
-        board.at[key] = "lost"
+        board.move(key, "lost")
         board.news = str(error)
     else:
-        board.at[key] = "completed"
+        board.move(key, "completed")
 
 
 async def kill_halfway(shop: Shop, board: Board) -> None:
     """SIGKILL once half of the orders have ended, then start the server again."""
-    while board.ended < board.total // 2:
-        await asyncio.sleep(0.05)
+    await board.half.wait()
     under_way = len(board.at) - board.ended
     await shop.close(signal.SIGKILL)
     board.news = f"[bold red]SIGKILL[/] with {under_way} orders under way"

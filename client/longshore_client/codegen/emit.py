@@ -121,6 +121,9 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
             "    OPERATIONS: typing.ClassVar[collections.abc.Mapping[str, str]] = {",
             *(f'        "{method.name}": "{method.python_name}",' for method in contract.methods),
             "    }",
+            "    LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {",
+            *(f'        "{name}": {line},' for name, line in contract.lines),
+            "    }",
         ]
         for method, alias in zip(contract.methods, aliases, strict=True):
             head = f"async def {method.python_name}"

@@ -59,6 +59,8 @@ class ServiceContract:
     full_name: str
     comment: str
     methods: tuple[OperationMethod, ...]
+    lines: tuple[tuple[str, int], ...]
+    """Where each method that carries the option stands in the file, from 1: the server's errors name it."""
 
 
 @dataclass
@@ -129,10 +131,12 @@ class _ServiceReader:
 
     def read(self) -> ServiceContract:
         methods = []
+        lines = []
         taken: dict[str, str] = {}
         for index, method in enumerate(self._service.method):
             if not method.options.HasExtension(annotations_pb2.operation):
                 continue
+            lines.append((method.name, self._line(index)))
             declared = method.options.Extensions[annotations_pb2.operation]
             if declared.watches:
                 self._check_twin(index, method, declared)
@@ -147,7 +151,9 @@ class _ServiceReader:
             methods.append(operation)
         package = self._file.package
         full_name = f"{package}.{self._service.name}" if package else self._service.name
-        return ServiceContract(self._service.name, full_name, self._comment(self._path), tuple(methods))
+        return ServiceContract(
+            self._service.name, full_name, self._comment(self._path), tuple(methods), tuple(lines)
+        )
 
     def _operation(
         self,
@@ -203,10 +209,14 @@ class _ServiceReader:
         return found
 
     def _error(self, method_index: int, text: str) -> ContractError:
-        path = [*self._path, _SERVICE_METHOD, method_index]
-        lines = [location.span[0] + 1 for location in self._locations(path)]
-        where = f"{self._file.name}:{lines[0]}" if lines else self._file.name
+        line = self._line(method_index)
+        where = f"{self._file.name}:{line}" if line else self._file.name
         return ContractError(f"{where}: {self._service.name}.{self._service.method[method_index].name}: {text}")
+
+    def _line(self, method_index: int) -> int:
+        """Line of a method, from 1; 0 when the descriptors do not say."""
+        path = [*self._path, _SERVICE_METHOD, method_index]
+        return next((location.span[0] + 1 for location in self._locations(path)), 0)
 
     def _comment(self, path: Sequence[int]) -> str:
         return next((location.leading_comments for location in self._locations(path)), "")

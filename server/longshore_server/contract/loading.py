@@ -64,7 +64,7 @@ class _Loader:
         self._descriptor = descriptor
         self._default_timeout = default_timeout
         self._names: dict[str, str] = dict(getattr(service, "OPERATIONS", {}))
-        self._sources: dict[str, tuple[int, str]] = dict(getattr(service, "SOURCES", {}))
+        self._lines: dict[str, int] = dict(getattr(service, "LINES", {}))
 
     def types(self) -> list[OperationType]:
         self._check_service()
@@ -154,7 +154,6 @@ class _Loader:
         max_crashes = contract.max_crashes if contract.HasField("max_crashes") else MAX_CRASHES
         if max_crashes < 1:
             raise self._error(method, "max_crashes", "it must be at least 1")
-        line, comment = self._sources.get(method.name, (0, ""))
         return OperationType(
             name=f"{self._descriptor.full_name}/{method.name}",
             method=method,
@@ -176,7 +175,7 @@ class _Loader:
             rerun=contract.on_crash != annotations_pb2.ON_CRASH_FAIL,
             max_crashes=max_crashes,
             streamed_by=twin or (f"/{self._descriptor.full_name}/{method.name}" if _streams(method) else ""),
-            description=comment,
+            description=self._comment(method),
         )
 
     def _check_supported(self, method: MethodDescriptor, contract: annotations_pb2.OperationContract) -> None:
@@ -212,7 +211,8 @@ class _Loader:
             raise self._error(method, option, "it must name a message; google.protobuf.Empty stands for none")
         pool = self._descriptor.file.pool
         package = self._descriptor.file.package
-        for candidate in (name, f"{package}.{name}"):
+        local = f"{package}.{name}"
+        for candidate in (name, local) if "." in name else (local, name):
             try:
                 found: Descriptor = pool.FindMessageTypeByName(candidate)
             except KeyError:
@@ -222,6 +222,14 @@ class _Loader:
         raise self._error(
             method, option, f"no message is called {name!r} in {package} or any imported file{_hint(name, known)}"
         )
+
+    def _comment(self, method: MethodDescriptor) -> str:
+        """What the contract says above the method: the generated base keeps it as the docstring."""
+        python_name = self._names.get(method.name, "")
+        for base in type(self._service).__mro__:
+            if "OPERATIONS" in vars(base):
+                return inspect.getdoc(vars(base).get(python_name)) or ""
+        return ""
 
     def _handler(self, method: MethodDescriptor) -> Handler:
         python_name = self._names.get(method.name)
@@ -277,7 +285,7 @@ class _Loader:
                 )
 
     def _error(self, method: MethodDescriptor, option: str, problem: str) -> ContractError:
-        line = self._sources.get(method.name, (0, ""))[0]
+        line = self._lines.get(method.name, 0)
         place = f"{_file(self._descriptor)}:{line}" if line else _file(self._descriptor)
         what = f"{self._descriptor.name}.{method.name}"
         return ContractError(f"{place}: {what}: {f'option {option}: ' if option else ''}{problem}")

@@ -250,6 +250,22 @@ class LabService(abc.ABC, typing.Generic[ServicesT]):
         "PlayByRules": "play_by_rules",
         "PlayLive": "play_live",
     }
+    LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {
+        "Play": 15,
+        "PlayAndWatch": 30,
+        "PlayOn": 35,
+        "PlayThrough": 44,
+        "PlayOnce": 56,
+        "PlayNamed": 68,
+        "PlayAgain": 81,
+        "PlayShort": 94,
+        "PlayMinute": 106,
+        "Climb": 119,
+        "Count": 128,
+        "Fire": 137,
+        "PlayByRules": 146,
+        "PlayLive": 155,
+    }
 
     @abc.abstractmethod
     async def play(self, request: PlayInput, op: PlayOperation[ServicesT], /) -> PlayResult:

@@ -45,6 +45,10 @@ class OrdersService(abc.ABC, typing.Generic[ServicesT]):
     OPERATIONS: typing.ClassVar[collections.abc.Mapping[str, str]] = {
         "Process": "process",
     }
+    LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {
+        "Process": 14,
+        "ProcessAndWatch": 28,
+    }
 
     @abc.abstractmethod
     async def process(self, request: ProcessInput, op: ProcessOperation[ServicesT], /) -> ProcessResult:
