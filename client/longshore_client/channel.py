@@ -27,6 +27,7 @@ _DETAILS = "grpc-status-details-bin"
 MAX_WAIT = 60.0
 """Longest single Wait call in seconds; a longer wait is several, so that a dead connection is noticed."""
 _WAIT_MARGIN = 10.0
+_DEADLINE_MARGIN = 1.0
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     # We retry ourselves, with the request id that makes it safe; the core's own machinery only costs time.
@@ -171,10 +172,12 @@ class Channel:
         Raises:
             CallError: The server refused, or could not be reached for as long as `retry` says.
         """
-        # The margin keeps the server's own answer ahead of our deadline.
-        timeout = self.call_timeout if wait is None else wait + _WAIT_MARGIN
         backoff: Backoff | None = None
         while True:
+            # The margin keeps the server's own answer ahead of our deadline.
+            timeout = self.call_timeout if wait is None else wait + _WAIT_MARGIN
+            if deadline is not None:
+                timeout = min(timeout, max(0.0, deadline - self.monotonic()) + _DEADLINE_MARGIN)
             try:
                 return await rpc(request, timeout=timeout, metadata=self.metadata)
             except grpc.aio.AioRpcError as error:

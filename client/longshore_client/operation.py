@@ -15,7 +15,7 @@ from longshore.v1.operation_pb2 import EventType
 from longshore_client import events
 from longshore_client.channel import MAX_WAIT, Channel
 from longshore_client.codec import Codec, to_any
-from longshore_client.errors import StillRunning
+from longshore_client.errors import DeadlineExceeded, StillRunning
 from longshore_client.events import Event, EventBase, OutputT, ProgressT, ResultT, State
 from longshore_client.run import run_following
 from longshore_client.watch import Follower
@@ -111,7 +111,11 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
             if span <= 0:
                 raise StillRunning(self._name, timeout or 0.0)
             request = pb.WaitRequest(name=self._address, timeout=_duration(span))
-            self._note(await self._channel.invoke(self._channel.calls.wait, request, wait=span, deadline=deadline))
+            try:
+                self._note(await self._channel.invoke(self._channel.calls.wait, request, wait=span, deadline=deadline))
+            except DeadlineExceeded:
+                # Only our own: the server answers before it, unless it is in trouble, which changes nothing.
+                raise StillRunning(self._name, timeout or 0.0) from None
         return self._codec.outcome(self._ended)
 
     async def watch(
@@ -259,7 +263,10 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
         if on_progress is None and on_output is None and abort is None:
             deadline = None if timeout is None else self._channel.monotonic() + timeout
             span = MAX_WAIT if timeout is None else min(MAX_WAIT, timeout)
-            handle = self._handle(await self._start(request, request_id, labels, span, deadline))
+            try:
+                handle = self._handle(await self._start(request, request_id, labels, span, deadline))
+            except DeadlineExceeded:
+                raise StillRunning(f"{self._type} {request_id}", timeout or 0.0) from None
             return await handle.wait(None if deadline is None else deadline - self._channel.monotonic())
         start = pb.RunRequest(
             type=self._type, input=to_any(cast("Message", request)), request_id=request_id, labels=labels

@@ -43,7 +43,7 @@ REFUSED = 6
 INTERRUPTED = 130
 
 # A person waits for the first answer; once there was one, the server is worth a longer wait.
-_FIRST_CONTACT = 3.0
+_FIRST_CONTACT = 1.5
 _RECONNECT = 300.0
 
 

@@ -151,9 +151,7 @@ class _ServiceReader:
             methods.append(operation)
         package = self._file.package
         full_name = f"{package}.{self._service.name}" if package else self._service.name
-        return ServiceContract(
-            self._service.name, full_name, self._comment(self._path), tuple(methods), tuple(lines)
-        )
+        return ServiceContract(self._service.name, full_name, self._comment(self._path), tuple(methods), tuple(lines))
 
     def _operation(
         self,

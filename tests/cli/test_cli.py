@@ -1,0 +1,386 @@
+"""The command line as a user meets it: what goes to stdout and stderr, and the exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from lab.v1.lab_pb2 import PlayProgress, PlayRequest, PlayResult
+
+from longshore.v1.channels_pb2 import CounterProgress, DiagnosticOutput, MilestoneProgress
+from longshore_server import OperationError
+from tests.conftest import Lab
+
+COMMAND = (sys.executable, "-m", "longshore_client.cli")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Awaitable[Done]]
+
+
+@pytest.fixture
+def run(lab: Lab) -> Run:
+    """Run a command against the laboratory's server."""
+
+    async def command(*arguments: str, stdin: str = "") -> Done:
+        process = await spawn(lab.harness.address, *arguments)
+        out, err = await process.communicate(stdin.encode())
+        return Done(process.returncode or 0, out.decode(), err.decode())
+
+    return command
+
+
+async def spawn(address: str, *arguments: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    environment = {**os.environ, "LONGSHORE_SERVER": address}
+    return await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
+    )
+
+
+async def play(request: Any, op: Any) -> PlayResult:
+    await op.progress(PlayProgress(number=1, text="reserving"))
+    for channel in DiagnosticOutput.Channel.values()[1:]:
+        name = DiagnosticOutput.Channel.Name(channel).removeprefix("CHANNEL_")
+        await op.output(DiagnosticOutput(channel=channel, message=f"to {name}"))
+    return PlayResult(text=request.script, number=request.count)
+
+
+async def fail(request: Any, op: Any) -> PlayResult:
+    raise OperationError("OUT_OF_STOCK", "no A1 left")
+
+
+async def hang(request: Any, op: Any) -> PlayResult:
+    await op.progress(PlayProgress(text="begun"))
+    await op.cancelled.wait()
+    return PlayResult()
+
+
+async def test_call_prints_the_name(lab: Lab, run: Run) -> None:
+    lab.plays(play)
+    done = await run("call", "lab.v1.LabService/PlayNamed", "-d", '{"key": "a"}')
+    assert done == (0, "operations/named-a\n", "")
+    done = await run("call", "PlayNamed", "-d", '{"key": "a"}')
+    assert done == (0, "operations/named-a\n", "it existed already\n")
+
+
+async def test_call_watch_sorts_the_channels(lab: Lab, run: Run) -> None:
+    lab.plays(play)
+    done = await run("call", "LabService/Play", "-d", '{"script": "x", "count": "7"}', "--watch")
+    assert done.code == 0
+    assert done.out.splitlines() == ["to INFO", "to STDOUT", '{"text": "x", "number": "7"}']
+    name, progress, warn, stderr, end = done.err.splitlines()
+    assert name.startswith("operations/")
+    assert progress.split() == ["number=1", "reserving", "0.0", "s"]
+    assert (warn, stderr) == ("to WARN", "to STDERR")
+    assert end.startswith("✔ completed in ")
+
+
+async def test_call_watch_json_has_events_only(lab: Lab, run: Run) -> None:
+    lab.plays(play)
+    done = await run("call", "Play", "--watch", "--json")
+    assert (done.code, done.err) == (0, "")
+    kinds = [event["type"] for event in done.json]
+    assert kinds == ["accepted", "started", "progress", *["output"] * 4, "completed"]
+    assert [event["sequence"] for event in done.json] == list(range(1, 9))
+    assert done.json[2]["value"] == {"number": "1", "text": "reserving"}
+
+
+async def test_the_input_comes_from_a_file_or_from_stdin(lab: Lab, run: Run, tmp_path: Path) -> None:
+    lab.plays(play)
+    (tmp_path / "input.json").write_text('{"script": "filed"}')
+    assert (await run("call", "Play", "-d", f"@{tmp_path}/input.json", "--wait")).json == [{"text": "filed"}]
+    assert (await run("call", "Play", "-d", "-", "--wait", stdin='{"script": "piped"}')).json == [{"text": "piped"}]
+
+
+async def test_request_ids_and_labels(lab: Lab, run: Run) -> None:
+    lab.plays(play)
+    arguments = ("call", "Play", "--request-id", "k", "--label", "tenant=acme", "--label", "a.b=c=d", "--json")
+    first, second = await run(*arguments), await run(*arguments)
+    assert first.json[0]["name"] == second.json[0]["name"]
+    assert second.json[0]["labels"] == {"tenant": "acme", "a.b": "c=d"}
+    assert second.json[0]["request_id"] == "k"
+
+
+@pytest.mark.parametrize("command", [("call", "Play", "--watch"), ("call", "Play", "--wait")], ids=["watch", "wait"])
+async def test_the_exit_code_says_how_it_ended(lab: Lab, run: Run, command: tuple[str, ...]) -> None:
+    lab.plays(fail)
+    done = await run(*command)
+    assert (done.code, done.out) == (1, "")
+    assert "no A1 left (OUT_OF_STOCK)" in done.err
+    lab.plays(hang)
+    timed = await run(*command, "--timeout", "0.3")
+    assert timed.code == 4
+    assert "come back with `longshore wait operations/" in timed.err
+
+
+async def test_watch_of_a_failure_in_json(lab: Lab, run: Run) -> None:
+    lab.plays(fail)
+    done = await run("call", "Play", "--watch", "--json")
+    assert done.code == 1
+    error = done.json[-1]["error"]
+    assert (done.json[-1]["type"], error["reason"], error["message"]) == ("failed", "OUT_OF_STOCK", "no A1 left")
+    assert error["details"][0]["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+
+
+async def test_cancel_get_wait_and_watch(lab: Lab, run: Run) -> None:
+    lab.plays(hang)
+    name = (await lab.begin("PlayNamed", key="c")).operation.name
+    got = await run("get", "named-c", "--json")
+    assert got.json[0]["state"] == "RUNNING"
+    text = await run("get", name)
+    assert "state           RUNNING" in text.out.splitlines()
+    cancelled = await run("cancel", name, "--reason", "ordered twice")
+    assert cancelled.code == 0
+    assert name in cancelled.out
+    watched = await run("watch", "named-c", "--after", "2")
+    assert watched.code == 3
+    assert "ordered twice" in watched.err
+    waited = await run("wait", name)
+    assert (waited.code, waited.out) == (3, "")
+    as_json = await run("wait", name, "--json")
+    assert (as_json.code, as_json.json[0]["state"]) == (3, "CANCELLED")
+    again = await run("cancel", name)
+    assert (again.code, again.out) == (0, f"{name} has ended: CANCELLED\n")
+
+
+async def test_a_watch_can_be_filtered(lab: Lab, run: Run) -> None:
+    lab.plays(play)
+    name = (await lab.begin()).operation.name
+    done = await run("watch", name, "--type", "progress", "--json")
+    assert [event["type"] for event in done.json] == ["progress", "completed"]
+
+
+async def test_a_watch_goes_on_across_a_crash(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        await op.progress(PlayProgress(number=op.attempt))
+        if op.attempt == 1:
+            await asyncio.Event().wait()
+        return PlayResult(number=op.attempt)
+
+    name = (await lab.begin()).operation.name
+    process = await spawn(lab.harness.address, "watch", name, "--json")
+    assert process.stdout is not None
+    lines = [await process.stdout.readline() for _ in range(3)]
+    await lab.restart()
+    rest, err = await process.communicate()
+    events = [json.loads(line) for line in [*lines, *rest.splitlines()]]
+    assert [event["sequence"] for event in events] == [1, 2, 3, 4, 5, 6]
+    assert events[3]["type"] == "attempt_failed"
+    assert process.returncode == 0
+    assert b"trying again" in err
+
+
+async def test_ctrl_c_leaves_it_running_and_says_how_to_come_back(lab: Lab) -> None:
+    lab.plays(hang)
+    name = (await lab.begin("PlayNamed", key="i")).operation.name
+    process = await spawn(lab.harness.address, "watch", name, "--json")
+    assert process.stdout is not None
+    for _ in range(3):
+        await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert err.decode().strip() == f"{name} goes on. Come back with: longshore watch {name} --after 3"
+    assert (await lab.operations.Get(get_request(name))).state == 2
+
+
+def get_request(name: str) -> Any:
+    from longshore.v1.operations_service_pb2 import GetRequest
+
+    return GetRequest(name=name)
+
+
+async def test_a_reader_that_goes_away_is_no_error(lab: Lab) -> None:
+    lab.plays(hang)
+    for _ in range(3):
+        await lab.begin()
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m longshore_client.cli ls --json | head -c 1 > /dev/null",
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "LONGSHORE_SERVER": lab.harness.address},
+    )
+    _, err = await process.communicate()
+    assert err == b""
+
+
+async def test_ls_and_types(lab: Lab, run: Run) -> None:
+    assert await run("ls") == (0, "", "no operations\n")
+    lab.plays(play)
+    for key in ("a", "b", "c"):
+        await lab.end((await lab.begin("PlayNamed", key=key)).operation.name)
+    lab.plays(hang)
+    await lab.begin("PlayNamed", key="d")
+    listed = await run("ls")
+    head, *rows = listed.out.splitlines()
+    assert head.split() == ["NAME", "TYPE", "STATE", "AGE", "PROGRESS"]
+    assert [row.split()[:3] for row in rows] == [
+        ["operations/named-d", "LabService/PlayNamed", "RUNNING"],
+        *(["operations/named-" + key, "LabService/PlayNamed", "COMPLETED"] for key in "cba"),
+    ]
+    assert rows[0].endswith("begun")
+    running = await run("ls", "--filter", "state=RUNNING", "--json")
+    assert [item["name"] for item in running.json] == ["operations/named-d"]
+    limited = await run("ls", "--limit", "2")
+    assert len(limited.out.splitlines()) == 3
+    assert "there are more than 2" in limited.err
+    types = await run("types", "--json")
+    play_type = next(item for item in types.json if item["type"] == "lab.v1.LabService/Play")
+    assert play_type["progress_type"] == "lab.v1.PlayProgress"
+    assert "lab.v1.LabService/Fire" in (await run("types")).out
+
+
+async def test_standard_progress_and_own_outputs_are_readable(lab: Lab, run: Run) -> None:
+    @lab.plays
+    async def climb(request: Any, op: Any) -> PlayResult:
+        await op.progress(MilestoneProgress(step=2, total_steps=3, label="Connecting"))
+        return PlayResult()
+
+    assert "  Connecting  2/3 " in (await run("call", "Climb", "--watch")).err
+
+    @lab.plays
+    async def count(request: Any, op: Any) -> PlayResult:
+        await op.progress(CounterProgress(current=5, message="rows"))
+        await op.output(PlayProgress(number=3, text="own"))
+        return PlayResult()
+
+    done = await run("call", "LabService/Count", "--watch")
+    assert "  rows  5 " in done.err
+    assert done.out.splitlines() == ["number=3  own", "{}"]
+
+
+async def test_an_empty_result_prints_nothing(lab: Lab, run: Run) -> None:
+    assert (await run("call", "Fire", "--watch")).out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("call", "Plya"), 6, "the server has no operation type 'Plya'"),
+        (("call", "lab.v1.LabService/Plya"), 6, "did you mean 'lab.v1.LabService/Play'?"),
+        (("call", "Play", "-d", "{x"), 2, "-d is not JSON: "),
+        (("call", "Play", "-d", '{"nope": 1}'), 2, "its fields are key, script, count, request_id, payload"),
+        (("call", "Play", "-d", "@/does/not/exist"), 2, "cannot be read: No such file or directory"),
+        (("call", "Play", "--label", "Tenant=x"), 2, "write KEY=VALUE, the key in lower case"),
+        (("call", "PlayByRules", "-d", '{"title": "x"}'), 6, "title"),
+        (("call", "PlayNamed", "-d", '{"key": ""}'), 6, "key"),
+        (("call",), 2, "Missing argument 'TYPE'; `longshore call --help` shows how"),
+        (("get", "nope"), 6, "`longshore ls` shows what exists"),
+        (("watch", "nope"), 6, "`longshore ls` shows what exists"),
+        (("cancel", "nope"), 6, "`longshore ls` shows what exists"),
+        (("get", "a/b"), 6, "is not of the form operations/{id}"),
+        (("ls", "--filter", "nope=1"), 6, "there is no field 'nope'"),
+        (("sl",), 2, "there is no command 'sl'"),
+        (("types", "--server", "127.0.0.1:1"), 5, "no Longshore server answers at 127.0.0.1:1"),
+        (("types", "--server", "unix:/does/not/exist.sock"), 5, "no Longshore server answers at unix:"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+async def test_errors_are_one_sentence(run: Run, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+    done = await run(*arguments)
+    assert done.code == code, done
+    assert done.out == ""
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, "one line, no traceback"
+    assert sentence in done.err
+
+
+async def test_not_cancellable_is_refused(lab: Lab, run: Run) -> None:
+    lab.plays(hang)
+    name = (await lab.begin("PlayThrough")).operation.name
+    done = await run("cancel", name)
+    assert done.code == 6
+    assert "NOT_CANCELLABLE" in done.err or "cancel" in done.err
+
+
+async def test_a_server_without_our_service_is_told_apart(run: Run) -> None:
+    import grpc.aio
+
+    other = grpc.aio.server()
+    port = other.add_insecure_port("127.0.0.1:0")
+    await other.start()
+    try:
+        done = await run("ls", "--server", f"127.0.0.1:{port}")
+    finally:
+        await other.stop(0)
+    assert done.code == 6
+    assert "is not a Longshore server" in done.err
+
+
+async def test_a_unix_socket_works(tmp_path: Path) -> None:
+    lab = Lab(tmp_path / "data", listen=(f"unix:{tmp_path}/s.sock",))
+    await lab.start()
+    try:
+        process = await spawn(f"unix:{tmp_path}/s.sock", "types")
+        out, _ = await process.communicate()
+    finally:
+        await lab.stop()
+    assert b"lab.v1.LabService/Play" in out
+
+
+def test_help_is_fast_and_has_examples_and_exit_codes() -> None:
+    spans = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
+        spans.append(time.perf_counter() - begin)
+    assert min(spans) < 0.3
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    for text in ("Examples:", "Exit codes:", "longshore call", "LONGSHORE_SERVER", "serve"):
+        assert text in done.stdout
+    for command in ("call", "ls", "get", "watch", "wait", "cancel", "types", "generate"):
+        shown = subprocess.run([*COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
+        assert "Example" in shown, command
+
+
+def test_help_does_not_import_grpc() -> None:
+    code = "import sys; sys.argv = ['longshore', '--help']\nimport longshore_client.cli as c\n"
+    code += "try: c.main()\nexcept SystemExit: print(sorted({'grpc', 'rich', 'google'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_generate_compiles_and_exports(tmp_path: Path) -> None:
+    contract = Path(__file__).parents[2] / "examples" / "orders" / "protos"
+    out, export = tmp_path / "out", tmp_path / "export"
+    arguments = ["generate", str(contract), "--out", str(out), "--export", str(export)]
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True)
+    assert str(out / "acme/orders/v1/orders_longshore.py") in done.stdout.splitlines()
+    # What was exported is enough for any protoc.
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{export}", f"--python_out={tmp_path}"]
+    subprocess.run([*protoc, "acme/orders/v1/orders.proto"], check=True)
+    refused = subprocess.run(
+        [*COMMAND, "generate", "nope", "--out", str(out)], capture_output=True, text=True, check=False
+    )
+    assert (refused.returncode, refused.stderr) == (1, "error: nope does not exist\n")
+
+
+def test_requests_parse_in_a_pool_of_their_own() -> None:
+    """The same file in the default pool and in the command line's own does not clash."""
+    from longshore_client.channel import connect
+    from longshore_client.cli.reflection import Types
+
+    types = Types(connect("localhost:1"))
+    types._add_local(PlayRequest.DESCRIPTOR.file)
+    assert types.parse({"key": "a"}, types.get("lab.v1.PlayRequest")).SerializeToString() == b"\n\x01a"
+    with pytest.raises(ValueError, match="nope"):
+        types.parse({"nope": 1}, types.get("lab.v1.PlayRequest"))

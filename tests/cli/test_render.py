@@ -1,0 +1,144 @@
+"""How single messages, spans and bars look."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from acme.orders.v1.orders_pb2 import OrderItem, ProcessOrderProgress, ProcessOrderRequest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+import longshore_client as lc
+from longshore.v1.channels_pb2 import CounterProgress, MilestoneProgress
+from longshore_client.channel import connect
+from longshore_client.cli.reflection import Types
+from longshore_client.cli.render import PlainRenderer, describe, elapsed, event_dict
+
+
+@pytest.fixture
+def types() -> Types:
+    return Types(connect("localhost:1"))
+
+
+@pytest.mark.parametrize(
+    ("message", "head", "text"),
+    [
+        (ProcessOrderProgress(step="reserve", message="Reserving ord_123"), "reserve", "Reserving ord_123"),
+        (ProcessOrderProgress(message="only this"), "", "only this"),
+        (ProcessOrderProgress(), "", ""),
+        (ProcessOrderRequest(order_id="o", amount=5), "", "o  amount=5"),
+        (MilestoneProgress(step=1, total_steps=3, label="Pack"), "", "Pack  1/3"),
+        (CounterProgress(current=4, total=9, message="rows"), "", "rows  4/9"),
+        (CounterProgress(current=4), "", "4"),
+    ],
+)
+def test_any_message_becomes_a_readable_line(types: Types, message: Any, head: str, text: str) -> None:
+    assert describe(message, types) == (head, text)
+
+
+def test_long_values_are_cut(types: Types) -> None:
+    message = ProcessOrderRequest(items=[OrderItem(sku="A" * 50)])
+    _, text = describe(message, types)
+    assert text.endswith("…")
+    assert len(text) < 60
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (59.9, "59.9 s"), (65, "1 min 5 s"), (3600, "1 h 0 min"), (90000, "25 h 0 min")],
+)
+def test_spans_are_short(seconds: float, text: str) -> None:
+    assert elapsed(seconds) == text
+
+
+def common(sequence: int, state: lc.State = lc.State.RUNNING) -> dict[str, Any]:
+    at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=sequence)
+    return {"sequence": sequence, "revision": sequence, "attempt": 1, "time": at, "state": state}
+
+
+def test_every_event_has_a_json_form_and_a_line(types: Types, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = lc.OperationFailed("no A1", operation="operations/x", reason="OUT_OF_STOCK", code=lc.Code.ABORTED)
+    cancelled = lc.OperationCancelled("by ada", operation="operations/x", reason="CANCELLED", code=lc.Code.CANCELLED)
+    events: list[lc.Event[Any, Any, Any]] = [
+        lc.Accepted("operations/x", "u", "T", **common(1)),
+        lc.Started(**common(2)),
+        lc.Progress(ProcessOrderProgress(step="a", message="b"), **common(3)),
+        lc.Output(ProcessOrderProgress(message="out"), **common(4)),
+        lc.AttemptFailed(failed, timedelta(seconds=2), **common(5)),
+        lc.Cancelling("why", **common(6, lc.State.CANCELLING)),
+        lc.Completed(ProcessOrderProgress(message="r"), **common(7, lc.State.COMPLETED)),
+        lc.Failed(failed, **common(7, lc.State.FAILED)),
+        lc.Cancelled(cancelled, **common(7, lc.State.CANCELLED)),
+    ]
+    dicts = [event_dict(event, types) for event in events]
+    assert [item["type"] for item in dicts] == [
+        "accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled"
+    ]  # fmt: skip
+    assert dicts[2]["value"] == {"step": "a", "message": "b"}
+    assert dicts[2]["time"] == "2026-01-01T00:00:03Z"
+    assert dicts[4]["retry_delay"] == 2.0
+    assert dicts[7]["error"]["reason"] == "OUT_OF_STOCK"
+    plain = PlainRenderer(types)
+    for event in events:
+        plain.event(event)
+    shown = capsys.readouterr()
+    assert shown.out == "out\n"
+    lines = shown.err.splitlines()
+    assert lines[0].split() == ["a", "b", "2.0", "s"]
+    assert lines[1:] == [
+        "  attempt 1 ended: no A1 (OUT_OF_STOCK); again in 2.0 s",
+        "  cancelling: why",
+        "✔ completed in 6.0 s",
+        "✘ failed after 6.0 s: no A1 (OUT_OF_STOCK)",
+        "■ cancelled after 6.0 s: by ada",
+    ]
+
+
+def test_a_payload_that_nobody_describes_stays_packed(types: Types) -> None:
+    unknown = AnyMessage(type_url="type.googleapis.com/no.Such", value=b"\x01")
+    assert types.to_dict(unknown) == {"@type": "type.googleapis.com/no.Such", "value": "AQ=="}
+    assert describe(unknown, types)[1]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    """In a process of its own with a pseudo-terminal, since rich looks at the real one."""
+    code = """
+from datetime import UTC, datetime
+import longshore_client as lc
+from longshore.v1.channels_pb2 import MilestoneProgress
+from longshore_client.channel import connect
+from longshore_client.cli.reflection import Types
+from longshore_client.cli.render import LiveRenderer, renderer
+show = renderer(Types(connect('localhost:1')), as_json=False, name='operations/x')
+assert isinstance(show, LiveRenderer)
+for step in (1, 2, 3):
+    show.event(lc.Progress(MilestoneProgress(step=step, total_steps=3, label=f'stage {step}'), sequence=step,
+        revision=step, attempt=1, time=datetime.now(UTC), state=lc.State.RUNNING))
+show.event(lc.Completed(None, sequence=9, revision=9, attempt=1, time=datetime.now(UTC), state=lc.State.COMPLETED))
+"""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # the other end has closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(master)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "━" in text
+    assert "stage 3" in text
+    assert "3/3" in text
+    assert "completed in" in text
