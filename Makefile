@@ -61,7 +61,7 @@ check-lint: install
 # Each example is a program of its own: two of them may both have a service.py.
 .PHONY: check-types
 check-types: install
-	$(BIN)/mypy $(wildcard .ci server client protos benchmarks tests)
+	$(BIN)/mypy .ci server client protos tests $(if $(wildcard benchmarks/*.py),benchmarks)
 	@set -e; for example in $(wildcard examples/*); do \
 		echo "mypy $$example"; MYPYPATH=$$example $(BIN)/mypy $$example; done
 
