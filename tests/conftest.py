@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,10 +24,41 @@ from lab.v1 import lab_longshore, lab_pb2, lab_pb2_grpc
 from longshore.v1 import operation_pb2, operations_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
-from longshore_server.testing import Harness
+from longshore_server.clock import SECOND
+from longshore_server.testing import Harness, ManualClock
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 State = operation_pb2.OperationSnapshot.State
+
+
+class LabClock(ManualClock):
+    """A manual clock on which a test can wait for a timer to be set: only then is moving it certain to fire that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._armed: list[tuple[int, int, asyncio.Future[None]]] = []
+
+    def call_at(self, when: int, callback: Callable[[], object]) -> Any:
+        timer = super().call_at(when, callback)
+        for due, count, future in self._armed:
+            if not future.done() and self._count(due) >= count:
+                future.set_result(None)
+        return timer
+
+    def timers(self, seconds: float) -> int:
+        """How many timers fire exactly `seconds` from now."""
+        return self._count(self.now() + int(seconds * SECOND))
+
+    async def armed(self, seconds: float, count: int = 1) -> None:
+        """Return once `count` timers are set that fire exactly `seconds` from now."""
+        due = self.now() + int(seconds * SECOND)
+        if self._count(due) < count:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._armed.append((due, count, future))
+            await future
+
+    def _count(self, due: int) -> int:
+        return sum(1 for when, _, timer in self._timers if when == due and timer.callback is not None)
 
 
 class LabHandlers(lab_longshore.LabService):
@@ -85,10 +119,11 @@ class Lab:
 
     TYPE = "lab.v1.LabService/Play"
 
-    def __init__(self, data: Path, **settings: Any) -> None:
+    def __init__(self, data: Path, *, lifespan: Any = None, clock: Any = None, **settings: Any) -> None:
+        self.data = data
         self.handlers = LabHandlers()
-        self.server = Server(self.handlers)
-        self.harness = Harness(self.server, data, **settings)
+        self.server = Server(self.handlers, lifespan=lifespan)
+        self.harness = Harness(self.server, data, clock=clock or LabClock(), **settings)
         self._channel: grpc.aio.Channel | None = None
 
     def plays(self, handler: Handler) -> Handler:
@@ -127,9 +162,10 @@ class Lab:
             self._channel = None
         await self.harness.stop()
 
-    async def restart(self, *, crash: bool = True) -> None:
-        """Kill (or stop) the server and start it again on the same data."""
+    async def restart(self, *, crash: bool = True, **settings: Any) -> None:
+        """Kill (or stop) the server and start it again on the same data, with other settings if any are given."""
         await (self.harness.crash() if crash else self.harness.stop())
+        self.harness._config = dataclasses.replace(self.harness._config, **settings)
         await self.harness.start()
         await self.connect()
 
@@ -138,6 +174,31 @@ class Lab:
         packed = AnyMessage()
         packed.Pack(request if request is not None else lab_pb2.PlayRequest(**fields))
         return await self.operations.Start(pb.StartRequest(type=f"lab.v1.LabService/{type}", input=packed))
+
+    def tables(self) -> dict[str, list[Any]]:
+        """Every row of every table: what a refused call must leave as it was."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.data / 'longshore.db'}?mode=ro", uri=True)) as database:
+            names = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            return {name: sorted(database.execute(f"SELECT * FROM {name}"), key=repr) for name in names}
+
+    async def get(self, name: str, view: int = 0) -> operation_pb2.OperationSnapshot:
+        """The latest snapshot."""
+        return await self.operations.Get(pb.GetRequest(name=name, view=view))  # type: ignore[arg-type]
+
+    async def reached(self, name: str, kind: str, count: int = 1) -> operation_pb2.OperationEvent:
+        """Return the `count`-th event of a kind once it is visible."""
+        seen = 0
+        call = self.operations.Watch(pb.WatchRequest(name=name, after_sequence=0))
+        async for message in call:
+            seen += message.HasField("event") and message.event.WhichOneof("event") == kind
+            if seen == count:
+                call.cancel()
+                return message.event
+        raise AssertionError(f"{name} ended without {kind}")
+
+    async def kinds(self, name: str) -> list[str | None]:
+        """The kinds of all events, to the end."""
+        return [event.WhichOneof("event") for event in await self.events(name)]
 
     async def events(self, name: str, after: int = 0, **options: Any) -> list[operation_pb2.OperationEvent]:
         """All events after a sequence, to the end."""
@@ -160,6 +221,22 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         await found.stop()
 
 
+@pytest.fixture
+async def make_lab(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Lab]]]:
+    """Starts laboratories with settings of their own; stops them after the test."""
+    labs: list[Lab] = []
+
+    async def make(**settings: Any) -> Lab:
+        made = Lab(tmp_path / f"data{len(labs)}", **settings)
+        labs.append(made)
+        await made.start()
+        return made
+
+    yield make
+    for made in labs:
+        await made.stop()
+
+
 def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
     """The `google.rpc.Status` of a refused call; fails the test when there is none."""
     for key, value in error.trailing_metadata() or ():
@@ -176,6 +253,37 @@ def reason_of(status: status_pb2.Status) -> str:
     info = error_details_pb2.ErrorInfo()
     assert status.details[0].Unpack(info), status
     return info.reason
+
+
+def detail(status: status_pb2.Status, kind: type[Message]) -> Any:
+    """The detail of a kind; fails the test when there is none."""
+    found = kind()
+    for packed in status.details:
+        if packed.Unpack(found):
+            return found
+    raise AssertionError(f"no {kind.DESCRIPTOR.name} in {status}")
+
+
+def fields_of(status: status_pb2.Status) -> list[str]:
+    """The fields that the violations name."""
+    return [violation.field for violation in detail(status, error_details_pb2.BadRequest).field_violations]
+
+
+def retry_after(status: status_pb2.Status) -> float:
+    """The seconds after which the server says that trying again makes sense."""
+    return float(detail(status, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds())
+
+
+def reason_of_end(snapshot: operation_pb2.OperationSnapshot) -> str:
+    """Why an operation has no result."""
+    return reason_of(snapshot.error)
+
+
+def result_of(snapshot: operation_pb2.OperationSnapshot) -> lab_pb2.PlayResult:
+    """The result of an operation; fails the test when there is none."""
+    result = lab_pb2.PlayResult()
+    assert snapshot.result.Unpack(result), snapshot
+    return result
 
 
 async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
