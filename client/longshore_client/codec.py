@@ -65,6 +65,26 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         self._output_type = output_type
         self._result_type = result_type
 
+    def progress(self, value: AnyMessage) -> ProgressT:
+        """Decode a progress payload.
+
+        Raises:
+            UnexpectedMessage: It is of another type or cannot be read.
+        """
+        if self._progress_type is None:
+            raise _unexpected("progress", value.type_url, "none")
+        return self._payload(value, self._progress_type, "progress")
+
+    def output(self, value: AnyMessage) -> OutputT:
+        """Decode an output payload.
+
+        Raises:
+            UnexpectedMessage: It is of another type or cannot be read.
+        """
+        if self._output_type is None:
+            raise _unexpected("output", value.type_url, "none")
+        return self._payload(value, self._output_type, "output")
+
     def result(self, value: AnyMessage) -> ResultT:
         """Decode a result.
 
@@ -134,16 +154,12 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         sequence, revision, attempt = wire.sequence, wire.revision, wire.attempt
         # Spelled out rather than by a table of classes: it runs once an event, and the type checker sees each payload.
         if kind == "progress":
-            if self._progress_type is None:
-                raise _unexpected("progress", wire.progress.value.type_url, "none")
-            progress = self._payload(wire.progress.value, self._progress_type, "progress")
+            progress = self.progress(wire.progress.value)
             return events.Progress(
                 progress, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
             )
         if kind == "output":
-            if self._output_type is None:
-                raise _unexpected("output", wire.output.value.type_url, "none")
-            output = self._payload(wire.output.value, self._output_type, "output")
+            output = self.output(wire.output.value)
             return events.Output(output, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
         if kind == "completed":
             result = self.result(wire.completed.result)

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Generic, TypeAlias, cast
+from typing import TYPE_CHECKING, Generic, TypeAlias
 
 from typing_extensions import TypeVar
 
@@ -91,26 +91,27 @@ class _Run(Generic[ProgressT, OutputT, ResultT]):
         return self._attach(f"operations/{self._follower.uid}")
 
     async def follow(self) -> ResultT:
+        """Report everything, then return the result or raise how it ended instead."""
+        last: OperationEvent | None = None
         async with aclosing(self._follower.events()) as stream:
+            # To the very end, past the terminal event: leaving earlier would cancel a call that is about to end.
             async for event in stream:
                 kind = event.WhichOneof("event")
-                if kind == "completed":
-                    return self._codec.result(event.completed.result)
-                if kind == "failed":
-                    raise operation_failed(event.failed.error, self.name)
-                if kind == "cancelled":
-                    raise operation_cancelled(event.cancelled.error, self.name)
-                await self._report(event)
+                if kind == "progress" and self._on_progress is not None:
+                    await _call(self._on_progress, self._codec.progress(event.progress.value))
+                elif kind == "output" and self._on_output is not None:
+                    await _call(self._on_output, self._codec.output(event.output.value))
+                else:
+                    last = event
+        if last is not None:
+            if last.HasField("completed"):
+                return self._codec.result(last.completed.result)
+            if last.HasField("failed"):
+                raise operation_failed(last.failed.error, self.name)
+            if last.HasField("cancelled"):
+                raise operation_cancelled(last.cancelled.error, self.name)
         # The log no longer holds the terminal event.
         return await self.handle().wait()
-
-    async def _report(self, wire: OperationEvent) -> None:
-        event = self._codec.event(wire, self.name)
-        # By the wire's kind and not by class: the value's static type follows from the codec.
-        if wire.HasField("progress") and self._on_progress is not None:
-            await _call(self._on_progress, cast("ProgressT", getattr(event, "value")))  # noqa: B009
-        elif wire.HasField("output") and self._on_output is not None:
-            await _call(self._on_output, cast("OutputT", getattr(event, "value")))  # noqa: B009
 
     def _note(self, snapshot: OperationSnapshot) -> None:
         self.name = snapshot.name
