@@ -4,6 +4,7 @@ python docs/generate.py            write
 python docs/generate.py --check    fail when the file is not what would be written
 """
 
+# ruff: noqa: INP001
 from __future__ import annotations
 
 import re
@@ -21,7 +22,7 @@ def render(text: str) -> str:
     for name, body in parts.items():
         begin, end = f"<!-- generated: {name} -->", "<!-- end -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        text, count = pattern.subn(lambda _, new=f"{begin}\n\n{body}\n\n{end}": new, text)
+        text, count = pattern.subn(f"{begin}\n\n{body}\n\n{end}".replace("\\", r"\\"), text)
         if count != 1:
             raise ValueError(f"{PAGE.name} must have exactly one marker {begin}")
     return text

@@ -93,6 +93,9 @@ class LabHandlers(lab_longshore.LabService):
     async def play_short(self, request: Any, op: Any, /) -> Any:
         return await self._play(request, op)
 
+    async def play_while(self, request: Any, op: Any, /) -> Any:
+        return await self._play(request, op)
+
     async def play_minute(self, request: Any, op: Any, /) -> Any:
         return await self._play(request, op)
 

@@ -17,6 +17,14 @@ from google.rpc import error_details_pb2, status_pb2
 DOMAIN = "longshore"
 """The `ErrorInfo.domain` of every error that the server itself makes."""
 
+# Refusals travel in trailers, which peers refuse beyond 8 KiB: a caller would see a broken call and not its reason.
+MAX_MESSAGE = 768
+"""The longest message, in bytes; on the wire a byte that is not ASCII takes three."""
+MAX_FIELD = 256
+"""The longest name of a field or a resource, in bytes."""
+MAX_VIOLATIONS = 2400
+"""How many bytes of violations are told; the first ones count."""
+
 
 class Code(enum.IntEnum):
     """The canonical status codes of gRPC (`google.rpc.Code`) that Longshore uses."""
@@ -130,35 +138,46 @@ class ServiceError(Exception):
         self.metadata = dict(metadata or {})
 
     def status(self) -> status_pb2.Status:
-        """The error as callers see it, with its details (AIP-193)."""
+        """The error as callers see it, with its details (AIP-193), cut to what trailers can hold."""
+        message = shorten(self.message, MAX_MESSAGE)
+        resource = None if self.resource is None else shorten(self.resource, MAX_FIELD)
         details: list[Message] = [
             error_details_pb2.ErrorInfo(reason=self.reason.name, domain=DOMAIN, metadata=self.metadata)
         ]
         if self.violations:
-            details.append(
-                error_details_pb2.BadRequest(
-                    field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                        for v in self.violations
-                    ]
+            bad, room = error_details_pb2.BadRequest(), MAX_VIOLATIONS
+            for v in self.violations:
+                violation = error_details_pb2.BadRequest.FieldViolation(
+                    field=shorten(v.field, MAX_FIELD), description=shorten(v.description, MAX_MESSAGE)
                 )
-            )
+                room -= violation.ByteSize()
+                if room < 0:
+                    break
+                bad.field_violations.append(violation)
+            details.append(bad)
         if self.reason.code is Code.FAILED_PRECONDITION:
-            violation = error_details_pb2.PreconditionFailure.Violation(
-                type=self.reason.name, subject=self.resource or "", description=self.message
+            failed = error_details_pb2.PreconditionFailure.Violation(
+                type=self.reason.name, subject=resource or "", description=message
             )
-            details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
-        if self.resource is not None:
+            details.append(error_details_pb2.PreconditionFailure(violations=[failed]))
+        if resource is not None:
+            kind = "OperationType" if self.reason is Reason.TYPE_NOT_FOUND else "Operation"
             details.append(
                 error_details_pb2.ResourceInfo(
-                    resource_type="longshore.v1.Operation", resource_name=self.resource, description=self.message
+                    resource_type=f"longshore.v1.{kind}", resource_name=resource, description=message
                 )
             )
         if self.retry_after is not None:
             info = error_details_pb2.RetryInfo()
             info.retry_delay.FromNanoseconds(int(self.retry_after * 1e9))
             details.append(info)
-        return make_status(self.reason.code, self.message, details)
+        return make_status(self.reason.code, message, details)
+
+
+def shorten(text: str, limit: int) -> str:
+    """`text` in at most `limit` bytes of UTF-8, with an ellipsis where something is missing."""
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "\u2026"
 
 
 def invalid(field: str, description: str, *, reason: Reason = Reason.INVALID_ARGUMENT) -> ServiceError:

@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 RequestT = TypeVar("RequestT", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
-MAX_MESSAGE = 2048
-"""The longest status message: statuses travel in headers, which are small."""
 
 Observe = Callable[[str, grpc.StatusCode, float], None]
 """Told of every call that has ended: path, status, seconds."""
@@ -99,6 +97,5 @@ async def _abort(context: Context, error: Exception) -> None:
         log.error("unexpected error", exc_info=error)
         error = ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)
     status = error.status()
-    status.message = status.message[:MAX_MESSAGE]
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(STATUS[status.code], status.message, trailers)

@@ -135,6 +135,22 @@ else:
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
+PlayWhileInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
+PlayWhileProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
+PlayWhileOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+PlayWhileResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
+PlayWhileEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayWhileProgress, PlayWhileOutput, PlayWhileResult]
+
+if typing.TYPE_CHECKING:
+    PlayWhileOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        PlayWhileInput, PlayWhileProgress, PlayWhileOutput, PlayWhileResult, ServicesT
+    ]
+else:
+
+    class PlayWhileOperation(typing.Generic[ServicesT]):
+        """Stands for `longshore_server.Operation` where only annotations need it."""
+
+
 PlayMinuteInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayMinuteProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayMinuteOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
@@ -243,6 +259,7 @@ class LabService(abc.ABC, typing.Generic[ServicesT]):
         "PlayNamed": "play_named",
         "PlayAgain": "play_again",
         "PlayShort": "play_short",
+        "PlayWhile": "play_while",
         "PlayMinute": "play_minute",
         "Climb": "climb",
         "Count": "count",
@@ -259,12 +276,13 @@ class LabService(abc.ABC, typing.Generic[ServicesT]):
         "PlayNamed": 68,
         "PlayAgain": 81,
         "PlayShort": 94,
-        "PlayMinute": 106,
-        "Climb": 119,
-        "Count": 128,
-        "Fire": 137,
-        "PlayByRules": 146,
-        "PlayLive": 155,
+        "PlayWhile": 106,
+        "PlayMinute": 118,
+        "Climb": 131,
+        "Count": 140,
+        "Fire": 149,
+        "PlayByRules": 158,
+        "PlayLive": 167,
     }
 
     @abc.abstractmethod
@@ -296,6 +314,10 @@ class LabService(abc.ABC, typing.Generic[ServicesT]):
     @abc.abstractmethod
     async def play_short(self, request: PlayShortInput, op: PlayShortOperation[ServicesT], /) -> PlayShortResult:
         """Five seconds an attempt, one minute in all."""
+
+    @abc.abstractmethod
+    async def play_while(self, request: PlayWhileInput, op: PlayWhileOperation[ServicesT], /) -> PlayWhileResult:
+        """Five seconds an attempt, and no deadline."""
 
     @abc.abstractmethod
     async def play_minute(self, request: PlayMinuteInput, op: PlayMinuteOperation[ServicesT], /) -> PlayMinuteResult:
@@ -405,6 +427,17 @@ class LabClient:
             result_type=lab_pb2.PlayResult,
         )
         """Five seconds an attempt, one minute in all."""
+        self.play_while: longshore_client.OperationMethod[
+            PlayWhileInput, PlayWhileProgress, PlayWhileOutput, PlayWhileResult
+        ] = longshore_client.OperationMethod(
+            channel,
+            "lab.v1.LabService/PlayWhile",
+            input_type=lab_pb2.PlayRequest,
+            progress_type=lab_pb2.PlayProgress,
+            output_type=channels_pb2.DiagnosticOutput,
+            result_type=lab_pb2.PlayResult,
+        )
+        """Five seconds an attempt, and no deadline."""
         self.play_minute: longshore_client.OperationMethod[
             PlayMinuteInput, PlayMinuteProgress, PlayMinuteOutput, PlayMinuteResult
         ] = longshore_client.OperationMethod(

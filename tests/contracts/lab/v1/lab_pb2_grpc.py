@@ -77,6 +77,11 @@ class LabServiceStub(object):
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.PlayWhile = channel.unary_unary(
+                '/lab.v1.LabService/PlayWhile',
+                request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.PlayMinute = channel.unary_unary(
                 '/lab.v1.LabService/PlayMinute',
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
@@ -169,6 +174,13 @@ class LabServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlayWhile(self, request, context):
+        """Five seconds an attempt, and no deadline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PlayMinute(self, request, context):
         """One minute in all, cooperative.
         """
@@ -251,6 +263,11 @@ def add_LabServiceServicer_to_server(servicer, server):
             ),
             'PlayShort': grpc.unary_unary_rpc_method_handler(
                     servicer.PlayShort,
+                    request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'PlayWhile': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlayWhile,
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -500,6 +517,33 @@ class LabService(object):
             request,
             target,
             '/lab.v1.LabService/PlayShort',
+            lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlayWhile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lab.v1.LabService/PlayWhile',
             lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

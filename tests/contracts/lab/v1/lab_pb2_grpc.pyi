@@ -51,6 +51,8 @@ class LabServiceStub:
     """Named by its input; an ended operation is followed by a new one."""
     PlayShort: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Five seconds an attempt, one minute in all."""
+    PlayWhile: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
+    """Five seconds an attempt, and no deadline."""
     PlayMinute: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """One minute in all, cooperative."""
     Climb: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
@@ -85,6 +87,8 @@ class LabServiceAsyncStub(LabServiceStub):
     """Named by its input; an ended operation is followed by a new one."""
     PlayShort: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Five seconds an attempt, one minute in all."""
+    PlayWhile: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Five seconds an attempt, and no deadline."""
     PlayMinute: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """One minute in all, cooperative."""
     Climb: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -164,6 +168,14 @@ class LabServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Five seconds an attempt, one minute in all."""
+
+    @_abc_1.abstractmethod
+    def PlayWhile(
+        self,
+        request: _lab_pb2.PlayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Five seconds an attempt, and no deadline."""
 
     @_abc_1.abstractmethod
     def PlayMinute(
