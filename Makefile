@@ -45,8 +45,9 @@ bench: install ## the benchmarks, as ratios to a plain gRPC echo measured in the
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 .PHONY: generate
-generate: $(GENERATE)/.installed ## write the committed stubs from the .proto files
+generate: $(GENERATE)/.installed install ## write what is generated: the stubs from the protos, the tables in the docs
 	$(GENERATE)/bin/python protos/generate.py
+	$(BIN)/python docs/generate.py
 
 # --- checks ----------------------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ check-lint: install
 # Each example is a program of its own: two of them may both have a service.py.
 .PHONY: check-types
 check-types: install
-	$(BIN)/mypy .ci server client protos tests $(if $(wildcard benchmarks/*.py),benchmarks)
+	$(BIN)/mypy .ci server client protos docs tests $(if $(wildcard benchmarks/*.py),benchmarks)
 	@set -e; for example in $(wildcard examples/*); do \
 		echo "mypy $$example"; MYPYPATH=$$example $(BIN)/mypy $$example; done
 
@@ -70,8 +71,9 @@ check-layers: install
 	$(BIN)/lint-imports
 
 .PHONY: check-generated
-check-generated: $(GENERATE)/.installed
+check-generated: $(GENERATE)/.installed install
 	$(GENERATE)/bin/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 .PHONY: check-protos
 check-protos: $(GENERATE)/.installed
