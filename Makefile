@@ -105,7 +105,7 @@ install: $(VENV)/.installed ## make .venv with everything in it, .venv/bin/longs
 define environment
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Longshore needs Python 3.11 or newer; \
 	this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.11")'
-	@echo "Making $(1): half a minute, once."
+	@echo "Setting up $(1); the next run finds it ready."
 	@$(PYTHON) -m venv $(1)
 	@$(1)/bin/pip install --quiet --upgrade 'pip>=25.1'
 	@$(1)/bin/pip install --quiet --editable $(2)
