@@ -84,6 +84,10 @@ class LongshoreError(Exception):
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}" if self.reason else self.message
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # What worker processes raise is pickled, and the base class would call the constructor with the message alone.
+        return _unpickle, (type(self), str(self.message), self.__dict__)
+
     def detail(self, message_type: type[MessageT]) -> MessageT | None:
         """Return the first detail of a type, or None if there is none that can be read."""
         return _detail(self.details, message_type)
@@ -246,6 +250,12 @@ _CLASSES: dict[int, type[CallError]] = {
         Unauthenticated,
     )
 }
+
+
+def _unpickle(kind: type[LongshoreError], message: str, state: dict[str, object]) -> LongshoreError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(state)
+    return error
 
 
 def call_error(code: int, message: str, details_bin: bytes | None) -> CallError:

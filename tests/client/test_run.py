@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from acme.orders.v1.orders_longshore import OrdersClient
@@ -193,3 +194,26 @@ async def test_failure_keeps_its_reason(server: FakeServer, orders: OrdersClient
         with pytest.raises(lc.OperationFailed) as caught:
             await orders.process.run(REQUEST, on_progress=callback)
         assert caught.value.reason == "HANDLER_ERROR"
+
+
+async def test_the_time_is_up_with_an_abort_signal_too(server: FakeServer, orders: OrdersClient) -> None:
+    server.service.handler = hang
+    with pytest.raises(lc.StillRunning):
+        await orders.process.run(REQUEST, abort=asyncio.Event(), timeout=0.1)
+    assert not server.service.records["operations/op-1"].ended
+
+
+def note(seen: asyncio.Event, _: ProcessOrderProgress) -> None:
+    seen.set()
+
+
+async def test_cancelling_the_call_is_not_cancelling_the_operation(server: FakeServer, orders: OrdersClient) -> None:
+    server.service.handler = hang
+    for abort in (None, asyncio.Event()):
+        seen = asyncio.Event()
+        call = asyncio.create_task(orders.process.run(REQUEST, abort=abort, on_progress=partial(note, seen)))
+        await seen.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert not any(record.ended for record in server.service.records.values())

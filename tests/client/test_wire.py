@@ -195,3 +195,34 @@ async def test_an_empty_contract_returns_none(lab: Lab, client: LabClient) -> No
         return None
 
     assert await client.fire.run(Empty()) is None  # type: ignore[func-returns-value]  # that is the point
+
+
+async def test_a_watch_bridges_a_graceful_stop(lab: Lab, client: LabClient) -> None:
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        await op.progress(PlayProgress(number=op.attempt))
+        if op.attempt == 1:
+            await asyncio.Event().wait()
+        return PlayResult(number=op.attempt)
+
+    op = await client.play(PlayRequest())
+    seen = []
+    restart: asyncio.Task[None] | None = None
+    async for event in op.watch():
+        seen.append(event)
+        if isinstance(event, lc.Progress) and restart is None:
+            restart = asyncio.create_task(lab.restart(crash=False))
+    assert restart is not None
+    await restart
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    assert isinstance(seen[-1], lc.Completed)
+
+
+async def test_many_watchers_at_once_all_see_everything(lab: Lab, client: LabClient) -> None:
+    lab.plays(play)
+    op = await client.play(PlayRequest(count=50))
+
+    async def count() -> int:
+        return len([event async for event in op.watch()])
+
+    assert set(await asyncio.gather(*(count() for _ in range(300)))) == {54}

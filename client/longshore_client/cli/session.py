@@ -87,7 +87,7 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
     @click.option("--json", is_flag=True, help="Only events and snapshots, on stdout, one JSON object a line.")
     @functools.wraps(command)
     def callback(*args: P.args, **kwargs: P.kwargs) -> None:
-        server, json = str(kwargs.pop("server")), bool(kwargs.pop("json"))
+        server, json = _with_port(str(kwargs.pop("server"))), bool(kwargs.pop("json"))
         sessions: list[Session] = []
 
         async def run() -> int | None:
@@ -110,6 +110,11 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
             fail(*explain(error, server))
 
     return callback
+
+
+def _with_port(server: str) -> str:
+    """A bare host means our port; gRPC would take 443."""
+    return server if ":" in server else f"{server}:{DEFAULT_SERVER.rpartition(':')[2]}"
 
 
 def explain(error: LongshoreError, server: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from google.protobuf import descriptor_pb2
 from google.protobuf.compiler import plugin_pb2
 
 from longshore_client.codegen.emit import emit_module
@@ -16,8 +17,6 @@ from longshore_client.codegen.names import output_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from google.protobuf import descriptor_pb2
 
 
 def generate_modules(files: Iterable[descriptor_pb2.FileDescriptorProto], to_generate: Iterable[str]) -> dict[str, str]:
@@ -42,8 +41,12 @@ def generate_modules(files: Iterable[descriptor_pb2.FileDescriptorProto], to_gen
 
 def respond(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGeneratorResponse:
     """Answer protoc's request; what is wrong with a contract goes into `error`, as protoc expects."""
+    # Services and options read the same in every syntax, so the editions that protobuf's oldest runtime knows are fine.
     response = plugin_pb2.CodeGeneratorResponse(
         supported_features=plugin_pb2.CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL
+        | plugin_pb2.CodeGeneratorResponse.FEATURE_SUPPORTS_EDITIONS,
+        minimum_edition=descriptor_pb2.EDITION_PROTO2,
+        maximum_edition=descriptor_pb2.EDITION_2023,
     )
     if request.parameter:
         response.error = f"protoc-gen-longshore takes no parameters, got {request.parameter!r}"
