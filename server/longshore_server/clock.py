@@ -57,6 +57,7 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._last = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def now(self) -> int:
         current = time.time_ns() // 1000
@@ -69,21 +70,26 @@ class SystemClock:
         self._last = max(self._last, floor)
 
     def call_at(self, when: int, callback: Callable[[], object]) -> Timer:
-        return _SystemTimer(self, when, callback)
+        # Kept, because asyncio.get_running_loop() makes a system call every time.
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return _SystemTimer(self, self._loop, when, callback)
 
 
 class _SystemTimer:
     """A loop timer that checks the wall clock when it fires: the loop counts monotonic time, deadlines wall time."""
 
-    __slots__ = ("_callback", "_clock", "_handle", "_when")
+    __slots__ = ("_callback", "_clock", "_handle", "_loop", "_when")
 
-    def __init__(self, clock: SystemClock, when: int, callback: Callable[[], object]) -> None:
-        self._clock, self._when, self._callback = clock, when, callback
+    def __init__(
+        self, clock: SystemClock, loop: asyncio.AbstractEventLoop, when: int, callback: Callable[[], object]
+    ) -> None:
+        self._clock, self._loop, self._when, self._callback = clock, loop, when, callback
         self._arm()
 
     def _arm(self) -> None:
         delay = max(0, self._when - self._clock.now()) / SECOND
-        self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
+        self._handle = self._loop.call_later(delay, self._fire)
 
     def _fire(self) -> None:
         if self._clock.now() < self._when:

@@ -33,7 +33,7 @@ PAYLOADS: dict[EventType, bytes | str | None] = {
     EventType.PROGRESS: ANY.SerializeToString(),
     EventType.OUTPUT: ANY.SerializeToString(),
     EventType.ATTEMPT_FAILED: failure(Reason.INTERRUPTED),
-    EventType.CANCELLING: "because",
+    EventType.CANCELLING: b"because",
     EventType.COMPLETED: ANY.SerializeToString(),
     EventType.FAILED: failure(Reason.HANDLER_ERROR),
     EventType.CANCELLED: failure(Reason.CANCELLED),

@@ -55,7 +55,7 @@ class Attempt:
         self._timers: list[Timer] = []
         self._operation: Operation[Any, Any, Any, Any, Any] | None = None
         self._in_handler = False
-        self.task = asyncio.create_task(self._run(), name=self._record.name)
+        self.task = executor.loop.create_task(self._run(), name=self._record.name)
 
     @property
     def number(self) -> int:

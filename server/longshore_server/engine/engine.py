@@ -16,6 +16,7 @@ from longshore_server.contract import validation
 from longshore_server.contract.types import OperationType
 from longshore_server.engine import recovery
 from longshore_server.engine.attempt import Ending
+from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
 from longshore_server.engine.watch import Item, Watches, WatchOptions
@@ -68,6 +69,7 @@ class Engine:
             concurrency=limits.concurrency, queue=limits.queue, max_payload=limits.max_payload,
         )  # fmt: skip
         self.watches = Watches(self.store, clock, limits.max_watches)
+        self.deadlines = Deadlines(clock, self._overdue)
         self.accepting = False
         """Whether new operations may begin."""
         self.draining = False
@@ -97,7 +99,7 @@ class Engine:
             )
         self._epoch = await self.store.writer.submit(Boot())
         for record in records:
-            self._arm(self.table.add(record))
+            self.deadlines.add(self.table.add(record))
 
     async def recover(self, services: Any) -> int:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
@@ -127,9 +129,7 @@ class Engine:
             for type in [self.types[record.type]]
         ]
         await asyncio.gather(*changes, return_exceptions=True)
-        for live in self.table.live.values():
-            if live.deadline is not None:
-                live.deadline.cancel()
+        self.deadlines.stop()
         return len(left)
 
     async def close(self) -> None:
@@ -145,9 +145,7 @@ class Engine:
         self.accepting = False
         self.store.writer.abandon()
         self.executor.abandon()
-        for live in self.table.live.values():
-            if live.deadline is not None:
-                live.deadline.cancel()
+        self.deadlines.stop()
 
     # Callers.
 
@@ -233,11 +231,9 @@ class Engine:
                 live = self.table.add(record)
         return live
 
-    async def input_of(self, live: Live) -> bytes:
+    async def input_of(self, record: OperationRecord) -> bytes:
         """The operation's input, serialized."""
-        if live.input is not None:
-            return live.input.SerializeToString(deterministic=True)
-        return await self.store.input(live.record.uid) or b""
+        return await self.store.input(record.uid) or b""
 
     async def wait(self, live: Live, until: int | None) -> OperationRecord:
         """The snapshot once it has ended, or at `until` if that comes first. Raises when the server drains."""
@@ -296,21 +292,15 @@ class Engine:
 
     def _on_new(self, live: Live) -> None:
         live.input = self._inputs.get(live.record.uid)
-        self._arm(live)
+        self.deadlines.add(live)
         self.executor.admit(live)
 
     def _on_end(self, live: Live) -> None:
         key = (live.record.type, live.record.state)
         self.ended[key] = self.ended.get(key, 0) + 1
-        if live.deadline is not None:
-            live.deadline.cancel()
-            live.deadline = None
+        self.deadlines.remove(live)
         if live.attempt is not None:
             live.attempt.end(Ending.SETTLED)
-
-    def _arm(self, live: Live) -> None:
-        if live.record.deadline is not None:
-            live.deadline = self.clock.call_at(live.record.deadline, lambda: self._overdue(live))
 
     def _overdue(self, live: Live) -> None:
         if not live.record.terminal:

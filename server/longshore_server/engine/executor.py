@@ -56,6 +56,8 @@ class Executor:
         self._concurrency = concurrency
         self._queue_limit = queue
         self._queues = {name: _Queue() for name in self.types}
+        # Kept, because asyncio.create_task() makes a system call every time to find it.
+        self.loop = asyncio.get_running_loop()
         self._attempts: set[Attempt] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -133,7 +135,7 @@ class Executor:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside everything else. The event loop itself keeps no reference to a task."""
-        task = asyncio.create_task(work)
+        task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

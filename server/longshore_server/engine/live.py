@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from longshore_server.clock import Timer, resolve
+from longshore_server.clock import resolve
 from longshore_server.store.record import EventRow, OperationRecord
 from longshore_server.store.transaction import Published
 
@@ -43,30 +43,29 @@ class Live:
     """One operation: what is published of it, and who waits."""
 
     __slots__ = (
-        "_enders", "_waiters", "attempt", "deadline", "input", "record", "ring", "ring_bytes", "snapshot_wire",
+        "_enders", "_loop", "_waiters", "attempt", "input", "record", "ring", "ring_bytes",
     )  # fmt: skip
 
-    def __init__(self, record: OperationRecord) -> None:
+    def __init__(self, record: OperationRecord, loop: asyncio.AbstractEventLoop) -> None:
         self.record = record
+        self._loop = loop
         self.ring: deque[Event] = deque()
         self.ring_bytes = 0
         self.input: Message | None = None
         self.attempt: Attempt | None = None
-        self.deadline: Timer | None = None
-        self.snapshot_wire: tuple[int, bytes] | None = None
         # Dicts for their order and for leaving in O(1): an idle watch leaves and comes back at every heartbeat.
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._enders: dict[asyncio.Future[None], None] = {}
 
     def changed(self) -> asyncio.Future[None]:
         """A future that is done at the next publication. Each waiter has its own, so that cancelling one frees one."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._waiters[future] = None
         return future
 
     def ended(self) -> asyncio.Future[None]:
         """A future that is done once the operation has ended."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         if self.record.terminal:
             future.set_result(None)
         else:
@@ -125,6 +124,8 @@ class Table:
     """All operations in memory: every live one, and the ones that ended last."""
 
     def __init__(self, on_new: Callable[[Live], None], on_end: Callable[[Live], None]) -> None:
+        # Kept, because asyncio.get_running_loop() makes a system call every time.
+        self._loop = asyncio.get_running_loop()
         self.live: dict[bytes, Live] = {}
         self._ended: OrderedDict[bytes, Live] = OrderedDict()
         self._ended_bytes = 0
@@ -148,7 +149,7 @@ class Table:
 
     def add(self, record: OperationRecord) -> Live:
         """Take in an operation that the store already held."""
-        live = Live(record)
+        live = Live(record, self._loop)
         if record.terminal:
             self._keep(live)
         else:
@@ -167,7 +168,7 @@ class Table:
                 continue
             live = self.live.get(uid)
             if live is None:
-                live = self.live[uid] = Live(record)
+                live = self.live[uid] = Live(record, self._loop)
                 self._names[record.id] = uid
                 live.publish(record, events)
                 if not record.terminal:

@@ -13,7 +13,6 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine, Started
-from longshore_server.engine.live import Live
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
@@ -77,7 +76,7 @@ class OperationsService:
         live = await self._engine.find(request.name)
         snapshot = wire.snapshot(live.record)
         if wants_input(request.view):
-            await self._add_input(snapshot, live)
+            await self._add_input(snapshot, live.record)
         return snapshot.SerializeToString()
 
     async def _list(self, request: pb.ListRequest, context: Context) -> bytes:
@@ -88,7 +87,7 @@ class OperationsService:
             snapshot = response.operations.add()
             snapshot.CopyFrom(wire.snapshot(record))
             if full:
-                await self._add_input(snapshot, Live(record))
+                await self._add_input(snapshot, record)
         return response.SerializeToString()
 
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
@@ -134,11 +133,11 @@ class OperationsService:
             )
         return describe(found).SerializeToString()
 
-    async def _add_input(self, snapshot: operation_pb2.OperationSnapshot, live: Live) -> None:
-        type = self._engine.types.get(live.record.type)
+    async def _add_input(self, snapshot: operation_pb2.OperationSnapshot, record: OperationRecord) -> None:
+        type = self._engine.types.get(record.type)
         if type is not None:
             snapshot.input.type_url = URL_PREFIX + type.input.DESCRIPTOR.full_name
-            snapshot.input.value = await self._engine.input_of(live)
+            snapshot.input.value = await self._engine.input_of(record)
 
 
 def unpack_input(packed: Any, type: OperationType) -> Message:

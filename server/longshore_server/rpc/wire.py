@@ -12,7 +12,7 @@ from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Event, Live
 from longshore_server.engine.watch import Heartbeat, Item, Snapshot
 from longshore_server.lifecycle import State
-from longshore_server.store.events import uid_text
+from longshore_server.store.events import uid_text, varint
 from longshore_server.store.record import OperationRecord
 
 _EVENT_TAG = b"\x12"  # WatchResponse.event, length-delimited
@@ -72,8 +72,8 @@ def watch_response(item: Item) -> bytes:
     event = item.event
     wire = event.wire
     if wire is None:
-        wire = event.wire = _EVENT_TAG + _varint(len(event.body)) + event.body
-    return wire if item.covers_after is None else wire + _COVERS_TAG + _varint(item.covers_after)
+        wire = event.wire = _EVENT_TAG + varint(len(event.body)) + event.body
+    return wire if item.covers_after is None else wire + _COVERS_TAG + varint(item.covers_after)
 
 
 def long_running(record: OperationRecord, type: OperationType | None) -> operations_pb2.Operation:
@@ -135,14 +135,3 @@ def set_time(timestamp: Timestamp, micros: int) -> None:
     """Set `timestamp` to microseconds since the epoch."""
     timestamp.seconds, rest = divmod(micros, 1_000_000)
     timestamp.nanos = rest * 1000
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append((value & 0x7F) | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -60,9 +60,7 @@ class Accept(Mutation[Accepted]):
         if existing is None:
             if self.refusal is not None:
                 raise self.refusal
-            self._insert(tx)
-            if self.begin:
-                record = tx.make(record, Move.START, attempt=1, under_way=True, started=record.created)
+            record = self._insert(tx)
         else:
             record = existing
         if self.child is not None:
@@ -103,9 +101,9 @@ class Accept(Mutation[Accepted]):
                 return found
         return None
 
-    def _insert(self, tx: Transaction) -> None:
-        record, execute = self.record, tx.connection.execute
-        tx.insert(record)
+    def _insert(self, tx: Transaction) -> OperationRecord:
+        execute = tx.connection.execute
+        record = tx.insert(self.record, begin=self.begin)
         execute("INSERT INTO inputs (uid, body) VALUES (?, ?)", (record.uid, self.input))
         if self.template:
             execute(
@@ -115,6 +113,7 @@ class Accept(Mutation[Accepted]):
             )
         if record.request_id:
             self._keep_request(tx, record.uid)
+        return record
 
     def _keep_request(self, tx: Transaction, uid: bytes) -> None:
         record = self.record
@@ -205,7 +204,7 @@ class RequestCancel(Mutation[OperationRecord]):
         facts = {"cancel_requested": max(tx.now, head.updated), "cancel_reason": self.reason}
         if head.state is State.PENDING:
             return tx.make(head, self.move, failure(Reason.CANCELLED, self.reason), **facts)
-        return tx.make(head, self.move, self.reason, **facts)
+        return tx.make(head, self.move, self.reason.encode(), **facts)
 
 
 @dataclass(slots=True)

@@ -86,8 +86,14 @@ class Transaction:
             raise ServiceError(Reason.OPERATION_NOT_FOUND, "The operation does not exist any more.")
         return record
 
-    def insert(self, record: OperationRecord) -> OperationRecord:
-        """Add a new operation, with its `accepted` event."""
+    def insert(self, record: OperationRecord, *, begin: bool = False) -> OperationRecord:
+        """Add a new operation: PENDING, or RUNNING at once when its handler has a free slot. One row either way."""
+        log = [EventRow(1, EventType.ACCEPTED, events.encode(record, EventType.ACCEPTED, None))]
+        if begin:
+            record = record.evolve(
+                state=State.RUNNING, revision=2, sequence=2, attempt=1, under_way=True, started=record.created
+            )
+            log.append(EventRow(2, EventType.STARTED, events.encode(record, EventType.STARTED, None)))
         self.connection.execute(
             _INSERT,
             (
@@ -99,13 +105,11 @@ class Transaction:
             ),
         )  # fmt: skip
         change = _Change(record, record.revision)
-        change.events.append(EventRow(1, EventType.ACCEPTED, events.encode(record, EventType.ACCEPTED, None)))
+        change.events = log
         self._changes[record.uid] = change
         return record
 
-    def make(
-        self, head: OperationRecord, move: Move, payload: bytes | str | None = None, **facts: Any
-    ) -> OperationRecord:
+    def make(self, head: OperationRecord, move: Move, payload: bytes | None = None, **facts: Any) -> OperationRecord:
         """Make `move` on `head` and log its event. Raises `ServiceError` (ILLEGAL_MOVE) where the table has no rule."""
         allowed = rule(head.state, move)
         if allowed is None:

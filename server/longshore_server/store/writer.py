@@ -55,6 +55,8 @@ class Writer:
         self._clock = clock
         self._max_events = max_events
         self._publish = publish
+        # Kept, because asyncio.get_running_loop() makes a system call every time.
+        self._loop = asyncio.get_running_loop()
         self._queue: list[_Item] = []
         self._wake: asyncio.Future[None] | None = None
         self._heads: dict[bytes, OperationRecord] = {}
@@ -84,7 +86,7 @@ class Writer:
         STORE_UNAVAILABLE. `settled` gets the outcome or the exception in the step that publishes it, even when the
         future was cancelled before.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T] = self._loop.create_future()
         item = _Item(mutation, future, settled)
         if self._failed is not None or self._closing:
             _resolve(item, _unavailable(self._failed or "The server is stopping."))
@@ -103,7 +105,7 @@ class Writer:
     async def until_published(self, batch: int) -> None:
         """Return once batch number `batch` is visible, or known to have failed."""
         if self.published < batch:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            waiter: asyncio.Future[None] = self._loop.create_future()
             self._published_waiters.append((batch, waiter))
             await waiter
 
@@ -123,12 +125,11 @@ class Writer:
         self._closing = True
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             if not self._queue:
                 if self._closing:
                     return
-                self._wake = loop.create_future()
+                self._wake = self._loop.create_future()
                 await self._wake
                 self._wake = None
                 continue

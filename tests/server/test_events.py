@@ -1,0 +1,66 @@
+"""The hand-written encoding of events says what the generated message would."""
+
+from __future__ import annotations
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import status_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longshore.v1 import operation_pb2
+from longshore_server.lifecycle import EventType, State
+from longshore_server.store import events
+from longshore_server.store.transaction import new_record
+
+numbers = st.integers(min_value=1, max_value=2**62)
+
+
+@given(
+    event=st.sampled_from(EventType),
+    state=st.sampled_from(State),
+    sequence=numbers,
+    revision=numbers,
+    attempt=st.integers(min_value=0, max_value=2**31 - 1),
+    time=st.integers(min_value=0, max_value=253_402_300_799_999_999),
+    value=st.binary(max_size=300),
+    text=st.text(max_size=100),
+)
+def test_encoding_by_hand_equals_the_generated_message(
+    event: EventType, state: State, sequence: int, revision: int, attempt: int, time: int, value: bytes, text: str
+) -> None:
+    record = new_record(
+        uid=bytes(range(16)), id="an-id", type="a.B/C", created=0, deadline=None, labels={}, owner="", request_id="",
+        parent="",
+    ).evolve(state=state, sequence=sequence, revision=revision, attempt=attempt, updated=time)  # fmt: skip
+    payload = AnyMessage(type_url="t/x", value=value)
+    status = status_pb2.Status(code=len(text), message=text)
+    wanted = operation_pb2.OperationEvent(
+        sequence=sequence,
+        revision=revision,
+        attempt=attempt,
+        state=operation_pb2.OperationSnapshot.State.ValueType(state),
+    )
+    wanted.time.FromMicroseconds(time)
+    given: bytes | None = None
+    if event is EventType.ACCEPTED:
+        accepted = operation_pb2.OperationEvent.Accepted
+        wanted.accepted.CopyFrom(accepted(name=record.name, uid=events.uid_text(record.uid), type=record.type))
+    elif event is EventType.STARTED:
+        wanted.started.SetInParent()
+    elif event in (EventType.PROGRESS, EventType.OUTPUT):
+        getattr(wanted, event.name.lower()).value.CopyFrom(payload)
+        given = payload.SerializeToString()
+    elif event is EventType.COMPLETED:
+        wanted.completed.result.CopyFrom(payload)
+        given = payload.SerializeToString()
+    elif event is EventType.CANCELLING:
+        wanted.cancelling.reason = text
+        wanted.cancelling.SetInParent()
+        given = text.encode()
+    else:
+        getattr(wanted, event.name.lower()).error.CopyFrom(status)
+        given = status.SerializeToString()
+    encoded = events.encode(record, event, given)
+    assert operation_pb2.OperationEvent.FromString(encoded) == wanted
+    if event in (EventType.PROGRESS, EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED):
+        assert events.payload_of(encoded) == given
