@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import grpc
@@ -9,7 +10,7 @@ import grpc.aio
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import OperationSnapshot
-from longshore_client.errors import CallCancelled, CallError, DeadlineExceeded, Unavailable, call_error
+from longshore_client.errors import CallCancelled, CallError, Code, DeadlineExceeded, Unavailable, call_error
 from longshore_client.retry import Backoff, Retry
 
 if TYPE_CHECKING:
@@ -182,12 +183,30 @@ class Channel:
                 return await rpc(request, timeout=timeout, metadata=self.metadata)
             except grpc.aio.AioRpcError as error:
                 failure = error_of(error)
+            except asyncio.CancelledError:
+                self.check_open()
+                raise
             if not may_retry(failure, waiting=wait is not None):
                 raise failure
             if backoff is None:
                 backoff = self.retry.attempts()
             if not await backoff.pause(failure.retry_after, deadline):
                 raise failure
+
+    def check_open(self) -> None:
+        """Tell the two causes of a cancelled await apart: the caller's task was cancelled, or this channel was closed.
+
+        Raises:
+            CallCancelled: The channel was closed under a call; nobody cancelled the task.
+        """
+        task = asyncio.current_task()
+        if self._closed and not (task is not None and task.cancelling()):
+            raise CallCancelled(
+                "the channel was closed while the call was under way",
+                reason="CHANNEL_CLOSED",
+                code=Code.CANCELLED,
+                domain="longshore",
+            ) from None
 
     def monotonic(self) -> float:
         """The clock of deadlines, in seconds."""

@@ -154,6 +154,9 @@ class Follower:
                 continue
             except grpc.aio.AioRpcError as error:
                 failure = error_of(error)
+            except asyncio.CancelledError:
+                self._channel.check_open()
+                raise
             except _EarlyEndError:
                 failure = Unavailable(
                     f"{self._channel.target} ended the watch of {self.name} before its last event",

@@ -220,6 +220,22 @@ async def test_a_cancelled_task_stays_cancelled(server: FakeServer, orders: Orde
     assert not server.service.records[op.name].ended, "giving up never cancels the operation"
 
 
+async def test_closing_the_channel_under_a_call_is_an_error_and_no_cancellation(server: FakeServer) -> None:
+    channel = lc.connect(server.address)
+    op = await OrdersClient(channel).process(REQUEST)
+
+    async def read() -> None:
+        async for _ in op.watch():
+            pass
+
+    tasks = [asyncio.create_task(coroutine) for coroutine in (op.wait(), read())]
+    await asyncio.sleep(0.05)
+    await channel.close()
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(error, lc.CallCancelled)
+        assert error.reason == "CHANNEL_CLOSED"
+
+
 def test_the_package_exports_what_it_says() -> None:
     assert dir(lc) == sorted(lc.__all__)
     for name in lc.__all__:

@@ -7,7 +7,7 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec
 
@@ -141,8 +141,12 @@ def explain(error: LongshoreError, server: str) -> tuple[str, int]:
         case NotFound() if "OPERATION" in error.reason:
             return f"{error.message.rstrip('.')}; `longshore ls` shows what exists", REFUSED
         case CallError() if error.field_violations:
-            broken = "; ".join(f"{item.field}: {item.description}" for item in error.field_violations)
-            return f"{error.message.rstrip('.')}: {broken}" if broken not in error.message else error.message, REFUSED
+            broken = [
+                f"{item.field}: {item.description}"
+                for item in error.field_violations
+                if item.description not in error.message
+            ]
+            return f"{error.message.rstrip('.')}: {'; '.join(broken)}" if broken else error.message, REFUSED
         case CallError() if error.retry_after is not None:
             return f"{error.message.rstrip('.')}; try again in {error.retry_after:g} s", REFUSED
         case _:
@@ -158,6 +162,3 @@ def fail(sentence: str, code: int, *, label: str = "error: ") -> NoReturn:
 def operation_name(text: str) -> str:
     """Accept `operations/x` and plain `x`."""
     return text if text.startswith("operations/") else f"operations/{text}"
-
-
-SessionCommand = Callable[..., Awaitable[int | None]]
