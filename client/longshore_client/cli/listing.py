@@ -98,10 +98,12 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
     # The package is the same for all in most places; `get` shows it.
     kinds = [row.type.rpartition(".")[2] for row in rows]
     type_width = max(len(kind) for kind in kinds)
+    ages = [age(row.create_time) for row in rows]
+    age_width = max(len(old) for old in ages)
     if header:
-        head = f"{'NAME':<{width}}  {'TYPE':<{type_width}}  {'STATE':<10}  {'AGE':>11}  PROGRESS"
+        head = f"{'NAME':<{width}}  {'TYPE':<{type_width}}  {'STATE':<10}  {'AGE':>{age_width}}  PROGRESS"
         click.echo(click.style(head, bold=True))
-    for row, kind in zip(rows, kinds, strict=True):
+    for row, kind, old in zip(rows, kinds, ages, strict=True):
         state = click.style(f"{row.state.name:<10}", fg=_COLORS.get(row.state))
         if row.error is not None:
             what = f"{row.error.message} ({row.error.reason})"
@@ -109,4 +111,4 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
             what = "  ".join(part for part in describe(row.progress, session.types) if part)
         else:
             what = ""
-        click.echo(f"{row.name:<{width}}  {kind:<{type_width}}  {state}  {age(row.create_time):>11}  {what}".rstrip())
+        click.echo(f"{row.name:<{width}}  {kind:<{type_width}}  {state}  {old:>{age_width}}  {what}".rstrip())
