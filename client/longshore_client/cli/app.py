@@ -93,10 +93,10 @@ def run() -> int:
     """Run the command line and return the exit code. What is wrong is said in one sentence, click's words included."""
     try:
         return int(cli(prog_name="longshore", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.UsageError as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # by name: click 8.1 does not have it
-            click.echo(error.format_message(), err=True)
-            return error.exit_code
         text = error.format_message().rstrip(".")
         where = error.ctx.command_path if error.ctx is not None else "longshore"
         click.echo(f"{click.style('error: ', fg='red')}{text}; `{where} --help` shows how", err=True)
