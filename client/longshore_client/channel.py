@@ -125,6 +125,8 @@ class Channel:
         self._options = (*_OPTIONS, *options)
         self._calls: Calls | None = None
         self._closed = False
+        self.streams: set[StreamCall[pb.WatchResponse]] = set()
+        """The streams that are open. Not every version of grpc ends them when the connection is closed."""
 
     @property
     def calls(self) -> Calls:
@@ -143,6 +145,8 @@ class Channel:
         """Close the connection. Calls under way are cancelled; operations are not."""
         self._closed = True
         calls, self._calls = self._calls, None
+        for stream in self.streams:
+            stream.cancel()
         if calls is not None:
             await calls.channel.close()
 
@@ -182,6 +186,7 @@ class Channel:
             try:
                 return await rpc(request, timeout=timeout, metadata=self.metadata)
             except grpc.aio.AioRpcError as error:
+                self.check_open()
                 failure = error_of(error)
             except asyncio.CancelledError:
                 self.check_open()

@@ -129,7 +129,9 @@ class Follower:
         """
         backoff = self._channel.retry.attempts()
         while True:
-            stream = _Stream(self._open(), self._channel.heartbeat_interval * _MISSED_HEARTBEATS)
+            call = self._open()
+            self._channel.streams.add(call)
+            stream = _Stream(call, self._channel.heartbeat_interval * _MISSED_HEARTBEATS)
             try:
                 while True:
                     response = await stream.read()
@@ -153,6 +155,7 @@ class Follower:
                         break
                 continue
             except grpc.aio.AioRpcError as error:
+                self._channel.check_open()
                 failure = error_of(error)
             except asyncio.CancelledError:
                 self._channel.check_open()
@@ -174,6 +177,7 @@ class Follower:
                 )
             finally:
                 stream.close()
+                self._channel.streams.discard(call)
             if not may_retry(failure) or not await backoff.pause(failure.retry_after):
                 raise failure
 
