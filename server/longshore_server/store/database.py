@@ -70,7 +70,7 @@ class DirectoryLock:
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     # The statements repeat and are few: a larger cache keeps all of them prepared.
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=256)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=512)
     connection.execute("PRAGMA busy_timeout = 5000")
     if read_only:
         connection.execute("PRAGMA query_only = ON")

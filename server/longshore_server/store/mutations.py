@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.lifecycle import EventType, Move, State
 from longshore_server.store.record import JournalEntry, OperationRecord
-from longshore_server.store.transaction import Transaction
+from longshore_server.store.transaction import RequestKey, Transaction
 
 T = TypeVar("T")
 
@@ -65,62 +65,55 @@ class Accept(Mutation[Accepted]):
             record = existing
         if self.child is not None:
             parent, entry = self.child
-            insert_journal(tx, parent, entry._replace(outcome=record.uid))
+            tx.note_journal(parent, entry._replace(outcome=record.uid))
         return Accepted(record, existing is None)
 
+    @property
+    def request_key(self) -> RequestKey | None:
+        """The idempotency key, in its scope."""
+        record = self.record
+        return (record.owner, record.type, record.request_id) if record.request_id else None
+
     def _existing(self, tx: Transaction) -> OperationRecord | None:
-        record, execute = self.record, tx.connection.execute
-        if record.request_id:
-            row = execute(
-                "SELECT uid, digest FROM requests WHERE owner = ? AND type = ? AND request_id = ?",
-                (record.owner, record.type, record.request_id),
-            ).fetchone()
-            if row is not None:
-                if row[1] != self.digest:
+        record, key = self.record, self.request_key
+        if key is not None:
+            claim = tx.request(key)
+            if claim is not None:
+                uid, digest = claim
+                if digest != self.digest:
                     raise ServiceError(
                         Reason.REQUEST_ID_REUSED,
                         f"request_id {record.request_id!r} already started an operation with another input or other "
                         "labels: use a new request id for a new request.",
                         metadata={"request_id": record.request_id},
                     )
-                return tx.head(bytes(row[0]))
+                return tx.head(uid)
         if self.template:
-            row = execute("SELECT uid, digest FROM names WHERE id = ?", (record.id,)).fetchone()
-            if row is not None:
-                found = tx.head(bytes(row[0]))
+            claim = tx.name(record.id)
+            if claim is not None:
+                uid, digest = claim
+                found = tx.head(uid)
                 if found.terminal and self.renew:
                     return None
-                if row[1] != self.digest:
+                if digest != self.digest:
                     raise ServiceError(
                         Reason.NAME_IN_USE,
                         f"{record.name} was started with another input or other labels.",
                         resource=record.name,
                     )
-                if record.request_id:
-                    self._keep_request(tx, found.uid)
+                if key is not None:
+                    tx.claim_request(key, claim)
                 return found
         return None
 
     def _insert(self, tx: Transaction) -> OperationRecord:
-        execute = tx.connection.execute
-        record = tx.insert(self.record, begin=self.begin)
-        execute("INSERT INTO inputs (uid, body) VALUES (?, ?)", (record.uid, self.input))
+        record = tx.insert(self.record, self.input, begin=self.begin)
+        claim, key = (record.uid, self.digest), self.request_key
         if self.template:
-            execute(
-                "INSERT INTO names (id, uid, digest) VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET uid = excluded.uid, digest = excluded.digest",
-                (record.id, record.uid, self.digest),
-            )
-        if record.request_id:
-            self._keep_request(tx, record.uid)
+            tx.claim_name(record.id, claim)
+        if key is not None:
+            tx.claim_request(key, claim)
         return record
-
-    def _keep_request(self, tx: Transaction, uid: bytes) -> None:
-        record = self.record
-        tx.connection.execute(
-            "INSERT INTO requests (owner, type, request_id, uid, digest) VALUES (?, ?, ?, ?, ?)",
-            (record.owner, record.type, record.request_id, uid, self.digest),
-        )
 
 
 @dataclass(slots=True)
@@ -160,7 +153,7 @@ class Record(Mutation[JournalEntry]):
 
     def apply(self, tx: Transaction) -> JournalEntry:
         _guard(tx.head(self.uid), self.entry.attempt)
-        insert_journal(tx, self.uid, self.entry)
+        tx.note_journal(self.uid, self.entry)
         return self.entry
 
 
@@ -184,7 +177,7 @@ class Settle(Mutation[OperationRecord]):
         if head.state is State.CANCELLING and self.move is not Move.CANCEL:
             if self.move is Move.COMPLETE:
                 entry = JournalEntry("late_result", "", 0, head.attempt, b"", "", "any", self.payload)
-                insert_journal(tx, head.uid, entry)
+                tx.note_journal(head.uid, entry)
             return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, head.cancel_reason))
         return tx.make(head, self.move, self.payload)
 
@@ -268,15 +261,6 @@ class Shutdown(Mutation[None]):
 
     def apply(self, tx: Transaction) -> None:
         tx.connection.execute("UPDATE boots SET stopped = ? WHERE epoch = ?", (tx.now, self.epoch))
-
-
-def insert_journal(tx: Transaction, uid: bytes, entry: JournalEntry) -> None:
-    """Add one journal entry. The primary key refuses a second outcome for the same await."""
-    tx.connection.execute(
-        "INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, recorded)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (uid, *entry, tx.now),
-    )
 
 
 def _guard(head: OperationRecord, attempt: int) -> OperationRecord:

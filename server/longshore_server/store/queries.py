@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store.events import payload_of
 from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
+
+T = TypeVar("T")
 
 _COLUMNS = """
        o.uid, o.id, o.type, o.state, o.revision, o.sequence, o.first_sequence, o.progress_sequence, o.attempt,
@@ -55,6 +57,39 @@ def find(connection: sqlite3.Connection, id: str) -> bytes | None:
     """The uid that a template name means now."""
     row = connection.execute("SELECT uid FROM names WHERE id = ?", (id,)).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def requests(
+    connection: sqlite3.Connection, keys: Sequence[tuple[str, str, str]]
+) -> Iterator[tuple[tuple[str, str, str], tuple[bytes, bytes]]]:
+    """Whose the idempotency keys among `keys` are that are taken: (key, (uid, digest))."""
+    for part in _parts(keys):
+        wanted = ", ".join(["(?, ?, ?)"] * len(part))
+        # CROSS JOIN fixes the order: for each wanted key one look into the table, never the other way round.
+        sql = (
+            f"SELECT r.owner, r.type, r.request_id, r.uid, r.digest FROM (VALUES {wanted}) AS v"  # noqa: S608
+            " CROSS JOIN requests AS r ON r.owner = v.column1 AND r.type = v.column2 AND r.request_id = v.column3"
+        )
+        rows = connection.execute(sql, [value for key in part for value in key])
+        for owner, type, request_id, uid, digest in rows:
+            yield (owner, type, request_id), (uid, digest)
+
+
+def names(connection: sqlite3.Connection, ids: Sequence[str]) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
+    """Whose the template names among `ids` are that are taken: (id, (uid, digest))."""
+    for part in _parts(ids):
+        marks = ", ".join("?" * len(part))
+        rows = connection.execute(f"SELECT id, uid, digest FROM names WHERE id IN ({marks})", part)  # noqa: S608
+        for id, uid, digest in rows:
+            yield id, (uid, digest)
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Few lengths, so that the statements stay prepared: an item that fills a part up is looked up twice."""
+    for start in range(0, len(items), 64):
+        part = list(items[start : start + 64])
+        size = 1 << (len(part) - 1).bit_length()
+        yield part + part[-1:] * (size - len(part))
 
 
 def live(connection: sqlite3.Connection) -> list[OperationRecord]:

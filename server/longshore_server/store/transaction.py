@@ -1,37 +1,22 @@
-"""One transaction of the writer: the heads of operations as they will be, and the statements that make them so.
+"""One transaction of the writer: the heads of operations as they will be, and the rows that make them so.
 
 Runs in the writer's thread. Decisions are made against heads kept in memory, because reading a row before each change
 costs more than the change; each UPDATE is guarded by the revision it was decided on, so that a head which differs from
-its row is found out instead of written.
+its row is found out instead of written. Rows are collected and written at the end, a few statements for all of them:
+every statement lets the event loop's thread take the interpreter, and getting it back takes longer than the statement.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import TERMINAL, EventType, Move, State, rule
-from longshore_server.store import events, queries
-from longshore_server.store.record import EventRow, OperationRecord
-
-_INSERT = """
-INSERT INTO operations (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes,
-                        under_way, created, updated, started, ended, deadline, cancel_requested, cancel_reason, labels,
-                        owner, request_id, parent)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-
-_UPDATE = """
-UPDATE operations
-   SET state = ?, revision = ?, sequence = ?, first_sequence = ?, progress_sequence = ?, attempt = ?, crashes = ?,
-       under_way = ?, updated = ?, started = ?, ended = ?, cancel_requested = ?, cancel_reason = ?
- WHERE uid = ? AND revision = ?"""
-
-_APPEND = "INSERT INTO events (uid, sequence, type, body) VALUES (?, ?, ?, ?)"
-
-_TRIM = "DELETE FROM events WHERE uid = ? AND sequence < ? AND sequence IS NOT ?"
+from longshore_server.store import events, queries, statements
+from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
 
 SLACK = 8
 """A log is trimmed when it is a share of 1/SLACK over its cap, so that not every event deletes one."""
@@ -44,8 +29,14 @@ class Published(NamedTuple):
     events: list[EventRow]
 
 
+RequestKey = tuple[str, str, str]
+"""Owner, type and request id: the scope of an idempotency key."""
+Claim = tuple[bytes, bytes]
+"""Whose a key or a name is: uid, and the digest of the request that took it."""
+
+
 class _Change:
-    """One operation inside the transaction. `stored` is the revision that its row has now."""
+    """One operation inside the transaction. `stored` is the revision that its row has now; 0: it has none yet."""
 
     __slots__ = ("events", "record", "stored", "written")
 
@@ -72,7 +63,44 @@ class Transaction:
         self._max_events = max_events
         self._changes: dict[bytes, _Change] = {}
         self._deleted: set[bytes] = set()
+        self._inputs: list[tuple[bytes, bytes]] = []
+        self._journal: list[tuple[Any, ...]] = []
         self._trims: list[tuple[bytes, int, int | None]] = []
+        self._requests: dict[RequestKey, Claim | None] = {}
+        self._new_requests: list[tuple[Any, ...]] = []
+        self._names: dict[str, Claim | None] = {}
+        self._new_names: list[tuple[Any, ...]] = []
+
+    def prefetch(self, requests: list[RequestKey], names: list[str]) -> None:
+        """Look up in two statements the keys and names that the items of a batch will ask for."""
+        if requests:
+            self._requests = dict.fromkeys(requests)
+            self._requests.update(queries.requests(self.connection, requests))
+        if names:
+            self._names = dict.fromkeys(names)
+            self._names.update(queries.names(self.connection, names))
+
+    def request(self, key: RequestKey) -> Claim | None:
+        """Whose this idempotency key is, at this point of the transaction."""
+        if key not in self._requests:
+            self.prefetch([key], [])
+        return self._requests[key]
+
+    def name(self, id: str) -> Claim | None:
+        """Whose this template name is, at this point of the transaction."""
+        if id not in self._names:
+            self.prefetch([], [id])
+        return self._names[id]
+
+    def claim_request(self, key: RequestKey, claim: Claim) -> None:
+        """Give a free idempotency key to an operation."""
+        self._requests[key] = claim
+        self._new_requests.append((*key, *claim))
+
+    def claim_name(self, id: str, claim: Claim) -> None:
+        """Let a template name mean this operation from now on."""
+        self._names[id] = claim
+        self._new_names.append((id, *claim))
 
     def head(self, uid: bytes) -> OperationRecord:
         """The operation as it is at this point of the transaction. Raises `ServiceError` when there is none."""
@@ -86,7 +114,7 @@ class Transaction:
             raise ServiceError(Reason.OPERATION_NOT_FOUND, "The operation does not exist any more.")
         return record
 
-    def insert(self, record: OperationRecord, *, begin: bool = False) -> OperationRecord:
+    def insert(self, record: OperationRecord, input: bytes, *, begin: bool = False) -> OperationRecord:
         """Add a new operation: PENDING, or RUNNING at once when its handler has a free slot. One row either way."""
         log = [EventRow(1, EventType.ACCEPTED, events.encode(record, EventType.ACCEPTED, None))]
         if begin:
@@ -94,19 +122,9 @@ class Transaction:
                 state=State.RUNNING, revision=2, sequence=2, attempt=1, under_way=True, started=record.created
             )
             log.append(EventRow(2, EventType.STARTED, events.encode(record, EventType.STARTED, None)))
-        self.connection.execute(
-            _INSERT,
-            (
-                record.uid, record.id, record.type, record.state, record.revision, record.sequence,
-                record.first_sequence, record.progress_sequence, record.attempt, record.crashes, record.under_way,
-                record.created, record.updated, record.started, record.ended, record.deadline,
-                record.cancel_requested, record.cancel_reason, _labels(record.labels), record.owner,
-                record.request_id, record.parent,
-            ),
-        )  # fmt: skip
-        change = _Change(record, record.revision)
+        self._inputs.append((record.uid, input))
+        change = self._changes[record.uid] = _Change(record, 0)
         change.events = log
-        self._changes[record.uid] = change
         return record
 
     def make(self, head: OperationRecord, move: Move, payload: bytes | None = None, **facts: Any) -> OperationRecord:
@@ -153,30 +171,37 @@ class Transaction:
         self.connection.execute("DELETE FROM operations WHERE uid = ? AND ended IS NOT NULL", (head.uid,))
         self._deleted.add(head.uid)
 
+    def note_journal(self, uid: bytes, entry: JournalEntry) -> None:
+        """Add a journal entry. The primary key refuses a second outcome for the same await."""
+        self._journal.append((uid, *entry, self.now))
+
     def flush(self) -> None:
-        """Write what has changed since the last flush: one UPDATE an operation, however many moves it made."""
-        execute = self.connection.execute
-        appended: list[tuple[bytes, int, int, bytes]] = []
+        """Write what has changed since the last flush: one row an operation, however many moves it made."""
+        inserts: list[tuple[Any, ...]] = []
+        updates: list[tuple[Any, ...]] = []
+        log: list[tuple[Any, ...]] = []
         for uid, change in self._changes.items():
             r = change.record
-            if r.revision != change.stored:
-                cursor = execute(
-                    _UPDATE,
-                    (
-                        r.state, r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt, r.crashes,
-                        r.under_way, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason,
-                        uid, change.stored,
-                    ),
-                )  # fmt: skip
-                if cursor.rowcount != 1:
-                    raise RuntimeError(f"{r.name} is not at revision {change.stored} in the store")
-                change.stored = r.revision
+            if change.stored == 0:
+                inserts.append(_inserted(r))
+            elif r.revision != change.stored:
+                updates.append(_updated(r, change.stored))
+            change.stored = r.revision
             for sequence, event, body in change.events[change.written :]:
-                appended.append((uid, sequence, event, body))
+                log.append((uid, sequence, int(event), body))
             change.written = len(change.events)
-        self.connection.executemany(_APPEND, appended)
-        self.connection.executemany(_TRIM, self._trims)
-        self._trims.clear()
+        connection = self.connection
+        # Parents before children: the schema checks every reference at once.
+        statements.INSERT_OPERATIONS.run(connection, inserts)
+        statements.INSERT_INPUTS.run(connection, _taken(self._inputs))
+        statements.INSERT_NAMES.run(connection, _taken(self._new_names))
+        statements.INSERT_REQUESTS.run(connection, _taken(self._new_requests))
+        if statements.UPDATE_OPERATIONS.run(connection, updates) != len(updates):
+            raise RuntimeError("an operation is not at the revision in the store that the writer knows")
+        statements.INSERT_EVENTS.run(connection, log)
+        statements.INSERT_JOURNAL.run(connection, _taken(self._journal))
+        if self._trims:
+            connection.executemany(statements.TRIM_EVENTS, _taken(self._trims))
 
     def published(self) -> dict[bytes, Published]:
         """What the transaction did, by uid; after the last `flush`."""
@@ -195,6 +220,28 @@ class Transaction:
         return change
 
 
+def _inserted(r: OperationRecord) -> tuple[Any, ...]:
+    return (
+        r.uid, r.id, r.type, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt,
+        r.crashes, r.under_way, r.created, r.updated, r.started, r.ended, r.deadline, r.cancel_requested,
+        r.cancel_reason, json.dumps(r.labels, sort_keys=True) if r.labels else "{}", r.owner, r.request_id, r.parent,
+    )  # fmt: skip
+
+
+def _updated(r: OperationRecord, stored: int) -> tuple[Any, ...]:
+    return (
+        r.uid, stored, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt,
+        r.crashes, r.under_way, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason,
+    )  # fmt: skip
+
+
+def _taken(rows: list[Any]) -> Iterable[Any]:
+    """The rows that wait, which then wait no more."""
+    taken = rows[:]
+    rows.clear()
+    return taken
+
+
 def new_record(
     *, uid: bytes, id: str, type: str, created: int, deadline: int | None, labels: Mapping[str, str], owner: str,
     request_id: str, parent: str,
@@ -206,7 +253,3 @@ def new_record(
         ended=None, deadline=deadline, cancel_requested=None, cancel_reason="", labels=labels, owner=owner,
         request_id=request_id, parent=parent,
     )  # fmt: skip
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return json.dumps(labels, sort_keys=True) if labels else "{}"

@@ -18,7 +18,7 @@ from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.store import queries
 from longshore_server.store.database import Database
-from longshore_server.store.mutations import Mutation
+from longshore_server.store.mutations import Accept, Mutation
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Published, Transaction
 
@@ -177,6 +177,10 @@ class Writer:
         connection.execute("BEGIN IMMEDIATE")
         try:
             tx = Transaction(connection, self._heads, now, self._max_events)
+            starts = [item for item in items if type(item) is Accept]
+            if len(starts) > 1:
+                keys = [item.request_key for item in starts]
+                tx.prefetch([k for k in keys if k is not None], [s.record.id for s in starts if s.template])
             outcomes = [_apply(item, tx) for item in items]
             tx.flush()
             published = tx.published()
