@@ -1,0 +1,171 @@
+"""The handlers of torture/v1/torture.proto, served by `python -m longshore_server` and killed there.
+
+Effects go to a ledger outside of the server's own store: a file that lines are appended to, which survives a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+# The server is started with this file alone on its path.
+sys.path.append(str(Path(__file__).parents[1] / "contracts"))
+
+from torture.v1.torture_longshore import (
+    ChattyOperation,
+    FamilyOperation,
+    NamedOperation,
+    QuickOperation,
+    ScriptOperation,
+    SleepsOperation,
+    StepsOperation,
+    TortureService,
+)
+from torture.v1.torture_pb2 import WorkProgress, WorkRequest, WorkResult
+
+from longshore_server import Server, step
+
+QUICK = "torture.v1.TortureService/Quick"
+STEPS = "torture.v1.TortureService/Steps"
+
+
+class Ledger:
+    """Every run of an effect, as a line: key, uid, name, attempt, token."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def enter(self, uid: str, name: str, attempt: int) -> str:
+        """Write one line, at once; returns its token, which is another one at every run."""
+        token = uuid.uuid4().hex
+        os.write(self._file, f"{step.key}\t{uid}\t{name}\t{attempt}\t{token}\n".encode())
+        return token
+
+    def close(self) -> None:
+        """Nothing is buffered."""
+        os.close(self._file)
+
+
+class Torture(TortureService[Ledger]):
+    """Work of several kinds, none of which knows that it will be interrupted."""
+
+    async def quick(self, request: WorkRequest, op: QuickOperation[Ledger]) -> WorkResult:
+        await op.progress(WorkProgress(number=1, text=request.text))
+        return WorkResult(attempt=op.attempt, text=request.text)
+
+    async def steps(self, request: WorkRequest, op: StepsOperation[Ledger]) -> WorkResult:
+        tokens = []
+        for n in range(request.count):
+            tokens.append(await op.step(f"s{n}", effect(op.services, op.uid, f"s{n}", op.attempt)))
+            await asyncio.sleep(random.random() * 0.05)
+            await op.progress(WorkProgress(number=n + 1, text=request.text))
+        return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
+
+    async def sleeps(self, request: WorkRequest, op: SleepsOperation[Ledger]) -> WorkResult:
+        tokens = []
+        for n in range(request.count):
+            await op.sleep(0.1)
+            tokens.append(await op.step(f"s{n}", effect(op.services, op.uid, f"s{n}", op.attempt)))
+            op.progress(WorkProgress(number=n + 1, text=request.text))
+        return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
+
+    async def chatty(self, request: WorkRequest, op: ChattyOperation[Ledger]) -> WorkResult:
+        for n in range(request.count):
+            said = op.progress(WorkProgress(number=n + 1, text=request.text))
+            if n % 16 == 15:
+                await said
+                await asyncio.sleep(0.01)
+                op.output(f"{n + 1} of {request.count}")
+        return WorkResult(attempt=op.attempt, text=request.text)
+
+    async def family(self, request: WorkRequest, op: FamilyOperation[Ledger]) -> WorkResult:
+        children = []
+        for n in range(request.count):
+            kind = STEPS if n % 2 else QUICK
+            child = WorkRequest(count=2, text=f"{request.text}/{n}")
+            children.append(await server.operations.start(kind, child, name=f"c{n}"))
+            await op.progress(WorkProgress(number=n + 1, text=request.text))
+        for child_ref in children:
+            await child_ref.wait()
+        return WorkResult(tokens=[ref.uid for ref in children], attempt=op.attempt, text=request.text)
+
+    async def named(self, request: WorkRequest, op: NamedOperation[Ledger]) -> WorkResult:
+        tokens = []
+        for n in range(request.count):
+            tokens.append(await op.step(f"s{n}", effect(op.services, op.uid, f"s{n}", op.attempt)))
+            await op.progress(WorkProgress(number=n + 1, text=request.text))
+        return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
+
+    async def script(self, request: WorkRequest, op: ScriptOperation[Ledger]) -> WorkResult:
+        """One instruction a line; `die N` and `step NAME die N` kill the process in the attempts up to N."""
+        tokens = []
+        for number, line in enumerate(request.script.splitlines()):
+            match line.split():
+                case ["step", name]:
+                    tokens.append(await op.step(name, effect(op.services, op.uid, name, op.attempt)))
+                case ["step", name, "die", count]:
+                    fatal = op.attempt <= int(count)
+                    tokens.append(await op.step(name, effect(op.services, op.uid, name, op.attempt, fatal=fatal)))
+                case ["sleep", seconds]:
+                    await op.sleep(float(seconds))
+                case ["child", name]:
+                    ref = await server.operations.start(QUICK, WorkRequest(text=request.text), name=name)
+                    tokens.append(ref.uid)
+                case ["progress", text]:
+                    await op.progress(WorkProgress(number=number, text=text))
+                case ["output", text]:
+                    await op.output(text)
+                case ["cancelled"]:
+                    await op.cancelled.wait()
+                case ["pause", seconds]:
+                    await asyncio.sleep(float(seconds))
+                case ["note", name]:
+                    note(op.services, op.uid, name, op.attempt)
+                case ["die", count]:
+                    if op.attempt <= int(count):
+                        die()
+                case other:
+                    raise ValueError(f"no such instruction: {other}")
+        return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
+
+
+def effect(ledger: Ledger, uid: str, name: str, attempt: int, *, fatal: bool = False) -> Callable[[], str]:
+    """A step's function: one line in the ledger, and the end of the process if that is wanted."""
+
+    def run() -> str:
+        token = ledger.enter(uid, name, attempt)
+        if fatal:
+            die()
+        return token
+
+    return run
+
+
+def note(ledger: Ledger, uid: str, name: str, attempt: int) -> None:
+    """A line in the ledger that is no step's: the handler came by here."""
+    os.write(ledger._file, f"-\t{uid}\t{name}\t{attempt}\t-\n".encode())
+
+
+def die() -> None:
+    """What a power switch does to a process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@asynccontextmanager
+async def lifespan(running: Server) -> AsyncIterator[Ledger]:
+    """The ledger, open while the server runs."""
+    ledger = Ledger(running.config.data / "ledger.tsv")
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+server = Server(Torture(), lifespan=lifespan)
