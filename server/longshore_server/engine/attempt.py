@@ -68,7 +68,7 @@ class Attempt:
             self._operation.cancelled.set()
             if self._type.cooperative:
                 when = self._executor.clock.now() + self._type.cancel_grace
-                self._timers.append(self._executor.clock.call_at(when, self._out_of_grace))
+                self._timers.append(self._executor.clock.call_at(when, lambda: self._interrupt(Ending.GRACE)))
 
     def end(self, ending: Ending) -> None:
         """Interrupt the handler. What it returns after that is ignored."""
@@ -77,16 +77,23 @@ class Attempt:
             if self._in_handler:
                 self.task.cancel()
 
-    def _out_of_grace(self) -> None:
-        self.end(Ending.GRACE)
+    def _interrupt(self, ending: Ending) -> None:
+        self.end(ending)
         # A handler that swallows its cancellation cannot keep the operation from ending: the fence shuts it out.
         when = self._executor.clock.now() + max(self._type.cancel_grace, SECOND)
         self._timers.append(self._executor.clock.call_at(when, self._settle_without_handler))
 
     def _settle_without_handler(self) -> None:
-        if self._in_handler:
+        outcome = self._interrupted()
+        if self._in_handler and outcome is not None:
             log.error("%s does not stop though it was cancelled: settled without it", self._record.name)
-            self._executor.spawn(self._settle(self._cancelled()))
+            self._executor.spawn(self._settle_apart(outcome))
+
+    async def _settle_apart(self, outcome: Outcome) -> None:
+        try:
+            await self._settle(outcome)
+        except ServiceError as error:
+            log.info("%s had ended already: %s", self._record.name, error.message)
 
     async def _run(self) -> None:
         try:
@@ -149,7 +156,7 @@ class Attempt:
             self.request_cancel()
         if type.attempt_timeout is not None:
             when = executor.clock.now() + type.attempt_timeout
-            self._timers.append(executor.clock.call_at(when, lambda: self.end(Ending.TIMEOUT)))
+            self._timers.append(executor.clock.call_at(when, lambda: self._interrupt(Ending.TIMEOUT)))
         return self._operation
 
     def _completed(self, result: Any) -> Outcome:

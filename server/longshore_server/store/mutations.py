@@ -197,6 +197,9 @@ class RequestCancel(Mutation[OperationRecord]):
         facts = {"cancel_requested": max(tx.now, head.updated), "cancel_reason": self.reason}
         if head.state is State.PENDING:
             return tx.make(head, self.move, failure(Reason.CANCELLED, self.reason), **facts)
+        if not head.under_way:
+            # It waits to be run again: there is no handler that could tidy up, and so nobody else to settle it.
+            return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, self.reason), **facts)
         return tx.make(head, self.move, self.reason.encode(), **facts)
 
 
