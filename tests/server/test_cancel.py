@@ -234,9 +234,11 @@ async def test_the_order_of_the_writer_is_the_truth(
     writer = lab.engine.store.writer
     submit, held = writer.submit, []
 
+    pending: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
     def hold(mutation: Any, settled: Any = None) -> asyncio.Future[Any]:
         held.append(mutation)
-        return asyncio.get_running_loop().create_future()
+        return pending
 
     monkeypatch.setattr(writer, "submit", hold)
     scene.op.cancelled.set()
@@ -251,6 +253,7 @@ async def test_the_order_of_the_writer_is_the_truth(
         assert (await cancel(lab, name)).state == State.STATE_CANCELLING
         submit(result)
         assert (await lab.end(name)).state == State.STATE_CANCELLED
+    pending.cancel()
 
 
 async def test_the_request_is_durable_before_the_answer(lab: Lab) -> None:

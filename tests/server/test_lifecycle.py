@@ -18,7 +18,7 @@ from longshore_server import lifecycle
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.ids import Uids
 from longshore_server.lifecycle import RULES, TERMINAL, EventType, Move, State, rule
-from longshore_server.store.mutations import Mutation
+from longshore_server.store.mutations import Accept, Mutation
 from longshore_server.store.record import EventRow, OperationRecord
 from longshore_server.store.store import Store
 from longshore_server.store.transaction import Transaction, new_record
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 ANY = AnyMessage()
 ANY.Pack(lab_pb2.PlayResult(text="x"))
-PAYLOADS: dict[EventType, bytes | str | None] = {
+PAYLOADS: dict[EventType, bytes | None] = {
     EventType.STARTED: None,
     EventType.PROGRESS: ANY.SerializeToString(),
     EventType.OUTPUT: ANY.SerializeToString(),
@@ -48,14 +48,6 @@ PATHS: dict[State, tuple[Move, ...]] = {
     State.CANCELLED: (Move.START, Move.REQUEST_CANCEL, Move.CANCEL),
 }
 """How each state is reached from acceptance."""
-
-
-class Insert(Mutation[OperationRecord]):
-    def __init__(self, record: OperationRecord) -> None:
-        self.record = record
-
-    def apply(self, tx: Transaction) -> OperationRecord:
-        return tx.insert(self.record)
 
 
 class Make(Mutation[OperationRecord]):
@@ -90,7 +82,7 @@ async def _operation_in(store: Store, state: State) -> OperationRecord:
         uid=uid, id=uid.hex(), type="t", created=store._clock.now(), deadline=None, labels={}, owner="o",
         request_id="", parent="",
     )  # fmt: skip
-    await store.writer.submit(Insert(record))
+    await store.writer.submit(Accept(record, b"", b"", template=False, renew=False, begin=False))
     for move in PATHS[state]:
         record = await store.writer.submit(Make(uid, move))
     assert record.state is state
