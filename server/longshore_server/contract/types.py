@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
 from longshore_server.contract.template import IdTemplate
+from longshore_server.contract.validation import has_rules
 
 Handler = Callable[[Message, Any], Coroutine[Any, Any, Message | None]]
 """A service's method: `async (request, op) -> result`."""
@@ -47,11 +48,18 @@ class OperationType:
     streamed_by: str = ""
     """Path of the method that starts and watches in one call, if the contract has one."""
     description: str = ""
+    keyed: bool = field(init=False)
+    """Whether the input has an idempotency key of its own, a string field `request_id` (AIP-155)."""
+    ruled: bool = field(init=False)
+    """Whether the input's file can hold `buf.validate` rules."""
     progress_url: str = field(init=False)
     output_url: str = field(init=False)
     result_url: str = field(init=False)
 
     def __post_init__(self) -> None:
+        key = self.input.DESCRIPTOR.fields_by_name.get("request_id")
+        object.__setattr__(self, "keyed", key is not None and key.type == key.TYPE_STRING)
+        object.__setattr__(self, "ruled", has_rules(self.input.DESCRIPTOR.file))
         for channel in ("progress", "output", "result"):
             message: type[Message] = getattr(self, channel)
             object.__setattr__(self, f"{channel}_url", URL_PREFIX + message.DESCRIPTOR.full_name)

@@ -56,8 +56,6 @@ def check_cancel_reason(reason: str) -> None:
 
 def check_rules(message: Message) -> None:
     """Enforce the `buf.validate` rules of the message's contract, by protovalidate. Raises `ServiceError`."""
-    if not _has_rules(message.DESCRIPTOR.file):
-        return
     protovalidate = _protovalidate()
     found = [
         Violation(_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
@@ -70,9 +68,9 @@ def check_rules(message: Message) -> None:
 
 
 @cache
-def _has_rules(file: FileDescriptor) -> bool:
+def has_rules(file: FileDescriptor) -> bool:
     """Whether a contract file, or one that it imports, can hold rules: half a second of import is saved otherwise."""
-    return any(d.name == _VALIDATE or _has_rules(d) for d in file.dependencies)
+    return any(d.name == _VALIDATE or has_rules(d) for d in file.dependencies)
 
 
 @cache
@@ -84,7 +82,7 @@ def _protovalidate() -> Any:
 
 def warm(inputs: Iterable[type[Message]]) -> None:
     """Load what the first check of these inputs would load, at start-up instead."""
-    if any(_has_rules(input.DESCRIPTOR.file) for input in inputs):
+    if any(has_rules(input.DESCRIPTOR.file) for input in inputs):
         _protovalidate()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from longshore_server.clock import SECOND, Timer, sleep_until
+from longshore_server.clock import SECOND, Timer
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
 from longshore_server.errors import OperationError, Reason, ServiceError, failure
@@ -87,22 +87,13 @@ class Attempt:
         outcome = self._interrupted()
         if self._in_handler and outcome is not None:
             log.error("%s does not stop though it was cancelled: settled without it", self._record.name)
-            self._executor.spawn(self._settle_apart(outcome))
-
-    async def _settle_apart(self, outcome: Outcome) -> None:
-        try:
-            await self._settle(outcome)
-        except ServiceError as error:
-            log.info("%s had ended already: %s", self._record.name, error.message)
+            self._settle(outcome)
 
     async def _run(self) -> None:
         try:
             outcome = await self._execute()
             if outcome is not None:
-                await self._settle(outcome)
-        except ServiceError as error:
-            # The operation ended by another hand, or another attempt has begun: there is nothing left to say.
-            log.info("attempt %d of %s came to nothing: %s", self.number, self._record.name, error.message)
+                self._settle(outcome)
         except Exception:
             log.exception("attempt %d of %s broke", self.number, self._record.name)
         finally:
@@ -198,15 +189,25 @@ class Attempt:
     def _cancelled(self) -> Outcome:
         return Outcome(Move.CANCEL, failure(Reason.CANCELLED, self.live.record.cancel_reason))
 
-    async def _settle(self, outcome: Outcome) -> None:
-        while True:
-            try:
-                await self._executor.store.writer.submit(
-                    Settle(self._record.uid, self.number, outcome.move, outcome.payload)
-                )
-                return
-            except ServiceError as error:
-                if error.reason is not Reason.STORE_UNAVAILABLE or self._executor.stopping:
-                    raise
+    def _settle(self, outcome: Outcome) -> None:
+        """Hand the outcome to the writer. Nobody waits for it here: the operation's end is published by its commit."""
+        settle = Settle(self._record.uid, self.number, outcome.move, outcome.payload)
+        future = self._executor.store.writer.submit(settle, lambda result: self._settled(outcome, result))
+        future.add_done_callback(_retrieved)
+
+    def _settled(self, outcome: Outcome, result: object) -> None:
+        if not isinstance(result, ServiceError):
+            return
+        if result.reason is Reason.STORE_UNAVAILABLE and not self._executor.stopping:
             # A full disk: the outcome is known and only waits for room.
-            await sleep_until(self._executor.clock, self._executor.clock.now() + SECOND)
+            clock = self._executor.clock
+            clock.call_at(clock.now() + SECOND, lambda: self._settle(outcome))
+        else:
+            # The operation ended by another hand, or another attempt has begun: there is nothing left to say.
+            log.info("attempt %d of %s came to nothing: %s", self.number, self._record.name, result.message)
+
+
+def _retrieved(future: asyncio.Future[Any]) -> None:
+    """Look at a refusal, so that asyncio does not report it as forgotten."""
+    if not future.cancelled():
+        future.exception()

@@ -168,8 +168,7 @@ class Engine:
         Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED or UNAVAILABLE.
         """
         labels = labels or {}
-        field = type.input.DESCRIPTOR.fields_by_name.get("request_id")
-        if field is not None and field.type == field.TYPE_STRING:
+        if type.keyed:
             request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
         if request_id:
             validation.check_request_id(request_id)
@@ -182,7 +181,8 @@ class Engine:
                 f"The input is {len(body)} bytes; the server accepts {self._limits.max_input}.",
                 metadata={"limit": str(self._limits.max_input)},
             )
-        validation.check_rules(input)
+        if type.ruled:
+            validation.check_rules(input)
         uid = self._uids.next()
         id = uid_text(uid) if type.template is None else type.template.render(input)
         now = self.clock.now()
@@ -193,7 +193,7 @@ class Engine:
         refusal = self.executor.refusal(type) if self.accepting else self._not_accepting()
         if refusal is not None and not request_id and type.template is None:
             raise refusal
-        digest = _digest(input, body, labels) if request_id or type.template is not None else b""
+        digest = _digest(type, body, labels) if request_id or type.template is not None else b""
         reserved = self.executor.reserve(type)
         self._inputs[uid] = input
         accepted = await self.store.writer.submit(
@@ -285,10 +285,11 @@ class Engine:
 
     def _on_commit(self, commit: dict[bytes, Any]) -> None:
         self.table.publish(commit)
-        for uid in commit:
-            live = self.table.live.get(uid)
-            if live is not None and live.record.cancel_requested is not None and live.attempt is not None:
-                live.attempt.request_cancel()
+        for uid, (record, _) in commit.items():
+            if record is not None and record.cancel_requested is not None:
+                live = self.table.live.get(uid)
+                if live is not None and live.attempt is not None:
+                    live.attempt.request_cancel()
 
     def _on_new(self, live: Live) -> None:
         live.input = self._inputs.get(live.record.uid)
@@ -317,11 +318,10 @@ class Engine:
         return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)
 
 
-def _digest(input: Message, body: bytes, labels: Mapping[str, str]) -> bytes:
+def _digest(type: OperationType, body: bytes, labels: Mapping[str, str]) -> bytes:
     """What makes two requests the same: the input apart from `request_id`, and the labels."""
-    field = input.DESCRIPTOR.fields_by_name.get("request_id")
-    if field is not None and field.type == field.TYPE_STRING:
-        input = type(input).FromString(body)
+    if type.keyed:
+        input = type.input.FromString(body)
         input.ClearField("request_id")
         body = input.SerializeToString(deterministic=True)
     hasher = hashlib.sha256(body)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 
 from longshore_server.clock import resolve
-from longshore_server.store.record import EventRow, OperationRecord
+from longshore_server.store.record import Event, OperationRecord
 from longshore_server.store.transaction import Published
 
 if TYPE_CHECKING:
@@ -29,21 +29,12 @@ ENDED_BYTES = 64 << 20
 """How many bytes of them."""
 
 
-class Event:
-    """One published event. `wire` caches what the rpc layer made of `body`: made once, sent to all."""
-
-    __slots__ = ("body", "sequence", "type", "wire")
-
-    def __init__(self, row: EventRow) -> None:
-        self.sequence, self.type, self.body = row
-        self.wire: bytes | None = None
-
-
 class Live:
     """One operation: what is published of it, and who waits."""
 
     __slots__ = (
         "_enders", "_loop", "_waiters", "attempt", "input", "record", "ring", "ring_bytes",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, record: OperationRecord, loop: asyncio.AbstractEventLoop) -> None:
@@ -51,6 +42,7 @@ class Live:
         self._loop = loop
         self.ring: deque[Event] = deque()
         self.ring_bytes = 0
+        self.weight = 0
         self.input: Message | None = None
         self.attempt: Attempt | None = None
         # Dicts for their order and for leaving in O(1): an idle watch leaves and comes back at every heartbeat.
@@ -89,12 +81,12 @@ class Live:
             return list(ring)
         return [ring[i] for i in range(len(ring) - count, len(ring))]
 
-    def publish(self, record: OperationRecord, events: list[EventRow]) -> None:
+    def publish(self, record: OperationRecord, events: list[Event]) -> None:
         """A commit: the new snapshot, the new events, and everyone who waits."""
         self.record = record
-        for row in events:
-            self.ring.append(Event(row))
-            self.ring_bytes += len(row.body)
+        for event in events:
+            self.ring.append(event)
+            self.ring_bytes += len(event.body)
         while len(self.ring) > RING or (self.ring_bytes > RING_BYTES and len(self.ring) > 1):
             self.ring_bytes -= len(self.ring.popleft().body)
         self.wake()
@@ -112,12 +104,6 @@ class Live:
         waiters, self._waiters = self._waiters, {}
         for future in waiters:
             resolve(future)
-
-    @property
-    def size(self) -> int:
-        """Roughly how many bytes it holds."""
-        record = self.record
-        return 1024 + self.ring_bytes + len(record.result or b"") + len(record.progress or b"")
 
 
 class Table:
@@ -163,7 +149,7 @@ class Table:
             if record is None:
                 gone = self._ended.pop(uid, None)
                 if gone is not None:
-                    self._ended_bytes -= gone.size
+                    self._ended_bytes -= gone.weight
                     gone.wake()
                 continue
             live = self.live.get(uid)
@@ -184,8 +170,10 @@ class Table:
                 self._keep(live)
 
     def _keep(self, live: Live) -> None:
-        self._ended[live.record.uid] = live
-        self._ended_bytes += live.size
+        record = live.record
+        live.weight = 1024 + live.ring_bytes + len(record.result or b"") + len(record.progress or b"")
+        self._ended[record.uid] = live
+        self._ended_bytes += live.weight
         while len(self._ended) > ENDED or self._ended_bytes > ENDED_BYTES:
             _, oldest = self._ended.popitem(last=False)
-            self._ended_bytes -= oldest.size
+            self._ended_bytes -= oldest.weight

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from longshore_server.clock import SECOND, Clock
-from longshore_server.engine.live import Event, Live
+from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import TERMINAL_EVENTS, EventType
-from longshore_server.store.record import OperationRecord
+from longshore_server.store.record import Event, OperationRecord
 from longshore_server.store.store import Store
 
 HEARTBEAT = 15 * SECOND
@@ -143,7 +143,7 @@ class Watches:
         rows = [row for row in rows if row.sequence <= published]
         if not rows or rows[0].sequence != cursor + 1:
             return None
-        return [Event(row) for row in rows]
+        return rows
 
     async def _change(self, live: Live, heartbeat: int) -> bool:
         """Wait for a publication; False when `heartbeat` passed without one."""

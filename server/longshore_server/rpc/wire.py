@@ -9,11 +9,11 @@ from google.rpc import status_pb2
 
 from longshore.v1 import operation_pb2, operations_service_pb2
 from longshore_server.contract.types import OperationType
-from longshore_server.engine.live import Event, Live
+from longshore_server.engine.live import Live
 from longshore_server.engine.watch import Heartbeat, Item, Snapshot
 from longshore_server.lifecycle import State
 from longshore_server.store.events import uid_text, varint
-from longshore_server.store.record import OperationRecord
+from longshore_server.store.record import Event, OperationRecord
 
 _EVENT_TAG = b"\x12"  # WatchResponse.event, length-delimited
 _COVERS_TAG = b"\x20"  # WatchResponse.covers_after, varint

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store.events import payload_of
-from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
+from longshore_server.store.record import Event, JournalEntry, OperationRecord
 
 T = TypeVar("T")
 
@@ -103,13 +103,13 @@ def input_of(connection: sqlite3.Connection, uid: bytes) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def log(connection: sqlite3.Connection, uid: bytes, after: int, limit: int) -> list[EventRow]:
+def log(connection: sqlite3.Connection, uid: bytes, after: int, limit: int) -> list[Event]:
     """At most `limit` events of one operation after a sequence, in order."""
     rows = connection.execute(
         "SELECT sequence, type, body FROM events WHERE uid = ? AND sequence > ? ORDER BY sequence LIMIT ?",
         (uid, after, limit),
     )
-    return [EventRow(sequence, EventType(kind), body) for sequence, kind, body in rows]
+    return [Event(sequence, EventType(kind), body) for sequence, kind, body in rows]
 
 
 def journal(connection: sqlite3.Connection, uid: bytes) -> list[JournalEntry]:

@@ -61,12 +61,19 @@ class OperationRecord:
         return copy
 
 
-class EventRow(NamedTuple):
-    """One entry of a log: `body` is the serialized `longshore.v1.OperationEvent`."""
+class Event:
+    """One entry of a log: `body` is the serialized `longshore.v1.OperationEvent`.
 
-    sequence: int
-    type: EventType
-    body: bytes
+    `wire` caches what the rpc layer made of it: made once, sent to all.
+    """
+
+    __slots__ = ("body", "sequence", "type", "wire")
+
+    def __init__(self, sequence: int, type: EventType, body: bytes) -> None:
+        self.sequence = sequence
+        self.type = type
+        self.body = body
+        self.wire: bytes | None = None
 
 
 class JournalEntry(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TypeVar
 from longshore_server.clock import Clock
 from longshore_server.store import queries
 from longshore_server.store.database import Database, DirectoryLock, open_reader, open_writer
-from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
+from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class Store:
         """The operation's input, serialized."""
         return await self._read(lambda c: queries.input_of(c, uid))
 
-    async def log(self, uid: bytes, after: int, limit: int) -> list[EventRow]:
+    async def log(self, uid: bytes, after: int, limit: int) -> list[Event]:
         """At most `limit` events after a sequence, in order."""
         return await self._read(lambda c: queries.log(c, uid, after, limit))
 

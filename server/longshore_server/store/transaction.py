@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import TERMINAL, EventType, Move, State, rule
 from longshore_server.store import events, queries, statements
-from longshore_server.store.record import EventRow, JournalEntry, OperationRecord
+from longshore_server.store.record import Event, JournalEntry, OperationRecord
 
 SLACK = 8
 """A log is trimmed when it is a share of 1/SLACK over its cap, so that not every event deletes one."""
@@ -26,7 +26,7 @@ class Published(NamedTuple):
     """What one commit did to one operation: its new revision (None: deleted) and the events it appended."""
 
     record: OperationRecord | None
-    events: list[EventRow]
+    events: list[Event]
 
 
 RequestKey = tuple[str, str, str]
@@ -43,7 +43,7 @@ class _Change:
     def __init__(self, record: OperationRecord, stored: int) -> None:
         self.record = record
         self.stored = stored
-        self.events: list[EventRow] = []
+        self.events: list[Event] = []
         self.written = 0  # how many of the events are rows already
 
 
@@ -116,12 +116,12 @@ class Transaction:
 
     def insert(self, record: OperationRecord, input: bytes, *, begin: bool = False) -> OperationRecord:
         """Add a new operation: PENDING, or RUNNING at once when its handler has a free slot. One row either way."""
-        log = [EventRow(1, EventType.ACCEPTED, events.encode(record, EventType.ACCEPTED, None))]
+        log = [Event(1, EventType.ACCEPTED, events.encode(record, EventType.ACCEPTED, None))]
         if begin:
             record = record.evolve(
                 state=State.RUNNING, revision=2, sequence=2, attempt=1, under_way=True, started=record.created
             )
-            log.append(EventRow(2, EventType.STARTED, events.encode(record, EventType.STARTED, None)))
+            log.append(Event(2, EventType.STARTED, events.encode(record, EventType.STARTED, None)))
         self._inputs.append((record.uid, input))
         change = self._changes[record.uid] = _Change(record, 0)
         change.events = log
@@ -152,7 +152,7 @@ class Transaction:
             facts["first_sequence"] = sequence - self._max_events + 1
         record = head.evolve(**facts)
         change = self._change(head, record)
-        change.events.append(EventRow(sequence, event, events.encode(record, event, payload)))
+        change.events.append(Event(sequence, event, events.encode(record, event, payload)))
         if record.first_sequence != head.first_sequence:
             # The latest progress stays: the snapshot of an ended operation is read from it.
             self._trims.append((record.uid, record.first_sequence, record.progress_sequence))
@@ -187,8 +187,7 @@ class Transaction:
             elif r.revision != change.stored:
                 updates.append(_updated(r, change.stored))
             change.stored = r.revision
-            for sequence, event, body in change.events[change.written :]:
-                log.append((uid, sequence, int(event), body))
+            log.extend((uid, event.sequence, int(event.type), event.body) for event in change.events[change.written :])
             change.written = len(change.events)
         connection = self.connection
         # Parents before children: the schema checks every reference at once.
