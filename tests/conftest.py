@@ -25,6 +25,7 @@ from longshore.v1 import operation_pb2, operations_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
 from longshore_server.clock import SECOND
+from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness, ManualClock
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -178,6 +179,12 @@ class Lab:
         packed.Pack(request if request is not None else lab_pb2.PlayRequest(**fields))
         return await self.operations.Start(pb.StartRequest(type=f"lab.v1.LabService/{type}", input=packed))
 
+    async def catch_up(self) -> None:
+        """Let everything that is under way go as far as it can without a clock, a caller or a gate that moves."""
+        for _ in range(4):
+            await self.engine.store.writer.submit(Nothing())
+            await turns()
+
     def tables(self) -> dict[str, list[Any]]:
         """Every row of every table: what a refused call must leave as it was."""
         with contextlib.closing(sqlite3.connect(f"file:{self.data / 'longshore.db'}?mode=ro", uri=True)) as database:
@@ -211,6 +218,26 @@ class Lab:
     async def end(self, name: str) -> operation_pb2.OperationSnapshot:
         """The snapshot once the operation has ended."""
         return await self.operations.Wait(pb.WaitRequest(name=name))
+
+    async def run(self, type: str = "Play", **fields: Any) -> operation_pb2.OperationSnapshot:
+        """Start an operation and return its snapshot once it has ended."""
+        return await self.end((await self.begin(type, **fields)).operation.name)
+
+
+class Crash:
+    """Await it in a handler to be killed there in the first attempt, and to go on in later ones."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab, self.reached = lab, asyncio.Event()
+
+    async def here(self, op: Any) -> None:
+        if op.attempt == 1:
+            self.reached.set()
+            await asyncio.Event().wait()
+
+    async def happen(self) -> None:
+        await self.reached.wait()
+        await self.lab.restart()
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -167,8 +169,6 @@ async def test_two_ends_in_one_batch_are_one_end(store: Store) -> None:
     ],
 )  # fmt: skip
 async def test_the_schema_refuses_impossible_rows(store: Store, change: str) -> None:
-    import sqlite3
-
     uid = (await _operation_in(store, State.RUNNING)).uid
     database = store.writer._database
     with pytest.raises(sqlite3.IntegrityError):

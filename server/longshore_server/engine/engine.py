@@ -25,7 +25,17 @@ from longshore_server.ids import Uids, parse_uid
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
 from longshore_server.store.events import uid_text
-from longshore_server.store.mutations import Accept, Accepted, Boot, Delete, Interrupt, RequestCancel, Settle, Shutdown
+from longshore_server.store.mutations import (
+    Accept,
+    Accepted,
+    Boot,
+    Delete,
+    Interrupt,
+    Nothing,
+    RequestCancel,
+    Settle,
+    Shutdown,
+)
 from longshore_server.store.queries import Condition
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.store import Store
@@ -122,7 +132,10 @@ class Engine:
     async def stop(self, until: int) -> int:
         """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
         self.drain()
-        left = await self.executor.drain(until)
+        await self.executor.drain(until)
+        # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
+        await asyncio.gather(self.store.writer.submit(Nothing()), return_exceptions=True)
+        left = [live.record for live in self.table.live.values() if live.record.under_way]
         changes = [
             self.store.writer.submit(Interrupt(record.uid, False, type.rerun, type.max_crashes))
             for record in left

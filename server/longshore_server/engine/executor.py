@@ -15,7 +15,6 @@ from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import State
 from longshore_server.store.mutations import Begin
-from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -148,8 +147,8 @@ class Executor:
         queue.running -= 1
         self._next(queue)
 
-    async def drain(self, until: int) -> list[OperationRecord]:
-        """Give running attempts until `until` to end, then interrupt them. Returns the operations they leave behind."""
+    async def drain(self, until: int) -> None:
+        """Give running attempts until `until` to end, then interrupt them. Nothing begins any more."""
         self.stopping = True
         tasks = [attempt.task for attempt in self._attempts]
         if tasks:
@@ -166,11 +165,9 @@ class Executor:
         left = list(self._attempts)
         for attempt in left:
             attempt.end(Ending.DRAIN)
-        lives = [attempt.live for attempt in left]
         if left:
             # A handler that swallows its cancellation is left behind: the process is about to end.
             await asyncio.wait([attempt.task for attempt in left], timeout=5)
-        return [live.record for live in lives if not live.record.terminal]
 
     def abandon(self) -> None:
         """For tests: end every attempt without a word."""
@@ -189,6 +186,8 @@ class Executor:
             self.spawn(self._begin(queue, live))
 
     async def _begin(self, queue: _Queue, live: Live) -> None:
+        if self.stopping:
+            return
         try:
             await self.store.writer.submit(Begin(live.record.uid))
         except ServiceError as error:
@@ -201,6 +200,8 @@ class Executor:
             self._launch(live)
 
     def _launch(self, live: Live) -> None:
+        if self.stopping:
+            return
         type = self.types[live.record.type]
         attempt = Attempt(self, type, live)
         live.attempt = attempt

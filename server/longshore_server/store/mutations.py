@@ -247,6 +247,14 @@ class Delete(Mutation[None]):
 
 
 @dataclass(slots=True)
+class Nothing(Mutation[None]):
+    """Changes nothing: once it is through, everything that was submitted before it is published."""
+
+    def apply(self, tx: Transaction) -> None:
+        pass
+
+
+@dataclass(slots=True)
 class Boot(Mutation[int]):
     """The server starts: counts the start and returns its number."""
 
@@ -278,6 +286,6 @@ def _guard(head: OperationRecord, attempt: int) -> OperationRecord:
 
 
 __all__ = [
-    "Accept", "Accepted", "Begin", "Boot", "Delete", "EventType", "Interrupt", "Mutation", "Record", "Report",
-    "RequestCancel", "Settle", "Shutdown",
+    "Accept", "Accepted", "Begin", "Boot", "Delete", "EventType", "Interrupt", "Mutation", "Nothing", "Record",
+    "Report", "RequestCancel", "Settle", "Shutdown",
 ]  # fmt: skip

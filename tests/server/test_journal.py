@@ -1,0 +1,349 @@
+"""The journal: steps and sleeps are done once in the life of an operation, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import enum
+import math
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from lab.v1 import lab_pb2
+
+from longshore_server import DuplicateNameError, NonDeterministicError, OperationError, step
+from tests.conftest import Crash, Lab, State, reason_of_end, result_of
+
+
+@dataclasses.dataclass
+class Receipt:
+    number: int
+    lines: list[str]
+    paid: bool = False
+
+
+@dataclasses.dataclass
+class Wrong:
+    number: int
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+VALUES: dict[str, Any] = {
+    "nothing": None,
+    "a number": 7,
+    "a large number": 10**40,
+    "a float": 0.1,
+    "a text": "Grüße \0 \U0001f6a2 \ud800",
+    "a list": [1, "two", None, [True, {}]],
+    "an object": {"a": {"b": [1.5]}, "": None},
+    "a message": lab_pb2.PlayResult(text="x", number=2),
+    "a message of another package": Timestamp(seconds=5),
+    "a dataclass": Receipt(7, ["a", "b"], True),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+async def test_a_step_runs_once_and_gives_the_same_value_of_the_same_type_ever_after(lab: Lab, case: str) -> None:
+    crash, ran, got = Crash(lab), [], []
+
+    async def work() -> Any:
+        ran.append(1)
+        return VALUES[case]
+
+    @lab.plays
+    async def handler(request, op):
+        got.append(await op.step("work", work))
+        await crash.here(op)
+        return lab_pb2.PlayResult(number=op.attempt)
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    assert result_of(await lab.end(name)).number == 2
+    assert ran == [1]
+    assert got == [VALUES[case]] * 2
+    assert {type(value) for value in got} == {type(VALUES[case])}
+
+
+async def test_the_live_run_gets_what_was_stored_and_not_the_object_itself(lab: Lab) -> None:
+    original = ["a"]
+
+    @lab.plays
+    async def handler(request, op):
+        got = await op.step("work", lambda: original)
+        assert got == original
+        assert got is not original
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+
+
+NOT_STORABLE: dict[str, Any] = {
+    "a tuple": (1, 2),
+    "a set": {1},
+    "bytes": b"x",
+    "a number as a key": {1: "a"},
+    "not a number": math.nan,
+    "infinity": math.inf,
+    "an object of a class": object(),
+    "an enum": Colour.RED,
+    "a tuple inside": {"a": [(1,)]},
+    "a dataclass whose field lies": Wrong("seven"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("case", NOT_STORABLE)
+async def test_a_value_that_would_come_back_changed_is_refused(lab: Lab, case: str) -> None:
+    errors = []
+
+    @lab.plays
+    async def handler(request, op):
+        try:
+            await op.step("work", lambda: NOT_STORABLE[case])
+        except TypeError as error:
+            errors.append(str(error))
+        return lab_pb2.PlayResult()
+
+    await lab.run()
+    assert len(errors) == 1
+    assert "step 'work'" in errors[0]
+    assert lab.tables()["journal"] == []
+
+
+async def test_a_dataclass_inside_a_function_is_refused(lab: Lab) -> None:
+    @dataclasses.dataclass
+    class Local:
+        number: int
+
+    @lab.plays
+    async def handler(request, op):
+        with pytest.raises(TypeError, match="define the dataclass at the top of a module"):
+            await op.step("work", lambda: Local(1))
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+
+
+async def test_two_steps_of_one_name_are_refused_with_both_places(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        await op.step("work", int)
+        with pytest.raises(DuplicateNameError) as caught:
+            await op.step("work", int)
+        places = [part for part in str(caught.value).split() if "test_journal.py:" in part]
+        assert len(set(places)) == 2
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+
+
+async def test_a_step_in_a_loop_needs_a_name_each_time(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        for number in range(3):
+            assert await op.step(f"work-{number}", abs, -number) == number
+        ran: list[int] = []
+        with contextlib.suppress(DuplicateNameError):
+            for number in range(3):
+                await op.step("again", ran.append, number)
+        assert ran == [0]
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+
+
+async def test_a_failed_step_records_nothing_and_may_be_tried_again(lab: Lab) -> None:
+    tries = []
+
+    def work() -> int:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError("no")
+        return 9
+
+    @lab.plays
+    async def handler(request, op):
+        while True:
+            try:
+                return lab_pb2.PlayResult(number=await op.step("work", work))
+            except ConnectionError:
+                assert lab.tables()["journal"] == []
+
+    assert result_of(await lab.run()).number == 9
+    assert len(tries) == 3
+
+
+async def test_an_error_of_a_step_reaches_callers_like_any_other(lab: Lab) -> None:
+    def work() -> None:
+        raise OperationError("CARD_DECLINED", "The card was declined.")
+
+    @lab.plays
+    async def handler(request, op):
+        await op.step("charge", work)
+
+    snapshot = await lab.run()
+    assert (snapshot.state, reason_of_end(snapshot)) == (State.STATE_FAILED, "CARD_DECLINED")
+
+
+async def test_steps_run_in_parallel_and_not_inside_one_another(lab: Lab) -> None:
+    together = asyncio.Barrier(3)
+
+    async def meet(number: int) -> int:
+        await together.wait()
+        return number
+
+    @lab.plays
+    async def handler(request, op):
+        got = await asyncio.gather(*(op.step(f"meet-{n}", meet, n) for n in range(3)))
+
+        async def outer() -> None:
+            await op.step("inner", int)
+
+        with pytest.raises(RuntimeError, match="nested"):
+            await op.step("outer", outer)
+        return lab_pb2.PlayResult(number=sum(got))
+
+    assert result_of(await lab.run()).number == 3
+
+
+async def test_the_key_of_a_step_is_stable_and_its_own(lab: Lab) -> None:
+    crash, keys = Crash(lab), []
+
+    @lab.plays
+    async def handler(request, op):
+        def work() -> None:
+            keys.append((op.attempt, step.key))
+            if op.attempt == 1:
+                raise ConnectionError
+
+        try:
+            await op.step("a", work)
+        except ConnectionError:
+            await crash.here(op)
+        await op.step("b", work)
+        with pytest.raises(RuntimeError):
+            step.key  # noqa: B018
+        return lab_pb2.PlayResult()
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    assert (await lab.end(name)).state == State.STATE_COMPLETED
+    (first, one), (second, again), (third, other) = keys
+    assert (first, second, third) == (1, 2, 2)
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1,), (2,)), (("a", "b"), ("ab",)), ((b"x",), ("x",)), (([1],), ([1, 1],)), ((), (None,))],
+    ids=str,
+)
+async def test_other_arguments_in_a_rerun_are_reported_with_both_sides(
+    lab: Lab, before: tuple[Any, ...], after: tuple[Any, ...]
+) -> None:
+    crash, ran = Crash(lab), []
+
+    @lab.plays
+    async def handler(request, op):
+        await op.step("work", lambda *a: ran.append(len(a)), *(before if op.attempt == 1 else after))
+        await crash.here(op)
+        return lab_pb2.PlayResult()
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    snapshot = await lab.end(name)
+    assert (snapshot.state, reason_of_end(snapshot)) == (State.STATE_FAILED, "NON_DETERMINISTIC")
+    assert f"({', '.join(map(repr, before))})" in snapshot.error.message
+    assert f"({', '.join(map(repr, after))})" in snapshot.error.message
+    assert len(ran) == 1
+
+
+async def test_a_handler_that_swallows_the_mismatch_still_fails(lab: Lab) -> None:
+    crash = Crash(lab)
+
+    @lab.plays
+    async def handler(request, op):
+        with contextlib.suppress(NonDeterministicError):
+            await op.step("work", abs, op.attempt)
+        await crash.here(op)
+        return lab_pb2.PlayResult(text="as if nothing had happened")
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    assert reason_of_end(await lab.end(name)) == "NON_DETERMINISTIC"
+
+
+async def test_arguments_that_cannot_be_stored_do_not_count(lab: Lab) -> None:
+    crash = Crash(lab)
+
+    @lab.plays
+    async def handler(request, op):
+        await op.step("work", lambda _: None, object())
+        await crash.here(op)
+        return lab_pb2.PlayResult(text="fine")
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    assert result_of(await lab.end(name)).text == "fine"
+
+
+async def test_a_sleep_is_only_slept_to_its_end(lab: Lab) -> None:
+    woke = []
+
+    @lab.plays
+    async def handler(request, op):
+        await op.sleep(100)
+        woke.append((op.attempt, lab.clock.now()))
+        await op.sleep(50)
+        return lab_pb2.PlayResult()
+
+    begun = lab.clock.now()
+    name = (await lab.begin()).operation.name
+    await lab.clock.armed(100)
+    lab.clock.advance(60)
+    await lab.restart()
+    await lab.clock.armed(40)
+    lab.clock.advance(40)
+    await lab.clock.armed(50)
+    assert woke == [(2, begun + 100_000_000)]
+    await lab.restart()
+    await lab.clock.armed(50)
+    lab.clock.advance(50)
+    assert (await lab.end(name)).state == State.STATE_COMPLETED
+    assert [attempt for attempt, _ in woke] == [2, 3]
+
+
+async def test_a_sleep_that_is_over_after_the_crash_returns_at_once(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        await op.sleep(100)
+        return lab_pb2.PlayResult(number=op.attempt)
+
+    name = (await lab.begin()).operation.name
+    await lab.clock.armed(100)
+    await lab.harness.crash()
+    lab.clock.advance(1000)
+    await lab.harness.start()
+    await lab.connect()
+    assert result_of(await lab.end(name)).number == 2
+
+
+async def test_a_sleep_cannot_be_negative_and_its_change_is_noticed(lab: Lab) -> None:
+    crash = Crash(lab)
+
+    @lab.plays
+    async def handler(request, op):
+        with pytest.raises(ValueError, match="-1"):
+            await op.sleep(-1)
+        await op.sleep(0)
+        await op.sleep(0 if op.attempt == 1 else 1)
+        await crash.here(op)
+        return lab_pb2.PlayResult()
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    assert reason_of_end(await lab.end(name)) == "NON_DETERMINISTIC"
