@@ -34,6 +34,7 @@ from longshore_server import Server, step
 
 QUICK = "torture.v1.TortureService/Quick"
 STEPS = "torture.v1.TortureService/Steps"
+SCRIPT = "torture.v1.TortureService/Script"
 
 
 class Ledger:
@@ -118,6 +119,11 @@ class Torture(TortureService[Ledger]):
                 case ["child", name]:
                     ref = await server.operations.start(QUICK, WorkRequest(text=request.text), name=name)
                     tokens.append(ref.uid)
+                case ["family", seconds]:
+                    request = WorkRequest(script=f"pause {seconds}")
+                    ref = await server.operations.start(SCRIPT, request, name=f"line {number}")
+                    await op.progress(WorkProgress(number=number, text=ref.name))
+                    tokens.append((await ref.wait()).text)
                 case ["progress", text]:
                     await op.progress(WorkProgress(number=number, text=text))
                 case ["output", text]:

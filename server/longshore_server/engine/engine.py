@@ -203,7 +203,8 @@ class Engine:
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
             labels=labels, owner=owner, request_id=request_id, parent=parent,
         )  # fmt: skip
-        refusal = self.executor.refusal(type) if self.accepting else self._not_accepting()
+        # A child is its parent's work, not new work: a parent that a stop refused would fail instead of going on later.
+        refusal = self.executor.refusal(type) if self.accepting or child is not None else self._not_accepting()
         if refusal is not None and not request_id and type.template is None:
             raise refusal
         digest = _digest(type, body, labels) if request_id or type.template is not None else b""
@@ -248,20 +249,25 @@ class Engine:
         """The operation's input, serialized."""
         return await self.store.input(record.uid) or b""
 
-    async def wait(self, live: Live, until: int | None) -> OperationRecord:
-        """The snapshot once it has ended, or at `until` if that comes first. Raises when the server drains."""
-        if live.record.terminal:
-            return live.record
-        future = live.ended()
-        timer = None if until is None else self.clock.call_at(until, lambda: resolve(future))
-        try:
-            await future
-        finally:
-            if timer is not None:
-                timer.cancel()
-            live.forget(future)
-        if self.draining and not live.record.terminal:
-            raise self._not_accepting()
+    async def wait(self, live: Live, until: int | None, *, inside: bool = False) -> OperationRecord:
+        """The snapshot once it has ended, or at `until` if that comes first. Raises when the server drains.
+
+        `inside`: a handler waits. It is not told of a stop by an error, which would become its operation's end: like
+        every running attempt it has the time of the drain, and is then left to the next server.
+        """
+        while not live.record.terminal:
+            future = live.ended()
+            timer = None if until is None else self.clock.call_at(until, lambda f=future: resolve(f))
+            try:
+                await future
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                live.forget(future)
+            if live.record.terminal or (until is not None and self.clock.now() >= until):
+                break
+            if self.draining and not inside:
+                raise self._not_accepting()
         return live.record
 
     def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:

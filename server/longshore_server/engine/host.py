@@ -66,7 +66,7 @@ class OperationRef:
         """
         live = await self._live()
         until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
-        record = await self._engine.wait(live, until)
+        record = await self._engine.wait(live, until, inside=current.get() is not None)
         if record.state is State.COMPLETED:
             assert record.result is not None
             result = self._engine.types[record.type].result()
