@@ -1,0 +1,156 @@
+"""Load, SIGKILL at random moments, restart, again and again; then every caller's history is held against the store.
+
+`TORTURE_SEED` and `TORTURE_KILLS` in the environment repeat a run or make it longer. The seed fixes what the callers
+do and when the server is killed, not how the two meet: the same seed finds the same kind of trouble, not the same
+microsecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshore.v1 import operations_service_pb2 as pb
+from tests.faults.history import History, event_bytes
+from tests.faults.load import Load
+from tests.faults.process import Caller, ServerProcess
+from tests.faults.verify import Stored, Verdict
+
+CALLERS = 4
+SESSIONS = 6
+
+
+class Torturer:
+    """One run: a server, its callers, and the moments at which it dies."""
+
+    def __init__(self, data: Path, seed: str, kills: int) -> None:
+        self.server = ServerProcess(data, "--drain", "0.5")
+        self.history = History()
+        self.serving = asyncio.Event()
+        self.kills = 0
+        self.early_kills = 0
+        self.stops = 0
+        self._wanted = kills
+        self._rng = random.Random(seed)
+        self._loads = [Load(self.server, self.history, self.serving, f"{seed}/{n}") for n in range(CALLERS)]
+
+    async def run(self) -> Verdict:
+        """Torture, a calm end, and the verdict."""
+        await self.server.start()
+        self.serving.set()
+        callers = asyncio.gather(*(load.run(SESSIONS) for load in self._loads))
+        while self.kills < self._wanted:
+            await asyncio.sleep(self._rng.choice([0.1, 0.4, 0.8, 1.5, 2.5]) * self._rng.uniform(0.5, 1.5))
+            await self._interrupt()
+        for load in self._loads:
+            load.stop()
+        await callers
+        logs = await self._read_over_the_wire()
+        assert await self.server.stop() == 0, "\n".join(self.server.said[-50:])
+        stored = Stored(self.server)
+        verdict = Verdict(stored, self.history)
+        verdict.all()
+        for uid, log in logs.items():
+            verdict.counts["logs read over the wire"] += 1
+            verdict.that(log == stored.bodies[uid], f"{uid}: the wire shows another log than the file")
+        verdict.that(set(logs) == set(stored.operations), "List shows other operations than the file")
+        verdict.that(self.history.counts["calls broken off"] > self.kills, "the callers hardly noticed")
+        return verdict
+
+    async def _interrupt(self) -> None:
+        """One death, in order now and then, and one more on the way up now and then."""
+        self.serving.clear()
+        if self._rng.random() < 0.15:
+            assert await self.server.stop() == 0, "\n".join(self.server.said[-50:])
+            self.stops += 1
+        else:
+            await self.server.kill()
+            self.kills += 1
+        await self.server.launch()
+        while self._rng.random() < 0.2:
+            await asyncio.sleep(self._rng.uniform(0.05, 0.6))
+            await self.server.kill()
+            self.kills += 1
+            self.early_kills += 1
+            await self.server.launch()
+        assert await self.server.serving(), "\n".join(self.server.said[-50:])
+        self.serving.set()
+
+    async def _read_over_the_wire(self) -> dict[str, list[bytes]]:
+        """The log of every operation there is, once it has ended; listed, so that unseen ones are not left out."""
+        logs: dict[str, list[bytes]] = {}
+        async with Caller(self.server) as caller:
+            watch: Any = caller.channel.unary_stream(
+                "/longshore.v1.OperationsService/Watch", pb.WatchRequest.SerializeToString
+            )
+
+            async def read(uid: str) -> None:
+                messages = [raw async for raw in watch(pb.WatchRequest(name=f"operations/{uid}", after_sequence=0))]
+                logs[uid] = [event_bytes(raw) for raw in messages if raw[0] == 0x12]
+
+            token, more = "", True
+            while more:
+                page = await caller.operations.List(pb.ListRequest(page_size=500, page_token=token))
+                await asyncio.gather(*(read(operation.uid) for operation in page.operations))
+                token, more = page.next_page_token, bool(page.next_page_token)
+        return logs
+
+
+def judge(verdict: Verdict, torturer: Torturer, enough: dict[str, int]) -> None:
+    """Fail on any finding, and on a run that has looked at too little to find any."""
+    counts = verdict.counts
+    counts["kills"] = torturer.kills
+    counts["kills while starting"] = torturer.early_kills
+    counts["stops in good order"] = torturer.stops
+    print("\n".join(f"{name:>36} {count:>8,}" for name, count in sorted(counts.items())))
+    assert not verdict.wrong, shown(verdict.wrong)
+    too_little = {name: counts[name] for name, least in enough.items() if counts[name] < least}
+    assert not too_little, f"too little was checked: {too_little}, wanted {enough}"
+
+
+def shown(findings: Iterable[str]) -> str:
+    found = list(findings)
+    return f"{len(found)} findings:\n" + "\n".join(found[:40])
+
+
+# What a run with so many kills cannot miss; a tenth of what it usually sees.
+ENOUGH = {
+    "starts acknowledged": 30, "starts answered with what existed": 5, "operations interrupted": 5, "completed": 20,
+    "different events seen": 200, "snapshots seen": 30, "ends seen": 10, "watches resumed": 5, "waits": 2,
+    "cancels acknowledged": 5, "cancels that came in time": 1, "effects": 20, "sleeps": 2, "children": 1,
+    "logs read over the wire": 30,
+}  # fmt: skip
+
+
+async def torture(data: Path, kills: int, enough: dict[str, int]) -> None:
+    kills = int(os.environ.get("TORTURE_KILLS", kills))
+    seed = os.environ.get("TORTURE_SEED") or f"{time.time_ns():x}"
+    print(f"\nTORTURE_SEED={seed} TORTURE_KILLS={kills}")
+    torturer = Torturer(data, seed, kills)
+    began = time.monotonic()
+    try:
+        verdict = await torturer.run()
+    finally:
+        await torturer.server.close()
+    print(f"{torturer.kills} kills in {time.monotonic() - began:.0f} s")
+    judge(verdict, torturer, {"kills": kills, **enough})
+
+
+@pytest.mark.timeout(150)
+async def test_nothing_is_lost_in_a_few_kills(tmp_path: Path) -> None:
+    """The short form of the torture: every promise of docs/durability.md, some kills."""
+    await torture(tmp_path, 8, ENOUGH)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+async def test_nothing_is_lost_in_a_hundred_kills(tmp_path: Path) -> None:
+    """The long form."""
+    await torture(tmp_path, 120, {name: least * 10 for name, least in ENOUGH.items()} | {"effects asked for again": 5})
