@@ -1,9 +1,10 @@
 """The one writer: drains a queue of mutations into one transaction, commits, and only then tells anyone.
 
-    submit -> queue -> [apply, flush, COMMIT in the database's thread] -> publish -> resolve the callers
+    submit -> queue -> [take, apply, flush, COMMIT in the database's thread] -> publish -> resolve the callers
 
 Nothing waits for a timer: a batch is whatever has come in while the last one was being committed. `publish` and the
-callers' results happen in one step of the event loop, so that nobody sees half of a commit.
+callers' results happen in one step of the event loop, so that nobody sees half of a commit. The thread goes on to the
+next batch while the loop publishes the last one; batches are published in the order of their commits.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from longshore_server.clock import Clock
+from longshore_server.clock import Clock, resolve
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.store import queries
 from longshore_server.store.database import Database
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 512
 """The most mutations in one transaction: bounds how long the first of them waits."""
+AHEAD = 2
+"""How many turns of the database's thread may be asked for at once."""
 
 Publish = Callable[[dict[bytes, Published]], None]
 Settled = Callable[[Any], None]
@@ -38,9 +42,16 @@ class _Item(NamedTuple):
     settled: Settled | None
 
 
-class _Commit(NamedTuple):
+class _Batch(NamedTuple):
+    """What one turn of the database's thread has done."""
+
+    items: list[_Item]
     outcomes: list[Any]  # per item: what apply returned, or the exception that refused it
     published: dict[bytes, Published]
+    number: int  # of the commit; 0: nothing was written
+
+
+_Written = tuple[list[Any], dict[bytes, Published]]
 
 
 class CommitError(Exception):
@@ -57,12 +68,15 @@ class Writer:
         self._publish = publish
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
-        self._queue: list[_Item] = []
-        self._wake: asyncio.Future[None] | None = None
+        # Filled by the loop, emptied by the database's thread: a deque needs no lock for that.
+        self._queue: deque[_Item] = deque()
+        self._turns = 0
+        self._called = False
+        self._idle: asyncio.Future[None] | None = None
         self._heads: dict[bytes, OperationRecord] = {}
         self._failed: str | None = None
         self._closing = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self.committing = 0
         """Number of the latest batch whose COMMIT has begun (written by the database's thread)."""
         self.published = 0
@@ -76,7 +90,6 @@ class Writer:
         """Begin to write. Returns every live operation."""
         live = await self._database.run(lambda: queries.live(self._database.raw))
         self._heads = {record.uid: record for record in live}
-        self._task = asyncio.create_task(self._run(), name="longshore-writer")
         return live
 
     def submit(self, mutation: Mutation[T], settled: Settled | None = None) -> asyncio.Future[T]:
@@ -92,9 +105,10 @@ class Writer:
             _resolve(item, _unavailable(self._failed or "The server is stopping."))
             return future
         self._queue.append(item)
-        if self._wake is not None:
-            if not self._wake.done():
-                self._wake.set_result(None)
+        if self._turns < AHEAD and not self._called:
+            # At the end of this step of the loop: what else it submits goes into the same batch.
+            self._called = True
+            self._loop.call_soon(self._call)
         return future
 
     @property
@@ -111,67 +125,88 @@ class Writer:
 
     async def close(self) -> None:
         """Write what is queued, then stop and close the database. Repeatable."""
+        if self._closing and self._idle is not None:
+            return
         self._closing = True
-        if self._task is not None:
-            if self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
-            await self._task
-            self._task = None
-            await self._database.close()
+        self._idle = self._loop.create_future()
+        if self._queue or self._turns or self._called:
+            await self._idle
+        await self._database.close()
 
     def abandon(self) -> None:
         """For tests: drop what is queued and write nothing more, as if the process had been killed."""
         self._queue.clear()
         self._closing = True
 
-    async def _run(self) -> None:
-        while True:
-            if not self._queue:
-                if self._closing:
-                    return
-                self._wake = self._loop.create_future()
-                await self._wake
-                self._wake = None
-                continue
-            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-            try:
-                commit = await self._database.run(self._write, [item.mutation for item in batch])
-            except CommitError as error:
-                self._fail(batch, str(error))
-                return
-            except Exception as error:  # noqa: BLE001 - the callers get it, the writer goes on
-                # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
-                log.error("a batch of %d changes was not written: %s", len(batch), error)
-                self._mark()
-                for item in batch:
-                    _resolve(item, _unavailable(f"The store cannot write: {error}."))
-                continue
-            self._publish(commit.published)
-            self._mark()
-            self.items += len(batch)
-            for item, outcome in zip(batch, commit.outcomes, strict=True):
-                _resolve(item, outcome)
+    def _call(self) -> None:
+        """Ask the database's thread for a turn. Two are under way at most: the second begins when the first has
+        committed, without waiting for the loop to come round, and takes whatever is queued by then."""
+        self._called = False
+        if self._queue and self._turns < AHEAD:
+            self._turns += 1
+            task = self._loop.create_task(self._turn())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif self._idle is not None and not self._turns:
+            resolve(self._idle)
 
-    def _mark(self) -> None:
-        self.published = self.committing
+    async def _turn(self) -> None:
+        try:
+            batch = await self._database.run(self._take)
+            if batch.number:
+                # One step of the loop: nobody sees half of a commit.
+                self._publish(batch.published)
+                self._mark(batch.number)
+                self.items += len(batch.items)
+            for item, outcome in zip(batch.items, batch.outcomes, strict=True):
+                _resolve(item, outcome)
+        except Exception as error:
+            log.exception("the writer broke")
+            self._failed = self._failed or f"The store has stopped: {error!r}."
+        self._turns -= 1
+        if self._failed is not None:
+            self._refuse_all(self._failed)
+        self._call()
+
+    def _mark(self, number: int) -> None:
+        self.published = number
         if self._published_waiters:
             for _, waiter in self._published_waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+                resolve(waiter)
             self._published_waiters.clear()
 
-    def _fail(self, batch: Sequence[_Item], reason: str) -> None:
-        self._failed = f"The store has stopped: {reason}. Restart the server once the disk works."
-        log.critical("%s", self._failed)
-        self._mark()
-        for item in [*batch, *self._queue]:
-            _resolve(item, _unavailable(self._failed))
-        self._queue = []
-        self.on_failure(self._failed)
+    def _refuse_all(self, reason: str) -> None:
+        """The writer has stopped: whoever waits is told, and so is the server, once."""
+        while self._queue:
+            _resolve(self._queue.popleft(), _unavailable(reason))
+        self._mark(self.committing)
+        tell, self.on_failure = self.on_failure, lambda _: None
+        tell(reason)
 
     # From here on: in the database's thread.
 
-    def _write(self, items: Sequence[Mutation[Any]]) -> _Commit:
+    def _take(self) -> _Batch:
+        """One turn: everything that is queued, in one transaction."""
+        items: list[_Item] = []
+        while self._queue and len(items) < BATCH:
+            items.append(self._queue.popleft())
+        if not items:
+            return _Batch([], [], {}, 0)
+        if self._failed is None:
+            try:
+                outcomes, published = self._write([item.mutation for item in items])
+                return _Batch(items, outcomes, published, self.committing)
+            except CommitError as error:
+                self._failed = f"The store has stopped: {error}. Restart the server once the disk works."
+                log.critical("%s", self._failed)
+            except Exception as error:  # noqa: BLE001 - the callers get it, the writer goes on
+                # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
+                log.error("a batch of %d changes was not written: %s", len(items), error)
+                refusal = _unavailable(f"The store cannot write: {error}.")
+                return _Batch(items, [refusal] * len(items), {}, 0)
+        return _Batch(items, [_unavailable(self._failed)] * len(items), {}, 0)
+
+    def _write(self, items: Sequence[Mutation[Any]]) -> _Written:
         connection = self._database.raw
         now = self._clock.now()
         connection.execute("BEGIN IMMEDIATE")
@@ -192,15 +227,15 @@ class Writer:
             return self._replay(items, now)
         self._commit(connection)
         self._adopt(published)
-        return _Commit(outcomes, published)
+        return outcomes, published
 
-    def _give_up(self, error: BaseException, items: Sequence[Mutation[Any]]) -> _Commit:
+    def _give_up(self, error: BaseException, items: Sequence[Mutation[Any]]) -> _Written:
         if _is_disk_trouble(error) or not isinstance(error, Exception):
             raise error
         log.error("a change was not written: %r", items[0], exc_info=error)
-        return _Commit([ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], {})
+        return [ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], {}
 
-    def _replay(self, items: Sequence[Mutation[Any]], now: int) -> _Commit:
+    def _replay(self, items: Sequence[Mutation[Any]], now: int) -> _Written:
         """One item broke the batch: write the others, each under a savepoint, and refuse only that one."""
         connection = self._database.raw
         heads = dict(self._heads)
@@ -238,7 +273,7 @@ class Writer:
             raise
         self._commit(connection)
         self._adopt(published)
-        return _Commit(outcomes, published)
+        return outcomes, published
 
     def _commit(self, connection: sqlite3.Connection) -> None:
         self.committing += 1
