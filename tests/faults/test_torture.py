@@ -21,6 +21,7 @@ from longshore.v1 import operations_service_pb2 as pb
 from tests.faults.history import History, event_bytes
 from tests.faults.load import Load
 from tests.faults.process import Caller, ServerProcess
+from tests.faults.trace import weakened
 from tests.faults.verify import Stored, Verdict
 
 CALLERS = 4
@@ -30,8 +31,8 @@ SESSIONS = 6
 class Torturer:
     """One run: a server, its callers, and the moments at which it dies."""
 
-    def __init__(self, data: Path, seed: str, kills: int) -> None:
-        self.server = ServerProcess(data, "--drain", "0.5")
+    def __init__(self, data: Path, seed: str, kills: int, *, weak: str = "") -> None:
+        self.server = ServerProcess(data, "--drain", "0.5", environment=weakened(weak))
         self.history = History()
         self.serving = asyncio.Event()
         self.kills = 0
@@ -147,6 +148,16 @@ async def torture(data: Path, kills: int, enough: dict[str, int]) -> None:
 async def test_nothing_is_lost_in_a_few_kills(tmp_path: Path) -> None:
     """The short form of the torture: every promise of docs/durability.md, some kills."""
     await torture(tmp_path, 8, ENOUGH)
+
+
+async def test_a_server_that_answers_before_it_commits_is_found_out(tmp_path: Path) -> None:
+    """The checks can fail: on a store whose every COMMIT comes a transaction late, a few kills find losses."""
+    torturer = Torturer(tmp_path, "weak", 3, weak="LATE")
+    try:
+        verdict = await torturer.run()
+    finally:
+        await torturer.server.close()
+    assert any("is not stored" in finding or "was seen as" in finding for finding in verdict.wrong), verdict.counts
 
 
 @pytest.mark.torture

@@ -1,0 +1,44 @@
+"""Makes a server's store weaker than it says, to prove that the tests of its strength can fail.
+
+Only a test puts this folder on a server's path. `FAULTS_WEAK` says how: `NORMAL` and `OFF` are SQLite's own words for
+syncing less; `LATE` puts every COMMIT off until the next transaction begins, so that answers come before it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import Any
+
+WEAK = os.environ["FAULTS_WEAK"]
+
+
+class WeakConnection(sqlite3.Connection):
+    """Does not do all that it is told."""
+
+    late = False
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        """Weaken some statements."""
+        if WEAK in ("NORMAL", "OFF") and sql == "PRAGMA synchronous = FULL":
+            sql = f"PRAGMA synchronous = {WEAK}"
+        if WEAK == "LATE":
+            if self.late and sql.startswith("BEGIN"):
+                super().execute("COMMIT")
+                self.late = False
+            # Readers commit too, but only the writer has something to lose.
+            if sql == "COMMIT" and not super().execute("PRAGMA query_only").fetchone()[0]:
+                self.late = True
+                return super().execute("SELECT 1")
+        return super().execute(sql, *arguments)
+
+
+connect = sqlite3.connect
+
+
+def weak_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    """`sqlite3.connect`, with a weaker connection."""
+    return connect(*arguments, factory=WeakConnection, **options)
+
+
+setattr(sqlite3, "connect", weak_connect)  # noqa: B010 - mypy would compare the two signatures
