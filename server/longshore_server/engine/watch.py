@@ -83,6 +83,13 @@ class Watches:
         for live in set(self._open.values()):
             live.wake()
 
+    def check_room(self) -> None:
+        """Raises `ServiceError` (TOO_MANY_WATCHES) when no further watch may be opened now."""
+        if len(self._open) >= self._limit:
+            raise ServiceError(
+                Reason.TOO_MANY_WATCHES, f"{self._limit} watches are open: try again later.", retry_after=5.0
+            )
+
     async def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
         """Follow `live` to its end, in batches of what is there. Raises `ServiceError`."""
         if options.after is not None and options.after > live.record.sequence:
@@ -92,10 +99,7 @@ class Watches:
                 resource=live.record.name,
                 metadata={"sequence": str(live.record.sequence)},
             )
-        if len(self._open) >= self._limit:
-            raise ServiceError(
-                Reason.TOO_MANY_WATCHES, f"{self._limit} watches are open: try again later.", retry_after=5.0
-            )
+        self.check_room()
         token = object()
         self._open[token] = live
         try:
@@ -112,6 +116,7 @@ class Watches:
             cursor = record.sequence
             yield [Snapshot(live, record, False)]
         covered = cursor
+        due = self._clock.now() + options.heartbeat
         while True:
             if self._draining is not None:
                 raise self._draining
@@ -128,11 +133,14 @@ class Watches:
                 batch, covered = _select(events, covered, options)
                 if batch:
                     yield batch
+                    due = self._clock.now() + options.heartbeat
                 continue
             if live.record.terminal:
                 return
-            if not await self._change(live, options.heartbeat):
+            # Events that the watcher does not want to see do not put it off: they keep no proxy from closing the stream.
+            if not await self._change(live, due):
                 yield [Heartbeat(cursor, self._clock.now())]
+                due = self._clock.now() + options.heartbeat
 
     async def _from_log(self, live: Live, cursor: int) -> list[Event] | None:
         """The published events after `cursor`; None when the log does not reach back to it any more."""
@@ -145,8 +153,8 @@ class Watches:
             return None
         return rows
 
-    async def _change(self, live: Live, heartbeat: int) -> bool:
-        """Wait for a publication; False when `heartbeat` passed without one."""
+    async def _change(self, live: Live, due: int) -> bool:
+        """Wait for a publication; False when `due` came before one."""
         future = live.changed()
         silent = False
 
@@ -156,7 +164,7 @@ class Watches:
                 silent = True
                 future.set_result(None)
 
-        timer = self._clock.call_at(self._clock.now() + heartbeat, beat)
+        timer = self._clock.call_at(due, beat)
         try:
             await future
         finally:

@@ -60,6 +60,7 @@ class OperationsService:
 
     async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[bytes]:
         options = watch_options(request)
+        self._engine.watches.check_room()  # before anything is started: a refusal leaves nothing behind
         live, _ = await self._begin(request)
         async for batch in self._engine.watch(live, options):
             for item in batch:
