@@ -181,13 +181,15 @@ async def test_an_event_puts_the_heartbeat_off(lab: Lab) -> None:
     reporter = Reporter(lab)
     name = (await lab.begin()).operation.name
     await lab.reached(name, "started")
-    call: Any = lab.operations.Watch(pb.WatchRequest(name=name, after_sequence=2))
-    await lab.clock.armed(15)
-    lab.clock.advance(14)
+    call: Any = lab.operations.Watch(
+        pb.WatchRequest(name=name, after_sequence=2, heartbeat_interval=Duration(seconds=20))
+    )
+    await lab.clock.armed(20)
+    lab.clock.advance(19)
     await reporter("progress")
     assert (await call.read()).event.sequence == 3
-    await lab.clock.armed(15)
-    lab.clock.advance(14)
+    await lab.clock.armed(20)
+    lab.clock.advance(19)
     await turns()
     await reporter("progress")
     assert (await call.read()).event.sequence == 4
@@ -198,9 +200,12 @@ async def test_a_filter_that_lets_nothing_through_is_not_silent(lab: Lab) -> Non
     reporter = Reporter(lab)
     name = (await lab.begin()).operation.name
     await lab.reached(name, "started")
-    call: Any = lab.operations.Watch(pb.WatchRequest(name=name, after_sequence=2, event_types=[OUTPUT]))
-    await lab.clock.armed(15)
-    lab.clock.advance(10)
+    request = pb.WatchRequest(
+        name=name, after_sequence=2, event_types=[OUTPUT], heartbeat_interval=Duration(seconds=20)
+    )
+    call: Any = lab.operations.Watch(request)
+    await lab.clock.armed(20)
+    lab.clock.advance(15)
     await reporter("progress")
     await lab.catch_up()
     lab.clock.advance(5)

@@ -137,7 +137,7 @@ class Watches:
                 continue
             if live.record.terminal:
                 return
-            # Events that the watcher does not want to see do not put it off: they keep no proxy from closing the stream.
+            # Events that the watcher does not want do not put it off: they keep no proxy from closing the stream.
             if not await self._change(live, due):
                 yield [Heartbeat(cursor, self._clock.now())]
                 due = self._clock.now() + options.heartbeat
