@@ -117,6 +117,6 @@ def report(client: str, samples: Samples, levels: Sequence[int], rounds: int) ->
             ratio = statistics.median(found)
             spread = "" if kind == "echo" else f"({min(found):.2f}-{max(found):.2f})"
             wanted = TARGETS.get(kind) if level == TARGET_LEVEL and client != SHIPPED else None
-            verdict = "" if wanted is None else f"  target {wanted:.2f} {'reached' if ratio >= wanted else 'MISSED'}"
+            verdict = "" if wanted is None else processes.verdict(found, wanted)
             figures = f"{rate:>8.0f}{ratio:>8.2f}{spread:>13}{p50:>9.1f}{p99:>9.1f}{cpu:>14.0f}"
             print(f"{level:>9}  {title:<14}{figures}{verdict}")

@@ -100,9 +100,9 @@ def run(loadgen: Loadgen, scratch: Path, operations: int, rounds: int, seconds: 
                             found.setdefault((kind, name), []).append(measured)
     for kind in KINDS:
         stored, none = found[kind, "stored"], found[kind, "none"]
-        ratio = statistics.median(a.rate / b.rate for a, b in zip(stored, none, strict=True))
+        ratios = [a.rate / b.rate for a, b in zip(stored, none, strict=True)]
+        with_all, with_none = (statistics.median(sample.rate for sample in samples) for samples in (stored, none))
         print(
-            f"{calls.KINDS[kind]} at 64 in flight: {statistics.median(s.rate for s in stored):.0f}/s with"
-            f" {operations} stored, {statistics.median(s.rate for s in none):.0f}/s with none, ratio {ratio:.2f}"
-            f"  target {TARGET} {'reached' if ratio >= TARGET else 'MISSED'}"
+            f"{calls.KINDS[kind]} at 64 in flight: {with_all:.0f}/s with {operations} stored, {with_none:.0f}/s with none,"
+            f" ratio {statistics.median(ratios):.2f}{processes.verdict(ratios, TARGET)}"
         )

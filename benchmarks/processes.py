@@ -7,11 +7,12 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,14 @@ _ADDRESS = re.compile(r" on (\S+:\d+) ")
 
 class BenchError(Exception):
     """Something that is measured did not do what it should; the message says what."""
+
+
+def verdict(values: Sequence[float], target: float, *, at_most: bool = False) -> str:
+    """What the median of some rounds says of a target, and whether the rounds agree on it."""
+    median = statistics.median(values)
+    reached = median <= target if at_most else median >= target
+    spans = min(values) < target < max(values)
+    return f"  target {target} {'reached' if reached else 'MISSED'}{', but the rounds disagree' if spans else ''}"
 
 
 class Process:

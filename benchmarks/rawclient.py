@@ -108,8 +108,8 @@ async def fanout(channel: grpc.aio.Channel, options: dict[str, str], *, hold: bo
     watch: Stream = channel.unary_stream(options["method"])
     streams = []
     for _ in range(int(options["inflight"])):
-        stream = watch(request)
-        await stream.read()
+        stream = aiter(watch(request))
+        await anext(stream)
         streams.append(stream)
     if hold:
         sys.stdout.write(json.dumps({"ready": len(streams)}) + "\n")

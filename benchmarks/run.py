@@ -80,7 +80,8 @@ def main() -> None:
             else:
                 million.run(client, data, options.stored, options.rounds, options.seconds)
             sys.stdout.flush()
-    print(f"\n{time.monotonic() - began:.0f} s in all")
+    elapsed, load = time.monotonic() - began, os.getloadavg()[0]
+    print(f"\n{elapsed:.0f} s in all; load {load:.1f} after the run, whose own share is about 2")
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def fan_out(loadgen: Loadgen, data: Path, watchers: Sequence[int], rounds: int) 
     print(f"{'watchers':>9}{'raw':>9}{'each awaited':>14}{'ratio':>7}{'queued':>9}{'ratio':>7}")
     for count in watchers:
         cells = {kind: statistics.median(rates[kind, count]) for kind in ("raw", "awaited", "queued")}
-        ratio = {
-            kind: statistics.median(a / b for a, b in zip(rates[kind, count], rates["raw", count], strict=True))
+        ratios = {
+            kind: [a / b for a, b in zip(rates[kind, count], rates["raw", count], strict=True)]
             for kind in ("awaited", "queued")
         }
-        verdict = f"  target {FAN_TARGET} " + ("reached" if ratio["awaited"] >= FAN_TARGET else "MISSED")
+        awaited, queued = (statistics.median(ratios[kind]) for kind in ("awaited", "queued"))
         print(
-            f"{count:>9}{cells['raw']:>9.0f}{cells['awaited']:>14.0f}{ratio['awaited']:>7.2f}{cells['queued']:>9.0f}"
-            f"{ratio['queued']:>7.2f}{verdict}"
+            f"{count:>9}{cells['raw']:>9.0f}{cells['awaited']:>14.0f}{awaited:>7.2f}{cells['queued']:>9.0f}"
+            f"{queued:>7.2f}{processes.verdict(ratios['awaited'], FAN_TARGET)}"
         )
 
 
@@ -91,6 +91,6 @@ def idle(loadgen: Loadgen, data: Path, streams: int) -> None:
             with loadgen.hold(process.address, method=method, request=content, inflight=streams):
                 costs.append((process.rss() - before) / streams / 1024)
     ours, raw = costs
-    verdict = "reached" if ours / raw <= IDLE_TARGET else "MISSED"
-    print(f"\nIdle watcher, {streams} of them: {ours:.1f} KiB, raw idle stream {raw:.1f} KiB, ratio {ours / raw:.2f}"
-          f"  target {IDLE_TARGET} {verdict}")  # fmt: skip
+    verdict = processes.verdict([ours / raw], IDLE_TARGET, at_most=True)
+    figures = f"{ours:.1f} KiB; raw idle stream {raw:.1f} KiB; ratio {ours / raw:.2f}"
+    print(f"\nIdle watcher, {streams} of them: {figures}{verdict}")
