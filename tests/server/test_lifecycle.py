@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -63,7 +62,7 @@ class Make(Mutation[OperationRecord]):
         allowed = rule(head.state, self.move)
         facts: dict[str, Any] = {}
         if self.move is Move.START:
-            facts = {"attempt": 1, "under_way": True, "started": tx.now}
+            facts = {"attempt": 1, "under_way": True, "begun": tx.now, "started": tx.now}
         elif self.move in (Move.REQUEST_CANCEL, Move.FLAG_CANCEL):
             facts = {"cancel_requested": tx.now, "cancel_reason": "because"}
         payload = PAYLOADS[allowed.event] if allowed else b""

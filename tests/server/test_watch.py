@@ -281,7 +281,7 @@ async def test_a_drain_ends_every_watch_with_a_hint_and_the_next_server_goes_on(
     code, reason, _ = await refused(lab.operations.Watch(pb.WatchRequest(name=name, after_sequence=3)).read())
     assert reason == "SERVER_DRAINING"
     await lab.restart(crash=False)
-    await reporter("end")
+    await reporter("end", "end")  # there are two operations
     assert [e.sequence for e in await lab.events(name, 3)] == [4, 5]
 
 
