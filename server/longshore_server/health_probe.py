@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 TIMEOUT = 3.0
 """Seconds that the server has to answer."""
@@ -23,7 +23,12 @@ def main(arguments: list[str]) -> int:
     try:
         with grpc.insecure_channel(address) as channel:
             request = health_pb2.HealthCheckRequest(service=service)
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT, wait_for_ready=True)
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+            answer = check(request, timeout=TIMEOUT, wait_for_ready=True)
     except grpc.RpcError as error:
         print(f"{address}: {error.code().name}: {error.details()}", file=sys.stderr)
         return 1

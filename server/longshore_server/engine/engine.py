@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ class Engine:
         """Open the store and check that what lives in it can go on. Raises `StoreError`."""
         records, highest = await self.store.open()
         self._uids = Uids(self.clock, highest)
-        self._quick_crashes = await self.store.quick_crashes(recovery.QUICK)
+        self._past = await self.store.past(recovery.QUICK)
         orphans: dict[str, int] = {}
         for record in records:
             if record.type not in self.types:
@@ -116,7 +117,7 @@ class Engine:
         self.executor.services = services
         validation.warm(type.input for type in self.types.values())
         count = await recovery.recover(
-            list(self.table.live.values()), self.executor, self.store.writer, self.clock, self._quick_crashes
+            list(self.table.live.values()), self.executor, self.store.writer, self.clock, self._epoch, self._past
         )
         self.accepting = True
         return count
@@ -257,7 +258,7 @@ class Engine:
         """
         while not live.record.terminal:
             future = live.ended()
-            timer = None if until is None else self.clock.call_at(until, lambda f=future: resolve(f))
+            timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
             try:
                 await future
             finally:

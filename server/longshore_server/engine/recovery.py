@@ -1,8 +1,10 @@
 """After a crash: every operation that had not ended goes on, and the one that kills the process is found.
 
 Interruptions count apart from failures. When the server has died twice in a row soon after its start, one of the
-operations that ran may be the cause: they are then run in small groups, one after the other, so that only the group
-with the culprit counts another crash. Groups shrink with the count, until the culprit dies alone and reaches its cap.
+operations that ran may be the cause: they are then run in small groups, one after the other. A server that dies while
+it does that died of the group that began last: only its members count another crash. Groups shrink with the count,
+until the culprit dies alone and reaches its cap. A culprit that kills the process later than the time of probation is
+not told from its neighbours; they then count together.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.lifecycle import Move, State
-from longshore_server.store.mutations import Interrupt, Settle
+from longshore_server.store.mutations import Interrupt, RunApart, Settle
+from longshore_server.store.queries import Past
 from longshore_server.store.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -29,10 +32,13 @@ PROBATION = SECOND
 """How long a group must run without a crash before the next may begin."""
 
 
-async def recover(lives: Sequence[Live], executor: Executor, writer: Writer, clock: Clock, quick_crashes: int) -> int:
+async def recover(
+    lives: Sequence[Live], executor: Executor, writer: Writer, clock: Clock, epoch: int, past: Past
+) -> int:
     """Settle or queue every operation that the last server left behind. Returns how many are under way again."""
     now = clock.now()
     changes = []
+    accused = _accused(lives, past)
     for live in lives:
         record, type = live.record, executor.types[live.record.type]
         if record.deadline is not None and record.deadline <= now:
@@ -41,18 +47,21 @@ async def recover(lives: Sequence[Live], executor: Executor, writer: Writer, clo
         elif record.under_way or record.state is State.CANCELLING or (
             record.state is State.RUNNING and record.cancel_requested is not None
         ):  # fmt: skip
-            changes.append(writer.submit(Interrupt(record.uid, record.under_way, type.rerun, type.max_crashes)))
+            changes.append(writer.submit(Interrupt(record.uid, live in accused, type.rerun, type.max_crashes)))
     for result in await asyncio.gather(*changes, return_exceptions=True):
         if isinstance(result, BaseException) and not isinstance(result, ServiceError):
             raise result
     left = [live for live in lives if not live.record.terminal]
     suspects = [live for live in left if live.record.state is State.RUNNING and live.record.crashes >= SUSPICIOUS]
-    if quick_crashes >= SUSPICIOUS and suspects:
+    if past.quick_crashes >= SUSPICIOUS and suspects:
         log.warning(
-            "the server died %d times soon after its start: %d operations are run apart", quick_crashes, len(suspects)
+            "the server died %d times soon after its start: %d operations are run apart",
+            past.quick_crashes,
+            len(suspects),
         )
         executor.held = True
-        executor.spawn(_isolate(suspects, executor, clock))
+        await writer.submit(RunApart(epoch, True))
+        executor.spawn(_isolate(suspects, executor, writer, clock, epoch))
     else:
         suspects = []
     apart = set(suspects)
@@ -62,7 +71,17 @@ async def recover(lives: Sequence[Live], executor: Executor, writer: Writer, clo
     return len(left)
 
 
-async def _isolate(suspects: list[Live], executor: Executor, clock: Clock) -> None:
+def _accused(lives: Sequence[Live], past: Past) -> set[Live]:
+    """The operations that the crash of the last server counts against."""
+    running = {live: live.record.begun or 0 for live in lives if live.record.under_way}
+    if not past.apart or not running:
+        return set(running)
+    # Groups begin at least a probation apart; what began before the last of them had passed its own.
+    last = max(running.values())
+    return {live for live, begun in running.items() if begun > last - PROBATION}
+
+
+async def _isolate(suspects: list[Live], executor: Executor, writer: Writer, clock: Clock, epoch: int) -> None:
     try:
         waiting = sorted(suspects, key=lambda live: live.record.crashes)
         while waiting:
@@ -71,9 +90,9 @@ async def _isolate(suspects: list[Live], executor: Executor, clock: Clock) -> No
             # Members with different counts are never mixed: the smaller groups are the more suspect ones.
             same = [live for live in group if _group_size(live.record.crashes) == size]
             waiting = group[len(same) :] + waiting
-            for live in same:
-                await executor.isolate(live)
+            await asyncio.gather(*(executor.isolate(live) for live in same))
             await _probation(same, clock)
+        await writer.submit(RunApart(epoch, False))
     finally:
         executor.release()
 

@@ -125,10 +125,10 @@ class Begin(Mutation[OperationRecord]):
     def apply(self, tx: Transaction) -> OperationRecord:
         head = tx.head(self.uid)
         if head.state is State.PENDING:
-            return tx.make(head, Move.START, attempt=1, under_way=True, started=max(tx.now, head.created))
+            return tx.make(head, Move.START, attempt=1, under_way=True, begun=tx.now, started=max(tx.now, head.created))
         if head.state is not State.RUNNING or head.under_way:
             raise ServiceError(Reason.ILLEGAL_MOVE, f"{head.name} is {head.state.name}.", resource=head.name)
-        return tx.note(head, attempt=head.attempt + 1, under_way=True)
+        return tx.note(head, attempt=head.attempt + 1, under_way=True, begun=tx.now)
 
 
 @dataclass(slots=True)
@@ -262,6 +262,17 @@ class Boot(Mutation[int]):
         cursor = tx.connection.execute("INSERT INTO boots (started) VALUES (?)", (tx.now,))
         assert cursor.lastrowid is not None
         return cursor.lastrowid
+
+
+@dataclass(slots=True)
+class RunApart(Mutation[None]):
+    """Suspects of a crash are run apart from now on, or no more."""
+
+    epoch: int
+    apart: bool
+
+    def apply(self, tx: Transaction) -> None:
+        tx.connection.execute("UPDATE boots SET apart = ? WHERE epoch = ?", (self.apart, self.epoch))
 
 
 @dataclass(slots=True)

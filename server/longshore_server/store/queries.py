@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _COLUMNS = """
        o.uid, o.id, o.type, o.state, o.revision, o.sequence, o.first_sequence, o.progress_sequence, o.attempt,
-       o.crashes, o.under_way, o.created, o.updated, o.started, o.ended, o.deadline, o.cancel_requested,
+       o.crashes, o.under_way, o.begun, o.created, o.updated, o.started, o.ended, o.deadline, o.cancel_requested,
        o.cancel_reason, o.labels, o.owner, o.request_id, o.parent, p.body, t.body"""
 
 # The latest progress and the outcome are not copied into the operation: they are read from the events that hold them.
@@ -120,18 +120,29 @@ def journal(connection: sqlite3.Connection, uid: bytes) -> list[JournalEntry]:
     return [JournalEntry(*row) for row in rows]
 
 
-def quick_crashes(connection: sqlite3.Connection, within: int) -> int:
-    """How many of the latest boots in a row died without a word, each within `within` microseconds of its start.
+class Past(NamedTuple):
+    """How the servers before this one ended.
 
-    Asked before the new boot is recorded; the time of a death is not known, so the next start stands for it.
+    `quick_crashes`: how many of the latest in a row died without a word, each soon after its start. `apart`: the last
+    one died while it was still running suspects apart.
     """
-    rows = connection.execute("SELECT started, stopped FROM boots ORDER BY epoch DESC LIMIT 10").fetchall()
+
+    quick_crashes: int
+    apart: bool
+
+
+def past(connection: sqlite3.Connection, within: int) -> Past:
+    """Asked before the new boot is recorded. Soon is within `within` microseconds.
+
+    The time of a death is not known, so the next start stands for it.
+    """
+    rows = connection.execute("SELECT started, stopped, apart FROM boots ORDER BY epoch DESC LIMIT 10").fetchall()
     count, following = 0, None
-    for started, stopped in rows:
+    for started, stopped, _ in rows:
         if stopped is not None or (following is not None and following - started > within):
             break
         count, following = count + 1, started
-    return count
+    return Past(count, bool(rows) and rows[0][1] is None and bool(rows[0][2]))
 
 
 def counts(connection: sqlite3.Connection) -> dict[tuple[str, State], int]:
@@ -202,15 +213,15 @@ def _where(condition: Condition) -> tuple[str, list[str | int | bytes]]:
 
 
 def _record(row: Sequence[object]) -> OperationRecord:
-    (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, created,
-     updated, started, ended, deadline, cancel_requested, cancel_reason, labels, owner, request_id, parent,
+    (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, begun,
+     created, updated, started, ended, deadline, cancel_requested, cancel_reason, labels, owner, request_id, parent,
      progress, outcome) = row  # fmt: skip
     record = object.__new__(OperationRecord)
     found = State(state)  # type: ignore[arg-type]
     ending = None if outcome is None else payload_of(outcome)  # type: ignore[arg-type]
     record.__dict__.update(
         uid=uid, id=id, type=type, state=found, revision=revision, sequence=sequence, first_sequence=first_sequence,
-        progress_sequence=progress_sequence, attempt=attempt, crashes=crashes, under_way=bool(under_way),
+        progress_sequence=progress_sequence, attempt=attempt, crashes=crashes, under_way=bool(under_way), begun=begun,
         created=created, updated=updated, started=started, ended=ended, deadline=deadline,
         cancel_requested=cancel_requested, cancel_reason=cancel_reason,
         labels={} if labels == "{}" else json.loads(labels),  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ class OperationRecord:
     attempt: int
     crashes: int
     under_way: bool
+    begun: int | None
     created: int
     updated: int
     started: int | None

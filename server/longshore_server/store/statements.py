@@ -31,9 +31,9 @@ class ManyRows:
 
 INSERT_OPERATIONS = ManyRows(
     """INSERT INTO operations (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt,
-                               crashes, under_way, created, updated, started, ended, deadline, cancel_requested,
+                               crashes, under_way, begun, created, updated, started, ended, deadline, cancel_requested,
                                cancel_reason, labels, owner, request_id, parent) VALUES""",
-    22,
+    23,
 )
 
 # Guarded by the revision that the change was decided on. SQLite names the columns of VALUES column1, column2, ...
@@ -41,10 +41,10 @@ UPDATE_OPERATIONS = ManyRows(
     """UPDATE operations
           SET state = v.column3, revision = v.column4, sequence = v.column5, first_sequence = v.column6,
               progress_sequence = v.column7, attempt = v.column8, crashes = v.column9, under_way = v.column10,
-              updated = v.column11, started = v.column12, ended = v.column13, cancel_requested = v.column14,
-              cancel_reason = v.column15
+              begun = v.column11, updated = v.column12, started = v.column13, ended = v.column14,
+              cancel_requested = v.column15, cancel_reason = v.column16
          FROM (VALUES""",
-    15,
+    16,
     ") AS v WHERE operations.uid = v.column1 AND operations.revision = v.column2",
 )
 

@@ -85,9 +85,9 @@ class Store:
         """One page of operations, newest first, and where the next one begins."""
         return await self._read(lambda c: queries.page(c, conditions, before, size))
 
-    async def quick_crashes(self, within: int) -> int:
-        """How many boots in a row died within so many microseconds."""
-        return await self._read(lambda c: queries.quick_crashes(c, within))
+    async def past(self, within: int) -> queries.Past:
+        """How the servers before this one ended; soon is within so many microseconds."""
+        return await self._read(lambda c: queries.past(c, within))
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run `query` in one read transaction, and answer once everything that it can have seen is published.

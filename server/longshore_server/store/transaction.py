@@ -119,7 +119,13 @@ class Transaction:
         log = [Event(1, EventType.ACCEPTED, events.encode(record, EventType.ACCEPTED, None))]
         if begin:
             record = record.evolve(
-                state=State.RUNNING, revision=2, sequence=2, attempt=1, under_way=True, started=record.created
+                state=State.RUNNING,
+                revision=2,
+                sequence=2,
+                attempt=1,
+                under_way=True,
+                begun=record.created,
+                started=record.created,
             )
             log.append(Event(2, EventType.STARTED, events.encode(record, EventType.STARTED, None)))
         self._inputs.append((record.uid, input))
@@ -222,7 +228,7 @@ class Transaction:
 def _inserted(r: OperationRecord) -> tuple[Any, ...]:
     return (
         r.uid, r.id, r.type, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt,
-        r.crashes, r.under_way, r.created, r.updated, r.started, r.ended, r.deadline, r.cancel_requested,
+        r.crashes, r.under_way, r.begun, r.created, r.updated, r.started, r.ended, r.deadline, r.cancel_requested,
         r.cancel_reason, json.dumps(r.labels, sort_keys=True) if r.labels else "{}", r.owner, r.request_id, r.parent,
     )  # fmt: skip
 
@@ -230,7 +236,7 @@ def _inserted(r: OperationRecord) -> tuple[Any, ...]:
 def _updated(r: OperationRecord, stored: int) -> tuple[Any, ...]:
     return (
         r.uid, stored, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt,
-        r.crashes, r.under_way, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason,
+        r.crashes, r.under_way, r.begun, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason,
     )  # fmt: skip
 
 
@@ -248,7 +254,7 @@ def new_record(
     """The first revision of an operation: PENDING, its log holding `accepted` alone."""
     return OperationRecord(
         uid=uid, id=id, type=type, state=State.PENDING, revision=1, sequence=1, first_sequence=1,
-        progress_sequence=None, attempt=0, crashes=0, under_way=False, created=created, updated=created, started=None,
-        ended=None, deadline=deadline, cancel_requested=None, cancel_reason="", labels=labels, owner=owner,
-        request_id=request_id, parent=parent,
+        progress_sequence=None, attempt=0, crashes=0, under_way=False, begun=None, created=created,
+        updated=created, started=None, ended=None, deadline=deadline, cancel_requested=None, cancel_reason="",
+        labels=labels, owner=owner, request_id=request_id, parent=parent,
     )  # fmt: skip

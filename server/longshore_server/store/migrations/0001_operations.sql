@@ -6,7 +6,8 @@
 CREATE TABLE boots (
     epoch   INTEGER PRIMARY KEY,          -- counts the starts of the server on this file
     started INTEGER NOT NULL,
-    stopped INTEGER                       -- NULL: this server is alive, or died without a word
+    stopped INTEGER,                      -- NULL: this server is alive, or died without a word
+    apart   INTEGER NOT NULL DEFAULT 0 CHECK (apart IN (0, 1))  -- suspects of a crash are being run apart
 ) STRICT;
 
 CREATE TABLE operations (
@@ -21,6 +22,7 @@ CREATE TABLE operations (
     attempt           INTEGER NOT NULL CHECK (attempt >= 0),
     crashes           INTEGER NOT NULL CHECK (crashes >= 0),
     under_way         INTEGER NOT NULL CHECK (under_way IN (0, 1)),  -- an attempt runs: a crash now counts against it
+    begun             INTEGER,            -- when the latest attempt began
     created           INTEGER NOT NULL,
     updated           INTEGER NOT NULL CHECK (updated >= created),
     started           INTEGER CHECK (started >= created),
@@ -34,6 +36,7 @@ CREATE TABLE operations (
     parent            TEXT    NOT NULL,   -- name of the operation whose handler started it; '': none
     CHECK ((ended IS NOT NULL) = (state >= 4)),
     CHECK ((attempt = 0) = (started IS NULL)),
+    CHECK ((attempt = 0) = (begun IS NULL)),
     CHECK (state <> 1 OR attempt = 0),
     CHECK (state NOT IN (2, 3, 4) OR attempt >= 1),
     CHECK (state <> 3 OR cancel_requested IS NOT NULL),
