@@ -87,12 +87,13 @@ RULES: tuple[Rule, ...] = (
 )
 """Every allowed move. What is not here is refused."""
 
-_TABLE = {(rule.source, rule.move): rule for rule in RULES}
+# By state, then by the move's word: the hash of an enum's member is computed in Python, that of a string is kept.
+_TABLE = [{rule.move.value: rule for rule in RULES if rule.source == number} for number in range(len(State) + 1)]
 
 
 def rule(state: State, move: Move) -> Rule | None:
     """The rule by which `move` is made in `state`, or None where it is not allowed."""
-    return _TABLE.get((state, move))
+    return _TABLE[state].get(move.value)
 
 
 def diagram() -> str:

@@ -192,8 +192,7 @@ class Attempt:
     def _settle(self, outcome: Outcome) -> None:
         """Hand the outcome to the writer. Nobody waits for it here: the operation's end is published by its commit."""
         settle = Settle(self._record.uid, self.number, outcome.move, outcome.payload)
-        future = self._executor.store.writer.submit(settle, lambda result: self._settled(outcome, result))
-        future.add_done_callback(_retrieved)
+        self._executor.store.writer.submit(settle, lambda result: self._settled(outcome, result))
 
     def _settled(self, outcome: Outcome, result: object) -> None:
         if not isinstance(result, ServiceError):
@@ -205,9 +204,3 @@ class Attempt:
         else:
             # The operation ended by another hand, or another attempt has begun: there is nothing left to say.
             log.info("attempt %d of %s came to nothing: %s", self.number, self._record.name, result.message)
-
-
-def _retrieved(future: asyncio.Future[Any]) -> None:
-    """Look at a refusal, so that asyncio does not report it as forgotten."""
-    if not future.cancelled():
-        future.exception()

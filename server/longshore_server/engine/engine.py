@@ -216,7 +216,8 @@ class Engine:
             # Not after the await: a caller that goes away cancels that, and the slot would be lost.
             lambda outcome: self._settled(type, uid, reserved, outcome),
         )
-        return Started(await self.load(accepted.record.uid), accepted.created)
+        live = self.table.get(accepted.record.uid)
+        return Started(live or await self.load(accepted.record.uid), accepted.created)
 
     async def find(self, name: str) -> Live:
         """The operation that `name` means: `operations/{id}` or `operations/{uid}`. Raises `ServiceError`."""

@@ -50,19 +50,28 @@ current: contextvars.ContextVar[Operation[Any, Any, Any, Any, Any] | None] = con
 class Flag:
     """Something that a caller asked for: false until then. `if op.cancelled: ...` or `await op.cancelled.wait()`."""
 
+    __slots__ = ("_event", "_raised")
+
     def __init__(self) -> None:
-        self._event = asyncio.Event()
+        self._raised = False
+        # Made when somebody waits: most handlers only look.
+        self._event: asyncio.Event | None = None
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return self._raised
 
     def set(self) -> None:
         """Raise the flag, for good."""
-        self._event.set()
+        self._raised = True
+        if self._event is not None:
+            self._event.set()
 
     async def wait(self) -> None:
         """Return once the flag is raised."""
-        await self._event.wait()
+        if not self._raised:
+            if self._event is None:
+                self._event = asyncio.Event()
+            await self._event.wait()
 
 
 @dataclass(frozen=True)
@@ -323,24 +332,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             )
         self._unacknowledged += 1
         packed = AnyMessage(type_url=url, value=value.SerializeToString()).SerializeToString()
-        future = self._writer.submit(Report(self._record.uid, self._record.attempt, move, packed))
-        future.add_done_callback(self._acknowledge)
-        return _Acknowledged(future)
+        return self._writer.submit(Report(self._record.uid, self._record.attempt, move, packed), self._acknowledge)
 
-    def _acknowledge(self, future: asyncio.Future[Any]) -> None:
+    def _acknowledge(self, _: object) -> None:
         self._unacknowledged -= 1
-        if not future.cancelled():
-            # Whoever does not await a report does not want to hear of its refusal either.
-            future.exception()
-
-
-class _Acknowledged:
-    """The durability of one report. Dropping it unawaited is fine; cancelling the await changes nothing."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        self._future = future
-
-    def __await__(self) -> Any:
-        yield from self._future.__await__()

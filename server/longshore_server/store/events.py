@@ -12,17 +12,8 @@ from longshore_server.store.record import OperationRecord
 
 # OperationEvent: the key bytes of its fields (field number << 3 | wire type).
 _SEQUENCE, _REVISION, _ATTEMPT, _TIME, _STATE = b"\x08", b"\x10", b"\x18", b"\x22", b"\x28"
-_KIND = {
-    EventType.ACCEPTED: b"\x32",
-    EventType.STARTED: b"\x3a",
-    EventType.PROGRESS: b"\x42",
-    EventType.OUTPUT: b"\x4a",
-    EventType.ATTEMPT_FAILED: b"\x52",
-    EventType.CANCELLING: b"\x5a",
-    EventType.COMPLETED: b"\x62",
-    EventType.FAILED: b"\x6a",
-    EventType.CANCELLED: b"\x72",
-}
+# By event type: the key bytes of the field in OperationEvent.event that holds it.
+_KIND = [b"", b"\x32", b"\x3a", b"\x42", b"\x4a", b"\x52", b"\x5a", b"\x62", b"\x6a", b"\x72"]
 _FIRST = b"\x0a"  # field 1, length-delimited: the payload in each of the messages above
 _SMALL = [bytes((n,)) for n in range(0x80)]
 

@@ -132,7 +132,7 @@ class Begin(Mutation[OperationRecord]):
 
 
 @dataclass(slots=True)
-class Report(Mutation[OperationRecord]):
+class Report(Mutation[None]):
     """The current attempt reports progress or output; `value` is a serialized Any."""
 
     uid: bytes
@@ -140,8 +140,8 @@ class Report(Mutation[OperationRecord]):
     move: Move
     value: bytes
 
-    def apply(self, tx: Transaction) -> OperationRecord:
-        return tx.make(_guard(tx.head(self.uid), self.attempt), self.move, self.value)
+    def apply(self, tx: Transaction) -> None:
+        tx.make(_guard(tx.head(self.uid), self.attempt), self.move, self.value)
 
 
 @dataclass(slots=True)

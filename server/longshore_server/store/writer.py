@@ -297,6 +297,8 @@ def _resolve(item: _Item, outcome: Any) -> None:
         return
     if isinstance(outcome, Exception):
         item.future.set_exception(outcome)
+        # Looked at once, so that asyncio does not report a refusal that nobody awaits.
+        item.future.exception()
     else:
         item.future.set_result(outcome)
 
