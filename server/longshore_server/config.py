@@ -70,12 +70,14 @@ class Config:
             raise ConfigError(f"log_level: {self.log_level!r} is none of debug, info, warning, error")
         for address in self.listen:
             self._check_address(address)
+        if self.metrics and not _has_port(self.metrics):
+            raise ConfigError(f"metrics: {self.metrics!r} is neither HOST:PORT nor empty")
 
     def _check_address(self, address: str) -> None:
         if address.startswith("unix:"):
             return
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+        host = address.rpartition(":")[0]
+        if not _has_port(address):
             raise ConfigError(f"listen: {address!r} is neither HOST:PORT nor unix:PATH")
         if not self.allow_unauthenticated and not _is_loopback(host):
             raise ConfigError(
@@ -117,6 +119,11 @@ def _convert(name: str, type: str, value: Any) -> Any:
         return {"int": int, "float": float, "str": str, "Path": Path}[type](value)
     except (KeyError, ValueError, TypeError):
         raise ConfigError(f"{name}: {value!r} is not a value for it ({type})") from None
+
+
+def _has_port(address: str) -> bool:
+    _, colon, port = address.rpartition(":")
+    return bool(colon) and port.isdecimal() and port.isascii() and int(port) <= 65535
 
 
 def _is_loopback(host: str) -> bool:

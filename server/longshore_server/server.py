@@ -14,7 +14,7 @@ from longshore_server.config import Config
 from longshore_server.contract import loading
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
-from longshore_server.rpc.listener import Listener
+from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.telemetry.metrics import MetricsServer
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,13 @@ class Running:
             await self.engine.open()
             self.engine.store.writer.on_failure = self._store_failed
             if self.config.metrics:
-                self.metrics = MetricsServer(self.engine, self.config.metrics)
+                try:
+                    self.metrics = MetricsServer(self.engine, self.config.metrics)
+                except OSError:
+                    raise ListenError(
+                        f"cannot listen on {self.config.metrics} for metrics: it is in use or not this machine's; "
+                        "choose another with --metrics, or '' for none"
+                    ) from None
                 self._stack.callback(self.metrics.stop)
             await self.listener.start(self.config.listen)
             self._stack.push_async_callback(self.listener.stop, 1.0)
