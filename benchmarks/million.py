@@ -103,6 +103,6 @@ def run(loadgen: Loadgen, scratch: Path, operations: int, rounds: int, seconds: 
         ratios = [a.rate / b.rate for a, b in zip(stored, none, strict=True)]
         with_all, with_none = (statistics.median(sample.rate for sample in samples) for samples in (stored, none))
         print(
-            f"{calls.KINDS[kind]} at 64 in flight: {with_all:.0f}/s with {operations} stored, {with_none:.0f}/s with none,"
-            f" ratio {statistics.median(ratios):.2f}{processes.verdict(ratios, TARGET)}"
+            f"{calls.KINDS[kind]} at 64 in flight: {with_all:.0f}/s with {operations} stored,"
+            f" {with_none:.0f}/s with none, ratio {statistics.median(ratios):.2f}{processes.verdict(ratios, TARGET)}"
         )
