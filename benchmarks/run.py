@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sqlite3
 import sys
 import time
@@ -85,6 +86,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # An exit instead of a death: the servers are ended and the data is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
     except processes.BenchError as error:
