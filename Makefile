@@ -44,6 +44,10 @@ torture: install ## the long durability run: load, SIGKILL at random moments, ev
 bench: install ## the benchmarks, as ratios to a plain gRPC echo measured in the same run
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+.PHONY: bench-million
+bench-million: install ## the benchmark of a server that holds 1,000,000 operations already
+	$(BIN)/python benchmarks/run.py million --rounds 7 --seconds 1 $(ARGS)
+
 .PHONY: generate
 generate: $(GENERATE)/.installed install ## write what is generated: the stubs from the protos, the tables in the docs
 	$(GENERATE)/bin/python protos/generate.py
