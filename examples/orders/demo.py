@@ -21,7 +21,7 @@ from pathlib import Path
 from acme.orders.v1.orders_longshore import OrdersClient
 from acme.orders.v1.orders_pb2 import ProcessOrderRequest
 from google.protobuf import json_format
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -62,7 +62,7 @@ class Board:
         """How many orders have ended, one way or another."""
         return sum(self.count(end) for end in ENDS)
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
         table = Table.grid(padding=(0, 2))
         counts = Counter(self.at.values())
         colours = {"completed": "green", "failed": "yellow", "refused": "magenta"}
@@ -72,9 +72,7 @@ class Board:
                 total=self.total, completed=counts[place], width=44, complete_style=colour, finished_style=colour
             )
             table.add_row(f"  {place:<10}", bar, f"{counts[place]:>4}")
-        table.add_row("", "", "")
-        table.add_row(f"  {time.monotonic() - self._started:4.1f} s", self.news, "")
-        return table
+        return Group(table, "", f"  {time.monotonic() - self._started:4.1f} s   {self.news}")
 
 
 class Shop:

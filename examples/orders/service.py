@@ -56,8 +56,8 @@ async def reserve(ledger: Ledger, request: ProcessOrderRequest) -> Reservation:
             raise OperationError("INVALID_QUANTITY", f"{item.sku}: {item.quantity} pieces cannot be ordered")
         if item.sku.startswith("discontinued-"):
             raise OperationError("OUT_OF_STOCK", f"{item.sku} is no longer made", metadata={"sku": item.sku})
-    await _world(request)
     await ledger.enter(step.key, request.order_id, "reserve")
+    await _world(request)
     warehouse = random.Random(request.order_id).choice(["Vienna", "Lisbon", "Oslo"])
     return Reservation(warehouse, sum(item.quantity for item in request.items))
 
@@ -68,20 +68,23 @@ async def charge(ledger: Ledger, request: ProcessOrderRequest) -> str:
         raise OperationError("INVALID_AMOUNT", f"{request.amount} cents cannot be charged")
     if request.amount > CARD_LIMIT:
         raise OperationError("CARD_DECLINED", "the card's limit is exceeded", metadata={"limit": str(CARD_LIMIT)})
-    await _world(request)
     await ledger.enter(step.key, request.order_id, "charge")
+    await _world(request)
     return f"receipt-{request.order_id}"
 
 
 async def ship(ledger: Ledger, request: ProcessOrderRequest) -> str:
     """Hand the parcel over; its tracking number."""
-    await _world(request)
     await ledger.enter(step.key, request.order_id, "ship")
+    await _world(request)
     return f"parcel-{request.order_id}"
 
 
 async def _world(request: ProcessOrderRequest) -> None:
-    """Warehouses, banks and carriers take their time: 0.1 to 0.9 s, more for more items."""
+    """Warehouses, banks and carriers take their time to confirm: 0.1 to 0.9 s, more for more items.
+
+    A server that dies meanwhile asks again when it is back, under the same key.
+    """
     await asyncio.sleep(0.1 + random.random() * 0.5 + min(len(request.items), 6) * 0.05)
 
 
