@@ -23,6 +23,11 @@ class Mutation(abc.ABC, Generic[T]):
 
     __slots__ = ()
 
+    @property
+    def patient(self) -> bool:
+        """Whether it waits for room on a full disk, as the server's own work does; a caller's is refused."""
+        return False
+
     @abc.abstractmethod
     def apply(self, tx: Transaction) -> T:
         """Check the guards, then change. Runs in the writer's thread."""
@@ -51,6 +56,10 @@ class Accept(Mutation[Accepted]):
     begin: bool
     refusal: ServiceError | None = None
     child: tuple[bytes, JournalEntry] | None = None
+
+    @property
+    def patient(self) -> bool:
+        return self.child is not None
 
     def apply(self, tx: Transaction) -> Accepted:
         record = self.record
@@ -122,6 +131,10 @@ class Begin(Mutation[OperationRecord]):
 
     uid: bytes
 
+    @property
+    def patient(self) -> bool:
+        return True
+
     def apply(self, tx: Transaction) -> OperationRecord:
         head = tx.head(self.uid)
         if head.state is State.PENDING:
@@ -140,6 +153,10 @@ class Report(Mutation[None]):
     move: Move
     value: bytes
 
+    @property
+    def patient(self) -> bool:
+        return True
+
     def apply(self, tx: Transaction) -> None:
         tx.make(_guard(tx.head(self.uid), self.attempt), self.move, self.value)
 
@@ -150,6 +167,10 @@ class Record(Mutation[JournalEntry]):
 
     uid: bytes
     entry: JournalEntry
+
+    @property
+    def patient(self) -> bool:
+        return True
 
     def apply(self, tx: Transaction) -> JournalEntry:
         _guard(tx.head(self.uid), self.entry.attempt)
@@ -169,6 +190,10 @@ class Settle(Mutation[OperationRecord]):
     attempt: int | None
     move: Move
     payload: bytes
+
+    @property
+    def patient(self) -> bool:
+        return True
 
     def apply(self, tx: Transaction) -> OperationRecord:
         head = tx.head(self.uid)
@@ -215,6 +240,10 @@ class Interrupt(Mutation[OperationRecord]):
     crashed: bool
     rerun: bool
     max_crashes: int
+
+    @property
+    def patient(self) -> bool:
+        return True
 
     def apply(self, tx: Transaction) -> OperationRecord:
         head = tx.head(self.uid)
@@ -270,6 +299,10 @@ class RunApart(Mutation[None]):
 
     epoch: int
     apart: bool
+
+    @property
+    def patient(self) -> bool:
+        return True
 
     def apply(self, tx: Transaction) -> None:
         tx.connection.execute("UPDATE boots SET apart = ? WHERE epoch = ?", (self.apart, self.epoch))

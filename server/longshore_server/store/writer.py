@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from longshore_server.clock import Clock, resolve
+from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.store import queries
 from longshore_server.store.database import Database
@@ -48,7 +48,9 @@ class _Batch(NamedTuple):
     items: list[_Item]
     outcomes: list[Any]  # per item: what apply returned, or the exception that refused it
     published: dict[bytes, Published]
-    number: int  # of the commit; 0: nothing was written
+    number: int  # of the latest commit that was begun; 0: none is new
+    written: bool
+    full: bool = False  # for want of room some of it is queued again
 
 
 _Written = tuple[list[Any], dict[bytes, Published]]
@@ -83,6 +85,9 @@ class Writer:
         """Number of the latest batch that is visible."""
         self.items = 0
         """How many mutations have been committed."""
+        self.patient = True
+        """Whether the server's own work waits for room on a full disk; until the server stops."""
+        self._waiting = False
         self.on_failure: Callable[[str], None] = lambda _: None
         self._published_waiters: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -128,6 +133,7 @@ class Writer:
         if self._closing and self._idle is not None:
             return
         self._closing = True
+        self.hurry()
         self._idle = self._loop.create_future()
         if self._queue or self._turns or self._called:
             await self._idle
@@ -142,6 +148,8 @@ class Writer:
         """Ask the database's thread for a turn. Two are under way at most: the second begins when the first has
         committed, without waiting for the loop to come round, and takes whatever is queued by then."""
         self._called = False
+        if self._waiting:
+            return
         if self._queue and self._turns < AHEAD:
             self._turns += 1
             task = self._loop.create_task(self._turn())
@@ -157,16 +165,31 @@ class Writer:
                 # One step of the loop: nobody sees half of a commit.
                 self._publish(batch.published)
                 self._mark(batch.number)
+            if batch.written:
                 self.items += len(batch.items)
             for item, outcome in zip(batch.items, batch.outcomes, strict=True):
                 _resolve(item, outcome)
         except Exception as error:
             log.exception("the writer broke")
             self._failed = self._failed or f"The store has stopped: {error!r}."
+            batch = _Batch([], [], {}, 0, False)
         self._turns -= 1
         if self._failed is not None:
             self._refuse_all(self._failed)
+        if batch.full and not self._waiting:
+            self._waiting = True
+            self._clock.call_at(self._clock.now() + SECOND, self._try_again)
         self._call()
+
+    def _try_again(self) -> None:
+        self._waiting = False
+        self._call()
+
+    def hurry(self) -> None:
+        """The server stops: what waits for room on a full disk is refused."""
+        self.patient = False
+        if self._waiting:
+            self._try_again()
 
     def _mark(self, number: int) -> None:
         self.published = number
@@ -191,11 +214,11 @@ class Writer:
         while self._queue and len(items) < BATCH:
             items.append(self._queue.popleft())
         if not items:
-            return _Batch([], [], {}, 0)
+            return _Batch([], [], {}, 0, False)
         if self._failed is None:
             try:
                 outcomes, published = self._write([item.mutation for item in items])
-                return _Batch(items, outcomes, published, self.committing)
+                return _Batch(items, outcomes, published, self.committing, True)
             except CommitError as error:
                 self._failed = f"The store has stopped: {error}. Restart the server once the disk works."
                 log.critical("%s", self._failed)
@@ -203,8 +226,13 @@ class Writer:
                 # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
                 log.error("a batch of %d changes was not written: %s", len(items), error)
                 refusal = _unavailable(f"The store cannot write: {error}.")
-                return _Batch(items, [refusal] * len(items), {}, 0)
-        return _Batch(items, [_unavailable(self._failed)] * len(items), {}, 0)
+                patient = [item for item in items if item.mutation.patient] if self.patient and _is_full(error) else []
+                # In front, in their order: what was submitted after them may build on them.
+                self._queue.extendleft(reversed(patient))
+                if patient:
+                    items = [item for item in items if not item.mutation.patient]
+                return _Batch(items, [refusal] * len(items), {}, self.committing, False, bool(patient))
+        return _Batch(items, [_unavailable(self._failed)] * len(items), {}, 0, False)
 
     def _write(self, items: Sequence[Mutation[Any]]) -> _Written:
         connection = self._database.raw
@@ -280,6 +308,10 @@ class Writer:
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
+            if _is_full(error) and not connection.in_transaction:
+                # In WAL mode this is where a full disk shows. The end of the transaction comes last and found no room:
+                # SQLite has taken all of it back, and so would a recovery.
+                raise
             raise CommitError(str(error)) from error
 
     def _adopt(self, published: dict[bytes, Published]) -> None:
@@ -317,6 +349,10 @@ _DISK = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_COR
 def _is_disk_trouble(error: BaseException) -> bool:
     """Whether the disk, and not the item, is at fault. Extended codes keep the primary one in the low byte."""
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DISK
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
 
 
 def _unavailable(reason: str) -> ServiceError:
