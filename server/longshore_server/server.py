@@ -119,7 +119,9 @@ class Running:
             return
         self._stopped = True
         await self.listener.health.set(serving=False)
-        left = await self.engine.stop(self.clock.now() + int(self.config.drain * SECOND))
+        # Without a store nothing that a handler still does can be kept.
+        drain = 0.0 if self.failed.is_set() else self.config.drain
+        left = await self.engine.stop(self.clock.now() + int(drain * SECOND))
         if left:
             log.info("%d operations go on at the next start", left)
         await self._stack.aclose()

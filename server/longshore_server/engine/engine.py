@@ -108,7 +108,10 @@ class Engine:
                 f"operations of types that this server does not serve have not ended: {counts}. Serve the types again "
                 "until they have, or cancel them with the version that does"
             )
-        self._epoch = await self.store.writer.submit(Boot())
+        try:
+            self._epoch = await self.store.writer.submit(Boot())
+        except ServiceError as error:
+            raise StoreError(f"{self.store.path}: {error.message}") from None
         for record in records:
             self.deadlines.add(self.table.add(record))
 
@@ -134,6 +137,7 @@ class Engine:
         """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
         self.drain()
         await self.executor.drain(until)
+        self.store.writer.hurry()
         # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
         await asyncio.gather(self.store.writer.submit(Nothing()), return_exceptions=True)
         left = [live.record for live in self.table.live.values() if live.record.under_way]
@@ -258,6 +262,8 @@ class Engine:
         every running attempt it has the time of the drain, and is then left to the next server.
         """
         while not live.record.terminal:
+            if self.draining and not inside:
+                raise self._not_accepting()
             future = live.ended()
             timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
             try:
@@ -266,10 +272,8 @@ class Engine:
                 if timer is not None:
                     timer.cancel()
                 live.forget(future)
-            if live.record.terminal or (until is not None and self.clock.now() >= until):
+            if until is not None and self.clock.now() >= until:
                 break
-            if self.draining and not inside:
-                raise self._not_accepting()
         return live.record
 
     def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
