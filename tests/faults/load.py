@@ -107,10 +107,8 @@ class Load:
             try:
                 response = await self._caller.start(kind, request)
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
+                await self._unavailable(error)
                 history.counts["starts of unknown fate"] += 1
-                await self._serving.wait()
                 return None
             history.started(type, response)
             return response.operation.name, response.operation.uid
@@ -238,8 +236,10 @@ class Load:
                 await self._unavailable(error)
 
     async def _unavailable(self, error: grpc.aio.AioRpcError) -> None:
-        """Return once there is a server again; anything but UNAVAILABLE is raised."""
-        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        """Return once there is a server again; anything else than that there was none is raised."""
+        # What has reached a server that stops, and no handler yet, gRPC itself answers with a bare CANCELLED.
+        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             raise error
         self._history.counts["calls broken off"] += 1
+        self._history.counts["calls cancelled by a stop"] += error.code() is grpc.StatusCode.CANCELLED
         await self._serving.wait()

@@ -132,6 +132,9 @@ class Torture(TortureService[Ledger]):
                     await op.cancelled.wait()
                 case ["pause", seconds]:
                     await asyncio.sleep(float(seconds))
+                case ["pause", seconds, "until", count]:
+                    if op.attempt < int(count):
+                        await asyncio.sleep(float(seconds))
                 case ["note", name]:
                     note(op.services, op.uid, name, op.attempt)
                 case ["die", count]:

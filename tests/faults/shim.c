@@ -3,13 +3,14 @@
  *
  * FAULTS_TRACE   file that records are appended to; unset: none.
  * FAULTS_FOLDER  while this folder holds a file of these names, calls on the database fail:
- *                  full      writes fail with ENOSPC
- *                  broken    syncs fail with EIO
- *                  killed    the next sync kills the process instead
+ *                  full        writes fail with ENOSPC
+ *                  unwritable  writes fail with EIO
+ *                  unsynced    syncs fail with EIO
+ *                  killed      the next sync kills the process instead
  *
  * A record: kind (1 byte), file (1 byte: 'w' the write-ahead log, 'd' the database, 's' a socket), offset (8), length (8),
  * then that many bytes. Kinds: W written, T truncated (offset: the new length), B a sync begins, E it has succeeded,
- * S bytes are about to leave by a socket.
+ * X it has failed, S bytes are about to leave by a socket.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -154,6 +155,10 @@ static ssize_t write_at(int wide, int fd, const void *data, size_t length, int64
         errno = ENOSPC;
         return -1;
     }
+    if (is_store(file) && ordered("unwritable")) {
+        errno = EIO;
+        return -1;
+    }
     ssize_t done = wide ? real_pwrite64(fd, data, length, offset) : real_pwrite(fd, data, length, offset);
     if (is_store(file) && done > 0)
         record_one('W', file, offset, data, done);
@@ -194,14 +199,14 @@ static int sync_by(int (*real)(int), int fd)
         return real(fd);
     if (ordered("killed"))
         kill(getpid(), SIGKILL);
-    if (ordered("broken")) {
+    record('B', file, 0, NULL, 0);
+    if (ordered("unsynced")) {
+        record('X', file, 0, NULL, 0);
         errno = EIO;
         return -1;
     }
-    record('B', file, 0, NULL, 0);
     int result = real(fd);
-    if (result == 0)
-        record('E', file, 0, NULL, 0);
+    record(result == 0 ? 'E' : 'X', file, 0, NULL, 0);
     return result;
 }
 

@@ -113,11 +113,16 @@ class Order:
 
 
 class Disk:
-    """What the disk holds for certain, and what it may hold: everything since the last sync of a file is up to luck."""
+    """What the disk holds for certain, and what it may hold: everything since the last sync of a file is up to luck.
+
+    After a failed sync that is for ever: the kernel forgets that those pages were to be written, so that a later sync
+    of the same file succeeds without them, while every reader still finds them in the page cache.
+    """
 
     def __init__(self) -> None:
         self._synced = {"d": bytearray(), "w": bytearray()}
         self._loose: dict[str, list[Call]] = {"d": [], "w": []}
+        self._forgotten: dict[str, list[Call]] = {"d": [], "w": []}
         self._syncing: dict[str, int] = {"d": 0, "w": 0}
 
     def apply(self, call: Call) -> None:
@@ -130,6 +135,10 @@ class Disk:
             count = self._syncing[call.file]
             for done in self._loose[call.file][:count]:
                 _put(self._synced[call.file], done)
+            self._loose[call.file] = self._loose[call.file][count:]
+        elif call.kind == "X":
+            count = self._syncing[call.file]
+            self._forgotten[call.file] += self._loose[call.file][:count]
             self._loose[call.file] = self._loose[call.file][count:]
 
     def after_power_loss(self, folder: Path, rng: random.Random | None) -> Path:

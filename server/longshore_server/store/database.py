@@ -90,6 +90,9 @@ async def open_writer(path: Path) -> Database:
     try:
         await database
         await database.run(lambda: migrate(database.raw, path))
+        # A log that was left behind may hold pages that a failed sync has dropped: readers find them in the page cache,
+        # later syncs succeed without them. Written anew to the database, all that is visible is durable again.
+        await database.run(lambda: database.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
     except sqlite3.DatabaseError as error:
         await database.close()
         raise StoreError(f"{path}: {error}. Is it a Longshore database, on a disk that works?") from error
