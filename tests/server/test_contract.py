@@ -266,8 +266,8 @@ def twin(name: str = "Follow", options: str = 'watches: "Play"', **changes: Any)
         (
             method("Follow", None),
             (
-                "FILE:7: Orders.Follow: it is no operation: add the option (longshore.v1.operation), or move it to a service "
-                "of its own"
+                "FILE:7: Orders.Follow: it is no operation: add the option (longshore.v1.operation), or move it "
+                "to a service of its own"
             ),
         ),
         (

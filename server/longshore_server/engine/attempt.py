@@ -141,8 +141,9 @@ class Attempt:
             request = type.input.FromString(stored)
         journal = Journal(await executor.store.journal(record.uid)) if record.attempt > 1 else Journal()
         self._operation = Operation(
-            type, record, request, journal, executor.store.writer, executor.clock, executor.services
-        )
+            type, record, request, journal, executor.store.writer, executor.clock, executor.services,
+            executor.max_payload,
+        )  # fmt: skip
         if self.live.record.cancel_requested is not None:
             self.request_cancel()
         if type.attempt_timeout is not None:

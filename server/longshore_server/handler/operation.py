@@ -123,13 +123,14 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
 
     def __init__(
         self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, writer: Writer,
-        clock: Clock, services: ServicesT,
+        clock: Clock, services: ServicesT, max_payload: int,
     ) -> None:  # fmt: skip
         self._type = type
         self._record = record
         self._journal = journal
         self._writer = writer
         self._clock = clock
+        self._max_payload = max_payload
         self._unacknowledged = 0
         self.input: InputT = input
         """The request that started the operation."""
@@ -215,8 +216,8 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     ) -> Awaitable[None]:
         """Report progress. Queued in order at once; await the result to know that it is durable, and so visible.
 
-        Raises `TypeError` for another type than the contract's, `ServiceError` (TOO_MUCH_UNACKNOWLEDGED) when more
-        than 1024 reports wait; the awaitable raises `ServiceError` when this attempt may no longer report.
+        Raises `TypeError` for another type than the contract's, `ValueError` for a message larger than the server
+        sends, `ServiceError` (TOO_MUCH_UNACKNOWLEDGED) when more than 1024 reports wait; the awaitable raises `ServiceError` when this attempt may no longer report.
         """
         if isinstance(value, int) and self._type.progress is channels_pb2.CounterProgress:
             value = channels_pb2.CounterProgress(current=value, total=total, message=message)
@@ -330,8 +331,15 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
                 Reason.TOO_MUCH_UNACKNOWLEDGED,
                 f"{self.name}: {MAX_UNACKNOWLEDGED} reports wait to be durable: await some of them.",
             )
+        data = value.SerializeToString()
+        if len(data) > self._max_payload:
+            # Stored, it would make the log of the operation unreadable for everyone, for ever.
+            raise ValueError(
+                f"{self._type.name}: {move.value} of {len(data)} bytes, more than the {self._max_payload} that the "
+                "server sends"
+            )
         self._unacknowledged += 1
-        packed = AnyMessage(type_url=url, value=value.SerializeToString()).SerializeToString()
+        packed = AnyMessage(type_url=url, value=data).SerializeToString()
         return self._writer.submit(Report(self._record.uid, self._record.attempt, move, packed), self._acknowledge)
 
     def _acknowledge(self, _: object) -> None:
