@@ -217,7 +217,8 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """Report progress. Queued in order at once; await the result to know that it is durable, and so visible.
 
         Raises `TypeError` for another type than the contract's, `ValueError` for a message larger than the server
-        sends, `ServiceError` (TOO_MUCH_UNACKNOWLEDGED) when more than 1024 reports wait; the awaitable raises `ServiceError` when this attempt may no longer report.
+        sends, `ServiceError` (TOO_MUCH_UNACKNOWLEDGED) when more than 1024 reports wait; the awaitable raises
+        `ServiceError` when this attempt may no longer report.
         """
         if isinstance(value, int) and self._type.progress is channels_pb2.CounterProgress:
             value = channels_pb2.CounterProgress(current=value, total=total, message=message)
