@@ -132,7 +132,8 @@ class Load:
         async def start() -> tuple[str, str, bool]:
             call = getattr(self._typed, kind)(request, wait_for_ready=True)
             operation = await call
-            metadata = dict(await call.initial_metadata())
+            # Through a tuple: in grpcio 1.76 `Metadata` iterates over pairs and has keys() that dict() would rather use.
+            metadata = dict(tuple(await call.initial_metadata()))
             return operation.name, metadata["longshore-uid"], metadata["longshore-disposition"] == "created"
 
         name, uid, created = await self._insist(start)

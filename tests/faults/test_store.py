@@ -126,6 +126,27 @@ async def test_a_server_stops_in_good_time_with_a_full_disk(tmp_path: Path, shim
         assert (await caller.end(name)).state == State.STATE_COMPLETED
 
 
+async def test_a_full_disk_at_the_start_is_said_in_a_sentence(tmp_path: Path, shim: Path, orders: Path) -> None:
+    """A supervisor may try as often as it likes: starts that come to nothing are no crashes of the operations."""
+    environment = trace.environment(shim, folder=orders)
+    async with served(tmp_path / "data", environment=environment) as server, Caller(server) as caller:
+        name = await start(caller, "progress up\npause 60 until 2", 1)
+        await first_progress(caller, name)
+        await server.kill()
+        (orders / "full").touch()
+        for _ in range(6):
+            server.said.clear()
+            await server.launch()
+            assert not await server.serving()
+            assert await server.ended() == 2
+            assert "full" in server.said[-1]
+            assert server.said[-1].startswith("error: ")
+        (orders / "full").unlink()
+        await server.start()
+        snapshot = await caller.end(name)
+        assert (snapshot.state, snapshot.attempt, snapshot.crashes) == (State.STATE_COMPLETED, 2, 1)
+
+
 @pytest.mark.parametrize("fault", ["unsynced", "unwritable"])
 async def test_a_failed_commit_ends_the_process(tmp_path: Path, shim: Path, orders: Path, fault: str) -> None:
     """The server says so and exits non-zero, soon, whatever its handlers do; the next one has all that was promised."""
