@@ -132,7 +132,7 @@ class Load:
         async def start() -> tuple[str, str, bool]:
             call = getattr(self._typed, kind)(request, wait_for_ready=True)
             operation = await call
-            # Through a tuple: in grpcio 1.76 `Metadata` iterates over pairs and has keys() that dict() would rather use.
+            # Through a tuple: in grpcio 1.76 `Metadata` iterates over pairs, but dict() would use its keys().
             metadata = dict(tuple(await call.initial_metadata()))
             return operation.name, metadata["longshore-uid"], metadata["longshore-disposition"] == "created"
 
