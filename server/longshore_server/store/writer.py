@@ -3,8 +3,9 @@
     submit -> queue -> [take, apply, flush, COMMIT in the database's thread] -> publish -> resolve the callers
 
 Nothing waits for a timer: a batch is whatever has come in while the last one was being committed. `publish` and the
-callers' results happen in one step of the event loop, so that nobody sees half of a commit. The thread goes on to the
-next batch while the loop publishes the last one; batches are published in the order of their commits.
+callers' results happen in one step of the event loop, so that nobody sees half of a commit. One turn of the thread is
+under way at a time: it takes what is queued when it begins, which is all that the last publication set off. A second
+turn kept in readiness was measured: batches were smaller, and everything was slower.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 512
 """The most mutations in one transaction: bounds how long the first of them waits."""
-AHEAD = 2
-"""How many turns of the database's thread may be asked for at once."""
 
 Publish = Callable[[dict[bytes, Published]], None]
 Settled = Callable[[Any], None]
@@ -72,13 +71,12 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         # Filled by the loop, emptied by the database's thread: a deque needs no lock for that.
         self._queue: deque[_Item] = deque()
-        self._turns = 0
-        self._called = False
+        self._busy = False
+        self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._heads: dict[bytes, OperationRecord] = {}
         self._failed: str | None = None
         self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
         self.committing = 0
         """Number of the latest batch whose COMMIT has begun (written by the database's thread)."""
         self.published = 0
@@ -110,10 +108,8 @@ class Writer:
             _resolve(item, _unavailable(self._failed or "The server is stopping."))
             return future
         self._queue.append(item)
-        if self._turns < AHEAD and not self._called:
-            # At the end of this step of the loop: what else it submits goes into the same batch.
-            self._called = True
-            self._loop.call_soon(self._call)
+        if not self._busy:
+            self._go_on()
         return future
 
     @property
@@ -135,7 +131,7 @@ class Writer:
         self._closing = True
         self.hurry()
         self._idle = self._loop.create_future()
-        if self._queue or self._turns or self._called:
+        if self._queue or self._busy:
             await self._idle
         await self._database.close()
 
@@ -144,18 +140,15 @@ class Writer:
         self._queue.clear()
         self._closing = True
 
-    def _call(self) -> None:
-        """Ask the database's thread for a turn. Two are under way at most: the second begins when the first has
-        committed, without waiting for the loop to come round, and takes whatever is queued by then."""
-        self._called = False
+    def _go_on(self) -> None:
+        """Begin the next turn, if there is anything to write and room for it."""
         if self._waiting:
             return
-        if self._queue and self._turns < AHEAD:
-            self._turns += 1
-            task = self._loop.create_task(self._turn())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif self._idle is not None and not self._turns:
+        if self._queue:
+            self._busy = True
+            # A task begins after everything that this step of the loop has woken, and so takes that along.
+            self._task = self._loop.create_task(self._turn())
+        elif self._idle is not None:
             resolve(self._idle)
 
     async def _turn(self) -> None:
@@ -173,23 +166,23 @@ class Writer:
             log.exception("the writer broke")
             self._failed = self._failed or f"The store has stopped: {error!r}."
             batch = _Batch([], [], {}, 0, False)
-        self._turns -= 1
+        self._busy = False
         if self._failed is not None:
             self._refuse_all(self._failed)
-        if batch.full and not self._waiting:
+        if batch.full:
             self._waiting = True
             self._clock.call_at(self._clock.now() + SECOND, self._try_again)
-        self._call()
+        self._go_on()
 
     def _try_again(self) -> None:
-        self._waiting = False
-        self._call()
+        if self._waiting:
+            self._waiting = False
+            self._go_on()
 
     def hurry(self) -> None:
         """The server stops: what waits for room on a full disk is refused."""
         self.patient = False
-        if self._waiting:
-            self._try_again()
+        self._try_again()
 
     def _mark(self, number: int) -> None:
         self.published = number
