@@ -74,10 +74,10 @@ class Transaction:
     def prefetch(self, requests: list[RequestKey], names: list[str]) -> None:
         """Look up in two statements the keys and names that the items of a batch will ask for."""
         if requests:
-            self._requests = dict.fromkeys(requests)
+            self._requests.update(dict.fromkeys(requests))
             self._requests.update(queries.requests(self.connection, requests))
         if names:
-            self._names = dict.fromkeys(names)
+            self._names.update(dict.fromkeys(names))
             self._names.update(queries.names(self.connection, names))
 
     def request(self, key: RequestKey) -> Claim | None:
@@ -176,6 +176,9 @@ class Transaction:
         self._changes.pop(head.uid, None)
         self.connection.execute("DELETE FROM operations WHERE uid = ? AND ended IS NOT NULL", (head.uid,))
         self._deleted.add(head.uid)
+        # Keys and names went with it: what was looked up before may mean it still.
+        self._requests.clear()
+        self._names.clear()
 
     def note_journal(self, uid: bytes, entry: JournalEntry) -> None:
         """Add a journal entry. The primary key refuses a second outcome for the same await."""
