@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +86,8 @@ class Engine:
         self.draining = False
         self.ended: dict[tuple[str, State], int] = {}
         """How many operations have ended since the start, by type and state."""
+        # Kept, because asyncio.get_running_loop() makes a system call every time.
+        self._loop = asyncio.get_running_loop()
         self._inputs: dict[bytes, Message] = {}
         self._uids: Uids
         self._epoch = 0
@@ -185,7 +187,45 @@ class Engine:
 
         Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED or UNAVAILABLE.
         """
-        labels = labels or {}
+        accepted = await self._submit_start(type, input, owner, request_id, labels or {}, parent, child)
+        live = self.table.get(accepted.record.uid)
+        return Started(live or await self.load(accepted.record.uid), accepted.created)
+
+    async def start_and_wait(
+        self, type: OperationType, input: Message, until: int | None, *, request_id: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> tuple[Started, OperationRecord]:  # fmt: skip
+        """`start` and then `wait` without a stop in between: the commit of the start wakes nobody."""
+        end = self._loop.create_future()
+        joined: Live | None = None
+
+        def begun(outcome: Accepted | Exception) -> None:
+            nonlocal joined
+            joined = live = self.table.live.get(outcome.record.uid) if isinstance(outcome, Accepted) else None
+            if live is None or self.draining:
+                resolve(end)  # refused, or it had ended before, or the server no longer waits for ends
+            else:
+                live.join(end)
+
+        accepting = self._submit_start(type, input, LOCAL, request_id, labels or {}, begun=begun)
+        timer = None if until is None else self.clock.call_at(until, partial(resolve, end))
+        try:
+            await end
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if joined is not None:
+                joined.forget(end)
+        accepted = await accepting
+        live = self.table.get(accepted.record.uid) or await self.load(accepted.record.uid)
+        return Started(live, accepted.created), await self.wait(live, until)
+
+    def _submit_start(
+        self, type: OperationType, input: Message, owner: str, request_id: str, labels: Mapping[str, str],
+        parent: str = "", child: tuple[bytes, JournalEntry] | None = None,
+        begun: Callable[[Accepted | Exception], None] | None = None,
+    ) -> asyncio.Future[Accepted]:  # fmt: skip
+        """Check a start and hand it to the writer. Raises `ServiceError` for what can be told without the store."""
         if type.keyed:
             request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
         if request_id:
@@ -206,7 +246,7 @@ class Engine:
         now = self.clock.now()
         record = new_record(
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
-            labels=labels, owner=owner, request_id=request_id, parent=parent,
+            labels=dict(labels) if labels else {}, owner=owner, request_id=request_id, parent=parent,
         )  # fmt: skip
         # A child is its parent's work, not new work: a parent that a stop refused would fail instead of going on later.
         refusal = self.executor.refusal(type) if self.accepting or child is not None else self._not_accepting()
@@ -215,13 +255,16 @@ class Engine:
         digest = _digest(type, body, labels) if request_id or type.template is not None else b""
         reserved = self.executor.reserve(type)
         self._inputs[uid] = input
-        accepted = await self.store.writer.submit(
-            Accept(record, body, digest, type.template is not None, type.renew, reserved, refusal, child),
-            # Not after the await: a caller that goes away cancels that, and the slot would be lost.
-            lambda outcome: self._settled(type, uid, reserved, outcome),
-        )
-        live = self.table.get(accepted.record.uid)
-        return Started(live or await self.load(accepted.record.uid), accepted.created)
+
+        def settled(outcome: Accepted | Exception) -> None:
+            # Not where the future is awaited: a caller that goes away cancels that, and the slot would be lost.
+            self._inputs.pop(uid, None)
+            self.executor.settled(type, reserved, isinstance(outcome, Accepted) and outcome.created)
+            if begun is not None:
+                begun(outcome)
+
+        accept = Accept(record, body, digest, type.template is not None, type.renew, reserved, refusal, child)
+        return self.store.writer.submit(accept, settled)
 
     async def find(self, name: str) -> Live:
         """The operation that `name` means: `operations/{id}` or `operations/{uid}`. Raises `ServiceError`."""
@@ -332,10 +375,6 @@ class Engine:
         if not live.record.terminal:
             settle = Settle(live.record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
             self.store.writer.submit(settle).add_done_callback(_log_refusal)
-
-    def _settled(self, type: OperationType, uid: bytes, reserved: bool, outcome: Accepted | Exception) -> None:
-        self._inputs.pop(uid, None)
-        self.executor.settled(type, reserved, isinstance(outcome, Accepted) and outcome.created)
 
     def _not_accepting(self) -> ServiceError:
         if self.draining:

@@ -64,6 +64,10 @@ class Live:
             self._enders[future] = None
         return future
 
+    def join(self, future: asyncio.Future[None]) -> None:
+        """Let a future that somebody waits for already be done once the operation has ended."""
+        self._enders[future] = None
+
     def forget(self, future: asyncio.Future[None]) -> None:
         """Let go of a future that nobody waits for any more."""
         self._waiters.pop(future, None)

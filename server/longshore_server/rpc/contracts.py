@@ -53,10 +53,14 @@ class ContractServices:
     def _unary(self, type: OperationType) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def call(request: Message, context: Context) -> bytes:
             metadata = _read(context)
-            started = await self._start(type, request, metadata)
-            record = started.live.record
-            if metadata.wait is not None:
-                record = await self._engine.wait(started.live, wait_until(context, self._engine.clock, metadata.wait))
+            if metadata.wait is None:
+                started = await self._start(type, request, metadata)
+                record = started.live.record
+            else:
+                until = wait_until(context, self._engine.clock, metadata.wait)
+                started, record = await self._engine.start_and_wait(
+                    type, request, until, request_id=metadata.request_id, labels=metadata.labels
+                )
             await context.send_initial_metadata(_answer(started, record.sequence))
             return bytes(wire.long_running(record, type).SerializeToString())
 

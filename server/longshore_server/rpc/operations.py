@@ -50,11 +50,15 @@ class OperationsService:
 
     async def _start(self, request: pb.StartRequest, context: Context) -> bytes:
         engine = self._engine
-        wait = duration(request.wait, "wait") if request.HasField("wait") else None
-        live, created = await self._begin(request)
-        record = live.record
-        if wait is not None:
-            record = await engine.wait(live, wait_until(context, engine.clock, wait))
+        if request.HasField("wait"):
+            until = wait_until(context, engine.clock, duration(request.wait, "wait"))
+            type, input = self._input(request)
+            (_, created), record = await engine.start_and_wait(
+                type, input, until, request_id=request.request_id, labels=request.labels
+            )
+        else:
+            live, created = await self._begin(request)
+            record = live.record
         response = pb.StartResponse(operation=wire.snapshot(record), disposition=_CREATED if created else _EXISTING)
         return response.SerializeToString()
 
@@ -67,11 +71,12 @@ class OperationsService:
                 yield wire.watch_response(item)
 
     async def _begin(self, request: pb.StartRequest | pb.RunRequest) -> Started:
+        type, input = self._input(request)
+        return await self._engine.start(type, input, request_id=request.request_id, labels=request.labels)
+
+    def _input(self, request: pb.StartRequest | pb.RunRequest) -> tuple[OperationType, Message]:
         type = self._engine.type_named(request.type)
-        input = unpack_input(request.input, type) if request.HasField("input") else type.input()
-        return await self._engine.start(
-            type, input, request_id=request.request_id, labels=dict(request.labels) if request.labels else None
-        )
+        return type, unpack_input(request.input, type) if request.HasField("input") else type.input()
 
     async def _get(self, request: pb.GetRequest, context: Context) -> bytes:
         live = await self._engine.find(request.name)
