@@ -59,8 +59,14 @@ async def test_the_snapshot_comes_first_and_every_event_after_it_follows(lab: La
     reporter = Reporter(lab)
     name = (await lab.begin()).operation.name
     watches: list[asyncio.Task[list[pb.WatchResponse]]] = []
-    for _ in range(20):
-        watches.append(asyncio.ensure_future(collect(lab, name)))
+    for number in range(20):
+        if number % 4:
+            watches.append(asyncio.ensure_future(collect(lab, name)))
+        else:
+            # Every fourth has begun for sure before the reports go on, however slow the machine is.
+            stream = lab.operations.Watch(pb.WatchRequest(name=name))
+            opening = await stream.read()
+            watches.append(asyncio.ensure_future(_rest(opening, stream)))
         await reporter(*["progress"] * 10)
     await reporter("end")
     starts = set()
@@ -74,6 +80,13 @@ async def test_the_snapshot_comes_first_and_every_event_after_it_follows(lab: La
         assert events[-1].event.HasField("completed")
         starts.add(snapshot.snapshot.sequence)
     assert len(starts) > 3
+
+
+async def _rest(opening: pb.WatchResponse, stream: Any) -> list[pb.WatchResponse]:
+    messages = [opening]
+    while (message := await stream.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages
 
 
 async def test_a_resume_after_n_receives_n_plus_1_next(lab: Lab) -> None:
