@@ -26,6 +26,8 @@ from tests.faults.verify import Stored, Verdict
 
 CALLERS = 4
 SESSIONS = 6
+CALM = 90
+"""Seconds in which everything has to end once nobody interrupts any more."""
 
 
 class Torturer:
@@ -52,7 +54,11 @@ class Torturer:
             await self._interrupt()
         for load in self._loads:
             load.stop()
-        await callers
+        try:
+            async with asyncio.timeout(CALM):
+                await callers
+        except TimeoutError:
+            raise AssertionError(f"callers wait in vain; not ended are {self._not_ended()}") from None
         logs = await self._read_over_the_wire()
         assert await self.server.stop() == 0, "\n".join(self.server.said[-50:])
         stored = Stored(self.server)
@@ -64,6 +70,15 @@ class Torturer:
         verdict.that(set(logs) == set(stored.operations), "List shows other operations than the file")
         verdict.that(self.history.counts["calls broken off"] > self.kills, "the callers hardly noticed")
         return verdict
+
+    def _not_ended(self) -> list[tuple[Any, ...]]:
+        with self.server.database() as database:
+            return [
+                tuple(row)
+                for row in database.execute(
+                    "SELECT id, type, state, attempt, under_way, crashes FROM operations WHERE ended IS NULL LIMIT 20"
+                )
+            ]
 
     async def _interrupt(self) -> None:
         """One death, in order now and then, and one more on the way up now and then."""
