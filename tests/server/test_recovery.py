@@ -319,20 +319,33 @@ class Poisoned:
                 await self.gate.wait()
             return lab_pb2.PlayResult()
 
-    async def until_quiet(self) -> int:
+    async def until_it_ends(self, poison: str) -> int:
         """Crash and restart as long as the poison runs. Returns how many crashes there were."""
         crashes = 0
-        for _ in range(400):
+        while True:
+            engine = self.lab.engine
+            ended = asyncio.ensure_future(engine.wait(await engine.find(poison), None))
+            waits: list[asyncio.Future[Any]] = [ended, asyncio.ensure_future(self.dead.wait())]
+            if engine.executor.held:
+                waits.append(asyncio.ensure_future(self.lab.clock.armed(1)))  # the probation of a group without it
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            done = ended.done()
+            # A group has begun before its handlers run: time must not pass until each has had its first step.
+            while any(attempt._operation is None for attempt in engine.executor._attempts):
+                await self.lab.catch_up()
             await self.lab.catch_up()
+            for wait in waits:
+                wait.cancel()
             if self.dead.is_set():
                 crashes += 1
                 await self.lab.harness.crash()
                 self.dead.clear()
                 await self.lab.harness.start()
+            elif done:
+                break
             else:
                 self.lab.clock.advance(1)
-                if not self.lab.engine.executor.held and crashes >= 2:
-                    break
+                await self.lab.catch_up()
         return crashes
 
 
@@ -345,7 +358,7 @@ async def test_only_the_one_that_kills_the_process_reaches_its_cap(make_lab: Any
     poison = (await lab.begin(script="poison")).operation.name
     names += [(await lab.begin(count=n)).operation.name for n in range(count - count // 2)]
     poisoned.long = long
-    assert await poisoned.until_quiet() == 5
+    assert await poisoned.until_it_ends(poison) == 5
     poisoned.gate.set()
     await lab.connect()
     assert reason_of_end(await lab.end(poison)) == "CRASH_LOOP"
