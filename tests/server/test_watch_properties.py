@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.contract import loading
 from longshore_server.engine.engine import Engine, Limits
-from longshore_server.engine.watch import Heartbeat, Item, Next, Snapshot, WatchOptions
+from longshore_server.engine.watch import Heartbeat, Item, Skip, Snapshot, WatchOptions
 from longshore_server.lifecycle import TERMINAL_EVENTS, EventType
 from longshore_server.rpc import wire
 from longshore_server.store.mutations import Nothing
+from longshore_server.store.record import Event
 from tests.conftest import LabClock, LabHandlers, turns
 
 TYPE = "lab.v1.LabService/Play"
@@ -117,7 +118,7 @@ class Watcher:
     async def _run(self) -> None:
         live = await self.world.engine.load(self.world.uid)
         options = WatchOptions(after=self.after, types=self.types, conflate=self.conflate)
-        stream: AsyncIterator[list[Item]] = self.world.engine.watch(live, options)
+        stream: AsyncIterator[Sequence[Item]] = self.world.engine.watch(live, options)
         async with contextlib.aclosing(stream):  # type: ignore[type-var]
             while True:
                 await self.permits.acquire()
@@ -131,8 +132,8 @@ class Watcher:
                     self.after = item.record.sequence if isinstance(item, Snapshot) else _sequence(item)
 
 
-def _sequence(item: Next | Heartbeat) -> int:
-    return item.event.sequence if isinstance(item, Next) else item.sequence
+def _sequence(item: Event | Skip | Heartbeat) -> int:
+    return item.event.sequence if isinstance(item, Skip) else item.sequence
 
 
 def check(watcher: Watcher, start: int | None, log: dict[int, tuple[EventType, bytes]], last: int) -> None:
@@ -151,10 +152,10 @@ def check(watcher: Watcher, start: int | None, log: dict[int, tuple[EventType, b
         if isinstance(item, Heartbeat):
             assert item.sequence >= position
             continue
-        event = item.event
+        event, covers_after = (item.event, item.covers_after) if isinstance(item, Skip) else (item, None)
         assert event.sequence > position
         skipped = range(position + 1, event.sequence)
-        assert item.covers_after == (position if skipped else None)
+        assert covers_after == (position if skipped else None)
         for sequence in skipped:
             _may_be_left_out(watcher, sequence, event.sequence, log)
         if event.sequence in log:

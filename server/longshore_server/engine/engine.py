@@ -319,7 +319,7 @@ class Engine:
                 break
         return live.record
 
-    def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
+    def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
         """Follow an operation. Raises `ServiceError` from the iterator."""
         return self.watches.watch(live, options)
 

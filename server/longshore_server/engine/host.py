@@ -13,11 +13,12 @@ from longshore.v1 import operation_pb2
 from longshore_server.clock import SECOND
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
-from longshore_server.engine.watch import Next, WatchOptions
+from longshore_server.engine.watch import WatchOptions
 from longshore_server.handler.journal import Asked, place
 from longshore_server.handler.operation import current
 from longshore_server.lifecycle import State
 from longshore_server.store.events import uid_text
+from longshore_server.store.record import Event
 
 
 class OperationEndedError(Exception):
@@ -81,8 +82,8 @@ class OperationRef:
         live = await self._live()
         async for batch in self._engine.watch(live, WatchOptions(after=after)):
             for item in batch:
-                if isinstance(item, Next):
-                    yield operation_pb2.OperationEvent.FromString(item.event.body)
+                if isinstance(item, Event):
+                    yield operation_pb2.OperationEvent.FromString(item.body)
 
     async def cancel(self, reason: str = "") -> State:
         """Ask to cancel, as a caller would. Returns the state after it. Raises `ServiceError` (NOT_CANCELLABLE)."""

@@ -79,6 +79,8 @@ class Live:
         if count <= 0:
             return []
         ring = self.ring
+        if count == 1 and ring:
+            return [ring[-1]]
         if count > len(ring):
             return None
         if count == len(ring):

@@ -6,11 +6,12 @@ watchers share or, when it lags behind that, from the log. However slow it is, i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from longshore_server.clock import SECOND, Clock
+from longshore_server.clock import SECOND, Clock, Timer
 from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import TERMINAL_EVENTS, EventType
@@ -30,11 +31,11 @@ class Snapshot(NamedTuple):
     reset: bool
 
 
-class Next(NamedTuple):
-    """One event. `covers_after`: the events after that sequence and before this one were left out on purpose."""
+class Skip(NamedTuple):
+    """One event, and the events after `covers_after` and before it that were left out on purpose."""
 
     event: Event
-    covers_after: int | None
+    covers_after: int
 
 
 class Heartbeat(NamedTuple):
@@ -44,7 +45,7 @@ class Heartbeat(NamedTuple):
     time: int
 
 
-Item = Snapshot | Next | Heartbeat
+Item = Event | Skip | Snapshot | Heartbeat
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Watches:
                 Reason.TOO_MANY_WATCHES, f"{self._limit} watches are open: try again later.", retry_after=5.0
             )
 
-    async def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
+    async def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
         """Follow `live` to its end, in batches of what is there. Raises `ServiceError`."""
         if options.after is not None and options.after > live.record.sequence:
             raise ServiceError(
@@ -108,7 +109,7 @@ class Watches:
         finally:
             del self._open[token]
 
-    async def _follow(self, live: Live, options: WatchOptions) -> AsyncIterator[list[Item]]:
+    async def _follow(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
         cursor = options.after
         if cursor is None:
             # The snapshot and the cursor are taken in one step of the event loop: nothing fits in between.
@@ -116,31 +117,40 @@ class Watches:
             cursor = record.sequence
             yield [Snapshot(live, record, False)]
         covered = cursor
-        due = self._clock.now() + options.heartbeat
-        while True:
-            if self._draining is not None:
-                raise self._draining
-            events = live.after(cursor)
-            if events is None:
-                events = await self._from_log(live, cursor)
+        plain = options.types is None and not options.conflate
+        pulse = _Pulse(self._clock, options.heartbeat)
+        try:
+            while True:
+                if self._draining is not None:
+                    raise self._draining
+                events = live.after(cursor)
                 if events is None:
-                    record = live.record
-                    cursor = covered = record.sequence
-                    yield [Snapshot(live, record, True)]
+                    events = await self._from_log(live, cursor)
+                    if events is None:
+                        record = live.record
+                        cursor = covered = record.sequence
+                        yield [Snapshot(live, record, True)]
+                        continue
+                if events:
+                    cursor = events[-1].sequence
+                    if plain:
+                        yield events
+                        pulse.postpone()
+                        continue
+                    batch, covered = _select(events, covered, options)
+                    if batch:
+                        yield batch
+                        # Events that the watcher does not want do not put it off: they keep no proxy from closing
+                        # the stream.
+                        pulse.postpone()
                     continue
-            if events:
-                cursor = events[-1].sequence
-                batch, covered = _select(events, covered, options)
-                if batch:
-                    yield batch
-                    due = self._clock.now() + options.heartbeat
-                continue
-            if live.record.terminal:
-                return
-            # Events that the watcher does not want do not put it off: they keep no proxy from closing the stream.
-            if not await self._change(live, due):
-                yield [Heartbeat(cursor, self._clock.now())]
-                due = self._clock.now() + options.heartbeat
+                if live.record.terminal:
+                    return
+                if await pulse.silence(live):
+                    yield [Heartbeat(cursor, self._clock.now())]
+                    pulse.postpone()
+        finally:
+            pulse.stop()
 
     async def _from_log(self, live: Live, cursor: int) -> list[Event] | None:
         """The published events after `cursor`; None when the log does not reach back to it any more."""
@@ -153,30 +163,58 @@ class Watches:
             return None
         return rows
 
-    async def _change(self, live: Live, due: int) -> bool:
-        """Wait for a publication; False when `due` came before one."""
-        future = live.changed()
-        silent = False
 
-        def beat() -> None:
-            nonlocal silent
-            if not future.done():
-                silent = True
-                future.set_result(None)
+class _Pulse:
+    """Tells one watcher when it has been silent for too long.
 
-        timer = self._clock.call_at(due, beat)
+    Its timer is not moved when something is sent: it looks again when it fires. Most never have to.
+    """
+
+    __slots__ = ("_clock", "_due", "_interval", "_silent", "_timer", "_waiting")
+
+    def __init__(self, clock: Clock, interval: int) -> None:
+        self._clock = clock
+        self._interval = interval
+        self._due = clock.now() + interval
+        self._timer: Timer | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._silent = False
+
+    def postpone(self) -> None:
+        """Something was sent."""
+        self._due = self._clock.now() + self._interval
+
+    async def silence(self, live: Live) -> bool:
+        """Wait for a publication; True when it is time for a sign of life instead."""
+        if self._timer is None:
+            self._timer = self._clock.call_at(self._due, self._fire)
+        self._silent = False
+        future = self._waiting = live.changed()
         try:
             await future
         finally:
-            timer.cancel()
+            self._waiting = None
             live.forget(future)
-        return not silent
+        return self._silent
+
+    def stop(self) -> None:
+        """The watch is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._clock.now() < self._due:
+            self._timer = self._clock.call_at(self._due, self._fire)
+        elif not self._waiting.done():
+            self._silent = True
+            self._waiting.set_result(None)
 
 
-def _select(events: list[Event], covered: int, options: WatchOptions) -> tuple[list[Item], int]:
+def _select(events: Sequence[Event], covered: int, options: WatchOptions) -> tuple[list[Item], int]:
     """What of `events` is sent, and the sequence up to which everything is sent or accounted for by a sent event."""
-    if options.types is None and not options.conflate:
-        return [Next(event, None) for event in events], events[-1].sequence
     latest = max((e.sequence for e in events if e.type is EventType.PROGRESS), default=0)
     batch: list[Item] = []
     for event in events:
@@ -184,6 +222,6 @@ def _select(events: list[Event], covered: int, options: WatchOptions) -> tuple[l
         if options.conflate and event.type is EventType.PROGRESS and event.sequence < latest:
             wanted = False
         if wanted:
-            batch.append(Next(event, covered if event.sequence != covered + 1 else None))
+            batch.append(event if event.sequence == covered + 1 else Skip(event, covered))
             covered = event.sequence
     return batch, covered

@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 from longshore.v1 import operation_pb2, operations_service_pb2
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
-from longshore_server.engine.watch import Heartbeat, Item, Snapshot
+from longshore_server.engine.watch import Item, Skip, Snapshot
 from longshore_server.lifecycle import State
 from longshore_server.store.events import uid_text, varint
 from longshore_server.store.record import Event, OperationRecord
@@ -62,18 +62,21 @@ def snapshot(record: OperationRecord) -> operation_pb2.OperationSnapshot:
 
 def watch_response(item: Item) -> bytes:
     """One message of a watch. An event's bytes are made once, whoever watches."""
+    if isinstance(item, Event):
+        return item.wire or _event(item)
+    if isinstance(item, Skip):
+        return (item.event.wire or _event(item.event)) + _COVERS_TAG + varint(item.covers_after)
     if isinstance(item, Snapshot):
         response = operations_service_pb2.WatchResponse(snapshot=snapshot(item.record), reset=item.reset)
         return response.SerializeToString()
-    if isinstance(item, Heartbeat):
-        heartbeat = operations_service_pb2.WatchResponse.Heartbeat(sequence=item.sequence)
-        set_time(heartbeat.time, item.time)
-        return operations_service_pb2.WatchResponse(heartbeat=heartbeat).SerializeToString()
-    event = item.event
-    wire = event.wire
-    if wire is None:
-        wire = event.wire = _EVENT_TAG + varint(len(event.body)) + event.body
-    return wire if item.covers_after is None else wire + _COVERS_TAG + varint(item.covers_after)
+    heartbeat = operations_service_pb2.WatchResponse.Heartbeat(sequence=item.sequence)
+    set_time(heartbeat.time, item.time)
+    return operations_service_pb2.WatchResponse(heartbeat=heartbeat).SerializeToString()
+
+
+def _event(event: Event) -> bytes:
+    event.wire = _EVENT_TAG + varint(len(event.body)) + event.body
+    return event.wire
 
 
 def long_running(record: OperationRecord, type: OperationType | None) -> operations_pb2.Operation:
@@ -110,8 +113,8 @@ class LongRunningStream:
             operation = long_running(item.record, self._type)
             self._metadata = operation.metadata
             self._last = operation.SerializeToString()
-        elif not isinstance(item, Heartbeat):
-            self._last = self._after(item.event)
+        elif isinstance(item, Event):
+            self._last = self._after(item)
         return self._last
 
     def _after(self, event: Event) -> bytes:
