@@ -281,3 +281,20 @@ async def test_a_refusal_says_nothing_of_the_inside(lab: Lab, monkeypatch: pytes
     code, reason, status = await refused(lab.operations.Get(pb.GetRequest(name=NAME)))
     assert (code, reason) == (C.INTERNAL, "INTERNAL")
     assert "swordfish" not in str(status)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [("longshore-reqest-id", "1")],
+        [("longshore-request-id-bin", b"1")],
+        [("longshore-request-id", "1"), ("longshore-request-id", "2")],
+        [("longshore-wait", "1s"), ("longshore-wait", "1s")],
+    ],
+)
+async def test_metadata_that_would_be_ignored_is_refused(lab: Lab, metadata: list[tuple[str, str | bytes]]) -> None:
+    before = lab.tables()
+    code, reason, status = await refused(lab.lab.Play(lab_pb2.PlayRequest(), metadata=metadata))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert metadata[0][0] in status.message
+    assert lab.tables() == before

@@ -325,8 +325,8 @@ def test_a_handler_is_refused(handler: Any, message: str) -> None:
 def test_a_handler_of_no_operation_is_refused() -> None:
     found = refusal(method(), plya=handle)
     assert (
-        found == "Orders.plya: PKG.Orders has no such operation. Did you mean 'play'?; "
-        "declare it in FILE, or rename the method"
+        found == "Orders.plya: PKG.Orders has no such operation. Did you mean 'play'? "
+        "Declare it in FILE, or rename the method"
     )
 
 

@@ -204,3 +204,24 @@ async def test_get_by_name_and_by_uid_live_and_ended_before_and_after_a_restart(
     ended = [await populated.get(f"operations/named-{number}") for number in (2, 3)]
     await populated.restart()
     assert [await populated.get(snapshot.name) for snapshot in ended] == ended
+
+
+async def test_a_page_that_stock_clients_could_not_receive_is_cut_short(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        return lab_pb2.PlayResult(text="x" * 1_500_000)
+
+    names = [(await lab.run()).name for _ in range(5)]
+    stub = lro_grpc.OperationsStub(lab.channel)
+    for method, request in ((lab.operations.List, pb.ListRequest), (stub.ListOperations, lro.ListOperationsRequest)):
+        seen: list[str] = []
+        token = ""
+        while True:
+            page: Any = await method(request(page_token=token))
+            assert page.ByteSize() < 4 * 1024 * 1024
+            seen += [operation.name for operation in page.operations]
+            token = page.next_page_token
+            if not token:
+                break
+            assert len(page.operations) == 2
+        assert seen == names[::-1]

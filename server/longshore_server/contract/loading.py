@@ -281,7 +281,7 @@ class _Loader:
             if list(inspect.signature(member).parameters)[1:] == ["request", "op"]:
                 raise ContractError(
                     f"{type(self._service).__name__}.{name}: {self._descriptor.full_name} has no such operation"
-                    f"{_hint(name, known)}; declare it in {_file(self._descriptor)}, or rename the method"
+                    f"{_hint(name, known) or '.'} Declare it in {_file(self._descriptor)}, or rename the method"
                 )
 
     def _error(self, method: MethodDescriptor, option: str, problem: str) -> ContractError:

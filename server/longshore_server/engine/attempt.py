@@ -119,7 +119,7 @@ class Attempt:
                 task.uncancel()
             return self._interrupted()
         except OperationError as error:
-            outcome = Outcome(Move.FAIL, error.status(self._type.package).SerializeToString())
+            outcome = self._refused(error)
         except Exception as error:  # noqa: BLE001 - whatever user code raises has to become an outcome
             outcome = self._failed(error)
         finally:
@@ -168,6 +168,14 @@ class Attempt:
             message = f"The result is {len(data)} bytes, more than the {limit} that the server sends."
             return Outcome(Move.FAIL, failure(Reason.RESULT_TOO_LARGE, message))
         return Outcome(Move.COMPLETE, AnyMessage(type_url=type.result_url, value=data).SerializeToString())
+
+    def _refused(self, error: OperationError) -> Outcome:
+        status = error.status(self._type.package)
+        if status.ByteSize() > self._executor.max_payload:
+            log.error("the error of %s has %d bytes: its details are left out", self._record.name, status.ByteSize())
+            del status.details[1:]
+            status.message = status.message[:1024]
+        return Outcome(Move.FAIL, status.SerializeToString())
 
     def _failed(self, error: Exception) -> Outcome:
         if isinstance(error, NonDeterministicError):

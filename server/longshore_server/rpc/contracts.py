@@ -25,6 +25,8 @@ from longshore_server.rpc.boundary import Context, stream, unary, wait_until
 from longshore_server.store.events import uid_text
 
 _WAIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
+_KNOWN = ("longshore-request-id", "longshore-wait")
+_LABEL = "longshore-label-"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -84,23 +86,23 @@ class ContractServices:
 
 
 def _read(context: Context) -> _Metadata:
-    request_id, wait = "", None
-    labels: dict[str, str] = {}
+    found: dict[str, str] = {}
     for key, value in context.invocation_metadata() or ():
-        if not key.startswith("longshore-") or isinstance(value, bytes):
-            continue
-        if key == "longshore-request-id":
-            request_id = value
-        elif key == "longshore-wait":
-            match = _WAIT.fullmatch(value)
-            if match is None:
-                raise invalid("longshore-wait", f"{value[:40]!r} is no time; write it like 30s, 500ms or 2m")
-            wait = int(float(match[1]) * _UNITS[match[2]] * SECOND)
-        elif key.startswith("longshore-label-"):
-            label = key.removeprefix("longshore-label-")
-            if label in labels:
+        if key.startswith("longshore-"):
+            if key in found:
                 raise invalid(key, "is given twice")
-            labels[label] = value
+            if isinstance(value, bytes) or not (key in _KNOWN or key.startswith(_LABEL)):
+                # A misspelt key would lose its meaning in silence, and with it idempotency for example.
+                raise invalid(key[:80], f"is not known; there are {', '.join(_KNOWN)} and {_LABEL}KEY")
+            found[key] = value
+    request_id, waited = found.get("longshore-request-id", ""), found.get("longshore-wait")
+    wait = None
+    if waited is not None:
+        match = _WAIT.fullmatch(waited)
+        if match is None:
+            raise invalid("longshore-wait", f"{waited[:40]!r} is no time; write it like 30s, 500ms or 2m")
+        wait = int(float(match[1]) * _UNITS[match[2]] * SECOND)
+    labels = {key.removeprefix(_LABEL): value for key, value in found.items() if key.startswith(_LABEL)}
     return _Metadata(request_id, labels, wait)
 
 

@@ -10,7 +10,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.boundary import Context, duration, unary, wait_until
-from longshore_server.rpc.operations import list_page
+from longshore_server.rpc.operations import MAX_PAGE_BYTES, list_page, next_token
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "google.longrunning.Operations"
@@ -49,9 +49,16 @@ class LongRunningOperations:
                 violations=[Violation(field, "is not supported")],
             )
         records, token = await list_page(self._engine, request.filter, request.page_size, request.page_token)
-        response = pb.ListOperationsResponse(
-            operations=[self._operation(record) for record in records], next_page_token=token
-        )
+        response = pb.ListOperationsResponse(next_page_token=token)
+        size, last = 0, None
+        for record in records:
+            operation = self._operation(record)
+            size += operation.ByteSize() + 8
+            if size > MAX_PAGE_BYTES and last is not None:
+                response.next_page_token = next_token(last, request.filter)
+                break
+            response.operations.append(operation)
+            last = record
         return bytes(response.SerializeToString())
 
     async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:

@@ -24,6 +24,8 @@ from longshore_server.store.record import OperationRecord
 SERVICE = "longshore.v1.OperationsService"
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+MAX_PAGE_BYTES = 3_500_000
+"""A page that would be larger is cut short: stock clients receive 4 MiB at most."""
 _CREATED = pb.StartResponse.DISPOSITION_CREATED
 _EXISTING = pb.StartResponse.DISPOSITION_EXISTING
 
@@ -86,14 +88,20 @@ class OperationsService:
         return snapshot.SerializeToString()
 
     async def _list(self, request: pb.ListRequest, context: Context) -> bytes:
+        full = wants_input(request.view)
         records, token = await list_page(self._engine, request.filter, request.page_size, request.page_token)
         response = pb.ListResponse(next_page_token=token)
-        full = wants_input(request.view)
+        size, last = 0, None
         for record in records:
-            snapshot = response.operations.add()
-            snapshot.CopyFrom(wire.snapshot(record))
+            snapshot = wire.snapshot(record)
             if full:
                 await self._add_input(snapshot, record)
+            size += snapshot.ByteSize() + 8
+            if size > MAX_PAGE_BYTES and last is not None:
+                response.next_page_token = next_token(last, request.filter)
+                break
+            response.operations.append(snapshot)
+            last = record
         return response.SerializeToString()
 
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
@@ -203,6 +211,11 @@ async def list_page(
     before = filters.read_token(page_token, filter) if page_token else None
     records, following = await engine.list(conditions, before, min(page_size or PAGE_SIZE, MAX_PAGE_SIZE))
     return records, "" if following is None else filters.make_token(following, filter)
+
+
+def next_token(last: OperationRecord, filter: str) -> str:
+    """The token of the page that begins after `last`."""
+    return filters.make_token(last.uid, filter)
 
 
 def describe(type: OperationType) -> pb.OperationType:
