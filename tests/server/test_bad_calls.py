@@ -11,6 +11,7 @@ from google.longrunning import operations_pb2 as lro
 from google.longrunning import operations_pb2_grpc as lro_grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
+from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.rpc.filters import make_token
