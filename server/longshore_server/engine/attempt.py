@@ -201,15 +201,9 @@ class Attempt:
     def _settle(self, outcome: Outcome) -> None:
         """Hand the outcome to the writer. Nobody waits for it here: the operation's end is published by its commit."""
         settle = Settle(self._record.uid, self.number, outcome.move, outcome.payload)
-        self._executor.store.writer.submit(settle, lambda result: self._settled(outcome, result))
+        self._executor.store.writer.submit(settle, self._settled)
 
-    def _settled(self, outcome: Outcome, result: object) -> None:
-        if not isinstance(result, ServiceError):
-            return
-        if result.reason is Reason.STORE_UNAVAILABLE and not self._executor.stopping:
-            # A full disk: the outcome is known and only waits for room.
-            clock = self._executor.clock
-            clock.call_at(clock.now() + SECOND, lambda: self._settle(outcome))
-        else:
-            # The operation ended by another hand, or another attempt has begun: there is nothing left to say.
+    def _settled(self, result: object) -> None:
+        if isinstance(result, ServiceError):
+            # The operation ended by another hand, another attempt has begun, or the store has stopped for good.
             log.info("attempt %d of %s came to nothing: %s", self.number, self._record.name, result.message)

@@ -219,7 +219,7 @@ class Writer:
                 # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
                 log.error("a batch of %d changes was not written: %s", len(items), error)
                 refusal = _unavailable(f"The store cannot write: {error}.")
-                patient = [item for item in items if item.mutation.patient] if self.patient and _is_full(error) else []
+                patient = [item for item in items if item.mutation.patient] if self.patient and _may_pass(error) else []
                 # In front, in their order: what was submitted after them may build on them.
                 self._queue.extendleft(reversed(patient))
                 if patient:
@@ -346,6 +346,14 @@ def _is_disk_trouble(error: BaseException) -> bool:
 
 def _is_full(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether trying again later makes sense: a full disk is emptied, a network disk comes back."""
+    return _is_disk_trouble(error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+    )
 
 
 def _unavailable(reason: str) -> ServiceError:
