@@ -119,3 +119,27 @@ async def test_a_start_beside_handlers_is_an_ordinary_one(lab: Lab) -> None:
     assert [event.sequence async for event in one.watch()] == [1, 2, 3]
     with pytest.raises(TypeError, match=r"takes lab\.v1\.PlayRequest"):
         await operations.start(Lab.TYPE, lab_pb2.PlayResult())
+
+
+async def test_a_parent_that_watches_its_child_goes_on_after_a_stop(lab: Lab) -> None:
+    seen: list[list[int]] = []
+
+    @lab.plays
+    async def handler(request, op):
+        if request.script == "child":
+            if op.attempt == 1:
+                await asyncio.Event().wait()
+            return lab_pb2.PlayResult(text="child")
+        child = await lab.server.operations.start(Lab.TYPE, lab_pb2.PlayRequest(script="child"))
+        seen.append([])
+        async for event in child.watch():
+            seen[-1].append(event.sequence)
+        return lab_pb2.PlayResult(text="parent")
+
+    name = (await lab.begin(script="parent")).operation.name
+    while not seen or len(seen[-1]) < 2:
+        await lab.catch_up()
+    await lab.restart(crash=False)
+    ended = await lab.end(name)
+    assert ended.state == State.STATE_COMPLETED, ended.error
+    assert seen == [[1, 2], [1, 2, 3, 4]]

@@ -80,7 +80,7 @@ class OperationRef:
     async def watch(self, after: int = 0) -> AsyncIterator[operation_pb2.OperationEvent]:
         """Its events after a sequence, to its end."""
         live = await self._live()
-        async for batch in self._engine.watch(live, WatchOptions(after=after)):
+        async for batch in self._engine.watch(live, WatchOptions(after=after, inside=current.get() is not None)):
             for item in batch:
                 if isinstance(item, Event):
                     yield operation_pb2.OperationEvent.FromString(item.body)

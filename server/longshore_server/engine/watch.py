@@ -54,13 +54,15 @@ class WatchOptions:
 
     `after`: resume after this sequence; None: the snapshot first. `types`: only these, and the terminal event; None:
     all. `conflate`: of the progress that waits only the latest. `heartbeat`: microseconds of silence before a sign of
-    life.
+    life. `inside`: a handler watches; a stop of the server does not end its watch with an error, which would become
+    its operation's end.
     """
 
     after: int | None = None
     types: frozenset[EventType] | None = None
     conflate: bool = False
     heartbeat: int = HEARTBEAT
+    inside: bool = False
 
 
 class Watches:
@@ -121,7 +123,7 @@ class Watches:
         pulse = _Pulse(self._clock, options.heartbeat)
         try:
             while True:
-                if self._draining is not None:
+                if self._draining is not None and not options.inside:
                     raise self._draining
                 events = live.after(cursor)
                 if events is None:
