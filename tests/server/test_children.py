@@ -8,7 +8,7 @@ import pytest
 from lab.v1 import lab_pb2
 
 from longshore_server import DuplicateNameError, OperationEndedError, OperationError, Reason, ServiceError
-from tests.conftest import Crash, Lab, reason_of_end, result_of
+from tests.conftest import Crash, Lab, State, reason_of_end, result_of
 
 
 async def test_a_child_is_started_once(lab: Lab) -> None:
