@@ -255,9 +255,12 @@ def new_record(
     request_id: str, parent: str,
 ) -> OperationRecord:  # fmt: skip
     """The first revision of an operation: PENDING, its log holding `accepted` alone."""
-    return OperationRecord(
+    record = object.__new__(OperationRecord)
+    # Not by the constructor: that of a frozen dataclass sets one field after the other, each by a call.
+    record.__dict__.update(
         uid=uid, id=id, type=type, state=State.PENDING, revision=1, sequence=1, first_sequence=1,
         progress_sequence=None, attempt=0, crashes=0, under_way=False, begun=None, created=created,
         updated=created, started=None, ended=None, deadline=deadline, cancel_requested=None, cancel_reason="",
-        labels=labels, owner=owner, request_id=request_id, parent=parent,
+        labels=labels, owner=owner, request_id=request_id, parent=parent, progress=None, result=None, error=None,
     )  # fmt: skip
+    return record
