@@ -92,7 +92,9 @@ class _OnCrashEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnCrash.Value
     """The operation fails with reason INTERRUPTED."""
 
 class OnCrash(_OnCrash, metaclass=_OnCrashEnumTypeWrapper):
-    """What becomes of an operation whose attempt was under way when the server died."""
+    """What becomes of an operation whose attempt was under way when the server died, or when it stopped and the time for
+    running attempts was over.
+    """
 
 ON_CRASH_UNSPECIFIED: OnCrash.ValueType  # 0
 """The same as ON_CRASH_RERUN."""
