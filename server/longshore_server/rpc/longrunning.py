@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from google.longrunning import operations_pb2 as pb
+from google.protobuf import unknown_fields
 from google.protobuf.empty_pb2 import Empty
 
 from longshore_server.engine.engine import Engine
@@ -40,8 +43,7 @@ class LongRunningOperations:
             raise invalid(
                 "name", f"{request.name[:200]!r} is no collection; it is operations", reason=Reason.INVALID_NAME
             )
-        # Newer versions of the request have this field; the lowest that we run on has not.
-        if getattr(request, "return_partial_success", False):
+        if _asks_for_partial_success(request):
             field = "return_partial_success"
             raise ServiceError(
                 Reason.UNSUPPORTED_FIELD,
@@ -80,3 +82,11 @@ class LongRunningOperations:
 
     def _message(self, record: OperationRecord) -> bytes:
         return bytes(self._operation(record).SerializeToString())
+
+
+def _asks_for_partial_success(request: pb.ListOperationsRequest) -> bool:
+    """Whether `return_partial_success` (field 5) is set: the lowest version that we run on does not know it by name."""
+    if "return_partial_success" in request.DESCRIPTOR.fields_by_name:
+        return bool(getattr(request, "return_partial_success"))  # noqa: B009 - not in the stubs of the lowest version
+    unknown: Any = unknown_fields.UnknownFieldSet(request)
+    return any(field.field_number == 5 and field.data for field in unknown)
