@@ -6,6 +6,7 @@ Times are whole microseconds since the Unix epoch, UTC.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import time
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def resolve(future: asyncio.Future[None]) -> None:
 
 
 class SystemClock:
-    """The machine's clock. A step back of the machine's time holds `now()` still instead of turning it back.
+    """The machine's clock. After a step back of the machine's time it goes on by the monotonic one.
 
     All timers share one timer of the event loop, for the earliest: most are cancelled long before they are due, and a
     place in a heap costs a tenth of what the loop takes for a timer of its own.
@@ -62,19 +63,22 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._last = 0
+        self._steady = time.monotonic_ns() // 1000
         self._heap: list[tuple[int, int, _SystemTimer]] = []
         self._order = 0
         self._cancelled = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Callbacks run in nobody's context: the timer of one operation may be armed by another.
+        self._context = contextvars.Context()
         self._armed: asyncio.TimerHandle | None = None
         self._armed_for = 0
 
     def now(self) -> int:
-        current = time.time_ns() // 1000
-        if current < self._last:
-            return self._last
-        self._last = current
-        return current
+        wall, steady = time.time_ns() // 1000, time.monotonic_ns() // 1000
+        # The machine's time, unless it has stepped back: then what has passed since, until it has caught up.
+        self._last = max(wall, self._last + steady - self._steady)
+        self._steady = steady
+        return self._last
 
     def never_before(self, floor: int) -> None:
         self._last = max(self._last, floor)
@@ -95,7 +99,9 @@ class SystemClock:
         if self._armed is not None:
             self._armed.cancel()
         self._armed_for = self._heap[0][0]
-        self._armed = self._loop.call_later(max(0, self._armed_for - self.now()) / SECOND, self._fire)
+        self._armed = self._loop.call_later(
+            max(0, self._armed_for - self.now()) / SECOND, self._fire, context=self._context
+        )
 
     def _fire(self) -> None:
         self._armed = None

@@ -208,6 +208,12 @@ class OperationError(Exception):
         details: Sequence[Message] = (),
     ) -> None:
         super().__init__(message or reason)
+        for key, value in (metadata or {}).items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise TypeError(f"metadata[{key!r}] is {value!r}: keys and values of metadata must be strings")
+        for detail in details:
+            if not isinstance(detail, Message):
+                raise TypeError(f"details hold {detail!r}: only protobuf messages can be details")
         self.reason = reason
         self.message = message or reason
         self.code = Code(code)

@@ -55,7 +55,7 @@ class Attempt:
         self._timers: list[Timer] = []
         self._operation: Operation[Any, Any, Any, Any, Any] | None = None
         self._in_handler = False
-        self.task = executor.loop.create_task(self._run(), name=self._record.name)
+        self.task = executor.loop.create_task(self._run(), name=self._record.name, context=executor.context.copy())
 
     @property
     def number(self) -> int:
@@ -96,6 +96,8 @@ class Attempt:
                 self._settle(outcome)
         except Exception:
             log.exception("attempt %d of %s broke", self.number, self._record.name)
+            if not self._executor.stopping:
+                self._settle(Outcome(Move.FAIL, failure(Reason.INTERNAL)))
         finally:
             for timer in self._timers:
                 timer.cancel()
@@ -113,14 +115,12 @@ class Attempt:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             assert task is not None
-            if self._ending is None and task.cancelling():
-                raise  # the event loop is being torn down
-            if self._ending is not None:
+            while task.cancelling():
                 task.uncancel()
             return self._interrupted()
         except OperationError as error:
             outcome = self._refused(error)
-        except Exception as error:  # noqa: BLE001 - whatever user code raises has to become an outcome
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: user code may end an attempt, not the server
             outcome = self._failed(error)
         finally:
             self._in_handler = False
@@ -170,14 +170,18 @@ class Attempt:
         return Outcome(Move.COMPLETE, AnyMessage(type_url=type.result_url, value=data).SerializeToString())
 
     def _refused(self, error: OperationError) -> Outcome:
-        status = error.status(self._type.package)
+        try:
+            status = error.status(self._type.package)
+        except (TypeError, ValueError) as problem:
+            # For example a lone surrogate in the message: it cannot be sent, and the operation must end all the same.
+            return self._failed(problem)
         if status.ByteSize() > self._executor.max_payload:
             log.error("the error of %s has %d bytes: its details are left out", self._record.name, status.ByteSize())
             del status.details[1:]
             status.message = status.message[:1024]
         return Outcome(Move.FAIL, status.SerializeToString())
 
-    def _failed(self, error: Exception) -> Outcome:
+    def _failed(self, error: BaseException) -> Outcome:
         if isinstance(error, NonDeterministicError):
             return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, str(error)))
         extra = {"operation": self._record.name, "type": self._type.name, "attempt": self.number}

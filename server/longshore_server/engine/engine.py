@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -120,6 +121,7 @@ class Engine:
     async def recover(self, services: Any) -> int:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
         self.executor.services = services
+        self.executor.context = contextvars.copy_context()
         validation.warm(type.input for type in self.types.values())
         count = await recovery.recover(
             list(self.table.live.values()), self.executor, self.store.writer, self.clock, self._epoch, self._past
@@ -368,6 +370,7 @@ class Engine:
         key = (live.record.type, live.record.state)
         self.ended[key] = self.ended.get(key, 0) + 1
         self.deadlines.remove(live)
+        self.executor.forget(live)
         if live.attempt is not None:
             live.attempt.end(Ending.SETTLED)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ class _Queue:
     def __init__(self) -> None:
         self.running = 0
         self.accepting = 0  # starts whose commit is under way and that will have to wait
-        self.waiting: deque[Live] = deque()
+        self.waiting: OrderedDict[Live, None] = OrderedDict()
 
 
 class Executor:
@@ -57,6 +58,8 @@ class Executor:
         self._queues = {name: _Queue() for name in self.types}
         # Kept, because asyncio.create_task() makes a system call every time to find it.
         self.loop = asyncio.get_running_loop()
+        self.context = contextvars.Context()
+        """What every attempt's own context is copied from: the lifespan's, never that of whoever caused the start."""
         self._attempts: set[Attempt] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -111,13 +114,19 @@ class Executor:
             self._launch(live)
         elif record.type in self._queues:
             queue = self._queues[record.type]
-            queue.waiting.append(live)
+            queue.waiting[live] = None
             self._next(queue)
+
+    def forget(self, live: Live) -> None:
+        """An operation has ended; if it waited for a slot, its place in the queue is free."""
+        queue = self._queues.get(live.record.type)
+        if queue is not None:
+            queue.waiting.pop(live, None)
 
     def rerun(self, live: Live) -> None:
         """Let an interrupted operation wait for a slot like any other; never refused."""
         queue = self._queues[live.record.type]
-        queue.waiting.append(live)
+        queue.waiting[live] = None
         self._next(queue)
 
     def release(self) -> None:
@@ -134,7 +143,7 @@ class Executor:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside everything else. The event loop itself keeps no reference to a task."""
-        task = self.loop.create_task(work)
+        task = self.loop.create_task(work, context=self.context.copy())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -179,7 +188,7 @@ class Executor:
 
     def _next(self, queue: _Queue) -> None:
         while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
-            live = queue.waiting.popleft()
+            live, _ = queue.waiting.popitem(last=False)
             if live.record.terminal:
                 continue
             queue.running += 1

@@ -160,10 +160,14 @@ class Watches:
             return None
         published = live.record.sequence
         rows = await self._store.log(live.record.uid, cursor, PAGE)
-        rows = [row for row in rows if row.sequence <= published]
-        if not rows or rows[0].sequence != cursor + 1:
-            return None
-        return rows
+        # Up to the first gap: the log may have been trimmed meanwhile, and the latest progress is kept beyond that.
+        found: list[Event] = []
+        for row in rows:
+            if row.sequence != cursor + 1 or row.sequence > published:
+                break
+            found.append(row)
+            cursor = row.sequence
+        return found or None
 
 
 class _Pulse:

@@ -266,7 +266,8 @@ class Delete(Mutation[None]):
 
     def apply(self, tx: Transaction) -> None:
         head = tx.head(self.uid)
-        if not head.terminal:
+        # An end of this very batch counts as none: its event has to reach the watchers first.
+        if not head.terminal or tx.fresh(self.uid):
             raise ServiceError(
                 Reason.OPERATION_RUNNING,
                 f"{head.name} is {head.state.name}: cancel it or wait for its end before deleting it.",

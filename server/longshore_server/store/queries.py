@@ -43,6 +43,8 @@ class Condition(NamedTuple):
     key: str = ""
 
 
+LOG_BYTES = 1 << 20
+"""How many bytes of events a lagging watcher reads at once: each has so much in memory."""
 EXAMINED = 10_000
 """The most rows that one page of a list looks at; a page may therefore be short."""
 
@@ -104,12 +106,19 @@ def input_of(connection: sqlite3.Connection, uid: bytes) -> bytes | None:
 
 
 def log(connection: sqlite3.Connection, uid: bytes, after: int, limit: int) -> list[Event]:
-    """At most `limit` events of one operation after a sequence, in order."""
+    """At most `limit` events of one operation after a sequence, in order; fewer when they are large."""
     rows = connection.execute(
         "SELECT sequence, type, body FROM events WHERE uid = ? AND sequence > ? ORDER BY sequence LIMIT ?",
         (uid, after, limit),
     )
-    return [Event(sequence, EventType(kind), body) for sequence, kind, body in rows]
+    found: list[Event] = []
+    size = 0
+    for sequence, kind, body in rows:
+        found.append(Event(sequence, EventType(kind), body))
+        size += len(body)
+        if size > LOG_BYTES:
+            break
+    return found
 
 
 def journal(connection: sqlite3.Connection, uid: bytes) -> list[JournalEntry]:

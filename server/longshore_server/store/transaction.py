@@ -170,6 +170,10 @@ class Transaction:
         self._change(head, record)
         return record
 
+    def fresh(self, uid: bytes) -> bool:
+        """Whether the operation has changed in this batch, so that nobody has seen it as it is now."""
+        return uid in self._changes or uid in self._heads
+
     def delete(self, head: OperationRecord) -> None:
         """Remove an ended operation with everything that belongs to it."""
         self.flush()

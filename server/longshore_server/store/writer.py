@@ -11,6 +11,7 @@ turn kept in readiness was measured: batches were smaller, and everything was sl
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import sqlite3
 from collections import deque
@@ -69,6 +70,8 @@ class Writer:
         self._publish = publish
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
+        # Turns and what they publish run in nobody's context: a submitter's variables are its own.
+        self._context = contextvars.Context()
         # Filled by the loop, emptied by the database's thread: a deque needs no lock for that.
         self._queue: deque[_Item] = deque()
         self._busy = False
@@ -147,7 +150,7 @@ class Writer:
         if self._queue:
             self._busy = True
             # A task begins after everything that this step of the loop has woken, and so takes that along.
-            self._task = self._loop.create_task(self._turn())
+            self._task = self._loop.create_task(self._turn(), context=self._context)
         elif self._idle is not None:
             resolve(self._idle)
 
@@ -253,7 +256,7 @@ class Writer:
     def _give_up(self, error: BaseException, items: Sequence[Mutation[Any]]) -> _Written:
         if _is_disk_trouble(error) or not isinstance(error, Exception):
             raise error
-        log.error("a change was not written: %r", items[0], exc_info=error)
+        log.error("%s was not written", type(items[0]).__name__, exc_info=error)
         return [ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], {}
 
     def _replay(self, items: Sequence[Mutation[Any]], now: int) -> _Written:
@@ -275,7 +278,7 @@ class Writer:
                         raise
                     connection.execute("ROLLBACK TO item")
                     connection.execute("RELEASE item")
-                    log.error("a change was not written: %r", item, exc_info=error)
+                    log.error("%s was not written", type(item).__name__, exc_info=error)
                     outcomes.append(ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning))
                     continue
                 connection.execute("RELEASE item")
@@ -336,7 +339,9 @@ def _apply(item: Mutation[Any], tx: Transaction) -> Any:
         return refusal
 
 
-_DISK = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DISK = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+)
 
 
 def _is_disk_trouble(error: BaseException) -> bool:
@@ -349,10 +354,12 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether trying again later makes sense: a full disk is emptied, a network disk comes back."""
+    """Whether trying again later makes sense: a full disk is emptied, a network disk comes back, a backup
+    lets go of its lock."""
     return _is_disk_trouble(error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
     )
 
 

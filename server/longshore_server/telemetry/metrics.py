@@ -37,7 +37,7 @@ class _EngineCollector(Collector):
         ended = CounterMetricFamily(
             "longshore_operations_ended", "Operations that have ended since the start.", labels=["type", "state"]
         )
-        for (name, state), count in engine.ended.items():
+        for (name, state), count in list(engine.ended.items()):
             ended.add_metric([name, state.name], count)
         yield ended
         attempts = GaugeMetricFamily("longshore_attempts_running", "Attempts under way.", labels=["type"])
