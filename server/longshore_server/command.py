@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -102,6 +103,14 @@ def load_server(target: str) -> Server:
     except ModuleNotFoundError as error:
         if error.name == module_name:
             raise LoadError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
+        raise LoadError(
+            f"{where} imports {error.name}, which is not found: put the folder that holds it on PYTHONPATH; for a "
+            "contract that is the folder `longshore generate` wrote to"
+        ) from None
+    except TypeError as error:
+        # What Python says of a service that leaves a method of its generated base out.
+        if "abstract" in str(error):
+            raise LoadError(f"{where}: {error}: each operation of the contract needs its handler") from None
         raise
     server = getattr(module, name, None)
     if not isinstance(server, Server):
@@ -145,13 +154,15 @@ async def _serve(server: Server, config: Config) -> int:
         second.add_done_callback(lambda done: None if done.cancelled() else _exit_now())
         await running.stop()
         second.cancel()
+    if running.engine.executor.running:
+        # A handler that swallows its cancellation would keep the event loop, and so the process, alive for ever.
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
 def _exit_now() -> None:
     """The second signal: leave as a crash would. What is acknowledged is durable; attempts go on at the next start."""
-    import os
-
     os._exit(130)
 
 
@@ -170,7 +181,4 @@ def _announce(running: Running) -> None:
         err=True,
     )
     if running.recovered:
-        click.echo(
-            f"  recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}, "
-            f"{running.engine.executor.running} under way", err=True,
-        )  # fmt: skip
+        click.echo(f"  recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}", err=True)

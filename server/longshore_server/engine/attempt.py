@@ -183,7 +183,8 @@ class Attempt:
 
     def _failed(self, error: BaseException) -> Outcome:
         if isinstance(error, NonDeterministicError):
-            return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, str(error)))
+            log.error("%s", error, extra={"operation": self._record.name, "type": self._type.name})
+            return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, error.public))
         extra = {"operation": self._record.name, "type": self._type.name, "attempt": self.number}
         log.error("handler of %s raised", self._record.name, exc_info=error, extra=extra)
         return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR))

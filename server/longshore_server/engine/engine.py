@@ -250,8 +250,11 @@ class Engine:
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
             labels=dict(labels) if labels else {}, owner=owner, request_id=request_id, parent=parent,
         )  # fmt: skip
-        # A child is its parent's work, not new work: a parent that a stop refused would fail instead of going on later.
-        refusal = self.executor.refusal(type) if self.accepting or child is not None else self._not_accepting()
+        # A child is its parent's work, not new work: a parent whose start was refused
+        # would fail instead of going on later.
+        refusal = None
+        if child is None:
+            refusal = self.executor.refusal(type) if self.accepting else self._not_accepting()
         if refusal is not None and not request_id and type.template is None:
             raise refusal
         digest = _digest(type, body, labels) if request_id or type.template is not None else b""
@@ -285,16 +288,17 @@ class Engine:
 
     async def load(self, uid: bytes, name: str = "") -> Live:
         """The operation with this uid, from memory or from the store. Raises `ServiceError` (OPERATION_NOT_FOUND)."""
-        live = self.table.get(uid)
-        if live is None:
-            record = await self.store.load(uid)
-            # It may have been taken in while the store was read.
+        while True:
             live = self.table.get(uid)
-            if live is None:
-                if record is None:
-                    raise _not_found(name or f"operations/{uid_text(uid)}")
-                live = self.table.add(record)
-        return live
+            if live is not None:
+                return live
+            deletions = self.table.deletions
+            record = await self.store.load(uid)
+            if record is None:
+                raise _not_found(name or f"operations/{uid_text(uid)}")
+            # It may have been taken in, or deleted, while the store was read: then look again.
+            if uid not in self.table.live and deletions == self.table.deletions:
+                return self.table.add(record)
 
     async def input_of(self, record: OperationRecord) -> bytes:
         """The operation's input, serialized."""

@@ -128,10 +128,14 @@ class Operations:
             if recorded is not None:
                 live = await engine.load(recorded)
                 return OperationRef(engine, recorded, live.record.name, False)
-            started = await engine.start(
-                kind, request, owner=parent.caller.principal, request_id=request_id, labels=labels,
-                parent=parent.name, child=(parent.uid_bytes, entry),
-            )  # fmt: skip
+            try:
+                started = await engine.start(
+                    kind, request, owner=parent.caller.principal, request_id=request_id, labels=labels,
+                    parent=parent.name, child=(parent.uid_bytes, entry),
+                )  # fmt: skip
+            except BaseException:
+                parent.release_child(entry)
+                raise
         record = started.live.record
         return OperationRef(engine, record.uid, record.name, started.created)
 

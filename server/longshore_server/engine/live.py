@@ -121,6 +121,8 @@ class Table:
         self.live: dict[bytes, Live] = {}
         self._ended: OrderedDict[bytes, Live] = OrderedDict()
         self._ended_bytes = 0
+        self.deletions = 0
+        """How many operations have been deleted since the start."""
         self._names: dict[str, bytes] = {}
         self._on_new = on_new
         self._on_end = on_end
@@ -153,6 +155,7 @@ class Table:
         """Make one commit visible, all of it in this step of the event loop."""
         for uid, (record, events) in commit.items():
             if record is None:
+                self.deletions += 1
                 gone = self._ended.pop(uid, None)
                 if gone is not None:
                     self._ended_bytes -= gone.weight

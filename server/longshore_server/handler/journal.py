@@ -27,7 +27,15 @@ class DuplicateNameError(RuntimeError):
 
 
 class NonDeterministicError(Exception):
-    """A re-run asked for something else than was recorded. The operation fails with reason NON_DETERMINISTIC."""
+    """A re-run asked for something else than was recorded. The operation fails with reason NON_DETERMINISTIC.
+
+    Attributes:
+        public: what callers are told: which await, and the attempt that recorded it. Arguments may hold secrets.
+    """
+
+    def __init__(self, which: str, attempt: int, recorded: str, asked: str) -> None:
+        self.public = f"{which}: this attempt asks for something else than attempt {attempt} did."
+        super().__init__(f"{which}: attempt {attempt} asked for ({recorded}), this attempt asks for ({asked})")
 
 
 class Asked:
@@ -80,10 +88,8 @@ class Journal:
         entry = self._entries.get(key)
         if entry is not None and entry.digest != asked.digest:
             kind, name, occurrence = key
-            raise NonDeterministicError(
-                f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}: attempt {entry.attempt} asked for "
-                f"({entry.asked}), this attempt asks for ({asked.text})"
-            )
+            which = f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}"
+            raise NonDeterministicError(which, entry.attempt, entry.asked, asked.text)
         return entry
 
 

@@ -308,6 +308,10 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, "uid", b"")
         return entry, None if found is None else found.outcome
 
+    def release_child(self, entry: JournalEntry) -> None:
+        """For the engine: a start that was refused has recorded nothing, and its name is free again."""
+        self._journal.release((entry.kind, entry.name, entry.occurrence))
+
     def _recorded(self, key: Key, asked: Asked) -> JournalEntry | None:
         try:
             return self._journal.recorded(key, asked)
