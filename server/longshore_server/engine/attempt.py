@@ -62,6 +62,11 @@ class Attempt:
         """The attempt's number, which is also its fence."""
         return self._record.attempt
 
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """What every line of the log that belongs to this attempt carries."""
+        return {"operation": self._record.name, "type": self._type.name, "attempt": self.number}
+
     def request_cancel(self) -> None:
         """Tell the handler that a caller asked to cancel; a COOPERATIVE contract gives it its grace."""
         if self._operation is not None and not self._operation.cancelled:
@@ -86,7 +91,9 @@ class Attempt:
     def _settle_without_handler(self) -> None:
         outcome = self._interrupted()
         if self._in_handler and outcome is not None:
-            log.error("%s does not stop though it was cancelled: settled without it", self._record.name)
+            log.error(
+                "%s does not stop though it was cancelled: settled without it", self._record.name, extra=self._fields
+            )
             self._settle(outcome)
 
     async def _run(self) -> None:
@@ -95,7 +102,7 @@ class Attempt:
             if outcome is not None:
                 self._settle(outcome)
         except Exception:
-            log.exception("attempt %d of %s broke", self.number, self._record.name)
+            log.exception("attempt %d of %s broke", self.number, self._record.name, extra=self._fields)
             if not self._executor.stopping:
                 self._settle(Outcome(Move.FAIL, failure(Reason.INTERNAL)))
         finally:
@@ -183,10 +190,9 @@ class Attempt:
 
     def _failed(self, error: BaseException) -> Outcome:
         if isinstance(error, NonDeterministicError):
-            log.error("%s", error, extra={"operation": self._record.name, "type": self._type.name})
+            log.error("%s", error, extra=self._fields)
             return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, error.public))
-        extra = {"operation": self._record.name, "type": self._type.name, "attempt": self.number}
-        log.error("handler of %s raised", self._record.name, exc_info=error, extra=extra)
+        log.error("handler of %s raised", self._record.name, exc_info=error, extra=self._fields)
         return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR))
 
     def _interrupted(self) -> Outcome | None:
@@ -211,4 +217,10 @@ class Attempt:
     def _settled(self, result: object) -> None:
         if isinstance(result, ServiceError):
             # The operation ended by another hand, another attempt has begun, or the store has stopped for good.
-            log.info("attempt %d of %s came to nothing: %s", self.number, self._record.name, result.message)
+            log.info(
+                "attempt %d of %s came to nothing: %s",
+                self.number,
+                self._record.name,
+                result.message,
+                extra=self._fields,
+            )

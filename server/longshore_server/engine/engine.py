@@ -410,6 +410,3 @@ def _not_found(name: str) -> ServiceError:
 def _log_refusal(future: asyncio.Future[Any]) -> None:
     if not future.cancelled() and future.exception() is not None:
         log.info("an overdue operation had ended already: %s", future.exception())
-
-
-__all__ = ["LOCAL", "Engine", "Limits", "Started", "State"]

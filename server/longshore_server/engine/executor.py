@@ -202,7 +202,12 @@ class Executor:
         except ServiceError as error:
             # Cancelled or out of time while it waited: its slot goes to the next.
             if not live.record.terminal:
-                log.error("%s could not begin: %s", live.record.name, error.message)
+                log.error(
+                    "%s could not begin: %s",
+                    live.record.name,
+                    error.message,
+                    extra={"operation": live.record.name, "type": live.record.type},
+                )
             queue.running -= 1
             self._next(queue)
         else:

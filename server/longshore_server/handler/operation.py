@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -40,6 +41,8 @@ Args = TypeVarTuple("Args")
 
 MAX_UNACKNOWLEDGED = 1024
 """How many reports of one operation may wait to be durable."""
+UNACKNOWLEDGED_BYTES = 65_536
+"""A report counts once more for each so many bytes of it."""
 
 current: contextvars.ContextVar[Operation[Any, Any, Any, Any, Any] | None] = contextvars.ContextVar(
     "longshore_operation", default=None
@@ -331,21 +334,24 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             raise TypeError(
                 f"{self._type.name}: {move.value} of type {type(value).__name__}, but the contract declares {declared}"
             )
-        if self._unacknowledged >= MAX_UNACKNOWLEDGED:
+        data = value.SerializeToString()
+        # A large report counts as many: what waits is bounded in bytes as well.
+        weight = 1 + len(data) // UNACKNOWLEDGED_BYTES
+        if self._unacknowledged and self._unacknowledged + weight > MAX_UNACKNOWLEDGED:
             raise ServiceError(
                 Reason.TOO_MUCH_UNACKNOWLEDGED,
                 f"{self.name}: {MAX_UNACKNOWLEDGED} reports wait to be durable: await some of them.",
             )
-        data = value.SerializeToString()
         if len(data) > self._max_payload:
             # Stored, it would make the log of the operation unreadable for everyone, for ever.
             raise ValueError(
                 f"{self._type.name}: {move.value} of {len(data)} bytes, more than the {self._max_payload} that the "
                 "server sends"
             )
-        self._unacknowledged += 1
+        self._unacknowledged += weight
         packed = AnyMessage(type_url=url, value=data).SerializeToString()
-        return self._writer.submit(Report(self._record.uid, self._record.attempt, move, packed), self._acknowledge)
+        report = Report(self._record.uid, self._record.attempt, move, packed)
+        return self._writer.submit(report, partial(self._acknowledge, weight))
 
-    def _acknowledge(self, _: object) -> None:
-        self._unacknowledged -= 1
+    def _acknowledge(self, weight: int, _: object) -> None:
+        self._unacknowledged -= weight

@@ -23,9 +23,6 @@ RequestT = TypeVar("RequestT", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
-Observe = Callable[[str, grpc.StatusCode, float], None]
-"""Told of every call that has ended: path, status, seconds."""
-
 
 def unary(
     request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]

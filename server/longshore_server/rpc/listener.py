@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import grpc
 
 from longshore_server.engine.engine import Engine
-from longshore_server.errors import ServiceError
 from longshore_server.rpc import longrunning, operations, standard
 from longshore_server.rpc.contracts import ContractServices
 
@@ -89,15 +88,15 @@ class Listener:
             path.unlink(missing_ok=True)
 
     def _prepare_socket(self, path: Path) -> None:
-        """Remove the socket that a dead server left behind; its lock on the data directory shows that it is dead."""
-        try:
-            if stat.S_ISSOCK(path.stat().st_mode):
-                path.unlink()
-        except FileNotFoundError:
-            pass
+        """Remove the socket that a dead server left behind. Whoever answers on it is alive, and keeps it."""
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(path))
+                except OSError:
+                    path.unlink(missing_ok=True)
+                else:
+                    raise ListenError(f"cannot listen on unix:{path}: another server answers there; choose another")
         if not path.parent.is_dir():
             raise ListenError(f"cannot listen on unix:{path}: the directory {path.parent} does not exist")
         self._sockets.append(path)
-
-
-__all__: Sequence[str] = ("ListenError", "Listener", "ServiceError")

@@ -17,7 +17,7 @@ from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
 from longshore_server.rpc import filters, wire
-from longshore_server.rpc.boundary import Context, decode, duration, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, duration, stream, unary, wait_until
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
@@ -225,6 +225,3 @@ def describe(type: OperationType) -> pb.OperationType:
         output_type=type.output.DESCRIPTOR.full_name, result_type=type.result.DESCRIPTOR.full_name,
         streaming_method=type.streamed_by, contract=type.contract, description=type.description,
     )  # fmt: skip
-
-
-__all__ = ["OperationsService", "decode"]

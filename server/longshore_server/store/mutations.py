@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from longshore_server.errors import Reason, ServiceError, failure
-from longshore_server.lifecycle import EventType, Move, State
+from longshore_server.lifecycle import Move, State
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import RequestKey, Transaction
 
@@ -328,9 +328,3 @@ def _guard(head: OperationRecord, attempt: int) -> OperationRecord:
             Reason.STALE_ATTEMPT, f"Attempt {attempt} of {head.name} is not the current one.", resource=head.name
         )
     return head
-
-
-__all__ = [
-    "Accept", "Accepted", "Begin", "Boot", "Delete", "EventType", "Interrupt", "Mutation", "Nothing", "Record",
-    "Report", "RequestCancel", "Settle", "Shutdown",
-]  # fmt: skip
