@@ -50,12 +50,13 @@ if TYPE_CHECKING:
         Failed,
         Output,
         Progress,
+        Reset,
         Started,
-        State,
     )
     from longshore_client.operation import OperationHandle, OperationMethod
     from longshore_client.retry import Retry
     from longshore_client.snapshot import Snapshot
+    from longshore_client.state import State
 
 __all__ = [
     "Aborted",
@@ -88,6 +89,7 @@ __all__ = [
     "Output",
     "PermissionDenied",
     "Progress",
+    "Reset",
     "ResourceExhausted",
     "Retry",
     "Snapshot",
@@ -142,8 +144,8 @@ _MODULES = {
         "Failed",
         "Output",
         "Progress",
+        "Reset",
         "Started",
-        "State",
     ),
     "longshore_client.operation": (
         "OperationHandle",
@@ -151,6 +153,7 @@ _MODULES = {
     ),
     "longshore_client.retry": ("Retry",),
     "longshore_client.snapshot": ("Snapshot",),
+    "longshore_client.state": ("State",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

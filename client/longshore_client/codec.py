@@ -18,8 +18,8 @@ from longshore_client.errors import (
     operation_cancelled,
     operation_failed,
 )
-from longshore_client.events import OutputT, ProgressT, ResultT, State
 from longshore_client.snapshot import Snapshot
+from longshore_client.state import OutputT, ProgressT, ResultT, State
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -202,6 +202,18 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
                 state=state,
             )
         return None
+
+    def reset(self, wire: OperationSnapshot) -> events.Reset[ProgressT, ResultT]:
+        """Decode a snapshot that stands for events which the server no longer keeps."""
+        snapshot = self.snapshot(wire)
+        return events.Reset(
+            snapshot,
+            sequence=snapshot.sequence,
+            revision=snapshot.revision,
+            attempt=snapshot.attempt,
+            time=snapshot.update_time,
+            state=snapshot.state,
+        )
 
     def _payload(self, value: AnyMessage, kind: type[ValueT], channel: str) -> ValueT:
         """Unpack a payload. `kind` is a message class; its variable has no bound because None and Never occur too."""

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias
 
-from typing_extensions import TypeVar
+from longshore_client.state import OutputT, ProgressT, ResultT, State
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from longshore_client.errors import OperationCancelled, OperationFailed
-
-ProgressT = TypeVar("ProgressT")
-OutputT = TypeVar("OutputT")
-ResultT = TypeVar("ResultT")
-
-
-class State(enum.IntEnum):
-    """Where an operation stands; the numbers are those of `longshore.v1.OperationSnapshot.State`."""
-
-    UNSPECIFIED = 0
-    PENDING = 1
-    RUNNING = 2
-    CANCELLING = 3
-    COMPLETED = 4
-    FAILED = 5
-    CANCELLED = 6
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the operation has ended."""
-        return self >= State.COMPLETED
+    from longshore_client.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +95,18 @@ class Cancelled(EventBase):
     error: OperationCancelled
 
 
+@dataclass(frozen=True, slots=True)
+class Reset(EventBase, Generic[ProgressT, ResultT]):
+    """The server no longer keeps the next events: this stands for all of them up to `sequence`.
+
+    It comes whatever kinds of events were asked for. When `state` is terminal it is the last, in the place of
+    `Completed`, `Failed` or `Cancelled`, and `snapshot` has the result or error.
+    """
+
+    snapshot: Snapshot[ProgressT, ResultT]
+    """Where the operation stood after these events."""
+
+
 Event: TypeAlias = (
     Accepted
     | Started
@@ -126,5 +117,6 @@ Event: TypeAlias = (
     | Completed[ResultT]
     | Failed
     | Cancelled
+    | Reset[ProgressT, ResultT]
 )
 """Any event of an operation with these channels."""

@@ -11,13 +11,14 @@ from google.protobuf.duration_pb2 import Duration
 from typing_extensions import TypeVar
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore.v1.operation_pb2 import EventType
+from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client import events
 from longshore_client.channel import MAX_WAIT, Channel
 from longshore_client.codec import Codec, to_any
 from longshore_client.errors import DeadlineExceeded, StillRunning
-from longshore_client.events import Event, EventBase, OutputT, ProgressT, ResultT, State
+from longshore_client.events import Event, EventBase
 from longshore_client.run import run_following
+from longshore_client.state import OutputT, ProgressT, ResultT, State
 from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from longshore.v1.operation_pb2 import OperationSnapshot
     from longshore_client.run import Callback
     from longshore_client.snapshot import Snapshot
 
@@ -42,6 +42,8 @@ _EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
     events.Completed: EventType.EVENT_TYPE_COMPLETED,
     events.Failed: EventType.EVENT_TYPE_FAILED,
     events.Cancelled: EventType.EVENT_TYPE_CANCELLED,
+    # Comes unasked, as the terminal event does: to ask for it alone is to ask for no more than that.
+    events.Reset: EventType.EVENT_TYPE_COMPLETED,
 }
 
 
@@ -123,10 +125,13 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
     ) -> AsyncGenerator[Event[ProgressT, OutputT, ResultT], None]:
         """Yield every event once and in order, the terminal one last, whatever happens to the connection.
 
+        Where the server's log no longer reaches back far enough, one `Reset` stands for what is missing, and is the
+        last if the terminal event is among it. After the last event of an operation that has ended nothing comes.
+
         Args:
             after: The sequence after which to begin. Default 0: from the first event.
             conflate: Skip progress that is no longer the latest when this caller is slow.
-            types: Only these kinds of events, as classes, and always the terminal one. Default: all.
+            types: Only these kinds of events, as classes, and always the terminal one and `Reset`. Default: all.
 
         Raises:
             CallError: The server refused, or could not be reached for as long as the channel's retry says.
@@ -141,6 +146,10 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
         )
         async with aclosing(follower.events()) as stream:
             async for wire in stream:
+                if isinstance(wire, OperationSnapshot):
+                    self._note(wire)
+                    yield self._codec.reset(wire)
+                    continue
                 if wire.HasField("accepted"):
                     # From here on a resumed watch cannot end up at another operation of the same name.
                     self._uid = follower.uid = wire.accepted.uid

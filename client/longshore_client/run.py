@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias
 
 from typing_extensions import TypeVar
 
-from longshore.v1.operation_pb2 import EventType
+from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client.errors import (
     Code,
     OperationCancelled,
@@ -18,12 +18,12 @@ from longshore_client.errors import (
     operation_cancelled,
     operation_failed,
 )
-from longshore_client.events import OutputT, ProgressT, ResultT
+from longshore_client.state import OutputT, ProgressT, ResultT
 from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
     from longshore.v1 import operations_service_pb2 as pb
-    from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
+    from longshore.v1.operation_pb2 import OperationEvent
     from longshore_client.channel import Channel
     from longshore_client.codec import Codec
     from longshore_client.operation import OperationHandle
@@ -96,6 +96,9 @@ class _Run(Generic[ProgressT, OutputT, ResultT]):
         async with aclosing(self._follower.events()) as stream:
             # To the very end, past the terminal event: leaving earlier would cancel a call that is about to end.
             async for event in stream:
+                if isinstance(event, OperationSnapshot):
+                    # What it stands for is gone; how it ended is asked for below, if that is part of it.
+                    continue
                 kind = event.WhichOneof("event")
                 if kind == "progress" and self._on_progress is not None:
                     await _call(self._on_progress, self._codec.progress(event.progress.value))

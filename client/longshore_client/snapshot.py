@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic
 
-from longshore_client.events import ProgressT, ResultT, State
+from longshore_client.state import ProgressT, ResultT, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

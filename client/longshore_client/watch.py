@@ -17,7 +17,7 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.channel import error_of, may_retry
 from longshore_client.codec import TERMINAL
 from longshore_client.errors import CallError, Code, DataLoss, Unavailable
-from longshore_client.events import State
+from longshore_client.state import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -121,8 +121,10 @@ class Follower:
             start.conflate = conflate
             start.heartbeat_interval.CopyFrom(self._heartbeat)
 
-    async def events(self) -> AsyncGenerator[OperationEvent, None]:
+    async def events(self) -> AsyncGenerator[OperationEvent | OperationSnapshot, None]:
         """Yield events until the terminal one.
+
+        A snapshot stands for events that the server no longer keeps; the last thing to come if the end is among them.
 
         Raises:
             CallError: The server refused, or could not be reached for as long as the channel's retry says.
@@ -151,8 +153,14 @@ class Follower:
                     elif kind == "heartbeat":
                         # What it covers and was not sent was left out on purpose.
                         self.last = max(self.last, response.heartbeat.sequence)
-                    elif kind == "snapshot" and not self._take(response.snapshot):
-                        break
+                    elif kind == "snapshot":
+                        if not self._take(response.snapshot):
+                            break
+                        if response.reset:
+                            yield response.snapshot
+                            if response.snapshot.state >= State.COMPLETED:
+                                await stream.read()
+                                return
                 continue
             except grpc.aio.AioRpcError as error:
                 self._channel.check_open()

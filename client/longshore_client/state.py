@@ -1,0 +1,28 @@
+"""The states of an operation, and the types of its three channels: what events and snapshots have in common."""
+
+from __future__ import annotations
+
+import enum
+
+from typing_extensions import TypeVar
+
+ProgressT = TypeVar("ProgressT")
+OutputT = TypeVar("OutputT")
+ResultT = TypeVar("ResultT")
+
+
+class State(enum.IntEnum):
+    """Where an operation stands; the numbers are those of `longshore.v1.OperationSnapshot.State`."""
+
+    UNSPECIFIED = 0
+    PENDING = 1
+    RUNNING = 2
+    CANCELLING = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the operation has ended."""
+        return self >= State.COMPLETED
