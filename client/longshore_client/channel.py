@@ -11,6 +11,7 @@ import grpc.aio
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import OperationSnapshot
 from longshore_client.errors import CallCancelled, CallError, Code, DeadlineExceeded, Unavailable, call_error
+from longshore_client.outage import Outage
 from longshore_client.retry import Backoff, Retry
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Channel:
         self.retry = retry
         self.call_timeout = call_timeout
         self.heartbeat_interval = heartbeat_interval
+        self.outage = Outage(target, self.monotonic)
         self.metadata = tuple(metadata.items()) if metadata else None
         self._credentials = credentials
         self._options = (*_OPTIONS, *options)
@@ -178,25 +180,63 @@ class Channel:
             CallError: The server refused, or could not be reached for as long as `retry` says.
         """
         backoff: Backoff | None = None
-        while True:
-            # The margin keeps the server's own answer ahead of our deadline.
-            timeout = self.call_timeout if wait is None else wait + _WAIT_MARGIN
-            if deadline is not None:
-                timeout = min(timeout, max(0.0, deadline - self.monotonic()) + _DEADLINE_MARGIN)
-            try:
-                return await rpc(request, timeout=timeout, metadata=self.metadata)
-            except grpc.aio.AioRpcError as error:
-                self.check_open()
-                failure = error_of(error)
-            except asyncio.CancelledError:
-                self.check_open()
-                raise
-            if not may_retry(failure, waiting=wait is not None):
-                raise failure
-            if backoff is None:
-                backoff = self.retry.attempts()
-            if not await backoff.pause(failure.retry_after, deadline):
-                raise failure
+        try:
+            while True:
+                # The margin keeps the server's own answer ahead of our deadline.
+                timeout = self.call_timeout if wait is None else wait + _WAIT_MARGIN
+                if deadline is not None:
+                    timeout = min(timeout, max(0.0, deadline - self.monotonic()) + _DEADLINE_MARGIN)
+                try:
+                    response = await rpc(request, timeout=timeout, metadata=self.metadata)
+                except grpc.aio.AioRpcError as error:
+                    self.check_open()
+                    failure = error_of(error)
+                except asyncio.CancelledError:
+                    self.check_open()
+                    raise
+                else:
+                    self.outage.answered(backoff)
+                    return response
+                if backoff is None:
+                    backoff = self.retry.attempts()
+                if not await self.pause(backoff, failure, deadline, waiting=wait is not None):
+                    raise failure
+        finally:
+            if backoff is not None:
+                self.outage.left(backoff)
+
+    async def pause(
+        self, backoff: Backoff, failure: CallError, deadline: float | None = None, *, waiting: bool = False
+    ) -> bool:
+        """Wait before a call that failed is made again, and tell about the outage if it is new.
+
+        Args:
+            backoff: The failures of this call so far.
+            failure: The latest.
+            deadline: Monotonic time after which no further try is made.
+            waiting: Whether the call was one that waits, so that our own deadline for it is no reason to stop.
+
+        Returns:
+            False if the failure is final, or it is time to give up.
+        """
+        if not may_retry(failure, waiting=waiting):
+            # A refusal is an answer, too; our own deadline is none.
+            if not isinstance(failure, DeadlineExceeded):
+                self.outage.answered(backoff)
+            return False
+        # Only a Longshore server says so: it can be reached, although it asks to come again.
+        if failure.domain == "longshore":
+            self.outage.contacted = True
+        try:
+            return await backoff.pause(
+                failure.retry_after,
+                deadline,
+                contacted=self.outage.contacted,
+                before=lambda: self.outage.lost(backoff, failure),
+            )
+        except asyncio.CancelledError:
+            self.outage.left(backoff)
+            raise
 
     def check_open(self) -> None:
         """Tell the two causes of a cancelled await apart: the caller's task was cancelled, or this channel was closed.

@@ -33,6 +33,9 @@ class Retry:
     """No bound is larger than this, in seconds."""
     give_up_after: float | None = 120.0
     """Seconds without any answer after which `Unavailable` is raised; None: never."""
+    first_contact: float | None = 10.0
+    """The same for a server that has never answered on this channel, since the address may be wrong: the shorter of
+    the two counts. None: `give_up_after` alone, for a program that may start long before its server."""
     timing: Timing = field(default_factory=Timing)
 
     def attempts(self) -> Backoff:
@@ -54,12 +57,21 @@ class Backoff:
         """Something came through."""
         self._failures = 0
 
-    async def pause(self, retry_after: float | None, deadline: float | None = None) -> bool:
+    async def pause(
+        self,
+        retry_after: float | None,
+        deadline: float | None = None,
+        *,
+        contacted: bool = True,
+        before: Callable[[], None] | None = None,
+    ) -> bool:
         """Wait before the next try.
 
         Args:
             retry_after: Seconds that the server asked to wait at least, if it did.
             deadline: Monotonic time after which the caller has no use for another try.
+            contacted: Whether the server has ever answered.
+            before: Called before the wait, if there is going to be one.
 
         Returns:
             False if it is time to give up instead.
@@ -73,9 +85,14 @@ class Backoff:
         delay = timing.random() * bound + (retry_after or 0.0)
         self._failures += 1
         limit = self._retry.give_up_after
+        first = self._retry.first_contact
+        if not contacted and first is not None:
+            limit = first if limit is None else min(limit, first)
         if limit is not None and now + delay - self._since > limit:
             return False
         if deadline is not None and now + delay > deadline:
             return False
+        if before is not None:
+            before()
         await timing.sleep(delay)
         return True

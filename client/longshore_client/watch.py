@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_client.channel import error_of, may_retry
+from longshore_client.channel import error_of
 from longshore_client.codec import TERMINAL
 from longshore_client.errors import CallError, Code, DataLoss, Unavailable
 from longshore_client.state import State
@@ -141,6 +141,7 @@ class Follower:
                         await self._check_over()
                         return
                     backoff.reset()
+                    self._channel.outage.answered(backoff)
                     kind = response.WhichOneof("message")
                     if kind == "event":
                         event = response.event
@@ -186,7 +187,8 @@ class Follower:
             finally:
                 stream.close()
                 self._channel.streams.discard(call)
-            if not may_retry(failure) or not await backoff.pause(failure.retry_after):
+                self._channel.outage.left(backoff)
+            if not await self._channel.pause(backoff, failure):
                 raise failure
 
     def _open(self) -> StreamCall[pb.WatchResponse]:

@@ -70,3 +70,16 @@ async def test_thousands_of_failures_do_not_overflow() -> None:
     for _ in range(5000):
         assert await backoff.pause(None)
     assert time.pauses[-1] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("give_up_after", "first_contact", "pauses"), [(120, 10, 2), (None, 10, 2), (5, 10, 1), (13, None, 3)]
+)
+async def test_it_gives_up_sooner_on_a_server_that_never_answered(
+    give_up_after: float | None, first_contact: float | None, pauses: int
+) -> None:
+    time = Time()
+    backoff = Retry(4.0, 4.0, give_up_after, first_contact, timing=time.timing(1.0)).attempts()
+    while await backoff.pause(None, contacted=False):
+        pass
+    assert len(time.pauses) == pauses

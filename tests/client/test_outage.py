@@ -1,0 +1,114 @@
+"""What the client says about a server that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from acme.orders.v1.orders_longshore import OrdersClient
+from acme.orders.v1.orders_pb2 import ProcessOrderRequest
+from google.rpc import code_pb2
+
+import longshore_client as lc
+from longshore_client.errors import call_error
+from longshore_client.outage import Outage
+from longshore_client.retry import Timing
+from tests.client.fake import FakeServer, Refusal, status
+from tests.client.test_retry import Time
+
+REQUEST = ProcessOrderRequest(order_id="ord_1")
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    return [(item.levelno, item.getMessage()) for item in caplog.records if item.name == "longshore_client"]
+
+
+async def test_one_warning_and_one_info_for_many_calls(
+    server: FakeServer, orders: OrdersClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    op = await orders.process(REQUEST)
+    watch = op.watch()
+    await anext(watch)
+    assert told(caplog) == [], "nothing to tell while all is well"
+    await server.stop()
+    calls = [asyncio.ensure_future(call) for call in (anext(watch), op.get(), op.get())]
+    await asyncio.sleep(0.2)
+    server.service.records[op.name].start()
+    await server.start()
+    await asyncio.gather(*calls)
+    (warned, warning), (informed, info) = told(caplog)
+    assert (warned, informed) == (logging.WARNING, logging.INFO)
+    assert warning.startswith(f"{server.address} does not answer, trying again: ")
+    assert "UNAVAILABLE" in warning
+    assert info.startswith(f"{server.address} answers again after 0.")
+    await watch.aclose()
+
+
+async def test_a_wrong_address_is_told_at_once_and_given_up_after_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    time = Time()
+    async with lc.connect("127.0.0.1:1", retry=lc.Retry(timing=time.timing(0.5))) as channel:
+        with pytest.raises(lc.Unavailable):
+            await OrdersClient(channel).process(REQUEST)
+        assert 5 < time.now - 100 <= 10
+        with pytest.raises(lc.Unavailable):
+            [event async for event in OrdersClient(channel).process.attach("operations/x").watch()]
+    ((level, message),) = told(caplog)
+    assert level == logging.WARNING
+    assert message.startswith("127.0.0.1:1 does not answer")
+
+
+async def test_a_server_that_has_answered_is_worth_the_whole_wait(server: FakeServer) -> None:
+    time = Time()
+    async with lc.connect(server.address, retry=lc.Retry(timing=time.timing(0.5))) as channel:
+        op = await OrdersClient(channel).process(REQUEST)
+        await server.stop()
+        with pytest.raises(lc.Unavailable):
+            await op.get()
+    assert 110 < time.now - 100 <= 120
+
+
+async def test_a_server_that_asks_to_come_again_was_contacted(server: FakeServer) -> None:
+    time = Time()
+    busy = Refusal(status(code_pb2.UNAVAILABLE, "SERVER_DRAINING", "going"))
+    server.service.refuse = [busy] * 20
+    async with lc.connect(server.address, retry=lc.Retry(timing=time.timing(0.5))) as channel:
+        await OrdersClient(channel).process(REQUEST)
+    assert time.now - 100 > 10
+
+
+async def test_no_retry_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    async with lc.connect("127.0.0.1:1", retry=lc.Retry(give_up_after=0, timing=Timing(random=lambda: 1.0))) as channel:
+        with pytest.raises(lc.Unavailable):
+            await OrdersClient(channel).process(REQUEST)
+    assert told(caplog) == [], "the error says it"
+
+
+async def test_a_call_that_is_cancelled_meanwhile_does_not_keep_the_outage_open(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with lc.connect(server.address) as channel:
+        op = await OrdersClient(channel).process(REQUEST)
+        await server.stop()
+        for waiting in (op.get(), anext(op.watch(1))):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(waiting, 0.1)
+        await server.start()
+        await op.get()
+    assert [level for level, _ in told(caplog)] == [logging.WARNING, logging.INFO]
+
+
+def test_it_is_back_only_when_nobody_waits_any_longer(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    outage = Outage("x:1", lambda: 1.0)
+    error = call_error(14, "refused", None)
+    first, second = object(), object()
+    outage.lost(first, error)
+    outage.lost(second, error)
+    outage.answered(None)
+    outage.answered(first)
+    assert len(told(caplog)) == 1
+    outage.answered(second)
+    assert len(told(caplog)) == 2
