@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import pytest
 from lab.v1.lab_pb2 import PlayProgress, PlayRequest, PlayResult
 
 from longshore.v1.channels_pb2 import CounterProgress, DiagnosticOutput, MilestoneProgress
+from longshore.v1.operations_service_pb2 import CancelRequest
 from longshore_server import OperationError
 from tests.conftest import Lab
 
@@ -34,18 +37,19 @@ class Done(NamedTuple):
 
 
 Run = Callable[..., Awaitable[Done]]
+MakeLab = Callable[..., Awaitable[Lab]]
 
 
 @pytest.fixture
 def run(lab: Lab) -> Run:
     """Run a command against the laboratory's server."""
+    return functools.partial(command, lab)
 
-    async def command(*arguments: str, stdin: str = "") -> Done:
-        process = await spawn(lab.harness.address, *arguments)
-        out, err = await process.communicate(stdin.encode())
-        return Done(process.returncode or 0, out.decode(), err.decode())
 
-    return command
+async def command(lab: Lab, *arguments: str, stdin: str = "") -> Done:
+    process = await spawn(lab.harness.address, *arguments)
+    out, err = await process.communicate(stdin.encode())
+    return Done(process.returncode or 0, out.decode(), err.decode())
 
 
 async def spawn(address: str, *arguments: str) -> asyncio.subprocess.Process:
@@ -147,7 +151,7 @@ async def test_cancel_get_wait_and_watch(lab: Lab, run: Run) -> None:
     got = await run("get", "named-c", "--json")
     assert got.json[0]["state"] == "RUNNING"
     text = await run("get", name)
-    assert "state           RUNNING" in text.out.splitlines()
+    assert ["state", "RUNNING"] in [line.split() for line in text.out.splitlines()]
     cancelled = await run("cancel", name, "--reason", "ordered twice")
     assert cancelled.code == 0
     assert name in cancelled.out
@@ -160,6 +164,8 @@ async def test_cancel_get_wait_and_watch(lab: Lab, run: Run) -> None:
     assert (as_json.code, as_json.json[0]["state"]) == (3, "CANCELLED")
     again = await run("cancel", name)
     assert (again.code, again.out) == (0, f"{name} has ended: CANCELLED\n")
+    fields = [line.partition(" ") for line in (await run("get", name)).out.splitlines()]
+    assert "cancel_request_time" in [field for field, _, _ in fields], "the longest name is apart from its value"
 
 
 async def test_a_watch_can_be_filtered(lab: Lab, run: Run) -> None:
@@ -187,7 +193,74 @@ async def test_a_watch_goes_on_across_a_crash(lab: Lab) -> None:
     assert [event["sequence"] for event in events] == [1, 2, 3, 4, 5, 6]
     assert events[3]["type"] == "attempt_failed"
     assert process.returncode == 0
-    assert b"trying again" in err
+    # Old versions of grpc write about the connection, too.
+    told = [line for line in err.decode().splitlines() if not re.match(r"[WIE]\d{4} |WARNING: All log", line)]
+    assert told[0] == f"{lab.harness.address} does not answer; trying again", told
+    assert re.fullmatch(r"back after \d+\.\d s", told[1])
+    assert len(told) == 2
+
+
+async def logged(make_lab: MakeLab, how: str) -> tuple[Lab, str]:
+    """An operation that ended, of whose many events the log holds only the last."""
+    lab = await make_lab(max_events=20)
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        for number in range(60):
+            await op.progress(PlayProgress(number=number))
+        if how == "FAILED":
+            raise OperationError("OUT_OF_STOCK", "no A1 left")
+        if how == "CANCELLED":
+            await op.cancelled.wait()
+        return PlayResult(text="made")
+
+    name = (await lab.begin()).operation.name
+    await lab.reached(name, "progress", 60)
+    if how == "CANCELLED":
+        await lab.operations.Cancel(CancelRequest(name=name, reason="ordered twice"))
+    await lab.end(name)
+    # What the log has dropped the server may still have in memory.
+    await lab.restart(crash=False)
+    return lab, name
+
+
+ENDS = {
+    "COMPLETED": (0, '{"text": "made"}\n', "✔ completed in 0.0 s"),
+    "FAILED": (1, "", "✘ failed after 0.0 s: no A1 left (OUT_OF_STOCK)"),
+    "CANCELLED": (3, "", "■ cancelled after 0.0 s: "),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("after", ["the log's begin", "the end"])
+async def test_a_watch_without_a_last_event_tells_how_it_ended(make_lab: MakeLab, how: str, after: str) -> None:
+    lab, name = await logged(make_lab, how)
+    last = (await lab.get(name)).sequence
+    arguments = ("watch", name, "--after", str(last if after == "the end" else 2))
+    code, out, end = ENDS[how]
+    done = await command(lab, *arguments)
+    assert (done.code, done.out) == (code, out)
+    title, *notes, line = done.err.splitlines()
+    assert title == name
+    assert notes == (
+        [] if after == "the end" else [f"  the log no longer reaches back: events up to {last} are left out"]
+    )
+    assert line.startswith(end)
+    as_json = await command(lab, *arguments, "--json")
+    assert (as_json.code, as_json.err) == (code, "")
+    assert [item["type"] for item in as_json.json] == (["snapshot"] if after == "the end" else ["reset", "snapshot"])
+    assert {item["snapshot"]["state"] for item in as_json.json} == {how}
+    assert {item["operation"] for item in as_json.json} == {name}
+
+
+async def test_the_server_may_stand_before_the_command(lab: Lab, run: Run) -> None:
+    assert (await run("--server", lab.harness.address, "ls")).err == "no operations\n"
+    first = await run("--server", "127.0.0.1:1", "ls")
+    assert (first.code, "no Longshore server answers at 127.0.0.1:1" in first.err) == (5, True)
+    both = await run("--server", "127.0.0.1:1", "ls", "--server", lab.harness.address)
+    assert (both.code, both.err) == (0, "no operations\n"), "the nearer one counts"
+    useless = await run("--server", "127.0.0.1:1", "generate", "x")
+    assert (useless.code, "talks to no server" in useless.err) == (2, True)
 
 
 async def test_ctrl_c_leaves_it_running_and_says_how_to_come_back(lab: Lab) -> None:
@@ -365,6 +438,8 @@ def test_generate_compiles_and_exports(tmp_path: Path) -> None:
     arguments = ["generate", str(contract), "--out", str(out), "--export", str(export)]
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True)
     assert str(out / "acme/orders/v1/orders_longshore.py") in done.stdout.splitlines()
+    hint = f"with {out} on the Python path: from acme.orders.v1.orders_longshore import OrdersClient\n"
+    assert done.stderr == hint
     # What was exported is enough for any protoc.
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{export}", f"--python_out={tmp_path}"]
     subprocess.run([*protoc, "acme/orders/v1/orders.proto"], check=True)

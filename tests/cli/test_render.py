@@ -64,6 +64,14 @@ def common(sequence: int, state: lc.State = lc.State.RUNNING) -> dict[str, Any]:
 def test_every_event_has_a_json_form_and_a_line(types: Types, capsys: pytest.CaptureFixture[str]) -> None:
     failed = lc.OperationFailed("no A1", operation="operations/x", reason="OUT_OF_STOCK", code=lc.Code.ABORTED)
     cancelled = lc.OperationCancelled("by ada", operation="operations/x", reason="CANCELLED", code=lc.Code.CANCELLED)
+    interrupted = lc.OperationFailed(
+        "stopped", operation="operations/x", reason="INTERRUPTED", code=lc.Code.ABORTED, domain="longshore"
+    )
+    snapshot: lc.Snapshot[Any, Any] = lc.Snapshot(
+        name="operations/x", uid="u", type="T", state=lc.State.RUNNING, revision=9, sequence=9, attempt=1,
+        progress=ProcessOrderProgress(step="c", message="d"), create_time=common(1)["time"],
+        update_time=common(9)["time"],
+    )  # fmt: skip
     events: list[lc.Event[Any, Any, Any]] = [
         lc.Accepted("operations/x", "u", "T", **common(1)),
         lc.Started(**common(2)),
@@ -74,15 +82,19 @@ def test_every_event_has_a_json_form_and_a_line(types: Types, capsys: pytest.Cap
         lc.Completed(ProcessOrderProgress(message="r"), **common(7, lc.State.COMPLETED)),
         lc.Failed(failed, **common(7, lc.State.FAILED)),
         lc.Cancelled(cancelled, **common(7, lc.State.CANCELLED)),
+        lc.AttemptFailed(interrupted, timedelta(0), **common(8)),
+        lc.Reset(snapshot, **common(9)),
     ]
     dicts = [event_dict(event, types) for event in events]
     assert [item["type"] for item in dicts] == [
-        "accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled"
+        "accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled",
+        "attempt_failed", "reset",
     ]  # fmt: skip
     assert dicts[2]["value"] == {"step": "a", "message": "b"}
     assert dicts[2]["time"] == "2026-01-01T00:00:03Z"
     assert dicts[4]["retry_delay"] == 2.0
     assert dicts[7]["error"]["reason"] == "OUT_OF_STOCK"
+    assert dicts[10]["snapshot"]["progress"] == {"step": "c", "message": "d"}
     plain = PlainRenderer(types)
     for event in events:
         plain.event(event)
@@ -90,12 +102,15 @@ def test_every_event_has_a_json_form_and_a_line(types: Types, capsys: pytest.Cap
     assert shown.out == "out\n"
     lines = shown.err.splitlines()
     assert lines[0].split() == ["a", "b", "2.0", "s"]
-    assert lines[1:] == [
-        "  attempt 1 ended: no A1 (OUT_OF_STOCK); again in 2.0 s",
+    assert lines[-1].split() == ["c", "d", "8.0", "s"]
+    assert lines[1:-1] == [
+        "  attempt 1 ended: no A1 (OUT_OF_STOCK); running again in 2.0 s",
         "  cancelling: why",
         "✔ completed in 6.0 s",
         "✘ failed after 6.0 s: no A1 (OUT_OF_STOCK)",
         "■ cancelled after 6.0 s: by ada",
+        "  attempt 1 was interrupted by a stop of the server; running again",
+        "  the log no longer reaches back: events up to 9 are left out",
     ]
 
 

@@ -126,8 +126,13 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 @click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-def cli() -> None:
+@click.option("--server", metavar="ADDRESS", help="For the commands that talk to one: host:port or unix:PATH.")
+@click.pass_context
+def cli(ctx: click.Context, server: str | None) -> None:
     """Durable operations over gRPC: start them, follow them, and serve them.
 
     The server is given by --server or LONGSHORE_SERVER: host:port or unix:PATH, by default localhost:50051.
     """
+    if server is not None and ctx.invoked_subcommand in ("generate", "serve"):
+        raise click.UsageError(f"`longshore {ctx.invoked_subcommand}` talks to no server: leave out --server")
+    ctx.obj = server

@@ -54,7 +54,6 @@ async def call(
     values = _read_data(data)
     wanted_labels = _read_labels(labels)
     info = await session.types.operation_type(operation_type)
-    session.established()
     method = await session.types.method(info)
     request = _to_message(session, values, info.input_type)
     handle = await method(request, request_id=request_id, labels=wanted_labels)

@@ -11,8 +11,9 @@ import click
 from longshore_client import events
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.render import print_json, print_result, renderer, snapshot_dict
-from longshore_client.cli.session import CANCELLED, FAILED, Session, operation_name, with_session
+from longshore_client.cli.session import CANCELLED, FAILED, STILL_RUNNING, Session, operation_name, with_session
 from longshore_client.errors import OperationCancelled, OperationFailed, StillRunning
+from longshore_client.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +30,7 @@ _KINDS: dict[str, type[EventBase]] = {
     "attempt_failed": events.AttemptFailed,
     "cancelling": events.Cancelling,
 }
+_ENDS = {State.COMPLETED: 0, State.FAILED: FAILED, State.CANCELLED: CANCELLED}
 
 
 async def follow(
@@ -45,7 +47,7 @@ async def follow(
     if title and not session.json:
         click.echo(handle.name, err=True)
     show = renderer(session.types, as_json=session.json, name=handle.name)
-    code = 0
+    code: int | None = None
     last = after
     limit = asyncio.timeout(timeout)
     try:
@@ -57,14 +59,23 @@ async def follow(
                 )
                 show.event(event)
                 match event:
-                    case events.Completed() if not session.json:
-                        print_result(event.result, session.types)
+                    case events.Completed():
+                        code = 0
+                        if not session.json:
+                            print_result(event.result, session.types)
                     case events.Failed():
                         code = FAILED
                     case events.Cancelled():
                         code = CANCELLED
                     case _:
                         pass
+            if code is None:
+                # The end is not among the events: the log no longer holds it, or the caller had seen it before.
+                snapshot = await handle.get()
+                code = _ENDS.get(snapshot.state, STILL_RUNNING)
+                show.ended(snapshot)
+                if not session.json and snapshot.state is State.COMPLETED:
+                    print_result(snapshot.result, session.types)
     except TimeoutError:
         if not limit.expired():
             raise
@@ -102,7 +113,6 @@ async def _attach(session: Session, name: str) -> OperationHandle[Any, Any, Any]
 
     request = pb.GetRequest(name=operation_name(name))
     snapshot = await session.channel.invoke(session.channel.calls.get, request)
-    session.established()
     return await session.types.attach(snapshot.name, snapshot.type)
 
 
@@ -181,6 +191,8 @@ def _print_snapshot(session: Session, snapshot: Snapshot[Any, Any]) -> None:
     """Field by field, the payloads as JSON."""
     import json
 
-    for field, value in snapshot_dict(snapshot, session.types).items():
+    fields = snapshot_dict(snapshot, session.types)
+    width = max(map(len, fields)) + 2
+    for field, value in fields.items():
         text = value if isinstance(value, (str, int)) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{click.style(f'{field:<16}', bold=True)}{text}")
+        click.echo(f"{click.style(f'{field:<{width}}', bold=True)}{text}")

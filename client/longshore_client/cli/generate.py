@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -64,10 +65,23 @@ def generate(
                 packages=packages,
             )
             _report(out, written)
+            _say_how_to_import(out, written)
         if export is not None:
             _report(export, export_protos(paths, export, include=include))
     except CompileError as error:
         fail(str(error), FAILED)
+
+
+def _say_how_to_import(out: Path, written: list[Path]) -> None:
+    """One line, on stderr: what is written goes to stdout, for programs."""
+    for path in written:
+        if path.name.endswith("_longshore.py"):
+            found = re.search(r"^class (\w+Client)\b", (out / path).read_text(encoding="utf-8"), re.MULTILINE)
+            if found is not None:
+                module = ".".join(path.with_suffix("").parts)
+                click.echo(f"with {out} on the Python path: from {module} import {found[1]}", err=True)
+                return
+    click.echo(f"{out} must be on the Python path", err=True)
 
 
 def _report(folder: Path, written: list[Path]) -> None:

@@ -9,7 +9,7 @@ import click
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.cli.render import age, describe, print_json, snapshot_dict
 from longshore_client.cli.session import Session, with_session
-from longshore_client.events import State
+from longshore_client.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,6 @@ async def ls(session: Session, filter_: str, limit: int, everything: bool) -> No
         size = _PAGE if everything else min(_PAGE, limit - shown)
         request = pb.ListRequest(filter=filter_, page_size=size, page_token=token)
         page = await session.channel.invoke(session.channel.calls.list, request)
-        session.established()
         for operation_type in {snapshot.type for snapshot in page.operations}:
             await session.types.learn(operation_type)
         rows = [session.types.codec.snapshot(snapshot) for snapshot in page.operations]

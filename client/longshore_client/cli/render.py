@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from longshore_client import events
-from longshore_client.events import State
+from longshore_client.state import State
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -40,6 +40,9 @@ class Renderer(Protocol):
 
     def event(self, event: events.Event[Any, Any, Any]) -> None:
         """Show one event."""
+
+    def ended(self, snapshot: Snapshot[Any, Any]) -> None:
+        """Show how an operation ended whose last event is not there to be shown."""
 
     def close(self) -> None:
         """Leave the terminal in order."""
@@ -124,6 +127,8 @@ def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, An
             data |= {"error": error_dict(event.error, types), "retry_delay": event.retry_delay.total_seconds()}
         case events.Cancelling():
             data["reason"] = event.reason
+        case events.Reset():
+            data["snapshot"] = snapshot_dict(event.snapshot, types)
         case _:
             pass
     return data
@@ -172,6 +177,9 @@ class JsonRenderer:
         data = event_dict(event, self._types)
         print_json({"type": data.pop("type"), "operation": self._name} | data)
 
+    def ended(self, snapshot: Snapshot[Any, Any]) -> None:
+        print_json({"type": "snapshot", "operation": self._name, "snapshot": snapshot_dict(snapshot, self._types)})
+
     def close(self) -> None:
         pass
 
@@ -194,17 +202,38 @@ class PlainRenderer:
                 self.output(event.value)
             case events.AttemptFailed():
                 again = f" in {elapsed(event.retry_delay.total_seconds())}" if event.retry_delay else ""
-                self.note(f"attempt {event.attempt} ended: {event.error.message} ({event.error.reason}); again{again}")
+                why = (
+                    "was interrupted by a stop of the server"
+                    if event.error.reason == "INTERRUPTED" and event.error.domain == "longshore"
+                    else f"ended: {event.error.message} ({event.error.reason})"
+                )
+                self.note(f"attempt {event.attempt} {why}; running again{again}")
             case events.Cancelling():
                 self.note(f"cancelling{f': {event.reason}' if event.reason else ''}")
             case events.Completed():
-                self.end("✔", "green", f"completed in {spent}")
-            case events.Failed():
-                self.end("✘", "red", f"failed after {spent}: {event.error.message} ({event.error.reason})")
-            case events.Cancelled():
-                self.end("■", "yellow", f"cancelled after {spent}: {event.error.message}")
+                self.outcome(event.state, spent, None)
+            case events.Failed() | events.Cancelled():
+                self.outcome(event.state, spent, event.error)
+            case events.Reset():
+                self.note(f"the log no longer reaches back: events up to {event.sequence} are left out")
+                if event.snapshot.progress is not None and not event.state.terminal:
+                    self.progress(event.snapshot.progress, spent)
             case _:
                 pass
+
+    def ended(self, snapshot: Snapshot[Any, Any]) -> None:
+        spent = elapsed(((snapshot.end_time or snapshot.update_time) - snapshot.create_time).total_seconds())
+        self.outcome(snapshot.state, spent, snapshot.error)
+
+    def outcome(self, state: State, spent: str, error: LongshoreError | None) -> None:
+        """The line that says how it ended."""
+        why = f": {error.message}" if error is not None else ""
+        if state is State.COMPLETED:
+            self.end("✔", "green", f"completed in {spent}")
+        elif state is State.FAILED:
+            self.end("✘", "red", f"failed after {spent}{why}{f' ({error.reason})' if error is not None else ''}")
+        elif state is State.CANCELLED:
+            self.end("■", "yellow", f"cancelled after {spent}{why}")
 
     def progress(self, value: Message, spent: str) -> None:
         head, text = describe(value, self._types)
@@ -291,6 +320,7 @@ _SNAKE: dict[type[events.EventBase], str] = {
     events.Completed: "completed",
     events.Failed: "failed",
     events.Cancelled: "cancelled",
+    events.Reset: "reset",
 }
 
 

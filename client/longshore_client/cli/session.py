@@ -25,7 +25,7 @@ from longshore_client.errors import (
     Unavailable,
     Unimplemented,
 )
-from longshore_client.retry import Retry, Timing
+from longshore_client.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -35,7 +35,6 @@ P = ParamSpec("P")
 DEFAULT_SERVER = "localhost:50051"
 
 FAILED = 1
-USAGE = 2
 CANCELLED = 3
 STILL_RUNNING = 4
 UNREACHABLE = 5
@@ -57,14 +56,18 @@ class Session:
     types: Types
     come_back: str = field(default="")
     """What to say after Ctrl-C; set while an operation is followed."""
+    _told: bool = field(default=False, init=False)
 
-    def established(self) -> None:
-        """The server has answered: from here on outages are bridged, and told about."""
-        self.channel.retry = Retry(give_up_after=_RECONNECT, timing=Timing(sleep=self._pause))
+    def lost(self, target: str, error: CallError) -> None:  # noqa: ARG002 - the sentence for people has no details
+        """Tell about an outage; before the first contact the error at the end says all."""
+        self._told = self.channel.outage.contacted
+        if self._told:
+            click.echo(f"{self.server} does not answer; trying again", err=True)
 
-    async def _pause(self, seconds: float) -> None:
-        click.echo(f"{self.server} does not answer; trying again", err=True)
-        await asyncio.sleep(max(seconds, 0.2))
+    def back(self, target: str, seconds: float) -> None:  # noqa: ARG002
+        """Tell about the end of an outage that was told about."""
+        if self._told:
+            click.echo(f"back after {seconds:.1f} s", err=True)
 
     def command(self, text: str) -> str:
         """A command line for the user to type, with the server if it is not the default."""
@@ -80,7 +83,8 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
 
     @click.option(
         "--server",
-        default=lambda: os.environ.get("LONGSHORE_SERVER", DEFAULT_SERVER),
+        # `longshore --server X ls` is the same as `longshore ls --server X`.
+        default=lambda: click.get_current_context().obj or os.environ.get("LONGSHORE_SERVER", DEFAULT_SERVER),
         metavar="ADDRESS",
         help="host:port or unix:PATH.  [env: LONGSHORE_SERVER; default: localhost:50051]",
     )
@@ -91,9 +95,10 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
         sessions: list[Session] = []
 
         async def run() -> int | None:
-            retry = Retry(give_up_after=_FIRST_CONTACT)
+            retry = Retry(give_up_after=_RECONNECT, first_contact=_FIRST_CONTACT)
             async with connect(server, retry=retry) as channel:
                 session = Session(server, json, channel, Types(channel))
+                channel.outage.listener = session
                 sessions.append(session)
                 return await command(session, *args, **kwargs)
 
