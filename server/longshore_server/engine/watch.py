@@ -7,7 +7,8 @@ watchers share or, when it lags behind that, from the log. However slow it is, i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,13 +73,14 @@ class Watches:
         self._store = store
         self._clock = clock
         self._limit = limit
+        self._places = 0
         self._open: dict[object, Live] = {}
         self._draining: ServiceError | None = None
 
     @property
     def count(self) -> int:
         """How many are open."""
-        return len(self._open)
+        return self._places
 
     def end(self, reason: ServiceError) -> None:
         """End every watch, and every later one, with `reason`."""
@@ -86,15 +88,24 @@ class Watches:
         for live in set(self._open.values()):
             live.wake()
 
-    def check_room(self) -> None:
-        """Raises `ServiceError` (TOO_MANY_WATCHES) when no further watch may be opened now."""
-        if len(self._open) >= self._limit:
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """The place of one watch. Who starts what it will watch takes it first: a refusal leaves nothing behind.
+
+        Raises `ServiceError` (TOO_MANY_WATCHES).
+        """
+        if self._places >= self._limit:
             raise ServiceError(
                 Reason.TOO_MANY_WATCHES, f"{self._limit} watches are open: try again later.", retry_after=5.0
             )
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
 
     async def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
-        """Follow `live` to its end, in batches of what is there. Raises `ServiceError`."""
+        """Follow `live` to its end, in batches of what is there, in a `place`. Raises `ServiceError`."""
         if options.after is not None and options.after > live.record.sequence:
             raise ServiceError(
                 Reason.SEQUENCE_OUT_OF_RANGE,
@@ -102,7 +113,6 @@ class Watches:
                 resource=live.record.name,
                 metadata={"sequence": str(live.record.sequence)},
             )
-        self.check_room()
         token = object()
         self._open[token] = live
         try:

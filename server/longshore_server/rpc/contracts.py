@@ -71,13 +71,13 @@ class ContractServices:
     def _stream(self, type: OperationType) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def call(request: Message, context: Context) -> AsyncIterator[bytes]:
             metadata = _read(context)
-            self._engine.watches.check_room()  # before anything is started: a refusal leaves nothing behind
-            started = await self._start(type, request, metadata)
-            await context.send_initial_metadata(_answer(started, started.live.record.sequence))
-            messages = wire.LongRunningStream(started.live, type)
-            async for batch in self._engine.watch(started.live, WatchOptions()):
-                for item in batch:
-                    yield messages.message(item)
+            with self._engine.watches.place():
+                started = await self._start(type, request, metadata)
+                await context.send_initial_metadata(_answer(started, started.live.record.sequence))
+                messages = wire.LongRunningStream(started.live, type)
+                async for batch in self._engine.watch(started.live, WatchOptions()):
+                    for item in batch:
+                        yield messages.message(item)
 
         return stream(type.input, call)
 

@@ -66,11 +66,11 @@ class OperationsService:
 
     async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[bytes]:
         options = watch_options(request)
-        self._engine.watches.check_room()  # before anything is started: a refusal leaves nothing behind
-        live, _ = await self._begin(request)
-        async for batch in self._engine.watch(live, options):
-            for item in batch:
-                yield wire.watch_response(item)
+        with self._engine.watches.place():
+            live, _ = await self._begin(request)
+            async for batch in self._engine.watch(live, options):
+                for item in batch:
+                    yield wire.watch_response(item)
 
     async def _begin(self, request: pb.StartRequest | pb.RunRequest) -> Started:
         type, input = self._input(request)
@@ -117,9 +117,10 @@ class OperationsService:
         options = watch_options(request, after)
         live = await self._engine.find(request.name)
         check_uid(live.record, request.uid)
-        async for batch in self._engine.watch(live, options):
-            for item in batch:
-                yield wire.watch_response(item)
+        with self._engine.watches.place():
+            async for batch in self._engine.watch(live, options):
+                for item in batch:
+                    yield wire.watch_response(item)
 
     async def _cancel(self, request: pb.CancelRequest, context: Context) -> bytes:
         live = await self._engine.find(request.name)
