@@ -75,7 +75,8 @@ from __future__ import annotations
 import asyncio
 from typing import assert_type, assert_never
 from longshore_client import (
-    Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Output, Progress, Started, Snapshot, connect
+    Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Output, Progress, Reset, Snapshot, Started,
+    connect
 )
 from longshore.v1.channels_pb2 import DiagnosticOutput
 from typed.v1.things_longshore import ProcessEvent, ThingsClient
@@ -96,7 +97,7 @@ def show(event: ProcessEvent) -> str:
             return error.reason
         case Cancelled(stopped):
             return stopped.reason
-        case Accepted() | Started() | Cancelling():
+        case Accepted() | Started() | Cancelling() | Reset():
             return str(event.sequence)
     assert_never(event)
 
