@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
-import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -22,6 +22,8 @@ from longshore_server.rpc.listener import ListenError
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
 from longshore_server.telemetry import logs
+
+log = logging.getLogger(__name__)
 
 
 class LoadError(Exception):
@@ -149,7 +151,7 @@ async def _serve(server: Server, config: Config) -> int:
         if not got.done():
             got.cancel()
             return 1
-        click.echo("  stopping; press Ctrl-C again to stop at once", err=True)
+        _say(config, "stopping; press Ctrl-C again to stop at once")
         second = asyncio.ensure_future(signals.get())
         second.add_done_callback(lambda done: None if done.cancelled() else _exit_now())
         await running.stop()
@@ -176,9 +178,17 @@ def _announce(running: Running) -> None:
     listed = ", ".join(f"{name} ({count} operation{'s' if count != 1 else ''})" for name, count in services.items())
     metrics = f"   metrics {running.metrics.address}" if running.metrics else ""
     where = ", ".join(running.addresses)
-    click.echo(
-        f"  longshore {version('longshore')}  serving {listed}  on {where}   data {running.config.data}{metrics}",
-        err=True,
+    _say(
+        running.config,
+        f"longshore {version('longshore')}  serving {listed}  on {where}   data {running.config.data}{metrics}",
     )
     if running.recovered:
-        click.echo(f"  recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}", err=True)
+        _say(running.config, f"recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}")
+
+
+def _say(config: Config, text: str) -> None:
+    """To people as it is; to machines as one more line of the log."""
+    if config.log_format == "json":
+        log.info("%s", text)
+    else:
+        click.echo(f"  {text}", err=True)
