@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,29 @@ from tests.client.fake import FakeServer
 
 
 class Pauses(list[float]):
-    """The pauses that the client made, none of which took any time to speak of."""
+    """The pauses that the client makes. They last until its connection stands, instead of the time that they should."""
+
+    def __init__(self) -> None:
+        self.channel: Channel | None = None
+        self._more = asyncio.Condition()
 
     async def __call__(self, seconds: float) -> None:
-        self.append(seconds)
-        # A real moment, so that a server that restarts meanwhile can come up.
-        await asyncio.sleep(min(seconds, 0.02))
+        async with self._more:
+            self.append(seconds)
+            self._more.notify_all()
+        assert self.channel is not None
+        await self.channel.calls.channel.channel_ready()
+
+    async def made(self, count: int) -> None:
+        """Return once there have been `count` of them."""
+        async with self._more:
+            await self._more.wait_for(lambda: len(self) >= count)
+
+    def connect(self, address: str, **options: Any) -> Channel:
+        """A channel that makes them."""
+        retry = Retry(timing=Timing(sleep=self, random=lambda: 0.5))
+        self.channel = connect(address, retry=retry, **options)
+        return self.channel
 
 
 @pytest.fixture
@@ -43,8 +61,7 @@ def pauses() -> Pauses:
 
 @pytest.fixture
 async def channel(server: FakeServer, pauses: Pauses) -> AsyncIterator[Channel]:
-    retry = Retry(timing=Timing(sleep=pauses, random=lambda: 0.5))
-    async with connect(server.address, retry=retry) as opened:
+    async with pauses.connect(server.address) as opened:
         yield opened
 
 

@@ -59,6 +59,8 @@ class Record:
     snapshot: OperationSnapshot
     events: list[OperationEvent] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    beats: int = 0
+    """How many heartbeats each stream sends while there is no news."""
 
     def emit(self, state: OperationSnapshot.State.ValueType, **event: Any) -> None:
         sequence = len(self.events) + 1
@@ -105,6 +107,7 @@ class FakeOperations(pb_grpc.OperationsServiceServicer):
         self.records: dict[str, Record] = {}
         self.by_request: dict[str, Record] = {}
         self.requests: list[Any] = []
+        self._more = asyncio.Condition()
         self.handler: Callable[[Record], Awaitable[None]] | None = None
         self.refuse: list[Refusal] = []
         """Consumed one a call, before anything else."""
@@ -112,13 +115,19 @@ class FakeOperations(pb_grpc.OperationsServiceServicer):
         """Consumed one a stream: how many messages it sends before it ends so."""
         self.mute = 0
         """How many of the next streams send nothing and do not end."""
-        self.heartbeat: float | None = None
         self.on_cancel: Callable[[Record], None] = lambda record: record.cancelled()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ids = itertools.count(1)
 
+    async def asked(self, kind: type[Message], count: int = 1) -> None:
+        """Return once `count` requests of a kind have come."""
+        async with self._more:
+            await self._more.wait_for(lambda: sum(type(request) is kind for request in self.requests) >= count)
+
     async def _enter(self, request: Message, context: Context) -> None:
-        self.requests.append(request)
+        async with self._more:
+            self.requests.append(request)
+            self._more.notify_all()
         if self.refuse:
             await self.refuse.pop(0).send(context)
 
@@ -219,6 +228,7 @@ class FakeOperations(pb_grpc.OperationsServiceServicer):
         if after is None:
             after = record.snapshot.sequence
             yield pb.WatchResponse(snapshot=record.snapshot)
+        beats = 0
         while True:
             for event in record.events[after:]:
                 after = event.sequence
@@ -230,11 +240,11 @@ class FakeOperations(pb_grpc.OperationsServiceServicer):
                 continue
             if record.ended:
                 return
-            try:
-                async with asyncio.timeout(self.heartbeat):
-                    await changed.wait()
-            except TimeoutError:
+            if beats < record.beats:
+                beats += 1
                 yield pb.WatchResponse(heartbeat=pb.WatchResponse.Heartbeat(sequence=after))
+                continue
+            await changed.wait()
 
 
 class FakeServer:

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2
 
 import longshore_client as lc
+from longshore.v1 import operations_service_pb2 as pb
 from tests.client.fake import FakeServer, Record, Refusal, status
 
 REQUEST = ProcessOrderRequest(order_id="ord_1")
@@ -211,9 +212,9 @@ async def test_a_cancelled_task_stays_cancelled(server: FakeServer, orders: Orde
         async for _ in op.watch():
             pass
 
-    for coroutine in (op.wait(), read()):
+    for coroutine, request in ((op.wait(), pb.WaitRequest), (read(), pb.WatchRequest)):
         task = asyncio.create_task(coroutine)
-        await asyncio.sleep(0.05)
+        await server.service.asked(request)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -229,7 +230,8 @@ async def test_closing_the_channel_under_a_call_is_an_error_and_no_cancellation(
             pass
 
     tasks = [asyncio.create_task(coroutine) for coroutine in (op.wait(), read())]
-    await asyncio.sleep(0.05)
+    await server.service.asked(pb.WaitRequest)
+    await server.service.asked(pb.WatchRequest)
     await channel.close()
     for error in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(error, lc.CallCancelled)

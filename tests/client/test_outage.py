@@ -14,6 +14,7 @@ import longshore_client as lc
 from longshore_client.errors import call_error
 from longshore_client.outage import Outage
 from longshore_client.retry import Timing
+from tests.client.conftest import Pauses
 from tests.client.fake import FakeServer, Refusal, status
 from tests.client.test_retry import Time
 
@@ -25,7 +26,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
 
 
 async def test_one_warning_and_one_info_for_many_calls(
-    server: FakeServer, orders: OrdersClient, caplog: pytest.LogCaptureFixture
+    server: FakeServer, orders: OrdersClient, pauses: Pauses, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     op = await orders.process(REQUEST)
@@ -34,7 +35,7 @@ async def test_one_warning_and_one_info_for_many_calls(
     assert told(caplog) == [], "nothing to tell while all is well"
     await server.stop()
     calls = [asyncio.ensure_future(call) for call in (anext(watch), op.get(), op.get())]
-    await asyncio.sleep(0.2)
+    await pauses.made(3)
     server.service.records[op.name].start()
     await server.start()
     await asyncio.gather(*calls)
@@ -86,17 +87,20 @@ async def test_no_retry_no_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_call_that_is_cancelled_meanwhile_does_not_keep_the_outage_open(
-    server: FakeServer, caplog: pytest.LogCaptureFixture
+    server: FakeServer, orders: OrdersClient, pauses: Pauses, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with lc.connect(server.address) as channel:
-        op = await OrdersClient(channel).process(REQUEST)
-        await server.stop()
-        for waiting in (op.get(), anext(op.watch(1))):
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(waiting, 0.1)
-        await server.start()
-        await op.get()
+    op = await orders.process(REQUEST)
+    await server.stop()
+    for waiting in (op.get(), anext(op.watch(1))):
+        pauses.clear()
+        call = asyncio.ensure_future(waiting)
+        await pauses.made(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    await server.start()
+    await op.get()
     assert [level for level, _ in told(caplog)] == [logging.WARNING, logging.INFO]
 
 

@@ -13,6 +13,7 @@ from google.rpc import code_pb2
 import longshore_client as lc
 from longshore.v1 import operations_service_pb2 as pb
 from tests.client.fake import FakeServer, Record, Refusal, status
+from tests.conftest import turns
 
 REQUEST = ProcessOrderRequest(order_id="ord_1")
 UNAVAILABLE = Refusal(status(code_pb2.UNAVAILABLE, "SERVER_DRAINING", "going"))
@@ -59,7 +60,7 @@ async def test_callbacks_see_everything_in_order_and_are_awaited(server: FakeSer
     seen: list[str] = []
 
     async def on_progress(value: ProcessOrderProgress) -> None:
-        await asyncio.sleep(0.005)
+        await turns()
         seen.append(value.step)
 
     result = await orders.process.run(
@@ -125,9 +126,11 @@ async def test_abort_cancels_the_operation_and_ends_the_call(server: FakeServer,
 
 async def test_abort_without_callbacks(server: FakeServer, orders: OrdersClient) -> None:
     abort = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.05, abort.set)
+    run = asyncio.create_task(orders.process.run(REQUEST, abort=abort))
+    await server.service.asked(pb.RunRequest)
+    abort.set()
     with pytest.raises(lc.OperationCancelled):
-        await orders.process.run(REQUEST, abort=abort)
+        await run
 
 
 async def test_abort_before_the_start_starts_nothing(server: FakeServer, orders: OrdersClient) -> None:
@@ -152,9 +155,11 @@ async def test_abort_of_what_does_not_settle_ends_the_call(server: FakeServer, o
 async def test_abort_while_nobody_answers_ends_the_call(server: FakeServer, orders: OrdersClient) -> None:
     server.service.mute = 100
     abort = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.05, abort.set)
+    run = asyncio.create_task(orders.process.run(REQUEST, abort=abort, abort_timeout=0.1))
+    await server.service.asked(pb.RunRequest)
+    abort.set()
     with pytest.raises(lc.OperationCancelled) as caught:
-        await orders.process.run(REQUEST, abort=abort, abort_timeout=0.1)
+        await run
     assert caught.value.reason == "ABORTED"
 
 

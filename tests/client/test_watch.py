@@ -11,7 +11,8 @@ from google.rpc import code_pb2
 
 import longshore_client as lc
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_client.retry import Timing
+from longshore_client.watch import _Stream
+from tests.client.conftest import Pauses
 from tests.client.fake import FakeServer, Refusal, status
 
 REQUEST = ProcessOrderRequest(order_id="ord_1")
@@ -46,16 +47,21 @@ async def test_a_watch_survives_restarts_of_the_server(server: FakeServer, order
 
     async def life() -> None:
         for number in range(3):
+            await server.service.asked(pb.WatchRequest, number + 1)
             record.progress(f"before {number}")
-            await asyncio.sleep(0.02)
+            await arrived.get()
             await server.stop()
             record.progress(f"meanwhile {number}")
             await server.start()
-            await asyncio.sleep(0.05)
         record.complete()
 
+    arrived: asyncio.Queue[None] = asyncio.Queue()
     task = asyncio.create_task(life())
-    seen = [event async for event in op.watch()]
+    seen = []
+    async for event in op.watch():
+        seen.append(event)
+        if isinstance(event, lc.Progress) and event.value.step.startswith("before"):
+            arrived.put_nowait(None)
     await task
     assert [event.sequence for event in seen] == list(range(1, 10))
     assert isinstance(seen[-1], lc.Completed)
@@ -77,21 +83,26 @@ async def test_watch_begins_after_a_sequence_and_filters(server: FakeServer, ord
 
 
 async def test_heartbeats_move_a_filtered_watch_forward(server: FakeServer, orders: OrdersClient) -> None:
-    server.service.heartbeat = 0.02
     op = await orders.process(REQUEST)
     record = server.service.records[op.name]
     record.start()
     record.output("left out")
+    record.beats = 3
     server.service.break_after = [(2, BREAKS[0])]
-    asyncio.get_running_loop().call_later(0.15, record.complete)
+
+    async def complete_the_second() -> None:
+        await server.service.asked(pb.WatchRequest, 2)
+        record.complete()
+
+    task = asyncio.create_task(complete_the_second())
     seen = [event.sequence async for event in op.watch(types=(lc.Progress,))]
+    await task
     assert seen == [4]
     assert [request.after_sequence for request in server.service.requests[1:]] == [0, 3]
 
 
-async def test_a_silent_stream_is_dead_and_resumed(server: FakeServer, pauses: list[float]) -> None:
-    retry = lc.Retry(timing=Timing(sleep=pauses, random=lambda: 0.5))  # type: ignore[arg-type]  # a list that can be called
-    async with lc.connect(server.address, retry=retry, heartbeat_interval=0.03) as channel:
+async def test_a_silent_stream_is_dead_and_resumed(server: FakeServer, pauses: Pauses) -> None:
+    async with pauses.connect(server.address, heartbeat_interval=0.03) as channel:
         op = await OrdersClient(channel).process(REQUEST)
         server.service.records[op.name].complete()
         server.service.mute = 2
@@ -99,15 +110,27 @@ async def test_a_silent_stream_is_dead_and_resumed(server: FakeServer, pauses: l
     assert len(pauses) == 2
 
 
-async def test_a_slow_reader_is_not_taken_for_a_silent_server(server: FakeServer, pauses: list[float]) -> None:
+async def test_a_slow_reader_is_not_taken_for_a_silent_server(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: asyncio.Queue[None] = asyncio.Queue()
+    check = _Stream._check
+
+    def noted(stream: _Stream) -> None:
+        check(stream)
+        alarms.put_nowait(None)
+
+    monkeypatch.setattr(_Stream, "_check", noted)
     async with lc.connect(server.address, heartbeat_interval=0.02) as channel:
         op = await OrdersClient(channel).process(REQUEST)
-        server.service.heartbeat = 0.02
         record = server.service.records[op.name]
         record.progress("a")
+        record.beats = 5
         watch = op.watch()
         await anext(watch)
-        await asyncio.sleep(0.2)
+        # Nobody reads while the alarm looks three times.
+        for _ in range(3):
+            await alarms.get()
         record.complete()
         assert [event.sequence async for event in watch] == [2, 3]
     assert [type(request) for request in server.service.requests].count(pb.WatchRequest) == 1

@@ -123,14 +123,13 @@ async def test_failure_cancel_and_abort(lab: Lab, client: LabClient) -> None:
 
     lab.plays(forever)
     op = await client.play(PlayRequest())
-    assert (await op.cancel("enough")).state in (lc.State.CANCELLING, lc.State.CANCELLED)
+    await lab.reached(op.name, "progress")
+    assert (await op.cancel("enough")).state is lc.State.CANCELLING
     abort = asyncio.Event()
     run = asyncio.create_task(client.play.run(PlayRequest(), abort=abort, on_progress=lambda _: abort.set()))
-    await abort.wait()
-    while not run.done():
-        # The grace of a cooperative cancellation, in the server's own time.
-        await asyncio.sleep(0.01)
-        lab.clock.advance(11)
+    # The grace of two cooperative cancellations, in the server's own time.
+    await lab.clock.armed(10, 2)
+    lab.clock.advance(10)
     with pytest.raises(lc.OperationCancelled) as stopped:
         await run
     assert stopped.value.operation
