@@ -52,6 +52,7 @@ class ServerProcess:
         self.environment = dict(environment or {})
         self.said: list[str] = []
         """Every line that the servers have written to stderr."""
+        self._more = asyncio.Condition()
         self.process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._serving: asyncio.Future[bool] | None = None
@@ -78,6 +79,11 @@ class ServerProcess:
         """Return once it serves (true) or has ended before that (false)."""
         assert self._serving is not None
         return await asyncio.shield(self._serving)
+
+    async def says(self, text: str) -> None:
+        """Return once a line with `text` has been written."""
+        async with self._more:
+            await self._more.wait_for(lambda: any(text in line for line in self.said))
 
     async def ended(self) -> int:
         """Return its exit code once it has ended; a signal's number is negative."""
@@ -115,7 +121,9 @@ class ServerProcess:
         assert process.stderr is not None
         async for line in process.stderr:
             text = line.decode("utf-8", "replace").rstrip()
-            self.said.append(text)
+            async with self._more:
+                self.said.append(text)
+                self._more.notify_all()
             # The announcement's second line comes, or not, in the same write.
             if "  serving " in text and not serving.done():
                 serving.set_result(True)

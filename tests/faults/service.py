@@ -135,6 +135,9 @@ class Torture(TortureService[Ledger]):
                 case ["pause", seconds, "until", count]:
                     if op.attempt < int(count):
                         await asyncio.sleep(float(seconds))
+                case ["gate", path]:
+                    # A pipe: opening it takes until the test opens it, too.
+                    await asyncio.to_thread(Path(path).read_bytes)
                 case ["note", name]:
                     note(op.services, op.uid, name, op.attempt)
                 case ["die", count]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,19 @@ async def start(caller: Caller, script: str, number: int) -> str:
     return str((await caller.start("Script", request, request_id=f"r{number}")).operation.name)
 
 
+def gates(folder: Path, count: int) -> list[Path]:
+    """Pipes at which handlers wait until `open_gate`."""
+    paths = [folder / f"gate{number}" for number in range(count)]
+    for path in paths:
+        os.mkfifo(path)
+    return paths
+
+
+async def open_gate(path: Path) -> None:
+    """Let the handler that waits at this gate, or comes to it, go on."""
+    await asyncio.to_thread(path.write_bytes, b"")
+
+
 async def first_progress(caller: Caller, name: str) -> None:
     """Return once it has reported something."""
     watch = caller.operations.Watch(pb.WatchRequest(name=name, after_sequence=0))
@@ -68,8 +82,9 @@ async def test_a_full_disk_refuses_work_and_stops_none(tmp_path: Path, shim: Pat
     """New work is refused with its reason; what runs waits for room and goes on, in the same attempt."""
     environment = trace.environment(shim, folder=orders)
     async with served(tmp_path / "data", environment=environment) as server, Caller(server) as caller:
-        script = "progress up\npause 0.2\nprogress on\nstep one\nsleep 0.01\nchild c\noutput off"
-        names = [await start(caller, script, n) for n in range(5)]
+        closed = gates(tmp_path, 5)
+        script = "progress up\ngate {}\nprogress on\nstep one\nsleep 0.01\nchild c\noutput off"
+        names = [await start(caller, script.format(gate), n) for n, gate in enumerate(closed)]
         for name in names:
             await first_progress(caller, name)
         (orders / "full").touch()
@@ -78,8 +93,10 @@ async def test_a_full_disk_refuses_work_and_stops_none(tmp_path: Path, shim: Pat
             assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
             assert "full" in status.message
             assert retry_after(status) > 0
-        # Reading goes on. The handlers come to their next report in this time, and have to wait there.
-        await asyncio.sleep(1)
+        for gate in closed:
+            await open_gate(gate)
+        # All handlers have come to their next report and have to wait there. Reading goes on.
+        await server.says("a batch of 5 changes was not written")
         for name in names:
             snapshot: Any = await caller.operations.Get(pb.GetRequest(name=name))
             assert snapshot.state == State.STATE_RUNNING
@@ -103,10 +120,14 @@ async def test_what_waits_for_a_slot_still_begins_after_a_full_disk(tmp_path: Pa
     environment = trace.environment(shim, folder=orders)
     flags = ("--concurrency", "1")
     async with served(tmp_path / "data", *flags, environment=environment) as server, Caller(server) as caller:
-        names = [await start(caller, "progress up\npause 0.2", n) for n in range(3)]
+        (gate,) = gates(tmp_path, 1)
+        names = [await start(caller, f"progress up\ngate {gate}", 0)]
+        names += [await start(caller, "progress up", n) for n in (1, 2)]
         await first_progress(caller, names[0])
         (orders / "full").touch()
-        await asyncio.sleep(1)
+        await open_gate(gate)
+        # The end of the first, and the begin of the one that got its slot.
+        await server.says("a batch of 2 changes was not written")
         (orders / "full").unlink()
         for name in names:
             assert (await caller.end(name)).state == State.STATE_COMPLETED
