@@ -10,9 +10,13 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.compiler import plugin_pb2
 
+from longshore.v1 import operations_service_pb2 as pb
+from longshore_client import connect
 from longshore_client.codegen.compile import CompileError, compile_protos
 from longshore_client.codegen.names import client_name, output_path, snake_case
 from longshore_client.codegen.plugin import respond
+from longshore_server import Server
+from longshore_server.testing import Harness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +99,24 @@ def test_module_has_base_class_client_and_aliases(tmp_path: Path, monkeypatch: p
     assert module.ImportOutput.DESCRIPTOR.full_name == "longshore.v1.DiagnosticOutput"
     assert module.ImportOperation[int] is not None, "an alias made at run time must be subscriptable"
     assert '"""' in module.ThingsService.__doc__
+
+
+async def test_the_catalog_shows_the_comment_of_a_method_and_makes_none_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = f"service ThingsService {{\n// Says what it does.{operation('Told')}{operation('Untold')}}}"
+    module = compile_module(tmp_path, "cg.told.v1", body, monkeypatch)
+
+    class Things(module.ThingsService):  # type: ignore[name-defined, misc]  # made a moment ago
+        async def told(self, request, op, /): ...
+        async def untold(self, request, op, /): ...
+
+    async with Harness(Server(Things()), tmp_path / "data").serve() as harness, connect(harness.address) as channel:
+        catalog = await channel.invoke(channel.calls.list_types, pb.ListTypesRequest())
+        shown = {item.type.partition("/")[2]: item.description for item in catalog.types}
+        assert shown == {"Told": "Says what it does.", "Untold": ""}
+        for item in catalog.types:
+            assert await channel.invoke(channel.calls.get_type, pb.GetTypeRequest(type=item.type)) == item
 
 
 def test_a_streaming_twin_adds_nothing_and_a_stream_without_watches_is_a_type(

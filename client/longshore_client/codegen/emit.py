@@ -134,7 +134,8 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
                 lines.append(one_line)
             else:
                 lines += [f"    {head}(", f"        self, {request}, {context}, /", f"    ) -> {alias.result}:"]
-            lines.append(_docstring(method.comment or f"Run one `{method.name}` operation.", 8))
+            # The catalog shows it as the contract's own words: without any there is nothing to show.
+            lines.append(_docstring(method.comment, 8) if method.comment else "        ...")
         return "\n".join(lines) + "\n"
 
     def _client_class(self, name: str, contract: ServiceContract, aliases: Iterable[_Aliases]) -> str:
