@@ -1,10 +1,7 @@
-"""The filter of List: the part of AIP-160 that one index scan can answer, and page tokens."""
+"""The filter of List: the part of AIP-160 that one index scan can answer."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import re
 from datetime import UTC, datetime
 
@@ -103,29 +100,6 @@ def _time(value: str) -> int:
         moment = moment.replace(tzinfo=UTC)
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
-
-
-def make_token(uid: bytes, filter: str) -> str:
-    """The page token that goes on before `uid`, for this filter only."""
-    return base64.urlsafe_b64encode(uid + _seal(uid, filter)).decode("ascii")
-
-
-def read_token(token: str, filter: str) -> bytes:
-    """The uid of a page token. Raises `ServiceError` (INVALID_PAGE_TOKEN)."""
-    try:
-        data = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        data = b""
-    if len(data) != 24 or _seal(data[:16], filter) != data[16:]:
-        problem = "is not a next_page_token of a list with this filter"
-        raise ServiceError(
-            Reason.INVALID_PAGE_TOKEN, f"page_token {problem}.", violations=[Violation("page_token", problem)]
-        )
-    return data[:16]
-
-
-def _seal(uid: bytes, filter: str) -> bytes:
-    return hashlib.blake2b(uid + filter.encode(), digest_size=8, person=b"longshorelist").digest()
 
 
 def _error(problem: str) -> ServiceError:

@@ -13,7 +13,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.boundary import Context, duration, unary, wait_until
-from longshore_server.rpc.operations import MAX_PAGE_BYTES, list_page, next_token
+from longshore_server.rpc.paging import read_page
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "google.longrunning.Operations"
@@ -50,18 +50,8 @@ class LongRunningOperations:
                 f"{field} is not supported.",
                 violations=[Violation(field, "is not supported")],
             )
-        records, token = await list_page(self._engine, request.filter, request.page_size, request.page_token)
-        response = pb.ListOperationsResponse(next_page_token=token)
-        size, last = 0, None
-        for record in records:
-            operation = self._operation(record)
-            size += operation.ByteSize() + 8
-            if size > MAX_PAGE_BYTES and last is not None:
-                response.next_page_token = next_token(last, request.filter)
-                break
-            response.operations.append(operation)
-            last = record
-        return bytes(response.SerializeToString())
+        operations, token = await read_page(self._engine, request, self._shown)
+        return bytes(pb.ListOperationsResponse(operations=operations, next_page_token=token).SerializeToString())
 
     async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:
         await self._engine.cancel(await self._engine.find(request.name))
@@ -79,6 +69,9 @@ class LongRunningOperations:
 
     def _operation(self, record: OperationRecord) -> pb.Operation:
         return wire.long_running(record, self._engine.types.get(record.type))
+
+    async def _shown(self, record: OperationRecord) -> pb.Operation:
+        return self._operation(record)
 
     def _message(self, record: OperationRecord) -> bytes:
         return bytes(self._operation(record).SerializeToString())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -16,16 +16,13 @@ from longshore_server.engine.engine import Engine, Started
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
-from longshore_server.rpc import filters, wire
+from longshore_server.rpc import wire
 from longshore_server.rpc.boundary import Context, duration, stream, unary, wait_until
+from longshore_server.rpc.paging import read_page
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "longshore.v1.OperationsService"
-PAGE_SIZE = 50
-MAX_PAGE_SIZE = 1000
-MAX_PAGE_BYTES = 3_500_000
-"""A page that would be larger is cut short: stock clients receive 4 MiB at most."""
 _CREATED = pb.StartResponse.DISPOSITION_CREATED
 _EXISTING = pb.StartResponse.DISPOSITION_EXISTING
 
@@ -89,20 +86,15 @@ class OperationsService:
 
     async def _list(self, request: pb.ListRequest, context: Context) -> bytes:
         full = wants_input(request.view)
-        records, token = await list_page(self._engine, request.filter, request.page_size, request.page_token)
-        response = pb.ListResponse(next_page_token=token)
-        size, last = 0, None
-        for record in records:
+
+        async def shown(record: OperationRecord) -> operation_pb2.OperationSnapshot:
             snapshot = wire.snapshot(record)
             if full:
                 await self._add_input(snapshot, record)
-            size += snapshot.ByteSize() + 8
-            if size > MAX_PAGE_BYTES and last is not None:
-                response.next_page_token = next_token(last, request.filter)
-                break
-            response.operations.append(snapshot)
-            last = record
-        return response.SerializeToString()
+            return snapshot
+
+        operations, token = await read_page(self._engine, request, shown)
+        return pb.ListResponse(operations=operations, next_page_token=token).SerializeToString()
 
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
@@ -200,23 +192,6 @@ def wants_input(view: int) -> bool:
     if view not in (0, pb.OPERATION_VIEW_BASIC, pb.OPERATION_VIEW_FULL):
         raise invalid("view", f"{view} is no view")
     return view == pb.OPERATION_VIEW_FULL
-
-
-async def list_page(
-    engine: Engine, filter: str, page_size: int, page_token: str
-) -> tuple[Iterable[OperationRecord], str]:
-    """One page and the token of the next. Raises `ServiceError`."""
-    if page_size < 0:
-        raise invalid("page_size", "must not be negative")
-    conditions = filters.parse(filter)
-    before = filters.read_token(page_token, filter) if page_token else None
-    records, following = await engine.list(conditions, before, min(page_size or PAGE_SIZE, MAX_PAGE_SIZE))
-    return records, "" if following is None else filters.make_token(following, filter)
-
-
-def next_token(last: OperationRecord, filter: str) -> str:
-    """The token of the page that begins after `last`."""
-    return filters.make_token(last.uid, filter)
 
 
 def describe(type: OperationType) -> pb.OperationType:
