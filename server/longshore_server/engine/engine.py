@@ -297,7 +297,7 @@ class Engine:
             if record is None:
                 raise _not_found(name or f"operations/{uid_text(uid)}")
             # It may have been taken in, or deleted, while the store was read: then look again.
-            if uid not in self.table.live and deletions == self.table.deletions:
+            if deletions == self.table.deletions and self.table.get(uid) is None:
                 return self.table.add(record)
 
     async def input_of(self, record: OperationRecord) -> bytes:
