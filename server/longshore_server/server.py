@@ -93,7 +93,7 @@ class Running:
             self.engine.store.writer.on_failure = self._store_failed
             if self.config.metrics:
                 try:
-                    self.metrics = MetricsServer(self.engine, self.config.metrics)
+                    self.metrics = MetricsServer(self.engine, self.listener.calls, self.config.metrics)
                 except OSError:
                     raise ListenError(
                         f"cannot listen on {self.config.metrics} for metrics: it is in use or not this machine's; "

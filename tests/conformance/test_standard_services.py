@@ -228,7 +228,7 @@ async def test_metrics_count_what_happens(make_lab: Any) -> None:
     found = await read()
     assert found[at("longshore_operations_live", "RUNNING")] == 0
     assert found[at("longshore_operations_ended_total", "COMPLETED")] == 3
-    assert found["longshore_store_changes_total"] >= 6
+    assert found["longshore_store_commit_changes_sum"] >= 6
     assert found["longshore_watches_open"] == 0
 
 

@@ -1,14 +1,17 @@
 """The one boundary between gRPC and the engine: bytes become requests, errors become statuses.
 
 Handlers take and give bytes at the gRPC layer: a protobuf deserializer there would answer malformed bytes with UNKNOWN.
+Every call is timed from its request to its end, also one that is refused or that the caller leaves. By the monotonic
+clock of the machine and not by the server's: that one may jump, and costs a microsecond a call more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from time import perf_counter
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -16,44 +19,64 @@ from google.protobuf.message import DecodeError, Message
 
 from longshore_server.clock import SECOND, Clock
 from longshore_server.errors import Reason, ServiceError, invalid
+from longshore_server.histogram import Histogram
 
 log = logging.getLogger(__name__)
 
 RequestT = TypeVar("RequestT", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
+
+Durations: TypeAlias = defaultdict[str, Histogram]
+"""Seconds that the calls of one method took, by the name of the status code that they ended with."""
+Method: TypeAlias = "Callable[[Durations], grpc.RpcMethodHandler[bytes, bytes]]"
+"""A method that is to be given a place for what it measures."""
 
 
-def unary(
-    request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]
-) -> grpc.RpcMethodHandler[bytes, bytes]:
+def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]) -> Method:
     """A unary method over `function`."""
 
-    async def handle(data: bytes, context: Context) -> bytes:
-        try:
-            return await function(decode(request_type, data), context)
-        except Exception as error:
-            await _abort(context, error)
-            raise AssertionError("abort always raises") from error
+    def measured(durations: Durations) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def handle(data: bytes, context: Context) -> bytes:
+            begin, code = perf_counter(), _CANCELLED
+            try:
+                answer = await function(decode(request_type, data), context)
+                code = _OK
+                return answer
+            except Exception as caught:
+                error = _refusal(caught)
+                code = error.reason.code.name
+                await _abort(context, error)
+                raise AssertionError("abort always raises") from caught
+            finally:
+                durations[code].observe(perf_counter() - begin)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    return measured
 
 
-def stream(
-    request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[bytes]]
-) -> grpc.RpcMethodHandler[bytes, bytes]:
+def stream(request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[bytes]]) -> Method:
     """A server-streaming method over an async generator (interceptors of others break coroutine-style streams)."""
 
-    async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
-        try:
-            async for message in function(decode(request_type, data), context):
-                yield message
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except Exception as error:  # noqa: BLE001 - the boundary: everything becomes a status
-            await _abort(context, error)
+    def measured(durations: Durations) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+            begin, code = perf_counter(), _CANCELLED
+            try:
+                async for message in function(decode(request_type, data), context):
+                    yield message
+                code = _OK
+            except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
+                error = _refusal(caught)
+                code = error.reason.code.name
+                await _abort(context, error)
+            finally:
+                durations[code].observe(perf_counter() - begin)
 
-    return grpc.unary_stream_rpc_method_handler(handle)
+        return grpc.unary_stream_rpc_method_handler(handle)
+
+    return measured
 
 
 def decode(request_type: type[RequestT], data: bytes) -> RequestT:
@@ -87,12 +110,15 @@ def wait_until(context: Context, clock: Clock, wait: int | None) -> int | None:
     return None if wait is None else clock.now() + wait
 
 
-async def _abort(context: Context, error: Exception) -> None:
-    if not isinstance(error, ServiceError):
-        if isinstance(error, grpc.aio.AbortError):
-            raise error
-        log.error("unexpected error", exc_info=error)
-        error = ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)
+def _refusal(error: Exception) -> ServiceError:
+    """What the caller is told of an error."""
+    if isinstance(error, ServiceError):
+        return error
+    log.error("unexpected error", exc_info=error)
+    return ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
     status = error.status()
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(STATUS[status.code], status.message, trailers)

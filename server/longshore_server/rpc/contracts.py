@@ -12,7 +12,6 @@ import re
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-import grpc
 from google.protobuf.message import Message
 
 from longshore_server.clock import SECOND
@@ -21,7 +20,7 @@ from longshore_server.engine.engine import Engine, Started
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.errors import invalid
 from longshore_server.rpc import wire
-from longshore_server.rpc.boundary import Context, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, stream, unary, wait_until
 from longshore_server.store.events import uid_text
 
 _WAIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
@@ -42,7 +41,7 @@ class ContractServices:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    def methods(self) -> dict[str, Method]:
         """The methods by path: a type's own, and the streaming twin if the contract has one."""
         found = {}
         for type in self._engine.types.values():
@@ -52,7 +51,7 @@ class ContractServices:
                 found[type.streamed_by] = self._stream(type)
         return found
 
-    def _unary(self, type: OperationType) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def _unary(self, type: OperationType) -> Method:
         async def call(request: Message, context: Context) -> bytes:
             metadata = _read(context)
             if metadata.wait is None:
@@ -68,7 +67,7 @@ class ContractServices:
 
         return unary(type.input, call)
 
-    def _stream(self, type: OperationType) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def _stream(self, type: OperationType) -> Method:
         async def call(request: Message, context: Context) -> AsyncIterator[bytes]:
             metadata = _read(context)
             with self._engine.watches.place():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import grpc
 
 from longshore_server.engine.engine import Engine
+from longshore_server.histogram import Histogram
 from longshore_server.rpc import longrunning, operations, standard
+from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.contracts import ContractServices
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -50,13 +53,16 @@ class Listener:
         services = [*contracts, operations.SERVICE, longrunning.SERVICE]
         self.health = standard.Health(services)
         self._server = grpc.aio.server(options=OPTIONS)
-        methods = dict(ContractServices(engine).handlers())
-        for name, handlers in (
-            (operations.SERVICE, operations.OperationsService(engine).handlers()),
-            (longrunning.SERVICE, longrunning.LongRunningOperations(engine).handlers()),
+        methods = dict(ContractServices(engine).methods())
+        for service, found in (
+            (operations.SERVICE, operations.OperationsService(engine).methods()),
+            (longrunning.SERVICE, longrunning.LongRunningOperations(engine).methods()),
         ):
-            methods.update((f"/{name}/{method}", handler) for method, handler in handlers.items())
-        self._server.add_generic_rpc_handlers((_Router(methods),))
+            methods.update((f"/{service}/{name}", method) for name, method in found.items())
+        self.calls: dict[str, Durations] = {path: defaultdict(Histogram) for path in methods}
+        """How long the calls of each method took, by its path and the code that they ended with."""
+        handlers = {path: method(self.calls[path]) for path, method in methods.items()}
+        self._server.add_generic_rpc_handlers((_Router(handlers),))
         if reflection:
             standard.add_reflection([*services, standard.HEALTH], self._server)
         self.addresses: list[str] = []

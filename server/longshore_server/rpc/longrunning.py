@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 from google.longrunning import operations_pb2 as pb
 from google.protobuf import unknown_fields
 from google.protobuf.empty_pb2 import Empty
@@ -12,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
-from longshore_server.rpc.boundary import Context, duration, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
 from longshore_server.rpc.paging import read_page
 from longshore_server.store.record import OperationRecord
 
@@ -25,7 +24,7 @@ class LongRunningOperations:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    def methods(self) -> dict[str, Method]:
         """The methods by name."""
         return {
             "GetOperation": unary(pb.GetOperationRequest, self._get),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
@@ -17,7 +16,7 @@ from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
 from longshore_server.rpc import wire
-from longshore_server.rpc.boundary import Context, duration, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, stream, unary, wait_until
 from longshore_server.rpc.paging import read_page
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
@@ -33,7 +32,7 @@ class OperationsService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    def methods(self) -> dict[str, Method]:
         """The methods by name."""
         return {
             "Start": unary(pb.StartRequest, self._start),

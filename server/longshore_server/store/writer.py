@@ -16,10 +16,12 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.errors import Reason, ServiceError
+from longshore_server.histogram import Histogram
 from longshore_server.store import queries
 from longshore_server.store.database import Database
 from longshore_server.store.mutations import Accept, Mutation
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 512
 """The most mutations in one transaction: bounds how long the first of them waits."""
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, BATCH)
 
 Publish = Callable[[dict[bytes, Published]], None]
 Settled = Callable[[Any], None]
@@ -84,8 +87,10 @@ class Writer:
         """Number of the latest batch whose COMMIT has begun (written by the database's thread)."""
         self.published = 0
         """Number of the latest batch that is visible."""
-        self.items = 0
-        """How many mutations have been committed."""
+        self.commits = Histogram()
+        """How long each COMMIT took, in seconds."""
+        self.batches = Histogram(_SIZES)
+        """How many mutations each transaction had."""
         self.patient = True
         """Whether the server's own work waits for room on a full disk; until the server stops."""
         self._waiting = False
@@ -162,7 +167,7 @@ class Writer:
                 self._publish(batch.published)
                 self._mark(batch.number)
             if batch.written:
-                self.items += len(batch.items)
+                self.batches.observe(len(batch.items))
             for item, outcome in zip(batch.items, batch.outcomes, strict=True):
                 _resolve(item, outcome)
         except Exception as error:
@@ -301,6 +306,7 @@ class Writer:
 
     def _commit(self, connection: sqlite3.Connection) -> None:
         self.committing += 1
+        begin = perf_counter()
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -309,6 +315,7 @@ class Writer:
                 # SQLite has taken all of it back, and so would a recovery.
                 raise
             raise CommitError(str(error)) from error
+        self.commits.observe(perf_counter() - begin)
 
     def _adopt(self, published: dict[bytes, Published]) -> None:
         for uid, (record, _) in published.items():

@@ -1,24 +1,33 @@
-"""Metrics for Prometheus, read from the engine when they are asked for: the hot path counts nothing twice."""
+"""Metrics for Prometheus, made when they are asked for from what the server counts anyway.
+
+Labels take their values from the contracts, the states and the status codes: no caller can make up new ones.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import TypeAlias
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from longshore_server.engine.engine import Engine
+from longshore_server.histogram import Histogram
 from longshore_server.lifecycle import State
 
+Calls: TypeAlias = Mapping[str, Mapping[str, Histogram]]
 
-class _EngineCollector(Collector):
-    """Reads plain numbers that the event loop keeps; it runs in the HTTP server's thread."""
 
-    def __init__(self, engine: Engine) -> None:
+class _Collector(Collector):
+    """Reads plain numbers that other threads keep; it runs in the HTTP server's."""
+
+    def __init__(self, engine: Engine, calls: Calls) -> None:
         self._engine = engine
+        self._calls = calls
 
     def collect(self) -> Iterable[Metric]:
         engine = self._engine
@@ -49,17 +58,44 @@ class _EngineCollector(Collector):
         yield waiting
         yield GaugeMetricFamily("longshore_watches_open", "Open watches.", value=engine.watches.count)
         writer = engine.store.writer
-        yield CounterMetricFamily("longshore_store_commits", "Transactions committed.", value=writer.published)
-        yield CounterMetricFamily("longshore_store_changes", "Changes committed.", value=writer.items)
+        commits = HistogramMetricFamily(
+            "longshore_store_commit_seconds", "How long each COMMIT took, the disk's sync included."
+        )
+        _add(commits, [], writer.commits)
+        yield commits
+        batches = HistogramMetricFamily("longshore_store_commit_changes", "How many changes each transaction had.")
+        _add(batches, [], writer.batches)
+        yield batches
         yield GaugeMetricFamily("longshore_store_backlog", "Changes that wait for their commit.", value=writer.backlog)
+        calls = HistogramMetricFamily(
+            "longshore_rpc_seconds",
+            "How long each call took; CANCELLED: the caller left, or its deadline passed.",
+            labels=["method", "code"],
+        )
+        for path, durations in self._calls.items():
+            for code, histogram in list(durations.items()):
+                _add(calls, [path.removeprefix("/"), code], histogram)
+        yield calls
+
+
+def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
+    """One series; Prometheus wants its buckets cumulative."""
+    bounds = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)
 
 
 class MetricsServer:
-    """An HTTP server of its own port, in a thread."""
+    """An HTTP server of its own port, in a thread.
 
-    def __init__(self, engine: Engine, address: str) -> None:
+    Args:
+        engine: whose operations are counted.
+        calls: how long calls took, by path and status code.
+        address: `HOST:PORT`.
+    """
+
+    def __init__(self, engine: Engine, calls: Calls, address: str) -> None:
         registry = CollectorRegistry()
-        registry.register(_EngineCollector(engine))
+        registry.register(_Collector(engine, calls))
         host, _, port = address.rpartition(":")
         self._server: WSGIServer
         self._thread: threading.Thread
