@@ -10,7 +10,9 @@ import pytest
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server import OperationError
+from longshore_server import OperationError, Reason, ServiceError
+from longshore_server.handler.operation import MAX_UNACKNOWLEDGED, UNACKNOWLEDGED_BYTES
+from longshore_server.store.mutations import Report
 from tests.conftest import Lab, State, reason_of_end, refused
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
@@ -110,3 +112,65 @@ async def test_what_is_cancelled_while_it_waits_frees_its_place(make_lab: Any) -
         for name in waiting:
             snapshot = await lab.operations.Cancel(pb.CancelRequest(name=name))
             assert snapshot.state == State.STATE_CANCELLED
+
+
+# Nobody may report more than this before some of it is durable.
+HELD = MAX_UNACKNOWLEDGED * UNACKNOWLEDGED_BYTES
+# What a queued report has beside the handler's own text: a type's name, the keys and lengths of fields.
+ENVELOPE = 100
+
+
+@pytest.mark.parametrize("size", [10, UNACKNOWLEDGED_BYTES - 100, 1_500_000, 3_900_000])
+async def test_reports_that_nobody_awaits_are_bounded_in_bytes(lab: Lab, size: int) -> None:
+    """The handler is told, can wait until there is room again, and what was taken is written."""
+    taken: list[Any] = []
+    held: list[int] = []
+    refusals: list[Reason] = []
+
+    def report(op: Any) -> None:
+        taken.append(op.progress(lab_pb2.PlayProgress(number=len(taken) + 1, text="x" * size)))
+
+    def flood(op: Any) -> None:
+        for _ in range(min(2 * MAX_UNACKNOWLEDGED, 2 * HELD // size)):
+            report(op)
+
+    @lab.plays
+    async def handler(request, op):
+        # Twice, because room that has been taken must come back, all of it.
+        for _ in range(2):
+            with pytest.raises(ServiceError) as caught:
+                flood(op)
+            refusals.append(caught.value.reason)
+            queue = lab.engine.store.writer._queue
+            held.append(sum(len(item.mutation.value) for item in queue if isinstance(item.mutation, Report)))
+            await taken[-1]
+        report(op)
+        return lab_pb2.PlayResult()
+
+    name = (await lab.begin()).operation.name
+    ended = await lab.end(name)
+    assert ended.state == State.STATE_COMPLETED, ended.error
+    assert refusals == [Reason.TOO_MUCH_UNACKNOWLEDGED] * 2
+    count = (len(taken) - 1) // 2
+    # Refused no sooner than it must be, and no later; the second time exactly like the first.
+    assert len(taken) == 2 * count + 1
+    assert count == MAX_UNACKNOWLEDGED or (count + 1) * (size + UNACKNOWLEDGED_BYTES + ENVELOPE) > HELD
+    for waiting in held:
+        assert count * size < waiting <= HELD + count * ENVELOPE
+    assert ended.sequence == len(taken) + 3
+    progress = lab_pb2.PlayProgress()
+    assert ended.progress.Unpack(progress)
+    assert progress.number == len(taken)
+
+
+async def test_a_handler_that_minds_no_refusal_of_its_reports_fails_and_those_that_were_taken_stay(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        while True:
+            op.progress(lab_pb2.PlayProgress())
+
+    name = (await lab.begin()).operation.name
+    ended = await lab.end(name)
+    assert (ended.state, reason_of_end(ended)) == (State.STATE_FAILED, "HANDLER_ERROR")
+    kinds = await lab.kinds(name)
+    assert kinds == ["accepted", "started", *["progress"] * MAX_UNACKNOWLEDGED, "failed"]
