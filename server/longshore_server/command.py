@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -25,55 +25,62 @@ from longshore_server.telemetry import logs
 
 log = logging.getLogger(__name__)
 
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
 
 class LoadError(Exception):
     """The server cannot be loaded; the message says why and what to do."""
 
 
+def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Callable[[FunctionT], FunctionT]:
+    """The option of one field of `Config`, whose default is shown and applies there when it is not given."""
+    match getattr(Config, field):
+        case bool(default):
+            shown = "yes" if default else "no"
+        case float(default):
+            shown = f"{default:g}"
+        case tuple(default):
+            shown = ", ".join(default)
+        case default:
+            shown = str(default)
+    names = declarations or (f"--{field.replace('_', '-')}",)
+    return click.option(*names, field, default=None, help=f"{help} [default: {shown}]", **attributes)
+
+
 @click.command()
 @click.argument("target", metavar="SERVER")
-@click.option(
-    "--listen",
-    multiple=True,
-    metavar="ADDRESS",
-    help="HOST:PORT or unix:PATH; may be repeated. [default: 127.0.0.1:50051]",
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Directory that holds everything. [default: data]")
-@click.option(
-    "--metrics", metavar="HOST:PORT", help="Where Prometheus reads metrics; '' for nowhere. [default: 127.0.0.1:9464]"
-)
-@click.option("--concurrency", type=int, help="Attempts of one type that may run at once. [default: 10000]")
-@click.option("--queue", type=int, help="Operations of one type that may wait. [default: 10000]")
-@click.option(
-    "--drain", type=float, metavar="SECONDS", help="Time for running attempts when the server stops. [default: 20]"
-)
-@click.option(
-    "--default-timeout",
-    type=float,
-    metavar="SECONDS",
-    help="Life of operations whose contract has no timeout. [default: 86400]",
-)
-@click.option(
-    "--allow-unauthenticated", is_flag=True, default=None, help="Listen beyond this machine without authentication."
-)
-@click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection. [default: yes]")
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: text]")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
+@_setting("listen", "HOST:PORT or unix:PATH; may be repeated.", multiple=True, metavar="ADDRESS")
+@_setting("data", "Directory that holds everything.", type=click.Path(path_type=Path))
+@_setting("metrics", "Where Prometheus reads metrics; '' for nowhere.", metavar="HOST:PORT")
+@_setting("allow_unauthenticated", "Listen beyond this machine without authentication.", is_flag=True)
+@_setting("reflection", "Serve gRPC reflection.", "--reflection/--no-reflection")
+@_setting("concurrency", "Attempts of one type that may run at once.", type=int, metavar="N")
+@_setting("queue", "Operations of one type that may wait for a slot.", type=int, metavar="N")
+@_setting("default_timeout", "Life of operations whose contract has no timeout.", type=float, metavar="SECONDS")
+@_setting("drain", "Time for running attempts when the server stops.", type=float, metavar="SECONDS")
+@_setting("max_events", "Events of one operation that are kept; older ones are dropped.", type=int, metavar="N")
+@_setting("max_input", "The largest input.", type=int, metavar="BYTES")
+@_setting("max_payload", "The largest result, progress or output.", type=int, metavar="BYTES")
+@_setting("max_watches", "Watches that may be open at once.", type=int, metavar="N")
+@_setting("log_format", "For people or for machines.", type=click.Choice(["text", "json"]))
+@_setting("log_level", "The least that is logged.", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option(
     "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with the same settings."
 )
 def serve(target: str, file: Path | None, **flags: Any) -> None:
     """Serve SERVER: MODULE:NAME or path/to/file.py:NAME of a `longshore_server.Server`.
 
-    Every setting can also be given as LONGSHORE_NAME in the environment, or in a TOML file.
+    \b
+    Every setting can be given in three ways, of which the first one counts:
+      --max-input 65536
+      LONGSHORE_MAX_INPUT=65536     in the environment
+      max_input = 65536             in the TOML file of --config
 
     \b
     Examples:
       longshore serve service:server
       longshore serve examples/orders/service.py:server --listen 127.0.0.1:50051 --data data
     """
-    if not flags["listen"]:
-        flags["listen"] = None
     try:
         config = configuration.load(flags, file=file)
         logs.configure(config.log_format, config.log_level)

@@ -87,7 +87,7 @@ class Config:
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Config:
-    """Build the configuration; None among `flags` means not given. Raises `ConfigError`."""
+    """Build the configuration; None or () among `flags` means not given. Raises `ConfigError`."""
     values: dict[str, Any] = {}
     fields = {field.name: field for field in dataclasses.fields(Config)}
     if file is not None:
@@ -103,7 +103,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         variable = f"LONGSHORE_{name.upper()}"
         if environment.get(variable):
             values[name] = environment[variable]
-        if flags.get(name) is not None:
+        if flags.get(name) not in (None, ()):
             values[name] = flags[name]
     return Config(**{name: _convert(name, str(fields[name].type), value) for name, value in values.items()})
 
