@@ -6,13 +6,13 @@ Effects go to a ledger outside of the server's own store: a file that lines are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 # The server is started with this file alone on its path.
@@ -105,7 +105,10 @@ class Torture(TortureService[Ledger]):
         return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
 
     async def script(self, request: WorkRequest, op: ScriptOperation[Ledger]) -> WorkResult:
-        """One instruction a line; `die N` and `step NAME die N` kill the process in the attempts up to N."""
+        """One instruction a line; `die N` and `step NAME die N` kill the process in the attempts up to N.
+
+        `stubborn N` ends by no cancellation, in the attempts up to N.
+        """
         tokens = []
         for number, line in enumerate(request.script.splitlines()):
             match line.split():
@@ -138,6 +141,10 @@ class Torture(TortureService[Ledger]):
                 case ["gate", path]:
                     # A pipe: opening it takes until the test opens it, too.
                     await asyncio.to_thread(Path(path).read_bytes)
+                case ["stubborn", count]:
+                    while op.attempt <= int(count):
+                        with contextlib.suppress(asyncio.CancelledError):
+                            await asyncio.Event().wait()
                 case ["note", name]:
                     note(op.services, op.uid, name, op.attempt)
                 case ["die", count]:
@@ -170,7 +177,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def lifespan(running: Server) -> AsyncIterator[Ledger]:
     """The ledger, open while the server runs."""
     ledger = Ledger(running.config.data / "ledger.tsv")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.longrunning import operations_pb2 as lro
+from google.longrunning import operations_pb2_grpc as lro_grpc
+from google.protobuf.duration_pb2 import Duration
+from lab.v1 import lab_pb2
 from torture.v1.torture_pb2 import WorkRequest
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
+from tests.conftest import Lab, refused, retry_after
 from tests.faults.process import Caller, ServerProcess, served
 
 State = operation_pb2.OperationSnapshot.State
+MINUTE = Duration(seconds=60)
 
 
 async def stopped_within(server: ServerProcess, script: str) -> Any:
@@ -46,3 +55,58 @@ async def test_a_parent_gets_its_result_while_the_server_drains(tmp_path: Path) 
         snapshot = await stopped_within(server, "family 0.5")
         assert snapshot.state == State.STATE_COMPLETED, (snapshot, server.said)
         assert snapshot.attempt == 1
+
+
+async def test_a_handler_that_swallows_its_cancellation_does_not_keep_the_process(tmp_path: Path) -> None:
+    """After the drain it is left behind, and its operation to the next server: that is no crash."""
+    async with served(tmp_path, "--drain", "0.1") as server:
+        # Five seconds after the drain it is given up.
+        snapshot = await asyncio.wait_for(stopped_within(server, "progress up\nstubborn 1"), 30)
+        assert snapshot.state == State.STATE_COMPLETED, (snapshot, server.said)
+        assert (snapshot.attempt, snapshot.crashes) == (2, 0)
+
+
+async def _wait(lab: Lab, name: str) -> bool:
+    return (await lab.operations.Wait(pb.WaitRequest(name=name, timeout=MINUTE))).state == State.STATE_COMPLETED
+
+
+async def _wait_operation(lab: Lab, name: str) -> bool:
+    stub: Any = lro_grpc.OperationsStub(lab.channel)
+    return bool((await stub.WaitOperation(lro.WaitOperationRequest(name=name, timeout=MINUTE))).done)
+
+
+@pytest.mark.parametrize("wait", [_wait, _wait_operation])
+async def test_a_wait_while_the_server_drains_is_answered(
+    make_lab: Callable[..., Awaitable[Lab]], wait: Callable[[Lab, str], Awaitable[bool]]
+) -> None:
+    """With the end if that has come, else with UNAVAILABLE and when to ask again: at once, not when it is cut off."""
+    lab = await make_lab(drain=30.0)
+    gates = {"short": asyncio.Event(), "long": asyncio.Event()}
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> Any:
+        await gates[request.script].wait()
+        return lab_pb2.PlayResult()
+
+    short = (await lab.begin(script="short")).operation.name
+    long = (await lab.begin(script="long")).operation.name
+    live = await lab.engine.find(short)
+    waiting = asyncio.ensure_future(wait(lab, long))
+    await lab.clock.armed(60)
+    stopping = asyncio.ensure_future(lab.harness.running.stop())
+    await lab.clock.armed(30)
+    try:
+        async with asyncio.timeout(10):
+            # Both that which waited and that which comes now.
+            for call in (waiting, wait(lab, long)):
+                code, reason, status = await refused(call)
+                assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+                assert retry_after(status) > 0
+            ended = live.ended()
+            gates["short"].set()
+            await ended
+            assert await wait(lab, short)
+    finally:
+        for gate in gates.values():
+            gate.set()
+        await stopping
