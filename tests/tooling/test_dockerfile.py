@@ -57,7 +57,7 @@ class Image:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.environment = dict(os.environ)
+        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.workdir = root
         self.users: set[str] = set()
         self.says: dict[str, str] = {}
@@ -179,12 +179,18 @@ async def healthy(image: Image, port: str) -> tuple[int, str]:
 def test_the_image_installs_from_what_it_copies_and_runs_outside_of_the_checkout(image: Image) -> None:
     python = str(image.root / "opt/longshore/bin/python")
     code = "import longshore, longshore_client, longshore_server as s; print(s.__file__)"
-    where = subprocess.run([python, "-c", code], cwd=image.root, capture_output=True, text=True, check=True).stdout
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run(
+            [python, *arguments], cwd=image.root, env=image.environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    where = said("-c", code)
     assert where.startswith(str(image.root / "opt"))
     assert not (image.root / "src" / "tests").exists()
     pinned = (ROOT / "constraints" / "highest.txt").read_text().splitlines()
-    freeze = [python, "-m", "pip", "freeze", "--exclude", "longshore"]
-    installed = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.splitlines()
+    installed = said("-m", "pip", "freeze", "--exclude", "longshore").splitlines()
     known = {line.partition(";")[0].strip().lower().replace("_", "-") for line in pinned}
     assert {line.lower().replace("_", "-") for line in installed} <= known
 

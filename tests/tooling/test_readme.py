@@ -170,6 +170,7 @@ def test_its_installation_brings_the_server_and_the_command_line(tmp_path: Path)
     path = os.pathsep.join([str(tmp_path / "venv" / "bin"), os.environ["PATH"]])
     # The versions that are tested here; what is newer is for `make lock`.
     environment = {**os.environ, "PATH": path, "PIP_CONSTRAINT": str(ROOT / "constraints" / "highest.txt")}
+    environment.pop("PYTHONPATH", None)
     fresh = Project(tmp_path, environment)
     fresh.shell(install, ROOT)
     for command in ("call", "ls", "types", "generate", "serve"):
