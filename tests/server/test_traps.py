@@ -19,6 +19,7 @@ from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import ServiceError
+from longshore_server.histogram import Histogram
 from longshore_server.rpc import boundary, listener
 from longshore_server.store.database import Database, open_reader, open_writer
 from longshore_server.store.mutations import Delete, Mutation, Nothing
@@ -53,7 +54,7 @@ def test_handlers_take_and_give_bytes(make: Any) -> None:
     async def function(request: Any, context: Any) -> bytes:
         return b""
 
-    handler = make(pb.GetRequest, function)
+    handler = make(pb.GetRequest, function)(boundary.Durations(Histogram))
     assert (handler.request_deserializer, handler.response_serializer) == (None, None)
 
 
@@ -63,7 +64,8 @@ def test_streams_are_async_generators() -> None:
     async def function(request: Any, context: Any) -> Any:
         yield b""
 
-    assert inspect.isasyncgenfunction(boundary.stream(pb.WatchRequest, function).unary_stream)
+    handler = boundary.stream(pb.WatchRequest, function)(boundary.Durations(Histogram))
+    assert inspect.isasyncgenfunction(handler.unary_stream)
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -79,7 +81,8 @@ async def test_a_cancelled_call_is_not_swallowed_by_its_handler(streams: bool) -
     async def follow(request: Any, context: Any) -> Any:
         yield await wait(request, context)
 
-    handler: Any = boundary.stream(pb.GetRequest, follow) if streams else boundary.unary(pb.GetRequest, wait)
+    method = boundary.stream(pb.GetRequest, follow) if streams else boundary.unary(pb.GetRequest, wait)
+    handler: Any = method(boundary.Durations(Histogram))
     call = anext(handler.unary_stream(b"", None)) if streams else handler.unary_unary(b"", None)
     task = asyncio.ensure_future(call)
     await entered.wait()
