@@ -81,13 +81,19 @@ def serve(target: str, file: Path | None, **flags: Any) -> None:
       longshore serve service:server
       longshore serve examples/orders/service.py:server --listen 127.0.0.1:50051 --data data
     """
+    form = flags["log_format"] or "text"
+    logs.configure(form, "info")  # what is wrong with the settings is said in that form too
     try:
         config = configuration.load(flags, file=file)
-        logs.configure(config.log_format, config.log_level)
+        form = config.log_format
+        logs.configure(form, config.log_level)
         server = load_server(target)
         code = _run(lambda: _serve(server, config))
     except (ConfigError, ContractError, LoadError, ListenError, StoreError) as error:
-        click.echo(f"error: {error}", err=True)
+        if form == "json":
+            log.critical("%s", error)
+        else:
+            click.echo(f"error: {error}", err=True)
         sys.exit(2)
     sys.exit(code)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 from longshore_server.handler.operation import current
@@ -56,7 +57,10 @@ class _Text(logging.Formatter):
 
 
 def configure(format: str, level: str) -> None:
-    """Send all logs to standard error. For the command line; an embedding program configures its own."""
+    """Send all logs to standard error. For the command line; an embedding program configures its own.
+
+    As `json`, what Python would write there by itself is a line too: warnings, and the error that ends the program.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format == "json" else _Text())
     handler.addFilter(_Context())
@@ -64,3 +68,10 @@ def configure(format: str, level: str) -> None:
     # It prints the arguments of every statement at DEBUG: inputs and results of operations.
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    if format == "json":
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger(__name__).critical("the program ends: %s", error, exc_info=(kind, error, trace))

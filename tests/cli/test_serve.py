@@ -1,0 +1,137 @@
+"""`longshore serve` from outside: what it says when it cannot serve, and in which form it says anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import operations_service_pb2_grpc
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "longshore_client.cli", "serve")
+PRELUDE = """
+import contextlib
+import warnings
+from lab.v1 import lab_longshore
+from longshore_server import Server
+from tests.conftest import LabHandlers
+"""
+MODULES = {
+    "good": "server = Server(LabHandlers())\nnumber = 3",
+    "incomplete": "class Lab(lab_longshore.LabService):\n    async def play(self, request, op):\n        pass\n"
+    "server = Server(Lab())",
+    "sync": "class Lab(LabHandlers):\n    def play(self, request, op):\n        pass\nserver = Server(Lab())",
+    "plain": "server = Server(object())",
+    "importing": "import nothing_like_this",
+    "broken": "raise RuntimeError('a mistake of the module')",
+    "lifeless": "@contextlib.asynccontextmanager\nasync def life(server):\n    raise RuntimeError('no warehouse')\n"
+    "    yield\nserver = Server(LabHandlers(), lifespan=life)",
+    "failing": "async def fail(request, op):\n    warnings.warn('old')\n    raise RuntimeError('line one\\nline two')\n"
+    "handlers = LabHandlers()\nhandlers.handler = fail\nserver = Server(handlers)",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder that `serve` is run in, with all modules."""
+    for name, text in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(f"{PRELUDE}\n{text}\n")
+    return tmp_path
+
+
+def command(folder: Path, target: str, *flags: str) -> dict[str, Any]:
+    """What to give to `subprocess` to serve `target` in `folder`."""
+    arguments = [target, "--listen", f"unix:{folder}/s", "--metrics", "", "--data", "data", *flags]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "contracts")])
+    return {"args": [*COMMAND, *arguments], "cwd": folder, "env": {**os.environ, "PYTHONPATH": path}, "text": True}
+
+
+def serve(folder: Path, target: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Serve what cannot be served, to its end."""
+    return subprocess.run(**command(folder, target, *flags), capture_output=True, timeout=60, check=False)
+
+
+REFUSALS = {
+    "no colon": ("good", "'good' is neither MODULE:NAME nor FILE.py:NAME"),
+    "no module": ("nothing:server", "there is no module nothing in "),
+    "no file": ("nothing.py:server", "there is no file nothing.py"),
+    "no import": ("importing:server", "importing imports nothing_like_this, which is not found"),
+    "no attribute": ("good:servant", "good has no longshore_server.Server called servant; it has server"),
+    "wrong type": ("good.py:number", "good.py has no longshore_server.Server called number; it has server"),
+    "no handler": ("incomplete:server", "each operation of the contract needs its handler"),
+    "wrong handler": ("sync:server", "LabService.Play"),
+    "no service": ("plain:server", "object has no contract"),
+    "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
+    "open to all": ("good:server --listen 0.0.0.0:0", "listen: 0.0.0.0:0 can be reached from other machines"),
+}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_served_is_one_sentence(folder: Path, case: str, form: str) -> None:
+    target, sentence = REFUSALS[case]
+    done = serve(folder, *target.split(), "--log-format", form)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    if form == "json":
+        entry = json.loads(line)
+        assert entry["level"] == "critical"
+        assert sentence in entry["message"]
+        assert "trace" not in entry
+    else:
+        assert line.startswith("error: ")
+        assert sentence in line
+
+
+@pytest.mark.parametrize(
+    ("target", "mistake"), [("broken:server", "a mistake of the module"), ("lifeless:server", "no warehouse")]
+)
+def test_a_mistake_of_the_service_keeps_its_trace(folder: Path, target: str, mistake: str) -> None:
+    """It is the author's to find; machines get it in one line."""
+    done = serve(folder, target)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(f"RuntimeError: {mistake}")
+    assert f'{target.partition(":")[0]}.py", line' in done.stderr
+    done = serve(folder, target, "--log-format", "json")
+    assert (done.returncode, done.stdout) == (1, "")
+    entry = json.loads(done.stderr.splitlines()[-1])
+    assert entry["level"] == "critical"
+    assert entry["trace"].endswith(f"RuntimeError: {mistake}")
+
+
+def test_every_line_for_machines_is_json(folder: Path) -> None:
+    """The banner, a failure with its trace, a warning of Python's, the stop, what is recovered at the next start."""
+    said: list[dict[str, Any]] = []
+    # The environment counts like the flag.
+    for flags, variables in ((("--log-format", "json"), {}), ((), {"LONGSHORE_LOG_FORMAT": "json"})):
+        how = command(folder, "failing:server", *flags)
+        how["env"].update(variables)
+        with subprocess.Popen(**how, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            assert process.stdout is not None
+            said.append(json.loads(process.stderr.readline()))
+            assert "  serving lab.v1.LabService (" in said[-1]["message"]
+            with grpc.insecure_channel(f"unix:{folder}/s") as channel:
+                operations: Any = operations_service_pb2_grpc.OperationsServiceStub(channel)
+                started = operations.Start(pb.StartRequest(type="lab.v1.LabService/Play", wait=Duration(seconds=30)))
+                assert started.operation.error.message
+            process.send_signal(signal.SIGTERM)
+            said.extend(json.loads(line) for line in process.stderr)
+            assert process.stdout.read() == ""
+            assert process.wait() == 0
+    messages = [line["message"] for line in said]
+    assert any("stopping" in message for message in messages)
+    assert any("UserWarning: old" in message for message in messages)
+    [failure, _] = [line for line in said if line["level"] == "error"]
+    assert failure["operation"].startswith("operations/")
+    assert failure["trace"].endswith("RuntimeError: line one\nline two")
