@@ -150,25 +150,33 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 async def _serve(server: Server, config: Config) -> int:
     # Collections of the oldest generation walk every live operation; new garbage is what matters.
     gc.set_threshold(50_000, 20, 50)
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    asked: asyncio.Future[Any] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    async with server.run(config) as running:
-        gc.freeze()
-        _announce(running)
-        got = asyncio.ensure_future(signals.get())
-        failed = asyncio.ensure_future(running.failed.wait())
-        await asyncio.wait([got, failed], return_when=asyncio.FIRST_COMPLETED)
-        failed.cancel()
-        if not got.done():
-            got.cancel()
-            return 1
-        _say(config, "stopping; press Ctrl-C again to stop at once")
-        second = asyncio.ensure_future(signals.get())
-        second.add_done_callback(lambda done: None if done.cancelled() else _exit_now())
-        await running.stop()
-        second.cancel()
+        loop.add_signal_handler(number, lambda: _exit_now() if asked.done() else asked.set_result(None))
+
+    def give_up(_: object) -> None:
+        task.cancel()
+
+    # A lifespan may wait for something for ever: until the server serves, a signal ends its start.
+    asked.add_done_callback(give_up)
+    try:
+        async with server.run(config) as running:
+            asked.remove_done_callback(give_up)
+            gc.freeze()
+            _announce(running)
+            failed = asyncio.ensure_future(running.failed.wait())
+            await asyncio.wait([asked, failed], return_when=asyncio.FIRST_COMPLETED)
+            failed.cancel()
+            if not asked.done():
+                return 1
+            _say(config, "stopping; press Ctrl-C again to stop at once")
+            await running.stop()
+    except asyncio.CancelledError:
+        if asked.done():
+            return 0
+        raise
     if running.engine.executor.running:
         # A handler that swallows its cancellation would keep the event loop, and so the process, alive for ever.
         sys.stderr.flush()
