@@ -169,9 +169,9 @@ async def _serve(server: Server, config: Config) -> int:
             failed = asyncio.ensure_future(running.failed.wait())
             await asyncio.wait([asked, failed], return_when=asyncio.FIRST_COMPLETED)
             failed.cancel()
-            if not asked.done():
-                return 1
-            _say(config, "stopping; press Ctrl-C again to stop at once")
+            code = 0 if asked.done() else 1
+            if asked.done():
+                _say(config, "stopping; press Ctrl-C again to stop at once")
             await running.stop()
     except asyncio.CancelledError:
         if asked.done():
@@ -180,8 +180,8 @@ async def _serve(server: Server, config: Config) -> int:
     if running.engine.executor.running:
         # A handler that swallows its cancellation would keep the event loop, and so the process, alive for ever.
         sys.stderr.flush()
-        os._exit(0)
-    return 0
+        os._exit(code)
+    return code
 
 
 def _exit_now() -> None:

@@ -173,7 +173,9 @@ async def test_a_failed_commit_ends_the_process(tmp_path: Path, shim: Path, orde
     """The server says so and exits non-zero, soon, whatever its handlers do; the next one has all that was promised."""
     environment = trace.environment(shim, folder=orders)
     async with served(tmp_path / "data", environment=environment) as server, Caller(server) as caller:
-        names = [await start(caller, "progress up\npause 60 until 2", n) for n in range(5)]
+        # The last of them does not even end when it is cancelled.
+        scripts = ["progress up\npause 60 until 2"] * 4 + ["progress up\nstubborn 1"]
+        names = [await start(caller, script, n) for n, script in enumerate(scripts)]
         for name in names:
             await first_progress(caller, name)
         stub: Any = health_pb2_grpc.HealthStub(caller.channel)
@@ -187,7 +189,7 @@ async def test_a_failed_commit_ends_the_process(tmp_path: Path, shim: Path, orde
         assert (await health.read()).status == Serving.NOT_SERVING
         health.cancel()
         # Far less than the time that a stop in good order gives to handlers: nothing that they do can be kept.
-        assert await asyncio.wait_for(server.ended(), 10) == 1
+        assert await asyncio.wait_for(server.ended(), 15) == 1
         assert any("The store has stopped" in line for line in server.said)
         (orders / fault).unlink()
         await server.start()
