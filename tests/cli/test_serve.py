@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +110,35 @@ def test_a_mistake_of_the_service_keeps_its_trace(folder: Path, target: str, mis
     assert entry["trace"].endswith(f"RuntimeError: {mistake}")
 
 
+def talk(process: subprocess.Popen[str], folder: Path) -> Iterator[str]:
+    """Every line of a server that runs one operation and is stopped; nothing of it is on stdout."""
+    assert process.stderr is not None
+    assert process.stdout is not None
+    banner = process.stderr.readline()
+    assert "  serving lab.v1.LabService (" in banner
+    yield banner
+    with grpc.insecure_channel(f"unix:{folder}/s") as channel:
+        operations: Any = operations_service_pb2_grpc.OperationsServiceStub(channel)
+        started = operations.Start(pb.StartRequest(type="lab.v1.LabService/Play", wait=Duration(seconds=30)))
+        assert started.operation.error.message
+    process.send_signal(signal.SIGTERM)
+    yield from process.stderr
+    assert process.stdout.read() == ""
+
+
 def test_every_line_for_machines_is_json(folder: Path) -> None:
-    """The banner, a failure with its trace, a warning of Python's, the stop, what is recovered at the next start."""
+    """The banner, a failure with its trace, a warning of Python's, the stop."""
     said: list[dict[str, Any]] = []
     # The environment counts like the flag.
     for flags, variables in ((("--log-format", "json"), {}), ((), {"LONGSHORE_LOG_FORMAT": "json"})):
         how = command(folder, "failing:server", *flags)
         how["env"].update(variables)
         with subprocess.Popen(**how, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stderr is not None
-            assert process.stdout is not None
-            said.append(json.loads(process.stderr.readline()))
-            assert "  serving lab.v1.LabService (" in said[-1]["message"]
-            with grpc.insecure_channel(f"unix:{folder}/s") as channel:
-                operations: Any = operations_service_pb2_grpc.OperationsServiceStub(channel)
-                started = operations.Start(pb.StartRequest(type="lab.v1.LabService/Play", wait=Duration(seconds=30)))
-                assert started.operation.error.message
-            process.send_signal(signal.SIGTERM)
-            said.extend(json.loads(line) for line in process.stderr)
-            assert process.stdout.read() == ""
-            assert process.wait() == 0
+            try:
+                said.extend(json.loads(line) for line in talk(process, folder))
+                assert process.wait() == 0
+            finally:
+                process.kill()
     messages = [line["message"] for line in said]
     assert any("stopping" in message for message in messages)
     assert any("UserWarning: old" in message for message in messages)
