@@ -38,7 +38,7 @@ test-lowest: $(LOWEST)/.installed ## the tests, on the lowest versions that pypr
 
 .PHONY: torture
 torture: install ## the long durability run: load, SIGKILL at random moments, every history checked
-	$(BIN)/python -m pytest tests/faults -m torture $(ARGS)
+	$(BIN)/python -m pytest tests/faults -m torture -s $(ARGS)
 
 .PHONY: bench
 bench: install ## the benchmarks, as ratios to a plain gRPC echo measured in the same run
