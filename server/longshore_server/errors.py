@@ -55,21 +55,28 @@ class Reason(enum.Enum):
     INVALID_ARGUMENT = Code.INVALID_ARGUMENT, "A field of the request breaks a rule; the violations name it."
     UNKNOWN_TYPE = Code.INVALID_ARGUMENT, "No operation type has this name."
     WRONG_INPUT_TYPE = Code.INVALID_ARGUMENT, "The input is not of the type's input message."
+    UNKNOWN_SIGNAL = Code.INVALID_ARGUMENT, "The contract declares no signal of this name."
+    WRONG_PAYLOAD_TYPE = Code.INVALID_ARGUMENT, "The payload is of another message type than the contract declares."
     INVALID_FILTER = Code.INVALID_ARGUMENT, "The filter is not one that List understands."
     INVALID_PAGE_TOKEN = Code.INVALID_ARGUMENT, "The page token was not made by this server for this request."
     INVALID_NAME = Code.INVALID_ARGUMENT, "The name has another form than operations/{id}."
     OPERATION_NOT_FOUND = Code.NOT_FOUND, "No operation has this name."
     TYPE_NOT_FOUND = Code.NOT_FOUND, "No operation type has this name."
     REQUEST_ID_REUSED = Code.ALREADY_EXISTS, "The request id was used with another input or other labels."
+    SIGNAL_ID_REUSED = Code.ALREADY_EXISTS, "The signal id was used for another signal of this operation."
     NAME_IN_USE = Code.ALREADY_EXISTS, "An operation of this name was started with another input."
     INPUT_TOO_LARGE = Code.RESOURCE_EXHAUSTED, "The input is larger than the server accepts."
     TOO_MANY_OPERATIONS = Code.RESOURCE_EXHAUSTED, "Too many operations of this type wait already; try again later."
+    TOO_MANY_SIGNALS = Code.RESOURCE_EXHAUSTED, "As many signals of this name wait as the contract allows."
     TOO_MANY_WATCHES = Code.RESOURCE_EXHAUSTED, "Too many watches are open already; try again later."
     TOO_MUCH_UNACKNOWLEDGED = Code.RESOURCE_EXHAUSTED, "More reports wait to be durable than may; await them."
     NOT_CANCELLABLE = Code.FAILED_PRECONDITION, "The contract does not let callers cancel."
     OPERATION_RUNNING = Code.FAILED_PRECONDITION, "The operation has not ended."
     UID_MISMATCH = Code.FAILED_PRECONDITION, "The name now belongs to another operation."
     ILLEGAL_MOVE = Code.FAILED_PRECONDITION, "The operation's state does not allow it."
+    OPERATION_ENDED = Code.FAILED_PRECONDITION, "The operation has already ended."
+    NO_CANCEL_REQUEST = Code.FAILED_PRECONDITION, "Nobody asked to cancel the operation."
+    SIGNAL_CONSUMED = Code.FAILED_PRECONDITION, "The signal is consumed already, or was never accepted."
     STALE_ATTEMPT = Code.FAILED_PRECONDITION, "This attempt is no longer the operation's current one."
     SEQUENCE_OUT_OF_RANGE = Code.OUT_OF_RANGE, "The log has no such sequence yet."
     UNSUPPORTED_FIELD = Code.UNIMPLEMENTED, "This server does not support the field."
@@ -85,6 +92,8 @@ class Reason(enum.Enum):
     INTERRUPTED = Code.ABORTED, "The server stopped while the attempt was under way."
     CRASH_LOOP = Code.ABORTED, "The operation was part of as many crashes as the contract allows."
     NON_DETERMINISTIC = Code.ABORTED, "A re-run asked for something else than the journal has recorded."
+    ATTACH_NOT_TERMINAL = Code.INTERNAL, "What was attached to the operation returned without ending it."
+    FAILED = Code.UNKNOWN, "The provider ended the operation with an error that gives no reason of its own."
     RESULT_TOO_LARGE = Code.RESOURCE_EXHAUSTED, "The result is larger than a caller could receive."
     WRONG_RESULT_TYPE = Code.INTERNAL, "The handler returned something else than the contract's result message."
     CANCELLED = Code.CANCELLED, "The operation was cancelled."
@@ -243,3 +252,11 @@ def failure(reason: Reason, message: str = "", **metadata: str) -> bytes:
     """The serialized `google.rpc.Status` with which the server itself ends an operation or an attempt."""
     info = error_details_pb2.ErrorInfo(reason=reason.name, domain=DOMAIN, metadata=metadata)
     return make_status(reason.code, message or reason.meaning, [info]).SerializeToString()
+
+
+def reason_of(status: bytes) -> str:
+    """The reason that a serialized `google.rpc.Status` carries in its first `ErrorInfo`; empty: it has none."""
+    for detail in status_pb2.Status.FromString(status).details:
+        if detail.type_url.endswith("/google.rpc.ErrorInfo"):
+            return error_details_pb2.ErrorInfo.FromString(detail.value).reason
+    return ""

@@ -37,6 +37,8 @@ class EventType(enum.IntEnum):
     COMPLETED = 7
     FAILED = 8
     CANCELLED = 9
+    SIGNAL = 10
+    STOPPING = 11
 
 
 TERMINAL_EVENTS = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED})
@@ -52,6 +54,8 @@ class Move(enum.Enum):
     ATTEMPT_FAILED = "attempt_failed"
     REQUEST_CANCEL = "request_cancel"
     FLAG_CANCEL = "flag_cancel"
+    REQUEST_STOP = "request_stop"
+    SIGNAL = "signal"
     COMPLETE = "complete"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -69,21 +73,27 @@ class Rule(NamedTuple):
 
 S, M, E = State, Move, EventType
 RULES: tuple[Rule, ...] = (
-    Rule(S.PENDING, M.START, S.RUNNING, "executor", E.STARTED),
+    Rule(S.PENDING, M.START, S.RUNNING, "executor, provider", E.STARTED),
     Rule(S.PENDING, M.REQUEST_CANCEL, S.CANCELLED, "caller (COOPERATIVE)", E.CANCELLED),
     Rule(S.PENDING, M.FLAG_CANCEL, S.CANCELLED, "caller (BEST_EFFORT)", E.CANCELLED),
-    Rule(S.PENDING, M.FAIL, S.FAILED, "deadline, recovery", E.FAILED),
-    Rule(S.RUNNING, M.PROGRESS, S.RUNNING, "handler", E.PROGRESS),
-    Rule(S.RUNNING, M.OUTPUT, S.RUNNING, "handler", E.OUTPUT),
+    Rule(S.PENDING, M.REQUEST_STOP, S.PENDING, "caller", E.STOPPING),
+    Rule(S.PENDING, M.SIGNAL, S.PENDING, "caller", E.SIGNAL),
+    Rule(S.PENDING, M.FAIL, S.FAILED, "deadline, recovery, provider", E.FAILED),
+    Rule(S.PENDING, M.CANCEL, S.CANCELLED, "provider", E.CANCELLED),
+    Rule(S.RUNNING, M.PROGRESS, S.RUNNING, "handler, provider", E.PROGRESS),
+    Rule(S.RUNNING, M.OUTPUT, S.RUNNING, "handler, provider", E.OUTPUT),
+    Rule(S.RUNNING, M.REQUEST_STOP, S.RUNNING, "caller", E.STOPPING),
+    Rule(S.RUNNING, M.SIGNAL, S.RUNNING, "caller", E.SIGNAL),
     Rule(S.RUNNING, M.ATTEMPT_FAILED, S.RUNNING, "executor, recovery", E.ATTEMPT_FAILED),
-    Rule(S.RUNNING, M.REQUEST_CANCEL, S.CANCELLING, "caller (COOPERATIVE)", E.CANCELLING),
+    Rule(S.RUNNING, M.REQUEST_CANCEL, S.CANCELLING, "caller (COOPERATIVE), provider", E.CANCELLING),
     Rule(S.RUNNING, M.FLAG_CANCEL, S.RUNNING, "caller (BEST_EFFORT)", E.CANCELLING),
-    Rule(S.RUNNING, M.COMPLETE, S.COMPLETED, "handler", E.COMPLETED),
-    Rule(S.RUNNING, M.FAIL, S.FAILED, "handler, deadline, recovery", E.FAILED),
-    Rule(S.RUNNING, M.CANCEL, S.CANCELLED, "handler (BEST_EFFORT)", E.CANCELLED),
-    Rule(S.CANCELLING, M.PROGRESS, S.CANCELLING, "handler", E.PROGRESS),
-    Rule(S.CANCELLING, M.OUTPUT, S.CANCELLING, "handler", E.OUTPUT),
-    Rule(S.CANCELLING, M.CANCEL, S.CANCELLED, "handler, grace, deadline, recovery", E.CANCELLED),
+    Rule(S.RUNNING, M.COMPLETE, S.COMPLETED, "handler, provider", E.COMPLETED),
+    Rule(S.RUNNING, M.FAIL, S.FAILED, "handler, deadline, recovery, provider", E.FAILED),
+    Rule(S.RUNNING, M.CANCEL, S.CANCELLED, "handler (BEST_EFFORT), provider", E.CANCELLED),
+    Rule(S.CANCELLING, M.PROGRESS, S.CANCELLING, "handler, provider", E.PROGRESS),
+    Rule(S.CANCELLING, M.OUTPUT, S.CANCELLING, "handler, provider", E.OUTPUT),
+    Rule(S.CANCELLING, M.SIGNAL, S.CANCELLING, "caller", E.SIGNAL),
+    Rule(S.CANCELLING, M.CANCEL, S.CANCELLED, "handler, grace, deadline, recovery, provider", E.CANCELLED),
 )
 """Every allowed move. What is not here is refused."""
 

@@ -283,7 +283,7 @@ async def test_reports_after_the_end_are_refused(lab: Lab) -> None:
     ):
         with pytest.raises(ServiceError) as caught:
             await use
-        assert caught.value.reason is Reason.ILLEGAL_MOVE
+        assert caught.value.reason is Reason.OPERATION_ENDED
     assert await lab.kinds(name) == ["accepted", "started", "completed"]
 
 

@@ -92,7 +92,7 @@ async def test_a_child_start_and_its_entry_are_one_transaction(lab: Lab) -> None
     assert reason_of_end(await lab.end(name)) == "DEADLINE_EXCEEDED"
     gate.set()
     await done.wait()
-    assert [error.reason for error in errors] == [Reason.ILLEGAL_MOVE]
+    assert [error.reason for error in errors] == [Reason.OPERATION_ENDED]
     assert len(lab.tables()["operations"]) == 1
 
 

@@ -24,14 +24,17 @@ numbers = st.integers(min_value=1, max_value=2**62)
     time=st.integers(min_value=0, max_value=253_402_300_799_999_999),
     value=st.binary(max_size=300),
     text=st.text(max_size=100),
+    stopped=st.booleans(),
+    delay=st.none() | st.integers(min_value=0, max_value=10**15),
 )
 def test_encoding_by_hand_equals_the_generated_message(
-    event: EventType, state: State, sequence: int, revision: int, attempt: int, time: int, value: bytes, text: str
-) -> None:
+    event: EventType, state: State, sequence: int, revision: int, attempt: int, time: int, value: bytes, text: str,
+    stopped: bool, delay: int | None,
+) -> None:  # fmt: skip
     record = new_record(
         uid=bytes(range(16)), id="an-id", type="a.B/C", created=0, deadline=None, labels={}, owner="", request_id="",
         parent="",
-    ).evolve(state=state, sequence=sequence, revision=revision, attempt=attempt, updated=time)  # fmt: skip
+    ).evolve(state=state, sequence=sequence, revision=revision, attempt=attempt, updated=time, stopped=stopped, next_attempt=None if delay is None else time + delay)  # fmt: skip
     payload = AnyMessage(type_url="t/x", value=value)
     status = status_pb2.Status(code=len(text), message=text)
     wanted = operation_pb2.OperationEvent(
@@ -52,12 +55,19 @@ def test_encoding_by_hand_equals_the_generated_message(
         given = payload.SerializeToString()
     elif event is EventType.COMPLETED:
         wanted.completed.result.CopyFrom(payload)
+        wanted.completed.stopped = stopped
         given = payload.SerializeToString()
-    elif event is EventType.CANCELLING:
-        wanted.cancelling.reason = text
-        wanted.cancelling.SetInParent()
+    elif event in (EventType.CANCELLING, EventType.STOPPING):
+        getattr(wanted, event.name.lower()).reason = text
+        getattr(wanted, event.name.lower()).SetInParent()
         given = text.encode()
+    elif event is EventType.SIGNAL:
+        wanted.signal.payload.CopyFrom(payload)
+        wanted.signal.name, wanted.signal.number = text, sequence
+        given = wanted.signal.SerializeToString()
     else:
+        if event is EventType.ATTEMPT_FAILED and delay is not None:
+            wanted.attempt_failed.retry_delay.FromMicroseconds(delay)
         getattr(wanted, event.name.lower()).error.CopyFrom(status)
         given = status.SerializeToString()
     encoded = events.encode(record, event, given)

@@ -38,6 +38,8 @@ PAYLOADS: dict[EventType, bytes | None] = {
     EventType.COMPLETED: ANY.SerializeToString(),
     EventType.FAILED: failure(Reason.HANDLER_ERROR),
     EventType.CANCELLED: failure(Reason.CANCELLED),
+    EventType.STOPPING: b"because",
+    EventType.SIGNAL: operation_pb2.OperationEvent.Signal(name="s", number=1).SerializeToString(),
 }
 
 PATHS: dict[State, tuple[Move, ...]] = {

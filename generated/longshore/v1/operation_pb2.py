@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clongshore/v1/operation.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xeb\x07\n\x11OperationSnapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.longshore.v1.OperationSnapshot.State\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12#\n\x05input\x18\x07 \x01(\x0b\x32\x14.google.protobuf.Any\x12&\n\x08progress\x18\x08 \x01(\x0b\x32\x14.google.protobuf.Any\x12&\n\x06result\x18\t \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x12#\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x10 \x01(\x05\x12\x37\n\x13\x63\x61ncel_request_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcancel_reason\x18\x12 \x01(\t\x12;\n\x06labels\x18\x13 \x03(\x0b\x32+.longshore.v1.OperationSnapshot.LabelsEntry\x12\r\n\x05owner\x18\x14 \x01(\t\x12\x12\n\nrequest_id\x18\x15 \x01(\t\x12\x0e\n\x06parent\x18\x16 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x17 \x01(\x03\x12\x0f\n\x07\x63rashes\x18\x18 \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x14\n\x10STATE_CANCELLING\x10\x03\x12\x13\n\x0fSTATE_COMPLETED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x42\t\n\x07outcome\"\xfc\x08\n\x0eOperationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.longshore.v1.OperationSnapshot.State\x12\x39\n\x08\x61\x63\x63\x65pted\x18\x06 \x01(\x0b\x32%.longshore.v1.OperationEvent.AcceptedH\x00\x12\x37\n\x07started\x18\x07 \x01(\x0b\x32$.longshore.v1.OperationEvent.StartedH\x00\x12\x39\n\x08progress\x18\x08 \x01(\x0b\x32%.longshore.v1.OperationEvent.ProgressH\x00\x12\x35\n\x06output\x18\t \x01(\x0b\x32#.longshore.v1.OperationEvent.OutputH\x00\x12\x44\n\x0e\x61ttempt_failed\x18\n \x01(\x0b\x32*.longshore.v1.OperationEvent.AttemptFailedH\x00\x12=\n\ncancelling\x18\x0b \x01(\x0b\x32\'.longshore.v1.OperationEvent.CancellingH\x00\x12;\n\tcompleted\x18\x0c \x01(\x0b\x32&.longshore.v1.OperationEvent.CompletedH\x00\x12\x35\n\x06\x66\x61iled\x18\r \x01(\x0b\x32#.longshore.v1.OperationEvent.FailedH\x00\x12;\n\tcancelled\x18\x0e \x01(\x0b\x32&.longshore.v1.OperationEvent.CancelledH\x00\x1a\x33\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x1a\t\n\x07Started\x1a/\n\x08Progress\x12#\n\x05value\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x1a-\n\x06Output\x12#\n\x05value\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x1a\x62\n\rAttemptFailed\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12.\n\x0bretry_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x1c\n\nCancelling\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a\x31\n\tCompleted\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x1a+\n\x06\x46\x61iled\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x1a.\n\tCancelled\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.StatusB\x07\n\x05\x65vent*\x8d\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_TYPE_ACCEPTED\x10\x01\x12\x16\n\x12\x45VENT_TYPE_STARTED\x10\x02\x12\x17\n\x13\x45VENT_TYPE_PROGRESS\x10\x03\x12\x15\n\x11\x45VENT_TYPE_OUTPUT\x10\x04\x12\x1d\n\x19\x45VENT_TYPE_ATTEMPT_FAILED\x10\x05\x12\x19\n\x15\x45VENT_TYPE_CANCELLING\x10\x06\x12\x18\n\x14\x45VENT_TYPE_COMPLETED\x10\x07\x12\x15\n\x11\x45VENT_TYPE_FAILED\x10\x08\x12\x18\n\x14\x45VENT_TYPE_CANCELLED\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clongshore/v1/operation.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x90\x0b\n\x11OperationSnapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.longshore.v1.OperationSnapshot.State\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x10\n\x08sequence\x18\x06 \x01(\x03\x12#\n\x05input\x18\x07 \x01(\x0b\x32\x14.google.protobuf.Any\x12&\n\x08progress\x18\x08 \x01(\x0b\x32\x14.google.protobuf.Any\x12&\n\x06result\x18\t \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x12#\n\x05\x65rror\x18\n \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x10 \x01(\x05\x12\x37\n\x13\x63\x61ncel_request_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcancel_reason\x18\x12 \x01(\t\x12;\n\x06labels\x18\x13 \x03(\x0b\x32+.longshore.v1.OperationSnapshot.LabelsEntry\x12\r\n\x05owner\x18\x14 \x01(\t\x12\x12\n\nrequest_id\x18\x15 \x01(\t\x12\x0e\n\x06parent\x18\x16 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x17 \x01(\x03\x12\x0f\n\x07\x63rashes\x18\x18 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x19 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x1a \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64\x65\x66\x65rred\x18\x1b \x01(\x08\x12\x35\n\x11stop_request_time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07stopped\x18\x1d \x01(\x08\x12\x46\n\x0fpending_signals\x18\x1e \x03(\x0b\x32-.longshore.v1.OperationSnapshot.PendingSignal\x12\x14\n\x0cretried_from\x18\x1f \x01(\t\x12/\n\x0b\x65xpire_time\x18  \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aq\n\rPendingSignal\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tsignal_id\x18\x03 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x96\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x14\n\x10STATE_CANCELLING\x10\x03\x12\x13\n\x0fSTATE_COMPLETED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x42\t\n\x07outcome\"\x8d\x0b\n\x0eOperationEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05state\x18\x05 \x01(\x0e\x32%.longshore.v1.OperationSnapshot.State\x12\x39\n\x08\x61\x63\x63\x65pted\x18\x06 \x01(\x0b\x32%.longshore.v1.OperationEvent.AcceptedH\x00\x12\x37\n\x07started\x18\x07 \x01(\x0b\x32$.longshore.v1.OperationEvent.StartedH\x00\x12\x39\n\x08progress\x18\x08 \x01(\x0b\x32%.longshore.v1.OperationEvent.ProgressH\x00\x12\x35\n\x06output\x18\t \x01(\x0b\x32#.longshore.v1.OperationEvent.OutputH\x00\x12\x44\n\x0e\x61ttempt_failed\x18\n \x01(\x0b\x32*.longshore.v1.OperationEvent.AttemptFailedH\x00\x12=\n\ncancelling\x18\x0b \x01(\x0b\x32\'.longshore.v1.OperationEvent.CancellingH\x00\x12;\n\tcompleted\x18\x0c \x01(\x0b\x32&.longshore.v1.OperationEvent.CompletedH\x00\x12\x35\n\x06\x66\x61iled\x18\r \x01(\x0b\x32#.longshore.v1.OperationEvent.FailedH\x00\x12;\n\tcancelled\x18\x0e \x01(\x0b\x32&.longshore.v1.OperationEvent.CancelledH\x00\x12\x35\n\x06signal\x18\x0f \x01(\x0b\x32#.longshore.v1.OperationEvent.SignalH\x00\x12\x39\n\x08stopping\x18\x10 \x01(\x0b\x32%.longshore.v1.OperationEvent.StoppingH\x00\x1a\x33\n\x08\x41\x63\x63\x65pted\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x1a\t\n\x07Started\x1a/\n\x08Progress\x12#\n\x05value\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x1a-\n\x06Output\x12#\n\x05value\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x1a\x62\n\rAttemptFailed\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12.\n\x0bretry_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x1c\n\nCancelling\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1ap\n\x06Signal\x12%\n\x07payload\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tsignal_id\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x03\x12\x0e\n\x06sender\x18\x05 \x01(\t\x1a\x1a\n\x08Stopping\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a\x42\n\tCompleted\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x0f\n\x07stopped\x18\x02 \x01(\x08\x1a+\n\x06\x46\x61iled\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x1a.\n\tCancelled\x12!\n\x05\x65rror\x18\x01 \x01(\x0b\x32\x12.google.rpc.StatusB\x07\n\x05\x65vent*\xbd\x02\n\tEventType\x12\x1a\n\x16\x45VENT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_TYPE_ACCEPTED\x10\x01\x12\x16\n\x12\x45VENT_TYPE_STARTED\x10\x02\x12\x17\n\x13\x45VENT_TYPE_PROGRESS\x10\x03\x12\x15\n\x11\x45VENT_TYPE_OUTPUT\x10\x04\x12\x1d\n\x19\x45VENT_TYPE_ATTEMPT_FAILED\x10\x05\x12\x19\n\x15\x45VENT_TYPE_CANCELLING\x10\x06\x12\x18\n\x14\x45VENT_TYPE_COMPLETED\x10\x07\x12\x15\n\x11\x45VENT_TYPE_FAILED\x10\x08\x12\x18\n\x14\x45VENT_TYPE_CANCELLED\x10\t\x12\x15\n\x11\x45VENT_TYPE_SIGNAL\x10\n\x12\x17\n\x13\x45VENT_TYPE_STOPPING\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +37,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OPERATIONSNAPSHOT_LABELSENTRY']._loaded_options = None
   _globals['_OPERATIONSNAPSHOT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTTYPE']._serialized_start=2321
-  _globals['_EVENTTYPE']._serialized_end=2590
+  _globals['_EVENTTYPE']._serialized_start=3015
+  _globals['_EVENTTYPE']._serialized_end=3332
   _globals['_OPERATIONSNAPSHOT']._serialized_start=164
-  _globals['_OPERATIONSNAPSHOT']._serialized_end=1167
-  _globals['_OPERATIONSNAPSHOT_LABELSENTRY']._serialized_start=958
-  _globals['_OPERATIONSNAPSHOT_LABELSENTRY']._serialized_end=1003
-  _globals['_OPERATIONSNAPSHOT_STATE']._serialized_start=1006
-  _globals['_OPERATIONSNAPSHOT_STATE']._serialized_end=1156
-  _globals['_OPERATIONEVENT']._serialized_start=1170
-  _globals['_OPERATIONEVENT']._serialized_end=2318
-  _globals['_OPERATIONEVENT_ACCEPTED']._serialized_start=1877
-  _globals['_OPERATIONEVENT_ACCEPTED']._serialized_end=1928
-  _globals['_OPERATIONEVENT_STARTED']._serialized_start=1930
-  _globals['_OPERATIONEVENT_STARTED']._serialized_end=1939
-  _globals['_OPERATIONEVENT_PROGRESS']._serialized_start=1941
-  _globals['_OPERATIONEVENT_PROGRESS']._serialized_end=1988
-  _globals['_OPERATIONEVENT_OUTPUT']._serialized_start=1990
-  _globals['_OPERATIONEVENT_OUTPUT']._serialized_end=2035
-  _globals['_OPERATIONEVENT_ATTEMPTFAILED']._serialized_start=2037
-  _globals['_OPERATIONEVENT_ATTEMPTFAILED']._serialized_end=2135
-  _globals['_OPERATIONEVENT_CANCELLING']._serialized_start=2137
-  _globals['_OPERATIONEVENT_CANCELLING']._serialized_end=2165
-  _globals['_OPERATIONEVENT_COMPLETED']._serialized_start=2167
-  _globals['_OPERATIONEVENT_COMPLETED']._serialized_end=2216
-  _globals['_OPERATIONEVENT_FAILED']._serialized_start=2218
-  _globals['_OPERATIONEVENT_FAILED']._serialized_end=2261
-  _globals['_OPERATIONEVENT_CANCELLED']._serialized_start=2263
-  _globals['_OPERATIONEVENT_CANCELLED']._serialized_end=2309
+  _globals['_OPERATIONSNAPSHOT']._serialized_end=1588
+  _globals['_OPERATIONSNAPSHOT_LABELSENTRY']._serialized_start=1264
+  _globals['_OPERATIONSNAPSHOT_LABELSENTRY']._serialized_end=1309
+  _globals['_OPERATIONSNAPSHOT_PENDINGSIGNAL']._serialized_start=1311
+  _globals['_OPERATIONSNAPSHOT_PENDINGSIGNAL']._serialized_end=1424
+  _globals['_OPERATIONSNAPSHOT_STATE']._serialized_start=1427
+  _globals['_OPERATIONSNAPSHOT_STATE']._serialized_end=1577
+  _globals['_OPERATIONEVENT']._serialized_start=1591
+  _globals['_OPERATIONEVENT']._serialized_end=3012
+  _globals['_OPERATIONEVENT_ACCEPTED']._serialized_start=2412
+  _globals['_OPERATIONEVENT_ACCEPTED']._serialized_end=2463
+  _globals['_OPERATIONEVENT_STARTED']._serialized_start=2465
+  _globals['_OPERATIONEVENT_STARTED']._serialized_end=2474
+  _globals['_OPERATIONEVENT_PROGRESS']._serialized_start=2476
+  _globals['_OPERATIONEVENT_PROGRESS']._serialized_end=2523
+  _globals['_OPERATIONEVENT_OUTPUT']._serialized_start=2525
+  _globals['_OPERATIONEVENT_OUTPUT']._serialized_end=2570
+  _globals['_OPERATIONEVENT_ATTEMPTFAILED']._serialized_start=2572
+  _globals['_OPERATIONEVENT_ATTEMPTFAILED']._serialized_end=2670
+  _globals['_OPERATIONEVENT_CANCELLING']._serialized_start=2672
+  _globals['_OPERATIONEVENT_CANCELLING']._serialized_end=2700
+  _globals['_OPERATIONEVENT_SIGNAL']._serialized_start=2702
+  _globals['_OPERATIONEVENT_SIGNAL']._serialized_end=2814
+  _globals['_OPERATIONEVENT_STOPPING']._serialized_start=2816
+  _globals['_OPERATIONEVENT_STOPPING']._serialized_end=2842
+  _globals['_OPERATIONEVENT_COMPLETED']._serialized_start=2844
+  _globals['_OPERATIONEVENT_COMPLETED']._serialized_end=2910
+  _globals['_OPERATIONEVENT_FAILED']._serialized_start=2912
+  _globals['_OPERATIONEVENT_FAILED']._serialized_end=2955
+  _globals['_OPERATIONEVENT_CANCELLED']._serialized_start=2957
+  _globals['_OPERATIONEVENT_CANCELLED']._serialized_end=3003
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,10 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """`failed` events. Sent whatever the filter says."""
     EVENT_TYPE_CANCELLED: _EventType.ValueType  # 9
     """`cancelled` events. Sent whatever the filter says."""
+    EVENT_TYPE_SIGNAL: _EventType.ValueType  # 10
+    """`signal` events."""
+    EVENT_TYPE_STOPPING: _EventType.ValueType  # 11
+    """`stopping` events."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """The kinds of events, for filters. One value for each field of `OperationEvent.event`."""
@@ -73,6 +77,10 @@ EVENT_TYPE_FAILED: EventType.ValueType  # 8
 """`failed` events. Sent whatever the filter says."""
 EVENT_TYPE_CANCELLED: EventType.ValueType  # 9
 """`cancelled` events. Sent whatever the filter says."""
+EVENT_TYPE_SIGNAL: EventType.ValueType  # 10
+"""`signal` events."""
+EVENT_TYPE_STOPPING: EventType.ValueType  # 11
+"""`stopping` events."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final
@@ -140,6 +148,40 @@ class OperationSnapshot(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class PendingSignal(_message.Message):
+        """A signal that waits to be consumed."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        SIGNAL_ID_FIELD_NUMBER: _builtins.int
+        ACCEPT_TIME_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        """Position among all signals of the operation, from 1."""
+        name: _builtins.str
+        """The signal's name, as the contract declares it."""
+        signal_id: _builtins.str
+        """The id that it was sent with, or that the server made."""
+        @_builtins.property
+        def accept_time(self) -> _timestamp_pb2.Timestamp:
+            """When it was accepted."""
+
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            name: _builtins.str = ...,
+            signal_id: _builtins.str = ...,
+            accept_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "name", b"name", "number", b"number", "signal_id", b"signal_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
@@ -164,6 +206,14 @@ class OperationSnapshot(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CRASHES_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    DEFERRED_FIELD_NUMBER: _builtins.int
+    STOP_REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    PENDING_SIGNALS_FIELD_NUMBER: _builtins.int
+    RETRIED_FROM_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Public name, `operations/{id}`. With a template the id comes from the input, else it is the uid."""
     uid: _builtins.str
@@ -190,6 +240,14 @@ class OperationSnapshot(_message.Message):
     """Sequence of the oldest event that the log still holds; 1 unless the log was capped."""
     crashes: _builtins.int
     """How many crashes of the server interrupted it."""
+    failures: _builtins.int
+    """How many attempts failed and were made again, or will be, by the contract's retry policy."""
+    deferred: _builtins.bool
+    """The handler has handed the operation over: it ends by a control call, its deadline or a cancel request."""
+    stopped: _builtins.bool
+    """It completed after a stop request: the result may be a part of what was asked for."""
+    retried_from: _builtins.str
+    """Name of the operation that this one repeats, `operations/{uid}`; empty: it repeats none."""
     @_builtins.property
     def input(self) -> _any_pb2.Any:
         """The input. Only when the request asked for VIEW_FULL."""
@@ -236,6 +294,22 @@ class OperationSnapshot(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The labels that it was started with."""
 
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next attempt begins. Absent: an attempt is under way, or none is due."""
+
+    @_builtins.property
+    def stop_request_time(self) -> _timestamp_pb2.Timestamp:
+        """When a caller first asked to stop it and keep what there is. Absent: nobody did."""
+
+    @_builtins.property
+    def pending_signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationSnapshot.PendingSignal]:
+        """The signals that are accepted and not consumed yet, in the order of their acceptance."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When an ended operation is deleted. Absent: it has not ended, or it is kept for ever."""
+
     def __init__(
         self,
         *,
@@ -263,10 +337,18 @@ class OperationSnapshot(_message.Message):
         parent: _builtins.str = ...,
         first_sequence: _builtins.int = ...,
         crashes: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        deferred: _builtins.bool = ...,
+        stop_request_time: _timestamp_pb2.Timestamp | None = ...,
+        stopped: _builtins.bool = ...,
+        pending_signals: _abc.Iterable[Global___OperationSnapshot.PendingSignal] | None = ...,
+        retried_from: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "input", b"input", "outcome", b"outcome", "progress", b"progress", "result", b"result", "start_time", b"start_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "start_time", b"start_time", "stop_request_time", b"stop_request_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_reason", b"cancel_reason", "cancel_request_time", b"cancel_request_time", "crashes", b"crashes", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "first_sequence", b"first_sequence", "input", b"input", "labels", b"labels", "name", b"name", "outcome", b"outcome", "owner", b"owner", "parent", b"parent", "progress", b"progress", "request_id", b"request_id", "result", b"result", "revision", b"revision", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_reason", b"cancel_reason", "cancel_request_time", b"cancel_request_time", "crashes", b"crashes", "create_time", b"create_time", "deadline", b"deadline", "deferred", b"deferred", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "first_sequence", b"first_sequence", "input", b"input", "labels", b"labels", "name", b"name", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "owner", b"owner", "parent", b"parent", "pending_signals", b"pending_signals", "progress", b"progress", "request_id", b"request_id", "result", b"result", "retried_from", b"retried_from", "revision", b"revision", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "stop_request_time", b"stop_request_time", "stopped", b"stopped", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -416,12 +498,73 @@ class OperationEvent(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Signal(_message.Message):
+        """A caller's signal was accepted."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PAYLOAD_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        SIGNAL_ID_FIELD_NUMBER: _builtins.int
+        NUMBER_FIELD_NUMBER: _builtins.int
+        SENDER_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """The signal's name."""
+        signal_id: _builtins.str
+        """The id that it was sent with, or that the server made."""
+        number: _builtins.int
+        """Position among all signals of the operation, from 1."""
+        sender: _builtins.str
+        """The principal that sent it."""
+        @_builtins.property
+        def payload(self) -> _any_pb2.Any:
+            """The payload, of the type that the contract declares for this name."""
+
+        def __init__(
+            self,
+            *,
+            payload: _any_pb2.Any | None = ...,
+            name: _builtins.str = ...,
+            signal_id: _builtins.str = ...,
+            number: _builtins.int = ...,
+            sender: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "number", b"number", "payload", b"payload", "sender", b"sender", "signal_id", b"signal_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Stopping(_message.Message):
+        """A caller asked to stop it and to keep what there is."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        REASON_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        """What the caller gave as the reason."""
+        def __init__(
+            self,
+            *,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Completed(_message.Message):
         """It ended with a result."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         RESULT_FIELD_NUMBER: _builtins.int
+        STOPPED_FIELD_NUMBER: _builtins.int
+        stopped: _builtins.bool
+        """It completed after a stop request: the result may be a part of what was asked for."""
         @_builtins.property
         def result(self) -> _any_pb2.Any:
             """The result, of the type that the contract declares."""
@@ -430,10 +573,11 @@ class OperationEvent(_message.Message):
             self,
             *,
             result: _any_pb2.Any | None = ...,
+            stopped: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "stopped", b"stopped"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,6 +639,8 @@ class OperationEvent(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    STOPPING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the operation's log: 1, 2, 3 ... without gaps."""
     revision: _builtins.int
@@ -543,6 +689,14 @@ class OperationEvent(_message.Message):
     def cancelled(self) -> Global___OperationEvent.Cancelled:
         """It ended by a cancel request. Terminal: the last event."""
 
+    @_builtins.property
+    def signal(self) -> Global___OperationEvent.Signal:
+        """A caller's signal was accepted."""
+
+    @_builtins.property
+    def stopping(self) -> Global___OperationEvent.Stopping:
+        """A caller asked to stop it and to keep what there is."""
+
     def __init__(
         self,
         *,
@@ -560,12 +714,14 @@ class OperationEvent(_message.Message):
         completed: Global___OperationEvent.Completed | None = ...,
         failed: Global___OperationEvent.Failed | None = ...,
         cancelled: Global___OperationEvent.Cancelled | None = ...,
+        signal: Global___OperationEvent.Signal | None = ...,
+        stopping: Global___OperationEvent.Stopping | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "output", b"output", "progress", b"progress", "started", b"started", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "output", b"output", "progress", b"progress", "signal", b"signal", "started", b"started", "stopping", b"stopping", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "output", b"output", "progress", b"progress", "revision", b"revision", "sequence", b"sequence", "started", b"started", "state", b"state", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "output", b"output", "progress", b"progress", "revision", b"revision", "sequence", b"sequence", "signal", b"signal", "started", b"started", "state", b"state", "stopping", b"stopping", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled", "signal", "stopping"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -29,7 +29,7 @@ from longshore.v1 import annotations_pb2 as longshore_dot_v1_dot_annotations__pb
 from longshore.v1 import operation_pb2 as longshore_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%longshore/v1/operations_service.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elongshore/v1/annotations.proto\x1a\x1clongshore/v1/operation.proto\"\xe5\x01\n\x0cStartRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.longshore.v1.StartRequest.LabelsEntry\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe0\x01\n\rStartResponse\x12\x32\n\toperation\x18\x01 \x01(\x0b\x32\x1f.longshore.v1.OperationSnapshot\x12<\n\x0b\x64isposition\x18\x02 \x01(\x0e\x32\'.longshore.v1.StartResponse.Disposition\"]\n\x0b\x44isposition\x12\x1b\n\x17\x44ISPOSITION_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44ISPOSITION_CREATED\x10\x01\x12\x18\n\x14\x44ISPOSITION_EXISTING\x10\x02\"\xaf\x02\n\nRunRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x34\n\x06labels\x18\x04 \x03(\x0b\x32$.longshore.v1.RunRequest.LabelsEntry\x12,\n\x0b\x65vent_types\x18\x05 \x03(\x0e\x32\x17.longshore.v1.EventType\x12\x10\n\x08\x63onflate\x18\x06 \x01(\x08\x12\x35\n\x12heartbeat_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04view\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.OperationView\"o\n\x0bListRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12)\n\x04view\x18\x04 \x01(\x0e\x32\x1b.longshore.v1.OperationView\"\\\n\x0cListResponse\x12\x33\n\noperations\x18\x01 \x03(\x0b\x32\x1f.longshore.v1.OperationSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x0bWaitRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd0\x01\n\x0cWatchRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12,\n\x0b\x65vent_types\x18\x04 \x03(\x0e\x32\x17.longshore.v1.EventType\x12\x10\n\x08\x63onflate\x18\x05 \x01(\x08\x12\x35\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_after_sequence\"\xbe\x02\n\rWatchResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.longshore.v1.OperationSnapshotH\x00\x12-\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.longshore.v1.OperationEventH\x00\x12:\n\theartbeat\x18\x03 \x01(\x0b\x32%.longshore.v1.WatchResponse.HeartbeatH\x00\x12\x19\n\x0c\x63overs_after\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05reset\x18\x05 \x01(\x08\x1aG\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07messageB\x0f\n\r_covers_after\"-\n\rCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x10ListTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x11ListTypesResponse\x12*\n\x05types\x18\x01 \x03(\x0b\x32\x1b.longshore.v1.OperationType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTypeRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\"\xd4\x01\n\rOperationType\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\ninput_type\x18\x02 \x01(\t\x12\x15\n\rprogress_type\x18\x03 \x01(\t\x12\x13\n\x0boutput_type\x18\x04 \x01(\t\x12\x13\n\x0bresult_type\x18\x05 \x01(\t\x12\x18\n\x10streaming_method\x18\x06 \x01(\t\x12\x31\n\x08\x63ontract\x18\x07 \x01(\x0b\x32\x1f.longshore.v1.OperationContract\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t*b\n\rOperationView\x12\x1e\n\x1aOPERATION_VIEW_UNSPECIFIED\x10\x00\x12\x18\n\x14OPERATION_VIEW_BASIC\x10\x01\x12\x17\n\x13OPERATION_VIEW_FULL\x10\x02\x32\xfa\x04\n\x11OperationsService\x12@\n\x05Start\x12\x1a.longshore.v1.StartRequest\x1a\x1b.longshore.v1.StartResponse\x12>\n\x03Run\x12\x18.longshore.v1.RunRequest\x1a\x1b.longshore.v1.WatchResponse0\x01\x12@\n\x03Get\x12\x18.longshore.v1.GetRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12=\n\x04List\x12\x19.longshore.v1.ListRequest\x1a\x1a.longshore.v1.ListResponse\x12\x42\n\x04Wait\x12\x19.longshore.v1.WaitRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x42\n\x05Watch\x12\x1a.longshore.v1.WatchRequest\x1a\x1b.longshore.v1.WatchResponse0\x01\x12\x46\n\x06\x43\x61ncel\x12\x1b.longshore.v1.CancelRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12L\n\tListTypes\x12\x1e.longshore.v1.ListTypesRequest\x1a\x1f.longshore.v1.ListTypesResponse\x12\x44\n\x07GetType\x12\x1c.longshore.v1.GetTypeRequest\x1a\x1b.longshore.v1.OperationTypeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%longshore/v1/operations_service.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1elongshore/v1/annotations.proto\x1a\x1clongshore/v1/operation.proto\"\xe5\x01\n\x0cStartRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.longshore.v1.StartRequest.LabelsEntry\x12\'\n\x04wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe0\x01\n\rStartResponse\x12\x32\n\toperation\x18\x01 \x01(\x0b\x32\x1f.longshore.v1.OperationSnapshot\x12<\n\x0b\x64isposition\x18\x02 \x01(\x0e\x32\'.longshore.v1.StartResponse.Disposition\"]\n\x0b\x44isposition\x12\x1b\n\x17\x44ISPOSITION_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44ISPOSITION_CREATED\x10\x01\x12\x18\n\x14\x44ISPOSITION_EXISTING\x10\x02\"\xaf\x02\n\nRunRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x34\n\x06labels\x18\x04 \x03(\x0b\x32$.longshore.v1.RunRequest.LabelsEntry\x12,\n\x0b\x65vent_types\x18\x05 \x03(\x0e\x32\x17.longshore.v1.EventType\x12\x10\n\x08\x63onflate\x18\x06 \x01(\x08\x12\x35\n\x12heartbeat_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\nGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04view\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.OperationView\"\x81\x01\n\x0bListRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12)\n\x04view\x18\x04 \x01(\x0e\x32\x1b.longshore.v1.OperationView\x12\x10\n\x08order_by\x18\x05 \x01(\t\"\\\n\x0cListResponse\x12\x33\n\noperations\x18\x01 \x03(\x0b\x32\x1f.longshore.v1.OperationSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"G\n\x0bWaitRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd0\x01\n\x0cWatchRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12,\n\x0b\x65vent_types\x18\x04 \x03(\x0e\x32\x17.longshore.v1.EventType\x12\x10\n\x08\x63onflate\x18\x05 \x01(\x08\x12\x35\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_after_sequence\"\xbe\x02\n\rWatchResponse\x12\x33\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1f.longshore.v1.OperationSnapshotH\x00\x12-\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1c.longshore.v1.OperationEventH\x00\x12:\n\theartbeat\x18\x03 \x01(\x0b\x32%.longshore.v1.WatchResponse.HeartbeatH\x00\x12\x19\n\x0c\x63overs_after\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05reset\x18\x05 \x01(\x08\x1aG\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07messageB\x0f\n\r_covers_after\"-\n\rCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"+\n\x0bStopRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"g\n\rSignalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\t\x12%\n\x07payload\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x11\n\tsignal_id\x18\x04 \x01(\t\"z\n\x0eSignalResponse\x12\x32\n\toperation\x18\x01 \x01(\x0b\x32\x1f.longshore.v1.OperationSnapshot\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x11\n\tsignal_id\x18\x03 \x01(\t\x12\x11\n\tduplicate\x18\x04 \x01(\x08\"0\n\x0cRetryRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x1d\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65leteResponse\"\x1e\n\x0c\x43ountRequest\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\"\xb1\x01\n\rCountResponse\x12\x31\n\x06\x63ounts\x18\x01 \x03(\x0b\x32!.longshore.v1.CountResponse.Entry\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x1aZ\n\x05\x45ntry\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.longshore.v1.OperationSnapshot.State\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\"9\n\x10ListTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x11ListTypesResponse\x12*\n\x05types\x18\x01 \x03(\x0b\x32\x1b.longshore.v1.OperationType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTypeRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\"\xd4\x01\n\rOperationType\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x12\n\ninput_type\x18\x02 \x01(\t\x12\x15\n\rprogress_type\x18\x03 \x01(\t\x12\x13\n\x0boutput_type\x18\x04 \x01(\t\x12\x13\n\x0bresult_type\x18\x05 \x01(\t\x12\x18\n\x10streaming_method\x18\x06 \x01(\t\x12\x31\n\x08\x63ontract\x18\x07 \x01(\x0b\x32\x1f.longshore.v1.OperationContract\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t*b\n\rOperationView\x12\x1e\n\x1aOPERATION_VIEW_UNSPECIFIED\x10\x00\x12\x18\n\x14OPERATION_VIEW_BASIC\x10\x01\x12\x17\n\x13OPERATION_VIEW_FULL\x10\x02\x32\xcc\x07\n\x11OperationsService\x12@\n\x05Start\x12\x1a.longshore.v1.StartRequest\x1a\x1b.longshore.v1.StartResponse\x12>\n\x03Run\x12\x18.longshore.v1.RunRequest\x1a\x1b.longshore.v1.WatchResponse0\x01\x12@\n\x03Get\x12\x18.longshore.v1.GetRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12=\n\x04List\x12\x19.longshore.v1.ListRequest\x1a\x1a.longshore.v1.ListResponse\x12\x42\n\x04Wait\x12\x19.longshore.v1.WaitRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x42\n\x05Watch\x12\x1a.longshore.v1.WatchRequest\x1a\x1b.longshore.v1.WatchResponse0\x01\x12\x46\n\x06\x43\x61ncel\x12\x1b.longshore.v1.CancelRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x42\n\x04Stop\x12\x19.longshore.v1.StopRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x43\n\x06Signal\x12\x1b.longshore.v1.SignalRequest\x1a\x1c.longshore.v1.SignalResponse\x12@\n\x05Retry\x12\x1a.longshore.v1.RetryRequest\x1a\x1b.longshore.v1.StartResponse\x12\x43\n\x06\x44\x65lete\x12\x1b.longshore.v1.DeleteRequest\x1a\x1c.longshore.v1.DeleteResponse\x12@\n\x05\x43ount\x12\x1a.longshore.v1.CountRequest\x1a\x1b.longshore.v1.CountResponse\x12L\n\tListTypes\x12\x1e.longshore.v1.ListTypesRequest\x1a\x1f.longshore.v1.ListTypesResponse\x12\x44\n\x07GetType\x12\x1c.longshore.v1.GetTypeRequest\x1a\x1b.longshore.v1.OperationTypeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,8 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_RUNREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_RUNREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_OPERATIONVIEW']._serialized_start=2300
-  _globals['_OPERATIONVIEW']._serialized_end=2398
+  _globals['_OPERATIONVIEW']._serialized_start=2904
+  _globals['_OPERATIONVIEW']._serialized_end=3002
   _globals['_STARTREQUEST']._serialized_start=210
   _globals['_STARTREQUEST']._serialized_end=439
   _globals['_STARTREQUEST_LABELSENTRY']._serialized_start=394
@@ -56,28 +56,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNREQUEST_LABELSENTRY']._serialized_end=439
   _globals['_GETREQUEST']._serialized_start=974
   _globals['_GETREQUEST']._serialized_end=1043
-  _globals['_LISTREQUEST']._serialized_start=1045
-  _globals['_LISTREQUEST']._serialized_end=1156
-  _globals['_LISTRESPONSE']._serialized_start=1158
-  _globals['_LISTRESPONSE']._serialized_end=1250
-  _globals['_WAITREQUEST']._serialized_start=1252
-  _globals['_WAITREQUEST']._serialized_end=1323
-  _globals['_WATCHREQUEST']._serialized_start=1326
-  _globals['_WATCHREQUEST']._serialized_end=1534
-  _globals['_WATCHRESPONSE']._serialized_start=1537
-  _globals['_WATCHRESPONSE']._serialized_end=1855
-  _globals['_WATCHRESPONSE_HEARTBEAT']._serialized_start=1756
-  _globals['_WATCHRESPONSE_HEARTBEAT']._serialized_end=1827
-  _globals['_CANCELREQUEST']._serialized_start=1857
-  _globals['_CANCELREQUEST']._serialized_end=1902
-  _globals['_LISTTYPESREQUEST']._serialized_start=1904
-  _globals['_LISTTYPESREQUEST']._serialized_end=1961
-  _globals['_LISTTYPESRESPONSE']._serialized_start=1963
-  _globals['_LISTTYPESRESPONSE']._serialized_end=2051
-  _globals['_GETTYPEREQUEST']._serialized_start=2053
-  _globals['_GETTYPEREQUEST']._serialized_end=2083
-  _globals['_OPERATIONTYPE']._serialized_start=2086
-  _globals['_OPERATIONTYPE']._serialized_end=2298
-  _globals['_OPERATIONSSERVICE']._serialized_start=2401
-  _globals['_OPERATIONSSERVICE']._serialized_end=3035
+  _globals['_LISTREQUEST']._serialized_start=1046
+  _globals['_LISTREQUEST']._serialized_end=1175
+  _globals['_LISTRESPONSE']._serialized_start=1177
+  _globals['_LISTRESPONSE']._serialized_end=1269
+  _globals['_WAITREQUEST']._serialized_start=1271
+  _globals['_WAITREQUEST']._serialized_end=1342
+  _globals['_WATCHREQUEST']._serialized_start=1345
+  _globals['_WATCHREQUEST']._serialized_end=1553
+  _globals['_WATCHRESPONSE']._serialized_start=1556
+  _globals['_WATCHRESPONSE']._serialized_end=1874
+  _globals['_WATCHRESPONSE_HEARTBEAT']._serialized_start=1775
+  _globals['_WATCHRESPONSE_HEARTBEAT']._serialized_end=1846
+  _globals['_CANCELREQUEST']._serialized_start=1876
+  _globals['_CANCELREQUEST']._serialized_end=1921
+  _globals['_STOPREQUEST']._serialized_start=1923
+  _globals['_STOPREQUEST']._serialized_end=1966
+  _globals['_SIGNALREQUEST']._serialized_start=1968
+  _globals['_SIGNALREQUEST']._serialized_end=2071
+  _globals['_SIGNALRESPONSE']._serialized_start=2073
+  _globals['_SIGNALRESPONSE']._serialized_end=2195
+  _globals['_RETRYREQUEST']._serialized_start=2197
+  _globals['_RETRYREQUEST']._serialized_end=2245
+  _globals['_DELETEREQUEST']._serialized_start=2247
+  _globals['_DELETEREQUEST']._serialized_end=2276
+  _globals['_DELETERESPONSE']._serialized_start=2278
+  _globals['_DELETERESPONSE']._serialized_end=2294
+  _globals['_COUNTREQUEST']._serialized_start=2296
+  _globals['_COUNTREQUEST']._serialized_end=2326
+  _globals['_COUNTRESPONSE']._serialized_start=2329
+  _globals['_COUNTRESPONSE']._serialized_end=2506
+  _globals['_COUNTRESPONSE_ENTRY']._serialized_start=2416
+  _globals['_COUNTRESPONSE_ENTRY']._serialized_end=2506
+  _globals['_LISTTYPESREQUEST']._serialized_start=2508
+  _globals['_LISTTYPESREQUEST']._serialized_end=2565
+  _globals['_LISTTYPESRESPONSE']._serialized_start=2567
+  _globals['_LISTTYPESRESPONSE']._serialized_end=2655
+  _globals['_GETTYPEREQUEST']._serialized_start=2657
+  _globals['_GETTYPEREQUEST']._serialized_end=2687
+  _globals['_OPERATIONTYPE']._serialized_start=2690
+  _globals['_OPERATIONTYPE']._serialized_end=2902
+  _globals['_OPERATIONSSERVICE']._serialized_start=3005
+  _globals['_OPERATIONSSERVICE']._serialized_end=3977
 # @@protoc_insertion_point(module_scope)

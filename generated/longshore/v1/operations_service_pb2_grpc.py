@@ -75,6 +75,31 @@ class OperationsServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_operations__service__pb2.CancelRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
                 _registered_method=True)
+        self.Stop = channel.unary_unary(
+                '/longshore.v1.OperationsService/Stop',
+                request_serializer=longshore_dot_v1_dot_operations__service__pb2.StopRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
+                _registered_method=True)
+        self.Signal = channel.unary_unary(
+                '/longshore.v1.OperationsService/Signal',
+                request_serializer=longshore_dot_v1_dot_operations__service__pb2.SignalRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operations__service__pb2.SignalResponse.FromString,
+                _registered_method=True)
+        self.Retry = channel.unary_unary(
+                '/longshore.v1.OperationsService/Retry',
+                request_serializer=longshore_dot_v1_dot_operations__service__pb2.RetryRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operations__service__pb2.StartResponse.FromString,
+                _registered_method=True)
+        self.Delete = channel.unary_unary(
+                '/longshore.v1.OperationsService/Delete',
+                request_serializer=longshore_dot_v1_dot_operations__service__pb2.DeleteRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operations__service__pb2.DeleteResponse.FromString,
+                _registered_method=True)
+        self.Count = channel.unary_unary(
+                '/longshore.v1.OperationsService/Count',
+                request_serializer=longshore_dot_v1_dot_operations__service__pb2.CountRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operations__service__pb2.CountResponse.FromString,
+                _registered_method=True)
         self.ListTypes = channel.unary_unary(
                 '/longshore.v1.OperationsService/ListTypes',
                 request_serializer=longshore_dot_v1_dot_operations__service__pb2.ListTypesRequest.SerializeToString,
@@ -155,6 +180,48 @@ class OperationsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stop(self, request, context):
+        """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
+        The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Signal(self, request, context):
+        """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+
+        Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
+        broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
+        and RESOURCE_EXHAUSTED (as many signals of this name wait as the contract allows).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retry(self, request, context):
+        """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
+        Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Delete(self, request, context):
+        """Deletes an operation that has ended, with its log, its input and its idempotency key.
+        Fails with FAILED_PRECONDITION where it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Count(self, request, context):
+        """Counts operations by type and state. Fails as List does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTypes(self, request, context):
         """Lists the operation types that this server serves.
         """
@@ -206,6 +273,31 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=longshore_dot_v1_dot_operations__service__pb2.CancelRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.SerializeToString,
+            ),
+            'Stop': grpc.unary_unary_rpc_method_handler(
+                    servicer.Stop,
+                    request_deserializer=longshore_dot_v1_dot_operations__service__pb2.StopRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.SerializeToString,
+            ),
+            'Signal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Signal,
+                    request_deserializer=longshore_dot_v1_dot_operations__service__pb2.SignalRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operations__service__pb2.SignalResponse.SerializeToString,
+            ),
+            'Retry': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retry,
+                    request_deserializer=longshore_dot_v1_dot_operations__service__pb2.RetryRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operations__service__pb2.StartResponse.SerializeToString,
+            ),
+            'Delete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Delete,
+                    request_deserializer=longshore_dot_v1_dot_operations__service__pb2.DeleteRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operations__service__pb2.DeleteResponse.SerializeToString,
+            ),
+            'Count': grpc.unary_unary_rpc_method_handler(
+                    servicer.Count,
+                    request_deserializer=longshore_dot_v1_dot_operations__service__pb2.CountRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operations__service__pb2.CountResponse.SerializeToString,
             ),
             'ListTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTypes,
@@ -412,6 +504,141 @@ class OperationsService(object):
             '/longshore.v1.OperationsService/Cancel',
             longshore_dot_v1_dot_operations__service__pb2.CancelRequest.SerializeToString,
             longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationsService/Stop',
+            longshore_dot_v1_dot_operations__service__pb2.StopRequest.SerializeToString,
+            longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Signal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationsService/Signal',
+            longshore_dot_v1_dot_operations__service__pb2.SignalRequest.SerializeToString,
+            longshore_dot_v1_dot_operations__service__pb2.SignalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationsService/Retry',
+            longshore_dot_v1_dot_operations__service__pb2.RetryRequest.SerializeToString,
+            longshore_dot_v1_dot_operations__service__pb2.StartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Delete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationsService/Delete',
+            longshore_dot_v1_dot_operations__service__pb2.DeleteRequest.SerializeToString,
+            longshore_dot_v1_dot_operations__service__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Count(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationsService/Count',
+            longshore_dot_v1_dot_operations__service__pb2.CountRequest.SerializeToString,
+            longshore_dot_v1_dot_operations__service__pb2.CountResponse.FromString,
             options,
             channel_credentials,
             insecure,

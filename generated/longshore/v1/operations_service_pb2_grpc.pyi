@@ -69,6 +69,27 @@ class OperationsServiceStub:
     """Asks to cancel. The request is durable before the answer; repeating it is OK, and so is cancelling an operation
     that has ended. Fails with FAILED_PRECONDITION (reason NOT_CANCELLABLE) where the contract does not allow it.
     """
+    Stop: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.StopRequest, _operation_pb2.OperationSnapshot]
+    """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
+    The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+    """
+    Signal: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.SignalRequest, _operations_service_pb2.SignalResponse]
+    """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+
+    Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
+    broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
+    and RESOURCE_EXHAUSTED (as many signals of this name wait as the contract allows).
+    """
+    Retry: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.RetryRequest, _operations_service_pb2.StartResponse]
+    """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
+    Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+    """
+    Delete: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.DeleteRequest, _operations_service_pb2.DeleteResponse]
+    """Deletes an operation that has ended, with its log, its input and its idempotency key.
+    Fails with FAILED_PRECONDITION where it has not ended.
+    """
+    Count: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.CountRequest, _operations_service_pb2.CountResponse]
+    """Counts operations by type and state. Fails as List does."""
     ListTypes: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ListTypesRequest, _operations_service_pb2.ListTypesResponse]
     """Lists the operation types that this server serves."""
     GetType: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetTypeRequest, _operations_service_pb2.OperationType]
@@ -114,6 +135,27 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Asks to cancel. The request is durable before the answer; repeating it is OK, and so is cancelling an operation
     that has ended. Fails with FAILED_PRECONDITION (reason NOT_CANCELLABLE) where the contract does not allow it.
     """
+    Stop: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.StopRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
+    """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
+    The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+    """
+    Signal: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.SignalRequest, _operations_service_pb2.SignalResponse]  # type: ignore[assignment]
+    """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+
+    Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
+    broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
+    and RESOURCE_EXHAUSTED (as many signals of this name wait as the contract allows).
+    """
+    Retry: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.RetryRequest, _operations_service_pb2.StartResponse]  # type: ignore[assignment]
+    """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
+    Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+    """
+    Delete: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.DeleteRequest, _operations_service_pb2.DeleteResponse]  # type: ignore[assignment]
+    """Deletes an operation that has ended, with its log, its input and its idempotency key.
+    Fails with FAILED_PRECONDITION where it has not ended.
+    """
+    Count: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.CountRequest, _operations_service_pb2.CountResponse]  # type: ignore[assignment]
+    """Counts operations by type and state. Fails as List does."""
     ListTypes: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListTypesRequest, _operations_service_pb2.ListTypesResponse]  # type: ignore[assignment]
     """Lists the operation types that this server serves."""
     GetType: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetTypeRequest, _operations_service_pb2.OperationType]  # type: ignore[assignment]
@@ -198,6 +240,57 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks to cancel. The request is durable before the answer; repeating it is OK, and so is cancelling an operation
         that has ended. Fails with FAILED_PRECONDITION (reason NOT_CANCELLABLE) where the contract does not allow it.
         """
+
+    @_abc_1.abstractmethod
+    def Stop(
+        self,
+        request: _operations_service_pb2.StopRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
+        """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
+        The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def Signal(
+        self,
+        request: _operations_service_pb2.SignalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_service_pb2.SignalResponse, _abc.Awaitable[_operations_service_pb2.SignalResponse]]:
+        """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+
+        Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
+        broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
+        and RESOURCE_EXHAUSTED (as many signals of this name wait as the contract allows).
+        """
+
+    @_abc_1.abstractmethod
+    def Retry(
+        self,
+        request: _operations_service_pb2.RetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_service_pb2.StartResponse, _abc.Awaitable[_operations_service_pb2.StartResponse]]:
+        """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
+        Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+        """
+
+    @_abc_1.abstractmethod
+    def Delete(
+        self,
+        request: _operations_service_pb2.DeleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_service_pb2.DeleteResponse, _abc.Awaitable[_operations_service_pb2.DeleteResponse]]:
+        """Deletes an operation that has ended, with its log, its input and its idempotency key.
+        Fails with FAILED_PRECONDITION where it has not ended.
+        """
+
+    @_abc_1.abstractmethod
+    def Count(
+        self,
+        request: _operations_service_pb2.CountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_service_pb2.CountResponse, _abc.Awaitable[_operations_service_pb2.CountResponse]]:
+        """Counts operations by type and state. Fails as List does."""
 
     @_abc_1.abstractmethod
     def ListTypes(

@@ -18,8 +18,9 @@ from longshore_server.engine.live import Live
 from longshore_server.errors import OperationError, Reason, ServiceError, failure
 from longshore_server.handler.journal import Journal, NonDeterministicError
 from longshore_server.handler.operation import Operation, current
-from longshore_server.lifecycle import Move
+from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Settle
+from longshore_server.store.record import OperationRecord
 
 if TYPE_CHECKING:
     from longshore_server.engine.executor import Executor
@@ -67,11 +68,15 @@ class Attempt:
         """What every line of the log that belongs to this attempt carries."""
         return {"operation": self._record.name, "type": self._type.name, "attempt": self.number}
 
-    def request_cancel(self) -> None:
-        """Tell the handler that a caller asked to cancel; a COOPERATIVE contract gives it its grace."""
-        if self._operation is not None and not self._operation.cancelled:
+    def request(self, record: OperationRecord) -> None:
+        """Tell the handler what callers have asked for. In CANCELLING it then has its grace. Repeatable."""
+        if self._operation is None:
+            return
+        if record.stop_requested is not None:
+            self._operation.stopping.set()
+        if record.cancel_requested is not None and not self._operation.cancelled:
             self._operation.cancelled.set()
-            if self._type.cooperative:
+            if record.state is State.CANCELLING:
                 when = self._executor.clock.now() + self._type.cancel_grace
                 self._timers.append(self._executor.clock.call_at(when, lambda: self._interrupt(Ending.GRACE)))
 
@@ -151,8 +156,7 @@ class Attempt:
             type, record, request, journal, executor.store.writer, executor.clock, executor.services,
             executor.max_payload,
         )  # fmt: skip
-        if self.live.record.cancel_requested is not None:
-            self.request_cancel()
+        self.request(self.live.record)
         if type.attempt_timeout is not None:
             when = executor.clock.now() + type.attempt_timeout
             self._timers.append(executor.clock.call_at(when, lambda: self._interrupt(Ending.TIMEOUT)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,8 @@ from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
+from longshore_server.engine.starts import DEFAULT, Starts, Terms
+from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, failure, invalid
 from longshore_server.ids import Uids, parse_uid
@@ -28,7 +29,6 @@ from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
 from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import (
-    Accept,
     Accepted,
     Boot,
     Delete,
@@ -39,14 +39,10 @@ from longshore_server.store.mutations import (
     Shutdown,
 )
 from longshore_server.store.queries import Condition
-from longshore_server.store.record import JournalEntry, OperationRecord
+from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
-from longshore_server.store.transaction import new_record
 
 log = logging.getLogger(__name__)
-
-LOCAL = "local"
-"""The principal of every caller while no authentication is configured."""
 
 
 class Limits(NamedTuple):
@@ -82,6 +78,9 @@ class Engine:
         )  # fmt: skip
         self.watches = Watches(self.store, clock, limits.max_watches)
         self.deadlines = Deadlines(clock, self._overdue)
+        self.waits = Waits(
+            clock, lambda live: self.types[live.record.type].cancel_grace, self.executor.rerun, self._grace_over
+        )
         self.accepting = False
         """Whether new operations may begin."""
         self.draining = False
@@ -89,8 +88,7 @@ class Engine:
         """How many operations have ended since the start, by type and state."""
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
-        self._inputs: dict[bytes, Message] = {}
-        self._uids: Uids
+        self._starts: Starts
         self._epoch = 0
         self._prefixes = {type.template.prefix: type for type in types if type.template is not None}
 
@@ -99,7 +97,6 @@ class Engine:
     async def open(self) -> None:
         """Open the store and check that what lives in it can go on. Raises `StoreError`."""
         records, highest = await self.store.open()
-        self._uids = Uids(self.clock, highest)
         self._past = await self.store.past(recovery.QUICK)
         orphans: dict[str, int] = {}
         for record in records:
@@ -115,6 +112,10 @@ class Engine:
             self._epoch = await self.store.writer.submit(Boot())
         except ServiceError as error:
             raise StoreError(f"{self.store.path}: {error.message}") from None
+        self._starts = Starts(
+            self.executor, self.clock, Uids(self.clock, highest), self.store.writer,
+            max_input=self._limits.max_input, closed=self._closed, contracts={},
+        )  # fmt: skip
         for record in records:
             self.deadlines.add(self.table.add(record))
 
@@ -124,8 +125,9 @@ class Engine:
         self.executor.context = contextvars.copy_context()
         validation.warm(type.input for type in self.types.values())
         count = await recovery.recover(
-            list(self.table.live.values()), self.executor, self.store.writer, self.clock, self._epoch, self._past
-        )
+            list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._epoch,
+            self._past,
+        )  # fmt: skip
         self.accepting = True
         return count
 
@@ -152,6 +154,7 @@ class Engine:
         ]
         await asyncio.gather(*changes, return_exceptions=True)
         self.deadlines.stop()
+        self.waits.stop()
         return len(left)
 
     async def close(self) -> None:
@@ -168,6 +171,7 @@ class Engine:
         self.store.writer.abandon()
         self.executor.abandon()
         self.deadlines.stop()
+        self.waits.stop()
 
     # Callers.
 
@@ -181,22 +185,18 @@ class Engine:
             )
         return found
 
-    async def start(
-        self, type: OperationType, input: Message, *, owner: str = LOCAL, request_id: str = "",
-        labels: Mapping[str, str] | None = None, parent: str = "", child: tuple[bytes, JournalEntry] | None = None,
-    ) -> Started:  # fmt: skip
+    async def start(self, type: OperationType, input: Message, terms: Terms = DEFAULT) -> Started:
         """Start an operation, or find the one that the same request started. Returns once it is durable.
 
         Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED or UNAVAILABLE.
         """
-        accepted = await self._submit_start(type, input, owner, request_id, labels or {}, parent, child)
+        accepted = await self._starts.submit(type, input, terms)
         live = self.table.get(accepted.record.uid)
         return Started(live or await self.load(accepted.record.uid), accepted.created)
 
     async def start_and_wait(
-        self, type: OperationType, input: Message, until: int | None, *, request_id: str = "",
-        labels: Mapping[str, str] | None = None,
-    ) -> tuple[Started, OperationRecord]:  # fmt: skip
+        self, type: OperationType, input: Message, terms: Terms, until: int | None
+    ) -> tuple[Started, OperationRecord]:
         """`start` and then `wait` without a stop in between: the commit of the start wakes nobody."""
         end = self._loop.create_future()
         joined: Live | None = None
@@ -209,7 +209,7 @@ class Engine:
             else:
                 live.join(end)
 
-        accepting = self._submit_start(type, input, LOCAL, request_id, labels or {}, begun=begun)
+        accepting = self._starts.submit(type, input, terms, begun)
         timer = None if until is None else self.clock.call_at(until, partial(resolve, end))
         try:
             await end
@@ -221,55 +221,6 @@ class Engine:
         accepted = await accepting
         live = self.table.get(accepted.record.uid) or await self.load(accepted.record.uid)
         return Started(live, accepted.created), await self.wait(live, until)
-
-    def _submit_start(
-        self, type: OperationType, input: Message, owner: str, request_id: str, labels: Mapping[str, str],
-        parent: str = "", child: tuple[bytes, JournalEntry] | None = None,
-        begun: Callable[[Accepted | Exception], None] | None = None,
-    ) -> asyncio.Future[Accepted]:  # fmt: skip
-        """Check a start and hand it to the writer. Raises `ServiceError` for what can be told without the store."""
-        if type.keyed:
-            request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
-        if request_id:
-            validation.check_request_id(request_id)
-        if labels:
-            validation.check_labels(labels)
-        body = input.SerializeToString(deterministic=True)
-        if len(body) > self._limits.max_input:
-            raise ServiceError(
-                Reason.INPUT_TOO_LARGE,
-                f"The input is {len(body)} bytes; the server accepts {self._limits.max_input}.",
-                metadata={"limit": str(self._limits.max_input)},
-            )
-        if type.ruled:
-            validation.check_rules(input)
-        uid = self._uids.next()
-        id = uid_text(uid) if type.template is None else type.template.render(input)
-        now = self.clock.now()
-        record = new_record(
-            uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
-            labels=dict(labels) if labels else {}, owner=owner, request_id=request_id, parent=parent,
-        )  # fmt: skip
-        # A child is its parent's work, not new work: a parent whose start was refused
-        # would fail instead of going on later.
-        refusal = None
-        if child is None:
-            refusal = self.executor.refusal(type) if self.accepting else self._not_accepting()
-        if refusal is not None and not request_id and type.template is None:
-            raise refusal
-        digest = _digest(type, body, labels) if request_id or type.template is not None else b""
-        reserved = self.executor.reserve(type)
-        self._inputs[uid] = input
-
-        def settled(outcome: Accepted | Exception) -> None:
-            # Not where the future is awaited: a caller that goes away cancels that, and the slot would be lost.
-            self._inputs.pop(uid, None)
-            self.executor.settled(type, reserved, isinstance(outcome, Accepted) and outcome.created)
-            if begun is not None:
-                begun(outcome)
-
-        accept = Accept(record, body, digest, type.template is not None, type.renew, reserved, refusal, child)
-        return self.store.writer.submit(accept, settled)
 
     async def find(self, name: str) -> Live:
         """The operation that `name` means: `operations/{id}` or `operations/{uid}`. Raises `ServiceError`."""
@@ -360,13 +311,18 @@ class Engine:
     def _on_commit(self, commit: dict[bytes, Any]) -> None:
         self.table.publish(commit)
         for uid, (record, _) in commit.items():
-            if record is not None and record.cancel_requested is not None:
-                live = self.table.live.get(uid)
-                if live is not None and live.attempt is not None:
-                    live.attempt.request_cancel()
+            if record is None or (
+                record.cancel_requested is None and record.stop_requested is None and record.next_attempt is None
+            ):
+                continue
+            live = self.table.live.get(uid)
+            if live is not None:
+                self.waits.follow(live)
+                if live.attempt is not None:
+                    live.attempt.request(record)
 
     def _on_new(self, live: Live) -> None:
-        live.input = self._inputs.get(live.record.uid)
+        live.input = self._starts.inputs.get(live.record.uid)
         self.deadlines.add(live)
         self.executor.admit(live)
 
@@ -374,6 +330,7 @@ class Engine:
         key = (live.record.type, live.record.state)
         self.ended[key] = self.ended.get(key, 0) + 1
         self.deadlines.remove(live)
+        self.waits.forget(live)
         self.executor.forget(live)
         if live.attempt is not None:
             live.attempt.end(Ending.SETTLED)
@@ -383,22 +340,18 @@ class Engine:
             settle = Settle(live.record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
             self.store.writer.submit(settle).add_done_callback(_log_refusal)
 
+    def _grace_over(self, live: Live) -> None:
+        cancelled = failure(Reason.CANCELLED, live.record.cancel_reason)
+        settle = Settle(live.record.uid, None, Move.CANCEL, cancelled)
+        self.store.writer.submit(settle).add_done_callback(_log_refusal)
+
+    def _closed(self) -> ServiceError | None:
+        return None if self.accepting else self._not_accepting()
+
     def _not_accepting(self) -> ServiceError:
         if self.draining:
             return ServiceError(Reason.SERVER_DRAINING, Reason.SERVER_DRAINING.meaning, retry_after=1.0)
         return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)
-
-
-def _digest(type: OperationType, body: bytes, labels: Mapping[str, str]) -> bytes:
-    """What makes two requests the same: the input apart from `request_id`, and the labels."""
-    if type.keyed:
-        input = type.input.FromString(body)
-        input.ClearField("request_id")
-        body = input.SerializeToString(deterministic=True)
-    hasher = hashlib.sha256(body)
-    for key in sorted(labels):
-        hasher.update(f"\0{key}\0{labels[key]}".encode())
-    return hasher.digest()[:16]
 
 
 def _not_found(name: str) -> ServiceError:
@@ -409,4 +362,4 @@ def _not_found(name: str) -> ServiceError:
 
 def _log_refusal(future: asyncio.Future[Any]) -> None:
     if not future.cancelled() and future.exception() is not None:
-        log.info("an overdue operation had ended already: %s", future.exception())
+        log.info("an operation that was due had ended already: %s", future.exception())

@@ -112,10 +112,8 @@ class Executor:
         record = live.record
         if record.state is State.RUNNING:
             self._launch(live)
-        elif record.type in self._queues:
-            queue = self._queues[record.type]
-            queue.waiting[live] = None
-            self._next(queue)
+        elif record.type in self._queues and not record.deferred:
+            self.rerun(live)
 
     def forget(self, live: Live) -> None:
         """An operation has ended; if it waited for a slot, its place in the queue is free."""
@@ -124,7 +122,7 @@ class Executor:
             queue.waiting.pop(live, None)
 
     def rerun(self, live: Live) -> None:
-        """Let an interrupted operation wait for a slot like any other; never refused."""
+        """Let an operation wait for a slot: a new one, or one whose attempt was lost or has failed; never refused."""
         queue = self._queues[live.record.type]
         queue.waiting[live] = None
         self._next(queue)

@@ -13,6 +13,7 @@ from longshore.v1 import operation_pb2
 from longshore_server.clock import SECOND
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
+from longshore_server.engine.starts import Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.handler.journal import Asked, place
 from longshore_server.handler.operation import current
@@ -121,7 +122,7 @@ class Operations:
             raise TypeError(f"{type} takes {kind.input.DESCRIPTOR.full_name}, not {request.__class__.__name__}")
         parent = current.get()
         if parent is None:
-            started = await engine.start(kind, request, request_id=request_id, labels=labels)
+            started = await engine.start(kind, request, Terms(request_id=request_id, labels=labels or {}))
         else:
             asked = Asked(type, request, sorted((labels or {}).items()).__repr__())
             entry, recorded = parent.child_entry(name or type, asked, place(2))
@@ -129,10 +130,11 @@ class Operations:
                 live = await engine.load(recorded)
                 return OperationRef(engine, recorded, live.record.name, False)
             try:
-                started = await engine.start(
-                    kind, request, owner=parent.caller.principal, request_id=request_id, labels=labels,
-                    parent=parent.name, child=(parent.uid_bytes, entry),
+                terms = Terms(
+                    owner=parent.caller.principal, request_id=request_id, labels=labels or {}, parent=parent.name,
+                    child=(parent.uid_bytes, entry),
                 )  # fmt: skip
+                started = await engine.start(kind, request, terms)
             except BaseException:
                 parent.release_child(entry)
                 raise

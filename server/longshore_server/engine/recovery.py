@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live
+from longshore_server.engine.waits import Waits
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Interrupt, RunApart, Settle
 from longshore_server.store.queries import Past
+from longshore_server.store.record import OperationRecord
 from longshore_server.store.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ PROBATION = SECOND
 
 
 async def recover(
-    lives: Sequence[Live], executor: Executor, writer: Writer, clock: Clock, epoch: int, past: Past
+    lives: Sequence[Live], executor: Executor, waits: Waits, writer: Writer, clock: Clock, epoch: int, past: Past
 ) -> int:
     """Settle or queue every operation that the last server left behind. Returns how many are under way again."""
     now = clock.now()
@@ -44,6 +46,8 @@ async def recover(
         if record.deadline is not None and record.deadline <= now:
             # Overdue deadlines come before handlers: what is too late is not begun again.
             changes.append(writer.submit(Settle(record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))))
+        elif record.deferred:
+            continue
         elif record.under_way or record.state is State.CANCELLING or (
             record.state is State.RUNNING and record.cancel_requested is not None
         ):  # fmt: skip
@@ -52,7 +56,7 @@ async def recover(
         if isinstance(result, BaseException) and not isinstance(result, ServiceError):
             raise result
     left = [live for live in lives if not live.record.terminal]
-    suspects = [live for live in left if live.record.state is State.RUNNING and live.record.crashes >= SUSPICIOUS]
+    suspects = [live for live in left if _waits_to_run(live.record) and live.record.crashes >= SUSPICIOUS]
     if past.quick_crashes >= SUSPICIOUS and suspects:
         log.warning(
             "the server died %d times soon after its start: %d operations are run apart",
@@ -66,9 +70,15 @@ async def recover(
         suspects = []
     apart = set(suspects)
     for live in left:
-        if live not in apart:
+        if live.record.deferred or live.record.next_attempt is not None:
+            waits.follow(live)
+        elif live not in apart:
             executor.rerun(live)
     return len(left)
+
+
+def _waits_to_run(record: OperationRecord) -> bool:
+    return record.state is State.RUNNING and not record.deferred and record.next_attempt is None
 
 
 def _accused(lives: Sequence[Live], past: Past) -> set[Live]:

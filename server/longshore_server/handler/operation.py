@@ -141,6 +141,8 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """What the server's lifespan yielded."""
         self.cancelled = Flag()
         """Raised when a caller asks to cancel."""
+        self.stopping = Flag()
+        """Raised when a caller asks to stop: what the handler then returns completes the operation as stopped."""
         self.fatal: Exception | None = None
         """Why this attempt cannot succeed any more, whatever the handler returns."""
 

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.engine import Engine, Started
+from longshore_server.engine.starts import Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.errors import invalid
 from longshore_server.rpc import wire
@@ -30,8 +31,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Metadata(NamedTuple):
-    request_id: str
-    labels: dict[str, str]
+    terms: Terms
     wait: int | None
 
 
@@ -59,9 +59,7 @@ class ContractServices:
                 record = started.live.record
             else:
                 until = wait_until(context, self._engine.clock, metadata.wait)
-                started, record = await self._engine.start_and_wait(
-                    type, request, until, request_id=metadata.request_id, labels=metadata.labels
-                )
+                started, record = await self._engine.start_and_wait(type, request, metadata.terms, until)
             await context.send_initial_metadata(_answer(started, record.sequence))
             return bytes(wire.long_running(record, type).SerializeToString())
 
@@ -81,7 +79,7 @@ class ContractServices:
         return stream(type.input, call)
 
     async def _start(self, type: OperationType, request: Message, metadata: _Metadata) -> Started:
-        return await self._engine.start(type, request, request_id=metadata.request_id, labels=metadata.labels or None)
+        return await self._engine.start(type, request, metadata.terms)
 
 
 def _read(context: Context) -> _Metadata:
@@ -102,7 +100,7 @@ def _read(context: Context) -> _Metadata:
             raise invalid("longshore-wait", f"{waited[:40]!r} is no time; write it like 30s, 500ms or 2m")
         wait = int(float(match[1]) * _UNITS[match[2]] * SECOND)
     labels = {key.removeprefix(_LABEL): value for key, value in found.items() if key.startswith(_LABEL)}
-    return _Metadata(request_id, labels, wait)
+    return _Metadata(Terms(request_id=request_id, labels=labels), wait)
 
 
 def _answer(started: Started, sequence: int) -> tuple[tuple[str, str], ...]:

@@ -12,6 +12,7 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine, Started
+from longshore_server.engine.starts import Terms
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
@@ -51,9 +52,7 @@ class OperationsService:
         if request.HasField("wait"):
             until = wait_until(context, engine.clock, duration(request.wait, "wait"))
             type, input = self._input(request)
-            (_, created), record = await engine.start_and_wait(
-                type, input, until, request_id=request.request_id, labels=request.labels
-            )
+            (_, created), record = await engine.start_and_wait(type, input, _terms(request), until)
         else:
             live, created = await self._begin(request)
             record = live.record
@@ -70,7 +69,7 @@ class OperationsService:
 
     async def _begin(self, request: pb.StartRequest | pb.RunRequest) -> Started:
         type, input = self._input(request)
-        return await self._engine.start(type, input, request_id=request.request_id, labels=request.labels)
+        return await self._engine.start(type, input, _terms(request))
 
     def _input(self, request: pb.StartRequest | pb.RunRequest) -> tuple[OperationType, Message]:
         type = self._engine.type_named(request.type)
@@ -144,6 +143,10 @@ class OperationsService:
         if type is not None:
             snapshot.input.type_url = URL_PREFIX + type.input.DESCRIPTOR.full_name
             snapshot.input.value = await self._engine.input_of(record)
+
+
+def _terms(request: pb.StartRequest | pb.RunRequest) -> Terms:
+    return Terms(request_id=request.request_id, labels=request.labels)
 
 
 def unpack_input(packed: Any, type: OperationType) -> Message:

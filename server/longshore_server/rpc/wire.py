@@ -57,6 +57,22 @@ def snapshot(record: OperationRecord) -> operation_pb2.OperationSnapshot:
         message.parent = record.parent
     if record.crashes:
         message.crashes = record.crashes
+    if record.failures:
+        message.failures = record.failures
+    if record.next_attempt is not None:
+        set_time(message.next_attempt_time, record.next_attempt)
+    if record.deferred:
+        message.deferred = True
+    if record.stop_requested is not None:
+        set_time(message.stop_request_time, record.stop_requested)
+        message.stopped = record.stopped
+    for waiting in record.pending:
+        signal = message.pending_signals.add(number=waiting.number, name=waiting.name, signal_id=waiting.id)
+        set_time(signal.accept_time, waiting.accepted)
+    if record.retried_from:
+        message.retried_from = record.retried_from
+    if record.expires is not None:
+        set_time(message.expire_time, record.expires)
     return message
 
 

@@ -13,8 +13,11 @@ from longshore_server.store.record import OperationRecord
 # OperationEvent: the key bytes of its fields (field number << 3 | wire type).
 _SEQUENCE, _REVISION, _ATTEMPT, _TIME, _STATE = b"\x08", b"\x10", b"\x18", b"\x22", b"\x28"
 # By event type: the key bytes of the field in OperationEvent.event that holds it.
-_KIND = [b"", b"\x32", b"\x3a", b"\x42", b"\x4a", b"\x52", b"\x5a", b"\x62", b"\x6a", b"\x72"]
+_KIND = [b"", b"\x32", b"\x3a", b"\x42", b"\x4a", b"\x52", b"\x5a", b"\x62", b"\x6a", b"\x72",
+         b"\x7a", b"\x82\x01"]  # fmt: skip
 _FIRST = b"\x0a"  # field 1, length-delimited: the payload in each of the messages above
+_STOPPED = b"\x10\x01"  # Completed.stopped: true
+_RETRY_DELAY = b"\x12"  # AttemptFailed.retry_delay
 _SMALL = [bytes((n,)) for n in range(0x80)]
 
 
@@ -22,22 +25,27 @@ def encode(record: OperationRecord, event: EventType, payload: bytes | None) -> 
     """The serialized `OperationEvent` that led to `record`.
 
     `payload` is what the event carries: a serialized Any (progress, output, completed), a serialized Status
-    (attempt_failed, failed, cancelled), the cancel reason in UTF-8 (cancelling), or nothing.
+    (attempt_failed, failed, cancelled), the caller's reason in UTF-8 (cancelling, stopping), the serialized
+    `OperationEvent.Signal` (signal), or nothing.
     """
     if event is EventType.ACCEPTED:
         content = operation_pb2.OperationEvent.Accepted(
             name=record.name, uid=uid_text(record.uid), type=record.type
         ).SerializeToString()
+    elif event is EventType.SIGNAL:
+        content = payload or b""
     elif payload:
         content = _FIRST + varint(len(payload)) + payload
-    elif payload is None or event is EventType.CANCELLING:
+    elif payload is None or event is EventType.CANCELLING or event is EventType.STOPPING:
         content = b""
     else:
         content = _FIRST + b"\0"
-    seconds, micros = divmod(record.updated, 1_000_000)
-    time = b"\x08" + varint(seconds)
-    if micros:
-        time += b"\x10" + varint(micros * 1000)
+    if event is EventType.COMPLETED and record.stopped:
+        content += _STOPPED
+    elif event is EventType.ATTEMPT_FAILED and record.next_attempt is not None:
+        delay = _time(record.next_attempt - record.updated)
+        content += _RETRY_DELAY + varint(len(delay)) + delay
+    time = _time(record.updated)
     attempt = record.attempt
     return b"".join(
         (
@@ -47,6 +55,13 @@ def encode(record: OperationRecord, event: EventType, payload: bytes | None) -> 
             _KIND[event], varint(len(content)), content,
         )
     )  # fmt: skip
+
+
+def _time(micros: int) -> bytes:
+    """The content of a Timestamp or a Duration."""
+    seconds, rest = divmod(micros, 1_000_000)
+    time = b"\x08" + varint(seconds)
+    return time + b"\x10" + varint(rest * 1000) if rest else time
 
 
 def payload_of(body: bytes) -> bytes:

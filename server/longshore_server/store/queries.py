@@ -12,14 +12,16 @@ from typing import NamedTuple, TypeVar
 
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store.events import payload_of
-from longshore_server.store.record import Event, JournalEntry, OperationRecord
+from longshore_server.store.record import Event, JournalEntry, OperationRecord, PendingSignal
 
 T = TypeVar("T")
 
 _COLUMNS = """
        o.uid, o.id, o.type, o.state, o.revision, o.sequence, o.first_sequence, o.progress_sequence, o.attempt,
        o.crashes, o.under_way, o.begun, o.created, o.updated, o.started, o.ended, o.deadline, o.cancel_requested,
-       o.cancel_reason, o.labels, o.owner, o.request_id, o.parent, p.body, t.body"""
+       o.cancel_reason, o.labels, o.owner, o.request_id, o.parent, o.capabilities, o.contract, o.retried_from, o.trace,
+       o.failures, o.next_attempt, o.deferred, o.stop_requested, o.stopped, o.signals, o.pending, o.reason, o.expires,
+       p.body, t.body"""
 
 # The latest progress and the outcome are not copied into the operation: they are read from the events that hold them.
 _FROM = """
@@ -52,7 +54,7 @@ EXAMINED = 10_000
 def load(connection: sqlite3.Connection, uid: bytes) -> OperationRecord | None:
     """The operation with this uid."""
     row = connection.execute(_LOAD, (uid,)).fetchone()
-    return None if row is None else _record(row)
+    return None if row is None else _record(connection, row)
 
 
 def find(connection: sqlite3.Connection, id: str) -> bytes | None:
@@ -96,7 +98,7 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def live(connection: sqlite3.Connection) -> list[OperationRecord]:
     """Every operation that has not ended, oldest first."""
-    return [_record(row) for row in connection.execute(_LIVE)]
+    return [_record(connection, row) for row in connection.execute(_LIVE).fetchall()]
 
 
 def input_of(connection: sqlite3.Connection, uid: bytes) -> bytes | None:
@@ -202,7 +204,7 @@ def page(
     rows = connection.execute(
         f"SELECT {_COLUMNS} {_FROM} WHERE {' AND '.join(bounds)} ORDER BY o.uid DESC LIMIT ?", (*values, size + 1)
     ).fetchall()
-    records = [_record(row) for row in rows[:size]]
+    records = [_record(connection, row) for row in rows[:size]]
     if len(rows) > size:
         return records, records[-1].uid
     return records, floor
@@ -221,10 +223,11 @@ def _where(condition: Condition) -> tuple[str, list[str | int | bytes]]:
     return f"{column} {operator} ?", [condition.value]
 
 
-def _record(row: Sequence[object]) -> OperationRecord:
+def _record(connection: sqlite3.Connection, row: Sequence[object]) -> OperationRecord:
     (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, begun,
      created, updated, started, ended, deadline, cancel_requested, cancel_reason, labels, owner, request_id, parent,
-     progress, outcome) = row  # fmt: skip
+     capabilities, contract, retried_from, trace, failures, next_attempt, deferred, stop_requested, stopped, signals,
+     pending, reason, expires, progress, outcome) = row  # fmt: skip
     record = object.__new__(OperationRecord)
     found = State(state)  # type: ignore[arg-type]
     ending = None if outcome is None else payload_of(outcome)  # type: ignore[arg-type]
@@ -235,8 +238,67 @@ def _record(row: Sequence[object]) -> OperationRecord:
         cancel_requested=cancel_requested, cancel_reason=cancel_reason,
         labels={} if labels == "{}" else json.loads(labels),  # type: ignore[arg-type]
         owner=owner, request_id=request_id, parent=parent,
+        capabilities=() if capabilities == "[]" else tuple(json.loads(capabilities)),  # type: ignore[arg-type]
+        contract=contract, retried_from=retried_from, trace=trace, failures=failures, next_attempt=next_attempt,
+        deferred=bool(deferred), stop_requested=stop_requested, stopped=bool(stopped), signals=signals,
+        pending=_pending(connection, uid) if pending else (),  # type: ignore[arg-type]
+        reason=reason, expires=expires,
         progress=None if progress is None else payload_of(progress),  # type: ignore[arg-type]
         result=ending if found is State.COMPLETED else None,
         error=ending if found in (State.FAILED, State.CANCELLED) else None,
     )  # fmt: skip
     return record
+
+
+def _pending(connection: sqlite3.Connection, uid: bytes) -> tuple[PendingSignal, ...]:
+    rows = connection.execute(
+        "SELECT number, name, id, accepted FROM signals WHERE uid = ? AND consumed IS NULL ORDER BY number", (uid,)
+    )
+    return tuple(PendingSignal(*row) for row in rows)
+
+
+class StoredSignal(NamedTuple):
+    """A signal as it was accepted; `payload` is a serialized `google.protobuf.Any`."""
+
+    number: int
+    name: str
+    id: str
+    payload: bytes
+    sender: str
+    accepted: int
+
+
+_SIGNALS = "SELECT number, name, id, payload, sender, accepted FROM signals WHERE uid = ?"
+
+
+def waiting_signals(connection: sqlite3.Connection, uid: bytes) -> list[StoredSignal]:
+    """The operation's signals that are not consumed, in the order of acceptance."""
+    rows = connection.execute(f"{_SIGNALS} AND consumed IS NULL ORDER BY number", (uid,))
+    return [StoredSignal(*row) for row in rows]
+
+
+def signal(connection: sqlite3.Connection, uid: bytes, number: int) -> StoredSignal | None:
+    """One signal by its number, consumed or not."""
+    row = connection.execute(f"{_SIGNALS} AND number = ?", (uid, number)).fetchone()
+    return None if row is None else StoredSignal(*row)
+
+
+def signal_with_id(connection: sqlite3.Connection, uid: bytes, id: str) -> StoredSignal | None:
+    """The signal that was sent with this id, consumed or not."""
+    row = connection.execute(f"{_SIGNALS} AND id = ?", (uid, id)).fetchone()
+    return None if row is None else StoredSignal(*row)
+
+
+def expired(connection: sqlite3.Connection, now: int, limit: int) -> list[tuple[bytes, int]]:
+    """At most `limit` operations whose retention is over, the oldest first: uid, and how many events it may have."""
+    rows = connection.execute(
+        "SELECT uid, sequence - first_sequence + 2 FROM operations WHERE expires <= ? ORDER BY expires LIMIT ?",
+        (now, limit),
+    )
+    return [(bytes(uid), events) for uid, events in rows]
+
+
+def next_expiry(connection: sqlite3.Connection) -> int | None:
+    """When the next retention is over; None: nothing expires."""
+    row = connection.execute("SELECT min(expires) FROM operations WHERE expires IS NOT NULL").fetchone()
+    return None if row[0] is None else int(row[0])

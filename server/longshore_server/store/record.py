@@ -9,6 +9,16 @@ from typing import Any, NamedTuple
 from longshore_server.lifecycle import EventType, State
 
 
+class PendingSignal(NamedTuple):
+    """A signal that is accepted and not consumed yet."""
+
+    number: int
+    """Position among all signals of the operation, from 1."""
+    name: str
+    id: str
+    accepted: int
+
+
 @dataclass(frozen=True, eq=False)
 class OperationRecord:
     """One revision of an operation. Times in microseconds since the epoch; payloads are serialized messages."""
@@ -36,6 +46,31 @@ class OperationRecord:
     owner: str
     request_id: str
     parent: str
+    capabilities: tuple[str, ...] = ()
+    """What the caller who started it may do."""
+    contract: int | None = None
+    """Which stored contract it was started under; None: none was stored."""
+    retried_from: str = ""
+    """Name of the operation that it repeats; empty: none."""
+    trace: str = ""
+    """W3C traceparent of the caller; empty: none."""
+    failures: int = 0
+    """How many attempts failed and are made again."""
+    next_attempt: int | None = None
+    """When the next attempt is due, while it waits for that."""
+    deferred: bool = False
+    """No handler will end it: a control call, its deadline or a cancel request does."""
+    stop_requested: int | None = None
+    stopped: bool = False
+    """It completed after a stop request."""
+    signals: int = 0
+    """How many signals have been accepted."""
+    pending: tuple[PendingSignal, ...] = ()
+    """Those of them that are not consumed, in the order of acceptance."""
+    reason: str = ""
+    """The reason of `error`."""
+    expires: int | None = None
+    """When it is deleted; None: never, or it has not ended."""
     progress: bytes | None = None
     """The latest progress, a serialized `google.protobuf.Any`."""
     result: bytes | None = None

@@ -32,8 +32,9 @@ class ManyRows:
 INSERT_OPERATIONS = ManyRows(
     """INSERT INTO operations (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt,
                                crashes, under_way, begun, created, updated, started, ended, deadline, cancel_requested,
-                               cancel_reason, labels, owner, request_id, parent) VALUES""",
-    23,
+                               cancel_reason, labels, owner, request_id, parent, capabilities, contract, retried_from,
+                               trace, deferred) VALUES""",
+    28,
 )
 
 # Guarded by the revision that the change was decided on. SQLite names the columns of VALUES column1, column2, ...
@@ -42,9 +43,11 @@ UPDATE_OPERATIONS = ManyRows(
           SET state = v.column3, revision = v.column4, sequence = v.column5, first_sequence = v.column6,
               progress_sequence = v.column7, attempt = v.column8, crashes = v.column9, under_way = v.column10,
               begun = v.column11, updated = v.column12, started = v.column13, ended = v.column14,
-              cancel_requested = v.column15, cancel_reason = v.column16
+              cancel_requested = v.column15, cancel_reason = v.column16, failures = v.column17,
+              next_attempt = v.column18, deferred = v.column19, stop_requested = v.column20, stopped = v.column21,
+              signals = v.column22, pending = v.column23, reason = v.column24, expires = v.column25
          FROM (VALUES""",
-    16,
+    25,
     ") AS v WHERE operations.uid = v.column1 AND operations.revision = v.column2",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,11 +22,15 @@ READERS = 2
 class Store:
     """One data directory: its lock, its writer and its readers."""
 
-    def __init__(self, directory: Path, clock: Clock, *, max_events: int, publish: Publish) -> None:
+    def __init__(
+        self, directory: Path, clock: Clock, *, max_events: int, publish: Publish,
+        retention: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self._directory = directory
         self._clock = clock
         self._max_events = max_events
         self._publish = publish
+        self._retention = retention or {}
         self._lock: DirectoryLock | None = None
         self._readers: list[Database] = []
         self._turn = 0
@@ -42,7 +46,9 @@ class Store:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._lock = DirectoryLock(self._directory)
         database = await open_writer(self.path)
-        self.writer = Writer(database, self._clock, max_events=self._max_events, publish=self._publish)
+        self.writer = Writer(
+            database, self._clock, max_events=self._max_events, retention=self._retention, publish=self._publish
+        )
         for _ in range(READERS):
             self._readers.append(await open_reader(self.path))
         highest, latest = await self._read(queries.marks)
@@ -84,6 +90,14 @@ class Store:
     ) -> tuple[list[OperationRecord], bytes | None]:
         """One page of operations, newest first, and where the next one begins."""
         return await self._read(lambda c: queries.page(c, conditions, before, size))
+
+    async def waiting_signals(self, uid: bytes) -> list[queries.StoredSignal]:
+        """The operation's signals that are not consumed, in the order of acceptance."""
+        return await self._read(lambda c: queries.waiting_signals(c, uid))
+
+    async def next_expiry(self) -> int | None:
+        """When the next retention is over; None: nothing expires."""
+        return await self._read(queries.next_expiry)
 
     async def past(self, within: int) -> queries.Past:
         """How the servers before this one ended; soon is within so many microseconds."""

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import Reason, ServiceError, reason_of
 from longshore_server.lifecycle import TERMINAL, EventType, Move, State, rule
 from longshore_server.store import events, queries, statements
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
@@ -56,11 +56,13 @@ class Transaction:
         heads: Mapping[bytes, OperationRecord],
         now: int,
         max_events: int,
+        retention: Mapping[str, int],
     ) -> None:
         self.connection = connection
         self.now = now
         self._heads = heads
         self._max_events = max_events
+        self._retention = retention
         self._changes: dict[bytes, _Change] = {}
         self._deleted: set[bytes] = set()
         self._inputs: list[tuple[bytes, bytes]] = []
@@ -149,11 +151,14 @@ class Transaction:
         if event is EventType.PROGRESS:
             facts.update(progress=payload, progress_sequence=sequence)
         elif event is EventType.COMPLETED:
-            facts["result"] = payload
+            facts.update(result=payload, stopped=head.stop_requested is not None)
         elif event is EventType.FAILED or event is EventType.CANCELLED:
-            facts["error"] = payload
+            facts.update(error=payload, reason=reason_of(payload or b""))
         if allowed.target in TERMINAL:
-            facts.update(ended=now, under_way=False)
+            facts.update(ended=now, under_way=False, next_attempt=None)
+            kept = self._retention.get(head.type)
+            if kept is not None:
+                facts["expires"] = now + kept
         if sequence - head.first_sequence >= self._max_events + self._max_events // SLACK:
             facts["first_sequence"] = sequence - self._max_events + 1
         record = head.evolve(**facts)
@@ -174,12 +179,12 @@ class Transaction:
         """Whether the operation has changed in this batch, so that nobody has seen it as it is now."""
         return uid in self._changes or uid in self._heads
 
-    def delete(self, head: OperationRecord) -> None:
+    def delete(self, uid: bytes) -> None:
         """Remove an ended operation with everything that belongs to it."""
         self.flush()
-        self._changes.pop(head.uid, None)
-        self.connection.execute("DELETE FROM operations WHERE uid = ? AND ended IS NOT NULL", (head.uid,))
-        self._deleted.add(head.uid)
+        self._changes.pop(uid, None)
+        self.connection.execute("DELETE FROM operations WHERE uid = ? AND ended IS NOT NULL", (uid,))
+        self._deleted.add(uid)
         # Keys and names went with it: what was looked up before may mean it still.
         self._requests.clear()
         self._names.clear()
@@ -187,6 +192,19 @@ class Transaction:
     def note_journal(self, uid: bytes, entry: JournalEntry) -> None:
         """Add a journal entry. The primary key refuses a second outcome for the same await."""
         self._journal.append((uid, *entry, self.now))
+
+    def add_signal(self, uid: bytes, signal: queries.StoredSignal) -> None:
+        """Keep a signal. Written at once: the next one of this batch may have the same id."""
+        if self._changes[uid].stored == 0:
+            self.flush()  # its operation is not a row yet
+        self.connection.execute(
+            "INSERT INTO signals (uid, number, name, id, payload, sender, accepted) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (uid, *signal),
+        )
+
+    def consume_signal(self, uid: bytes, number: int) -> None:
+        """Mark a signal, so that nobody gets it again."""
+        self.connection.execute("UPDATE signals SET consumed = ? WHERE uid = ? AND number = ?", (self.now, uid, number))
 
     def flush(self) -> None:
         """Write what has changed since the last flush: one row an operation, however many moves it made."""
@@ -237,6 +255,7 @@ def _inserted(r: OperationRecord) -> tuple[Any, ...]:
         r.uid, r.id, r.type, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt,
         r.crashes, r.under_way, r.begun, r.created, r.updated, r.started, r.ended, r.deadline, r.cancel_requested,
         r.cancel_reason, json.dumps(r.labels, sort_keys=True) if r.labels else "{}", r.owner, r.request_id, r.parent,
+        json.dumps(r.capabilities) if r.capabilities else "[]", r.contract, r.retried_from, r.trace, r.deferred,
     )  # fmt: skip
 
 
@@ -244,6 +263,8 @@ def _updated(r: OperationRecord, stored: int) -> tuple[Any, ...]:
     return (
         r.uid, stored, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt,
         r.crashes, r.under_way, r.begun, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason,
+        r.failures, r.next_attempt, r.deferred, r.stop_requested, r.stopped, r.signals, len(r.pending), r.reason,
+        r.expires,
     )  # fmt: skip
 
 
@@ -256,7 +277,8 @@ def _taken(rows: list[Any]) -> Iterable[Any]:
 
 def new_record(
     *, uid: bytes, id: str, type: str, created: int, deadline: int | None, labels: Mapping[str, str], owner: str,
-    request_id: str, parent: str,
+    request_id: str, parent: str, capabilities: tuple[str, ...] = (), contract: int | None = None,
+    retried_from: str = "", trace: str = "", deferred: bool = False,
 ) -> OperationRecord:  # fmt: skip
     """The first revision of an operation: PENDING, its log holding `accepted` alone."""
     record = object.__new__(OperationRecord)
@@ -265,6 +287,8 @@ def new_record(
         uid=uid, id=id, type=type, state=State.PENDING, revision=1, sequence=1, first_sequence=1,
         progress_sequence=None, attempt=0, crashes=0, under_way=False, begun=None, created=created,
         updated=created, started=None, ended=None, deadline=deadline, cancel_requested=None, cancel_reason="",
-        labels=labels, owner=owner, request_id=request_id, parent=parent, progress=None, result=None, error=None,
+        labels=labels, owner=owner, request_id=request_id, parent=parent, capabilities=capabilities, contract=contract,
+        retried_from=retried_from, trace=trace, failures=0, next_attempt=None, deferred=deferred, stop_requested=None,
+        stopped=False, signals=0, pending=(), reason="", expires=None, progress=None, result=None, error=None,
     )  # fmt: skip
     return record

@@ -15,7 +15,7 @@ import contextvars
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -66,10 +66,13 @@ class CommitError(Exception):
 class Writer:
     """Owns the writing connection and the heads of all live operations."""
 
-    def __init__(self, database: Database, clock: Clock, *, max_events: int, publish: Publish) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, *, max_events: int, retention: Mapping[str, int], publish: Publish
+    ) -> None:
         self._database = database
         self._clock = clock
         self._max_events = max_events
+        self._retention = retention
         self._publish = publish
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
@@ -240,7 +243,7 @@ class Writer:
         now = self._clock.now()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            tx = Transaction(connection, self._heads, now, self._max_events)
+            tx = Transaction(connection, self._heads, now, self._max_events, self._retention)
             starts = [item for item in items if type(item) is Accept]
             if len(starts) > 1:
                 keys = [item.request_key for item in starts]
@@ -274,7 +277,7 @@ class Writer:
         try:
             for item in items:
                 connection.execute("SAVEPOINT item")
-                tx = Transaction(connection, heads, now, self._max_events)
+                tx = Transaction(connection, heads, now, self._max_events, self._retention)
                 try:
                     outcome = _apply(item, tx)
                     tx.flush()

@@ -1,0 +1,138 @@
+"""Starts: a request is checked, gets its uid and its name, and goes to the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from longshore_server.clock import Clock
+from longshore_server.contract import validation
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.executor import Executor
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.ids import Uids
+from longshore_server.store.events import uid_text
+from longshore_server.store.mutations import Accept, Accepted
+from longshore_server.store.record import JournalEntry
+from longshore_server.store.transaction import new_record
+from longshore_server.store.writer import Writer
+
+LOCAL = "local"
+"""The principal of every caller while no authentication is configured."""
+
+
+class Terms(NamedTuple):
+    """What a start says besides its type and its input."""
+
+    owner: str = LOCAL
+    """The principal that starts it."""
+    capabilities: tuple[str, ...] = ()
+    """What that principal may do."""
+    request_id: str = ""
+    labels: Mapping[str, str] = {}
+    trace: str = ""
+    """W3C traceparent of the caller."""
+    parent: str = ""
+    """Name of the operation whose handler starts it."""
+    child: tuple[bytes, JournalEntry] | None = None
+    """The parent's uid, and the entry of its journal that the start becomes."""
+    retried_from: str = ""
+    """Name of the operation that it repeats."""
+    deferred: bool = False
+    """The service's own code drives it: no handler is run."""
+
+
+DEFAULT = Terms()
+"""A start that says nothing more."""
+
+
+class Starts:
+    """Hands starts to the writer. `closed` tells why no new operation may begin now, if so."""
+
+    def __init__(
+        self, executor: Executor, clock: Clock, uids: Uids, writer: Writer, *, max_input: int,
+        closed: Callable[[], ServiceError | None], contracts: Mapping[str, int],
+    ) -> None:  # fmt: skip
+        self._executor = executor
+        self._clock = clock
+        self._uids = uids
+        self._writer = writer
+        self._max_input = max_input
+        self._closed = closed
+        self._contracts = contracts
+        self.inputs: dict[bytes, Message] = {}
+        """The inputs of starts whose commit is under way, by uid: their handlers need not parse them again."""
+
+    def submit(
+        self, type: OperationType, input: Message, terms: Terms,
+        begun: Callable[[Accepted | Exception], None] | None = None,
+    ) -> asyncio.Future[Accepted]:  # fmt: skip
+        """Check a start and hand it to the writer. Raises `ServiceError` for what can be told without the store.
+
+        `begun` gets the outcome in the step that publishes it.
+        """
+        request_id, labels, child = terms.request_id, terms.labels, terms.child
+        if type.keyed:
+            request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
+        if request_id:
+            validation.check_request_id(request_id)
+        if labels:
+            validation.check_labels(labels)
+        body = input.SerializeToString(deterministic=True)
+        if len(body) > self._max_input:
+            raise ServiceError(
+                Reason.INPUT_TOO_LARGE,
+                f"The input is {len(body)} bytes; the server accepts {self._max_input}.",
+                metadata={"limit": str(self._max_input)},
+            )
+        if type.ruled:
+            validation.check_rules(input)
+        uid = self._uids.next()
+        id = uid_text(uid) if type.template is None else type.template.render(input)
+        now = self._clock.now()
+        record = new_record(
+            uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
+            labels=dict(labels) if labels else {}, owner=terms.owner, request_id=request_id, parent=terms.parent,
+            capabilities=terms.capabilities, contract=self._contracts.get(type.name), retried_from=terms.retried_from,
+            trace=terms.trace, deferred=terms.deferred,
+        )  # fmt: skip
+        # A child is its parent's work, not new work: a parent whose start was refused
+        # would fail instead of going on later.
+        refusal = None
+        if child is None:
+            refusal = self._closed() or self._executor.refusal(type)
+        if refusal is not None and not request_id and type.template is None:
+            raise refusal
+        digest = _digest(type, body, terms) if request_id or type.template is not None else b""
+        reserved = not terms.deferred and self._executor.reserve(type)
+        self.inputs[uid] = input
+
+        def settled(outcome: Accepted | Exception) -> None:
+            # Not where the future is awaited: a caller that goes away cancels that, and the slot would be lost.
+            self.inputs.pop(uid, None)
+            if not terms.deferred:
+                self._executor.settled(type, reserved, isinstance(outcome, Accepted) and outcome.created)
+            if begun is not None:
+                begun(outcome)
+
+        renew = type.renew or bool(terms.retried_from)
+        accept = Accept(record, body, digest, type.template is not None, renew, reserved, refusal, child)
+        return self._writer.submit(accept, settled)
+
+
+def _digest(type: OperationType, body: bytes, terms: Terms) -> bytes:
+    """What makes two requests the same: the input apart from `request_id`, the labels, and what is repeated."""
+    if type.keyed:
+        input = type.input.FromString(body)
+        input.ClearField("request_id")
+        body = input.SerializeToString(deterministic=True)
+    hasher = hashlib.sha256(body)
+    for key in sorted(terms.labels):
+        hasher.update(f"\0{key}\0{terms.labels[key]}".encode())
+    if terms.retried_from:
+        hasher.update(f"\0\0{terms.retried_from}".encode())
+    return hasher.digest()[:16]

@@ -1,0 +1,59 @@
+"""What follows from an operation's facts when time passes: its next attempt, and the end of a grace nobody used.
+
+Few operations wait like this at once, so each has a timer of its own; deadlines, which all have, are elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from longshore_server.clock import Clock, Timer
+from longshore_server.engine.live import Live
+from longshore_server.lifecycle import State
+
+
+class Waits:
+    """Calls `again` when a failed attempt is due to be made again, and `grace_over` for a deferred operation whose
+    controller has not answered a cancel request in time. `grace` gives an operation's grace in microseconds."""
+
+    def __init__(
+        self, clock: Clock, grace: Callable[[Live], int], again: Callable[[Live], None],
+        grace_over: Callable[[Live], None],
+    ) -> None:  # fmt: skip
+        self._clock = clock
+        self._grace = grace
+        self._again = again
+        self._grace_over = grace_over
+        self._timers: dict[Live, tuple[int, Timer]] = {}
+
+    def follow(self, live: Live) -> None:
+        """Set the timer that the operation's facts ask for. Repeatable; a commit may have changed them."""
+        record = live.record
+        due, then = None, self._again
+        if record.deferred and record.state is State.CANCELLING and record.cancel_requested is not None:
+            due, then = record.cancel_requested + self._grace(live), self._grace_over
+        elif record.next_attempt is not None and not record.terminal:
+            due = record.next_attempt
+        waiting = self._timers.get(live)
+        if waiting is not None:
+            if waiting[0] == due:
+                return
+            self.forget(live)
+        if due is not None:
+            self._timers[live] = (due, self._clock.call_at(due, partial(self._fire, live, then)))
+
+    def forget(self, live: Live) -> None:
+        """The operation has ended, or goes on."""
+        waiting = self._timers.pop(live, None)
+        if waiting is not None:
+            waiting[1].cancel()
+
+    def stop(self) -> None:
+        """Call nobody any more."""
+        for live in list(self._timers):
+            self.forget(live)
+
+    def _fire(self, live: Live, then: Callable[[Live], None]) -> None:
+        del self._timers[live]
+        then(live)

@@ -1,0 +1,37 @@
+"""Everything that can be done to the store: each a small value with guards, applied inside the writer's transaction.
+
+A mutation either raises `ServiceError` before it has changed anything, or does all of its work. What `apply` returns
+is its outcome; callers get it once the commit that holds it is durable.
+"""
+
+from __future__ import annotations
+
+from longshore_server.store.mutations.attempt import Begin, Defer, Interrupt, Record, Report, TryAgain
+from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.settle import (
+    AcknowledgeCancel,
+    ProviderCancel,
+    RequestCancel,
+    RequestStop,
+    Settle,
+    TakeOver,
+)
+from longshore_server.store.mutations.signal import ConsumeNext, ConsumeSignal, SendSignal, SignalAccepted
+from longshore_server.store.mutations.start import Accept, Accepted
+from longshore_server.store.mutations.upkeep import (
+    Boot,
+    ContractVersion,
+    Delete,
+    Nothing,
+    RunApart,
+    Shutdown,
+    StoreContracts,
+    Sweep,
+)
+
+__all__ = [
+    "Accept", "Accepted", "AcknowledgeCancel", "Begin", "Boot", "ConsumeNext", "ConsumeSignal", "ContractVersion",
+    "Defer", "Delete", "Interrupt", "Mutation", "Nothing", "ProviderCancel", "Record", "Report", "RequestCancel",
+    "RequestStop", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep",
+    "TakeOver", "TryAgain",
+]  # fmt: skip

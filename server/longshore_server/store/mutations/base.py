@@ -1,0 +1,46 @@
+"""What a mutation is, and the guards that several of them share."""
+
+from __future__ import annotations
+
+import abc
+from typing import Generic, TypeVar
+
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.transaction import Transaction
+
+T = TypeVar("T")
+
+
+class Mutation(abc.ABC, Generic[T]):
+    """One change of the store and its outcome."""
+
+    __slots__ = ()
+
+    @property
+    def patient(self) -> bool:
+        """Whether it waits for room on a full disk, as the server's own work does; a caller's is refused."""
+        return False
+
+    @abc.abstractmethod
+    def apply(self, tx: Transaction) -> T:
+        """Check the guards, then change. Runs in the writer's thread."""
+
+
+def current(head: OperationRecord, attempt: int) -> OperationRecord:
+    """The fence: only the attempt that is current and under way may change anything."""
+    not_ended(head)
+    if head.attempt != attempt or not head.under_way:
+        raise ServiceError(
+            Reason.STALE_ATTEMPT, f"Attempt {attempt} of {head.name} is not the current one.", resource=head.name
+        )
+    return head
+
+
+def not_ended(head: OperationRecord) -> OperationRecord:
+    """Raises `ServiceError` (OPERATION_ENDED) when nothing can be done to it any more."""
+    if head.terminal:
+        raise ServiceError(
+            Reason.OPERATION_ENDED, f"{head.name} has already ended: it is {head.state.name}.", resource=head.name
+        )
+    return head

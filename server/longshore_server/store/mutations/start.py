@@ -1,0 +1,103 @@
+"""Starts: a new operation, or the one that the same request started before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.store.mutations.base import Mutation, current
+from longshore_server.store.record import JournalEntry, OperationRecord
+from longshore_server.store.transaction import RequestKey, Transaction
+
+
+class Accepted(NamedTuple):
+    """What became of a start: the operation, and whether it is new."""
+
+    record: OperationRecord
+    created: bool
+
+
+@dataclass(slots=True)
+class Accept(Mutation[Accepted]):
+    """Start an operation, or find the one that the same request started before.
+
+    `refusal` is why no new operation may begin now (draining, too many): finding an old one is still possible.
+    `begin` makes it RUNNING in the same transaction: its handler has a free slot.
+    """
+
+    record: OperationRecord
+    input: bytes
+    digest: bytes
+    template: bool
+    renew: bool
+    begin: bool
+    refusal: ServiceError | None = None
+    child: tuple[bytes, JournalEntry] | None = None
+
+    @property
+    def patient(self) -> bool:
+        return self.child is not None
+
+    def apply(self, tx: Transaction) -> Accepted:
+        record = self.record
+        if self.child is not None:
+            current(tx.head(self.child[0]), self.child[1].attempt)
+        existing = self._existing(tx)
+        if existing is None:
+            if self.refusal is not None:
+                raise self.refusal
+            record = self._insert(tx)
+        else:
+            record = existing
+        if self.child is not None:
+            parent, entry = self.child
+            tx.note_journal(parent, entry._replace(outcome=record.uid))
+        return Accepted(record, existing is None)
+
+    @property
+    def request_key(self) -> RequestKey | None:
+        """The idempotency key, in its scope."""
+        record = self.record
+        return (record.owner, record.type, record.request_id) if record.request_id else None
+
+    def _existing(self, tx: Transaction) -> OperationRecord | None:
+        record, key = self.record, self.request_key
+        if key is not None:
+            claim = tx.request(key)
+            if claim is not None:
+                uid, digest = claim
+                if digest != self.digest:
+                    raise ServiceError(
+                        Reason.REQUEST_ID_REUSED,
+                        f"request_id {record.request_id!r} already started an operation with another input or other "
+                        "labels: use a new request id for a new request.",
+                        metadata={"request_id": record.request_id},
+                    )
+                return tx.head(uid)
+        if self.template:
+            claim = tx.name(record.id)
+            if claim is not None:
+                uid, digest = claim
+                found = tx.head(uid)
+                if found.terminal and self.renew:
+                    return None
+                if digest != self.digest:
+                    raise ServiceError(
+                        Reason.NAME_IN_USE,
+                        f"{record.name} was started with another input or other labels.",
+                        resource=record.name,
+                    )
+                if key is not None:
+                    tx.claim_request(key, claim)
+                return found
+        return None
+
+    def _insert(self, tx: Transaction) -> OperationRecord:
+        record = tx.insert(self.record, self.input, begin=self.begin)
+        claim, key = (record.uid, self.digest), self.request_key
+        if self.template:
+            tx.claim_name(record.id, claim)
+        if key is not None:
+            tx.claim_request(key, claim)
+        return record

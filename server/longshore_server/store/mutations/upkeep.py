@@ -1,0 +1,126 @@
+"""The server's own bookkeeping: boots, retention, stored contracts; and the deletion of one operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.store import queries
+from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.transaction import Transaction
+
+SWEEP_OPERATIONS = 256
+SWEEP_EVENTS = 4096
+"""The most that one transaction of the sweeper deletes: callers' changes wait behind it."""
+
+
+@dataclass(slots=True)
+class Delete(Mutation[None]):
+    """Remove an ended operation with its log, input, journal and keys."""
+
+    uid: bytes
+
+    def apply(self, tx: Transaction) -> None:
+        head = tx.head(self.uid)
+        # An end of this very batch counts as none: its event has to reach the watchers first.
+        if not head.terminal or tx.fresh(self.uid):
+            raise ServiceError(
+                Reason.OPERATION_RUNNING,
+                f"{head.name} is {head.state.name}: cancel it or wait for its end before deleting it.",
+                resource=head.name,
+            )
+        tx.delete(head.uid)
+
+
+@dataclass(slots=True)
+class Sweep(Mutation[int]):
+    """Delete operations whose retention is over, a bounded number of them. Returns how many; 0: none was due."""
+
+    @property
+    def patient(self) -> bool:
+        return True
+
+    def apply(self, tx: Transaction) -> int:
+        deleted = events = 0
+        for uid, size in queries.expired(tx.connection, tx.now, SWEEP_OPERATIONS):
+            events += size
+            if deleted and events > SWEEP_EVENTS:
+                break
+            if tx.fresh(uid):
+                # It has just ended: its event has to reach the watchers first.
+                continue
+            tx.delete(uid)
+            deleted += 1
+        return deleted
+
+
+class ContractVersion(NamedTuple):
+    """A type's contract: a digest that tells versions apart, and its serialized `FileDescriptorSet`."""
+
+    type: str
+    digest: bytes
+    descriptors: bytes
+
+
+@dataclass(slots=True)
+class StoreContracts(Mutation[dict[str, int]]):
+    """Keep the contracts that operations are started under from now on. Returns their numbers by type."""
+
+    versions: Sequence[ContractVersion]
+
+    def apply(self, tx: Transaction) -> dict[str, int]:
+        numbers = {}
+        for version in self.versions:
+            tx.connection.execute(
+                "INSERT INTO contracts (type, digest, descriptors) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", version
+            )
+            row = tx.connection.execute(
+                "SELECT id FROM contracts WHERE type = ? AND digest = ?", (version.type, version.digest)
+            ).fetchone()
+            numbers[version.type] = int(row[0])
+        return numbers
+
+
+@dataclass(slots=True)
+class Nothing(Mutation[None]):
+    """Changes nothing: once it is through, everything that was submitted before it is published."""
+
+    def apply(self, tx: Transaction) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class Boot(Mutation[int]):
+    """The server starts: counts the start and returns its number."""
+
+    def apply(self, tx: Transaction) -> int:
+        cursor = tx.connection.execute("INSERT INTO boots (started) VALUES (?)", (tx.now,))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+
+@dataclass(slots=True)
+class RunApart(Mutation[None]):
+    """Suspects of a crash are run apart from now on, or no more."""
+
+    epoch: int
+    apart: bool
+
+    @property
+    def patient(self) -> bool:
+        return True
+
+    def apply(self, tx: Transaction) -> None:
+        tx.connection.execute("UPDATE boots SET apart = ? WHERE epoch = ?", (self.apart, self.epoch))
+
+
+@dataclass(slots=True)
+class Shutdown(Mutation[None]):
+    """The server stops in good order."""
+
+    epoch: int
+
+    def apply(self, tx: Transaction) -> None:
+        tx.connection.execute("UPDATE boots SET stopped = ? WHERE epoch = ?", (tx.now, self.epoch))
