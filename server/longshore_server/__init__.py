@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from longshore_server.auth.identity import Authenticator, Credentials, Principal, unauthenticated
 from longshore_server.clock import Clock, SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract.loading import ContractError
@@ -13,12 +14,14 @@ from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
 
 __all__ = [
+    "Authenticator",
     "Caller",
     "Clock",
     "Code",
     "Config",
     "ConfigError",
     "ContractError",
+    "Credentials",
     "DuplicateNameError",
     "NonDeterministicError",
     "Operation",
@@ -26,6 +29,7 @@ __all__ = [
     "OperationError",
     "OperationRef",
     "Operations",
+    "Principal",
     "Reason",
     "Recovery",
     "Running",
@@ -34,4 +38,5 @@ __all__ = [
     "StoreError",
     "SystemClock",
     "step",
+    "unauthenticated",
 ]

@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from longshore_server import config as configuration
+from longshore_server.auth.files import FileError
+from longshore_server.auth.tokens import append, make
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract.loading import ContractError
 from longshore_server.rpc.listener import ListenError
@@ -26,6 +29,7 @@ from longshore_server.telemetry import logs
 log = logging.getLogger(__name__)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class LoadError(Exception):
@@ -41,6 +45,8 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
             shown = f"{default:g}"
         case tuple(default):
             shown = ", ".join(default)
+        case None | "":
+            shown = "none"
         case default:
             shown = str(default)
     names = declarations or (f"--{field.replace('_', '-')}",)
@@ -53,7 +59,18 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("data", "Directory that holds everything.", type=click.Path(path_type=Path))
 @_setting("metrics", "Where Prometheus reads metrics; '' for nowhere.", metavar="HOST:PORT")
 @_setting("allow_unauthenticated", "Listen beyond this machine without authentication.", is_flag=True)
-@_setting("reflection", "Serve gRPC reflection.", "--reflection/--no-reflection")
+@_setting("tokens", "File with the hashes of bearer tokens; see `longshore token`.", type=_FILE)
+@_setting("jwt_keys", "JWKS that JSON Web Tokens are checked by.", metavar="PATH|URL")
+@_setting("jwt_issuer", "What `iss` must be.", metavar="TEXT")
+@_setting("jwt_audience", "What `aud` must hold.", metavar="TEXT")
+@_setting("jwt_claim", "The claim that holds the capabilities.", metavar="NAME")
+@_setting("jwt_skew", "How far the issuer's clock may be off.", type=float, metavar="SECONDS")
+@_setting("tls_cert", "The listener's certificate, in PEM.", type=_FILE)
+@_setting("tls_key", "Its private key, in PEM.", type=_FILE)
+@_setting("tls_client_ca", "Who signs the certificates that callers must show.", type=_FILE)
+@_setting("tls_identities", "File with the principals of client certificates.", type=_FILE)
+@_setting("health", "Who may ask for health.", type=click.Choice(["anyone", "authenticated"]))
+@_setting("reflection", "Who may use reflection.", type=click.Choice(["anyone", "authenticated", "off"]))
 @_setting("concurrency", "Attempts of one type that may run at once.", type=int, metavar="N")
 @_setting("queue", "Operations of one type that may wait for a slot.", type=int, metavar="N")
 @_setting("default_timeout", "Life of operations whose contract has no timeout.", type=float, metavar="SECONDS")
@@ -96,6 +113,35 @@ def serve(target: str, file: Path | None, **flags: Any) -> None:
             click.echo(f"error: {error}", err=True)
         sys.exit(2)
     sys.exit(code)
+
+
+@click.command()
+@click.argument("principal")
+@click.option("--capability", "capabilities", multiple=True, metavar="NAME", help="What it may do; may be repeated.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Its life. Not given: it does not expire.")
+@click.option(
+    "--tokens", envvar="LONGSHORE_TOKENS", required=True, type=_FILE,
+    help="The file that `longshore serve --tokens` reads.  [env: LONGSHORE_TOKENS]",
+)  # fmt: skip
+def token(principal: str, capabilities: tuple[str, ...], days: float | None, tokens: Path) -> None:
+    """Make a bearer token for PRINCIPAL and print it, once: the file keeps only its hash.
+
+    A server that reads the file knows the token within a second.
+
+    \b
+    Example:
+      longshore token checkout --capability orders.write --capability orders.read --days 90 --tokens tokens.toml
+    """
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    try:
+        made = make(principal, capabilities, expires)
+        append(tokens, made)
+    except (ValueError, FileError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    click.echo(made.token)
+    until = "does not expire" if expires is None else f"expires at {expires:%Y-%m-%dT%H:%M:%SZ}"
+    click.echo(f"added to {tokens}; it {until} and is not shown again", err=True)
 
 
 def load_server(target: str) -> Server:
@@ -164,6 +210,7 @@ async def _serve(server: Server, config: Config) -> int:
     try:
         async with server.run(config) as running:
             asked.remove_done_callback(give_up)
+            loop.add_signal_handler(signal.SIGHUP, _keep(lambda: loop.create_task(running.reload())))
             gc.freeze()
             _announce(running)
             failed = asyncio.ensure_future(running.failed.wait())
@@ -182,6 +229,18 @@ async def _serve(server: Server, config: Config) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _keep(start: Callable[[], asyncio.Task[None]]) -> Callable[[], None]:
+    """Starts tasks and keeps them until they are done: the event loop by itself would lose one."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    def run() -> None:
+        task = start()
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    return run
 
 
 def _exit_now() -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from longshore_server.auth.jwt import url_problem
+
+log = logging.getLogger(__name__)
+
+# Each means nothing without the other.
+_TOGETHER = (
+    ("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert"),
+    ("tls_identities", "tls_client_ca"),
+    ("jwt_keys", "jwt_issuer"), ("jwt_keys", "jwt_audience"), ("jwt_issuer", "jwt_keys"), ("jwt_audience", "jwt_keys"),
+)  # fmt: skip
 
 
 class ConfigError(Exception):
@@ -30,8 +42,30 @@ class Config:
     """Where Prometheus reads metrics, `HOST:PORT`; empty: nowhere."""
     allow_unauthenticated: bool = False
     """Listen beyond this machine although nobody has to say who they are."""
-    reflection: bool = True
-    """Serve gRPC reflection, which grpcurl and `longshore call` need."""
+    tokens: Path | None = None
+    """File with the hashes of bearer tokens, which `longshore token` makes. None: no tokens."""
+    jwt_keys: str = ""
+    """Path or https URL of the JWKS that JSON Web Tokens are checked by; empty: no such tokens."""
+    jwt_issuer: str = ""
+    """What the `iss` of a JSON Web Token must be."""
+    jwt_audience: str = ""
+    """What the `aud` of a JSON Web Token must hold."""
+    jwt_claim: str = "scope"
+    """The claim that holds the capabilities: a text with spaces in between, or a list."""
+    jwt_skew: float = 30.0
+    """Seconds by which the issuer's clock may be off, 0 to 600."""
+    tls_cert: Path | None = None
+    """The listener's certificate, in PEM, with those between it and the root. None: plain text."""
+    tls_key: Path | None = None
+    """The private key of `tls_cert`, in PEM, not encrypted."""
+    tls_client_ca: Path | None = None
+    """Who signs the certificates that callers must then show, in PEM. None: callers have none."""
+    tls_identities: Path | None = None
+    """File that says which principal a name in a client certificate stands for. None: certificates identify nobody."""
+    health: str = "anyone"
+    """Who may ask for health: `anyone` or `authenticated`."""
+    reflection: str = "authenticated"
+    """Who may use gRPC reflection, which grpcurl and `longshore call` need: `anyone`, `authenticated` or `off`."""
     concurrency: int = 10_000
     """How many attempts of one operation type may run at once, 1 to 1,000,000."""
     queue: int = 10_000
@@ -59,31 +93,47 @@ class Config:
         bounds: dict[str, tuple[float, float]] = {
             "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1e9), "drain": (0, 1e6),
             "max_events": (16, 1e9), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
-            "max_watches": (1, 1_000_000),
+            "max_watches": (1, 1_000_000), "jwt_skew": (0, 600),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name}: {getattr(self, name)} is not between {low:g} and {high:g}")
-        if self.log_format not in ("text", "json"):
-            raise ConfigError(f"log_format: {self.log_format!r} is neither text nor json")
-        if self.log_level not in ("debug", "info", "warning", "error"):
-            raise ConfigError(f"log_level: {self.log_level!r} is none of debug, info, warning, error")
+        words = {
+            "health": ("anyone", "authenticated"), "reflection": ("anyone", "authenticated", "off"),
+            "log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error"),
+        }  # fmt: skip
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
+        for name, needed in _TOGETHER:
+            if getattr(self, name) and not getattr(self, needed):
+                raise ConfigError(f"{name}: it means nothing without {needed}; set both or neither")
+        if "://" in self.jwt_keys and (problem := url_problem(self.jwt_keys)) is not None:
+            raise ConfigError(f"jwt_keys: {problem}")
         for address in self.listen:
             self._check_address(address)
         if self.metrics and not _has_port(self.metrics):
             raise ConfigError(f"metrics: {self.metrics!r} is neither HOST:PORT nor empty")
 
     def _check_address(self, address: str) -> None:
-        if address.startswith("unix:"):
-            return
-        host = address.rpartition(":")[0]
-        if not _has_port(address):
+        if not address.startswith("unix:") and not _has_port(address):
             raise ConfigError(f"listen: {address!r} is neither HOST:PORT nor unix:PATH")
-        if not self.allow_unauthenticated and not _is_loopback(host):
+
+    def check_exposure(self, *, authenticated: bool) -> None:
+        """Refuse to be reached from other machines by callers who need not say who they are. Raises `ConfigError`."""
+        if authenticated and self.allow_unauthenticated:
+            raise ConfigError("allow_unauthenticated: authentication is configured, so it means nothing; leave it out")
+        exposed = [a for a in self.listen if not a.startswith("unix:") and not _is_loopback(a.rpartition(":")[0])]
+        if exposed and not authenticated and not self.allow_unauthenticated:
             raise ConfigError(
-                f"listen: {address} can be reached from other machines and nobody has to say who they are: listen on "
-                "127.0.0.1 or a Unix socket, or say --allow-unauthenticated if something in front checks callers"
+                f"listen: {exposed[0]} can be reached from other machines and nobody has to say who they are: "
+                "configure authentication, listen on 127.0.0.1 or a Unix socket, or say --allow-unauthenticated if "
+                "something in front checks callers"
             )
+        if exposed and not authenticated:
+            log.warning("%s can be reached from other machines, and nobody has to say who they are", exposed[0])
+        elif exposed and self.tls_cert is None:
+            log.warning("%s can be reached from other machines without TLS: tokens can be read on the way", exposed[0])
 
 
 def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Config:
@@ -99,13 +149,19 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
             if name not in fields:
                 raise ConfigError(f"{file}: there is no setting {name!r}; the settings are {', '.join(fields)}")
             values[name] = value
+    origin = dict.fromkeys(values, str(file))
     for name in fields:
         variable = f"LONGSHORE_{name.upper()}"
         if environment.get(variable):
-            values[name] = environment[variable]
+            values[name], origin[name] = environment[variable], variable
         if flags.get(name) not in (None, ()):
-            values[name] = flags[name]
-    return Config(**{name: _convert(name, str(fields[name].type), value) for name, value in values.items()})
+            values[name], origin[name] = flags[name], f"--{name.replace('_', '-')}"
+    try:
+        return Config(**{name: _convert(name, str(fields[name].type), value) for name, value in values.items()})
+    except ConfigError as error:
+        # Where the wrong value stands, unless it is the absence of one that is wrong.
+        where = origin.get(str(error).partition(":")[0])
+        raise (ConfigError(f"{where}: {error}") if where else error) from None
 
 
 def _convert(name: str, type: str, value: Any) -> Any:
@@ -116,7 +172,7 @@ def _convert(name: str, type: str, value: Any) -> Any:
             if isinstance(value, bool):
                 return value
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(value).lower()]
-        return {"int": int, "float": float, "str": str, "Path": Path}[type](value)
+        return {"int": int, "float": float, "str": str, "Path": Path, "Path | None": Path}[type](value)
     except (KeyError, ValueError, TypeError):
         raise ConfigError(f"{name}: {value!r} is not a value for it ({type})") from None
 

@@ -65,6 +65,10 @@ class Reason(enum.Enum):
     REQUEST_ID_REUSED = Code.ALREADY_EXISTS, "The request id was used with another input or other labels."
     SIGNAL_ID_REUSED = Code.ALREADY_EXISTS, "The signal id was used for another signal of this operation."
     NAME_IN_USE = Code.ALREADY_EXISTS, "An operation of this name was started with another input."
+    CREDENTIALS_MISSING = Code.UNAUTHENTICATED, "The call carries no credentials."
+    CREDENTIALS_INVALID = Code.UNAUTHENTICATED, "The credentials are not ones that this server accepts."
+    CREDENTIALS_EXPIRED = Code.UNAUTHENTICATED, "The time of the credentials is over; call again with new ones."
+    CAPABILITY_MISSING = Code.PERMISSION_DENIED, "The caller lacks a capability that the contract's gate asks for."
     INPUT_TOO_LARGE = Code.RESOURCE_EXHAUSTED, "The input is larger than the server accepts."
     TOO_MANY_OPERATIONS = Code.RESOURCE_EXHAUSTED, "Too many operations of this type wait already; try again later."
     TOO_MANY_SIGNALS = Code.RESOURCE_EXHAUSTED, "As many signals of this name wait as the contract allows."
@@ -82,6 +86,7 @@ class Reason(enum.Enum):
     UNSUPPORTED_FIELD = Code.UNIMPLEMENTED, "This server does not support the field."
     SERVER_STARTING = Code.UNAVAILABLE, "The server is starting; try again."
     SERVER_DRAINING = Code.UNAVAILABLE, "The server is shutting down; try again, on the next one."
+    IDENTITY_UNAVAILABLE = Code.UNAVAILABLE, "What proves who calls cannot be asked for now; try again."
     STORE_UNAVAILABLE = Code.UNAVAILABLE, "The store cannot write now; nothing was changed."
     INTERNAL = Code.INTERNAL, "Something unexpected went wrong; the server's log has the trace."
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
+from longshore_server.auth.authentication import Authentication
+from longshore_server.auth.files import FileError
+from longshore_server.auth.identity import Authenticator
+from longshore_server.auth.jwt import JwtTokens
+from longshore_server.auth.mtls import CertificateNames
+from longshore_server.auth.tls import Certificates
+from longshore_server.auth.tokens import TokenFile
 from longshore_server.clock import SECOND, Clock, SystemClock
-from longshore_server.config import Config
+from longshore_server.config import Config, ConfigError
 from longshore_server.contract import loading
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
@@ -29,13 +36,18 @@ class Server:
         services: instances of classes derived from generated bases, for example `Orders()`.
         lifespan: called with the server, gives an async context manager around its life; what that yields reaches
             handlers as `op.services`.
+        authenticators: further ways to find out who calls, asked in this order and before those that the
+            configuration names. With none of either everyone is the local principal, who may do everything.
 
     Raises `ContractError` when a contract cannot be enforced.
     """
 
-    def __init__(self, *services: object, lifespan: Lifespan | None = None) -> None:
+    def __init__(
+        self, *services: object, lifespan: Lifespan | None = None, authenticators: Sequence[Authenticator] = ()
+    ) -> None:
         self.services = services
         self.lifespan = lifespan
+        self.authenticators = tuple(authenticators)
         self.config = Config()
         """The configuration of the run that is under way, or the defaults."""
         self.operations = Operations()
@@ -64,13 +76,20 @@ class Running:
         self.config = config
         self.clock = clock
         self._server = server
+        self._tls, authenticators = _read_files(config, clock)
+        authenticators = [*server.authenticators, *authenticators]
+        config.check_exposure(authenticated=bool(authenticators))
+        self._authentication = Authentication(authenticators, clock) if authenticators else None
         types = loading.load(server.services, default_timeout=int(config.default_timeout * SECOND))
         limits = Limits(
             concurrency=config.concurrency, queue=config.queue, max_events=config.max_events,
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
         )  # fmt: skip
         self.engine = Engine(types, config.data, clock, limits)
-        self.listener = Listener(self.engine, reflection=config.reflection)
+        self.listener = Listener(
+            self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
+            reflection=config.reflection,
+        )  # fmt: skip
         self.recovered = 0
         """How many operations of the last server go on."""
         self.metrics: MetricsServer | None = None
@@ -113,6 +132,13 @@ class Running:
             await self._stack.aclose()
             raise
 
+    async def reload(self) -> None:
+        """Read the files of tokens, keys and certificates again, now. One that cannot be used changes nothing."""
+        if self._tls is not None:
+            await asyncio.to_thread(self._tls.update, force=True)
+        if self._authentication is not None:
+            await self._authentication.refresh(force=True)
+
     async def stop(self) -> None:
         """Health NOT_SERVING, no new starts, watches end, attempts drain, then everything closes. Repeatable."""
         if self._stopped:
@@ -138,3 +164,37 @@ class Running:
     def _store_failed(self, _: str) -> None:
         self.engine.drain()
         self.failed.set()
+
+
+def _read_files(config: Config, clock: Clock) -> tuple[Certificates | None, list[Authenticator]]:
+    """What the configuration says about who may call, from its files. Raises `ConfigError`."""
+    tls: Certificates | None = None
+    found: list[Authenticator] = []
+    setting = ""
+    try:
+        if config.tls_cert is not None and config.tls_key is not None:
+            setting = "tls_cert"
+            tls = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
+        if config.tokens is not None:
+            setting = "tokens"
+            found.append(TokenFile(config.tokens, clock))
+        if config.jwt_keys:
+            setting = "jwt_keys"
+            found.append(
+                JwtTokens(
+                    issuer=config.jwt_issuer,
+                    audience=config.jwt_audience,
+                    keys=config.jwt_keys,
+                    clock=clock,
+                    claim=config.jwt_claim,
+                    skew=int(config.jwt_skew * SECOND),
+                )
+            )
+        if config.tls_identities is not None:
+            setting = "tls_identities"
+            found.append(CertificateNames(config.tls_identities, clock))
+    except FileError as error:
+        raise ConfigError(f"{setting}: {error}") from None
+    except (ImportError, KeyError):
+        raise ConfigError(f'{setting}: it needs more packages: pip install "longshore[auth]"') from None
+    return tls, found

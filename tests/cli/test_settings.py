@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,7 +24,13 @@ class Setting(NamedTuple):
     text: str
     toml: str
     unit: str = ""
+    others: Mapping[str, Any] = MappingProxyType({})
+    """Settings without which this one means nothing."""
 
+
+JWT = {"jwt_keys": "keys.json", "jwt_issuer": "i", "jwt_audience": "a"}
+TLS = {"tls_cert": Path("c"), "tls_key": Path("k")}
+CLIENTS = {**TLS, "tls_client_ca": Path("ca")}
 
 SETTINGS = {
     "listen": Setting(
@@ -32,7 +40,18 @@ SETTINGS = {
     "data": Setting(Path("other"), ("--data", "other"), "other", '"other"', "PATH"),
     "metrics": Setting("127.0.0.1:1", ("--metrics", "127.0.0.1:1"), "127.0.0.1:1", '"127.0.0.1:1"', "HOST:PORT"),
     "allow_unauthenticated": Setting(True, ("--allow-unauthenticated",), "true", "true"),
-    "reflection": Setting(False, ("--no-reflection",), "no", "false"),
+    "tokens": Setting(Path("t"), ("--tokens", "t"), "t", '"t"', "FILE"),
+    "jwt_keys": Setting("k", ("--jwt-keys", "k"), "k", '"k"', "PATH|URL", JWT),
+    "jwt_issuer": Setting("x", ("--jwt-issuer", "x"), "x", '"x"', "TEXT", JWT),
+    "jwt_audience": Setting("x", ("--jwt-audience", "x"), "x", '"x"', "TEXT", JWT),
+    "jwt_claim": Setting("x", ("--jwt-claim", "x"), "x", '"x"', "NAME"),
+    "jwt_skew": Setting(7.5, ("--jwt-skew", "7.5"), "7.5", "7.5", "SECONDS"),
+    "tls_cert": Setting(Path("x"), ("--tls-cert", "x"), "x", '"x"', "FILE", TLS),
+    "tls_key": Setting(Path("x"), ("--tls-key", "x"), "x", '"x"', "FILE", TLS),
+    "tls_client_ca": Setting(Path("x"), ("--tls-client-ca", "x"), "x", '"x"', "FILE", TLS),
+    "tls_identities": Setting(Path("x"), ("--tls-identities", "x"), "x", '"x"', "FILE", CLIENTS),
+    "health": Setting("authenticated", ("--health", "authenticated"), "authenticated", '"authenticated"'),
+    "reflection": Setting("off", ("--reflection", "off"), "off", '"off"'),
     "concurrency": Setting(7, ("--concurrency", "7"), "7", "7", "N"),
     "queue": Setting(7, ("--queue", "7"), "7", "7", "N"),
     "default_timeout": Setting(7.5, ("--default-timeout", "7.5"), "7.5", "7.5", "SECONDS"),
@@ -61,12 +80,49 @@ def test_every_setting_is_tested_with_another_value_than_its_default() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
     setting = SETTINGS[name]
-    expected = dataclasses.replace(Config(), **{name: setting.value})
-    assert load(given(*setting.flags), {}) == expected
-    assert load(given(), {f"LONGSHORE_{name.upper()}": setting.text}) == expected
+    others = {other: value for other, value in setting.others.items() if other != name}
+    environment = {f"LONGSHORE_{other.upper()}": str(value) for other, value in others.items()}
+    expected = dataclasses.replace(Config(), **others, **{name: setting.value})
+    assert load(given(*setting.flags), environment) == expected
+    assert load(given(), {**environment, f"LONGSHORE_{name.upper()}": setting.text}) == expected
     file = tmp_path / "settings.toml"
     file.write_text(f"{name} = {setting.toml}\n")
-    assert load(given(), {}, file) == expected
+    assert load(given(), environment, file) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("queue = -1", "queue: -1 is not between 0 and 1e+07"),
+        ('queue = "many"', "queue: 'many' is not a value for it (int)"),
+        ('health = "nobody"', "health: 'nobody' is none of anyone, authenticated"),
+        ('tls_cert = "c"', "tls_cert: it means nothing without tls_key; set both or neither"),
+        ('tls_identities = "i"', "tls_identities: it means nothing without tls_client_ca; set both or neither"),
+        ('jwt_issuer = "i"', "jwt_issuer: it means nothing without jwt_keys; set both or neither"),
+        ('jwt_keys = "k"', "jwt_keys: it means nothing without jwt_issuer; set both or neither"),
+        ('jwt_keys = "k"\njwt_issuer = "i"', "jwt_keys: it means nothing without jwt_audience; set both or neither"),
+        (
+            'jwt_keys = "http://idp.example/k"\njwt_issuer = "i"\njwt_audience = "a"',
+            (
+                "jwt_keys: 'http://idp.example/k' is neither a path nor an https URL: whoever can change the keys on "
+                "their way can be anyone"
+            ),
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_where_it_stands(text: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load({}, {}, file)
+    assert str(caught.value) == f"{file}: {problem}"
+
+
+def test_a_wrong_setting_names_the_variable_or_the_option() -> None:
+    with pytest.raises(ConfigError, match=r"^LONGSHORE_QUEUE: queue: -1 is not between"):
+        load({}, {"LONGSHORE_QUEUE": "-1"})
+    with pytest.raises(ConfigError, match=r"^--jwt-skew: jwt_skew: 601.0 is not between 0 and 600"):
+        load({"jwt_skew": 601.0}, {})
 
 
 def test_nothing_given_is_the_default() -> None:
@@ -92,11 +148,13 @@ def test_help_shows_every_setting_with_its_unit_and_default() -> None:
     text = " ".join(CliRunner().invoke(serve, ["--help"]).output.split())
     for name, setting in SETTINGS.items():
         option = re.escape(setting.flags[0].replace("--no-", "--"))
-        shown = re.search(rf" {option} (?:/ --no-\S+ )?([A-Z:]+ )?[^-]*?\[default: (.*?)\]", text)
+        shown = re.search(rf" {option} (?:/ --no-\S+ )?([A-Z:|]+ )?[^-]*?\[default: (.*?)\]", text)
         assert shown is not None, name
         assert (shown[1] or "").strip() == setting.unit, name
         default = FIELDS[name].default
-        if isinstance(default, bool):
+        if default in (None, ""):
+            assert shown[2] == "none"
+        elif isinstance(default, bool):
             assert shown[2] == ("yes" if default else "no")
         else:
             assert load({name: shown[2]}, {}) == Config(), "what is shown means the default"

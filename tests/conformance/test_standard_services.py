@@ -102,7 +102,7 @@ async def test_reflection_shows_the_contract_of_the_user(lab: Lab, version: str)
 
 
 async def test_reflection_can_be_left_out(make_lab: Any) -> None:
-    lab = await make_lab(reflection=False)
+    lab = await make_lab(reflection="off")
     call: Any = lab.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         [m async for m in call(iter([b""]))]

@@ -31,6 +31,7 @@ _COMMANDS = {
     "generate": _Command("longshore_client.cli.generate", "generate", "cli", "Compile contracts to Python."),
     # By name only: the library must not depend on the server, which need not be installed.
     "serve": _Command("longshore_server.command", "serve", "server", "Serve contracts with your handlers."),
+    "token": _Command("longshore_server.command", "token", "server", "Make a bearer token for a caller."),
 }
 
 EXIT_CODES = """\b
@@ -133,6 +134,6 @@ def cli(ctx: click.Context, server: str | None) -> None:
 
     The server is given by --server or LONGSHORE_SERVER: host:port or unix:PATH, by default localhost:50051.
     """
-    if server is not None and ctx.invoked_subcommand in ("generate", "serve"):
+    if server is not None and ctx.invoked_subcommand in ("generate", "serve", "token"):
         raise click.UsageError(f"`longshore {ctx.invoked_subcommand}` talks to no server: leave out --server")
     ctx.obj = server

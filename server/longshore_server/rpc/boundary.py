@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,37 +17,61 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 
+from longshore_server.auth.identity import Principal
 from longshore_server.clock import SECOND, Clock
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.histogram import Histogram
+from longshore_server.rpc.callers import Callers
 
 log = logging.getLogger(__name__)
 
 RequestT = TypeVar("RequestT", bound=Message)
-Context = grpc.aio.ServicerContext[Any, Any]
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 
 Durations: TypeAlias = defaultdict[str, Histogram]
 """Seconds that the calls of one method took, by the name of the status code that they ended with."""
-Method: TypeAlias = "Callable[[Durations], grpc.RpcMethodHandler[bytes, bytes]]"
-"""A method that is to be given a place for what it measures."""
+Method: TypeAlias = "Callable[[Durations, Callers], grpc.RpcMethodHandler[bytes, bytes]]"
+"""A method that is to be given a place for what it measures, and what finds out who calls it."""
+
+
+class Context:
+    """One call: who makes it, and what it says besides its request."""
+
+    __slots__ = ("_inner", "caller")
+
+    def __init__(self, inner: grpc.aio.ServicerContext[Any, Any], caller: Principal) -> None:
+        self._inner = inner
+        self.caller = caller
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        """What the caller sent beside the request."""
+        return self._inner.invocation_metadata() or ()
+
+    def time_remaining(self) -> float | None:
+        """Seconds to the call's own deadline; None: it has none."""
+        return self._inner.time_remaining()
+
+    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+        """Send what belongs before the answer."""
+        await self._inner.send_initial_metadata(tuple(metadata))
 
 
 def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]) -> Method:
     """A unary method over `function`."""
 
-    def measured(durations: Durations) -> grpc.RpcMethodHandler[bytes, bytes]:
-        async def handle(data: bytes, context: Context) -> bytes:
+    def measured(durations: Durations, callers: Callers) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             begin, code = perf_counter(), _CANCELLED
             try:
+                context = Context(inner, await callers.of(inner))
                 answer = await function(decode(request_type, data), context)
                 code = _OK
                 return answer
             except Exception as caught:
-                error = _refusal(caught)
+                error = refusal(caught)
                 code = error.reason.code.name
-                await _abort(context, error)
+                await abort(inner, error)
                 raise AssertionError("abort always raises") from caught
             finally:
                 durations[code].observe(perf_counter() - begin)
@@ -60,17 +84,18 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
 def stream(request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[bytes]]) -> Method:
     """A server-streaming method over an async generator (interceptors of others break coroutine-style streams)."""
 
-    def measured(durations: Durations) -> grpc.RpcMethodHandler[bytes, bytes]:
-        async def handle(data: bytes, context: Context) -> AsyncIterator[bytes]:
+    def measured(durations: Durations, callers: Callers) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
             begin, code = perf_counter(), _CANCELLED
             try:
+                context = Context(inner, await callers.of(inner))
                 async for message in function(decode(request_type, data), context):
                     yield message
                 code = _OK
             except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
-                error = _refusal(caught)
+                error = refusal(caught)
                 code = error.reason.code.name
-                await _abort(context, error)
+                await abort(inner, error)
             finally:
                 durations[code].observe(perf_counter() - begin)
 
@@ -110,7 +135,7 @@ def wait_until(context: Context, clock: Clock, wait: int | None) -> int | None:
     return None if wait is None else clock.now() + wait
 
 
-def _refusal(error: Exception) -> ServiceError:
+def refusal(error: Exception) -> ServiceError:
     """What the caller is told of an error."""
     if isinstance(error, ServiceError):
         return error
@@ -118,7 +143,8 @@ def _refusal(error: Exception) -> ServiceError:
     return ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)
 
 
-async def _abort(context: Context, error: ServiceError) -> None:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> None:
+    """End the call with an error and its details. Always raises."""
     status = error.status()
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(STATUS[status.code], status.message, trailers)

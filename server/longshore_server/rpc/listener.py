@@ -9,10 +9,13 @@ from pathlib import Path
 
 import grpc
 
+from longshore_server.auth.authentication import Authentication
+from longshore_server.auth.tls import Certificates, KeyPair
 from longshore_server.engine.engine import Engine
 from longshore_server.histogram import Histogram
 from longshore_server.rpc import longrunning, operations, standard
 from longshore_server.rpc.boundary import Durations
+from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -46,12 +49,25 @@ class _Router(grpc.GenericRpcHandler):
 
 
 class Listener:
-    """A gRPC server over one engine."""
+    """A gRPC server over one engine.
 
-    def __init__(self, engine: Engine, *, reflection: bool) -> None:
+    Args:
+        engine: what it serves.
+        authentication: finds out who calls; None: everyone is the local principal.
+        tls: for every address that is no Unix socket; None: plain text.
+        health: who may ask for it, `anyone` or `authenticated`.
+        reflection: who may have it, `anyone`, `authenticated` or, with `off`, nobody.
+    """
+
+    def __init__(
+        self, engine: Engine, *, authentication: Authentication | None, tls: Certificates | None, health: str,
+        reflection: str,
+    ) -> None:  # fmt: skip
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
         services = [*contracts, operations.SERVICE, longrunning.SERVICE]
-        self.health = standard.Health(services)
+        self._tls = tls
+        callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
+        self.health = standard.Health(services, None if health == "anyone" else callers)
         self._server = grpc.aio.server(options=OPTIONS)
         methods = dict(ContractServices(engine).methods())
         for service, found in (
@@ -61,10 +77,11 @@ class Listener:
             methods.update((f"/{service}/{name}", method) for name, method in found.items())
         self.calls: dict[str, Durations] = {path: defaultdict(Histogram) for path in methods}
         """How long the calls of each method took, by its path and the code that they ended with."""
-        handlers = {path: method(self.calls[path]) for path, method in methods.items()}
+        handlers = {path: method(self.calls[path], callers) for path, method in methods.items()}
         self._server.add_generic_rpc_handlers((_Router(handlers),))
-        if reflection:
-            standard.add_reflection([*services, standard.HEALTH], self._server)
+        if reflection != "off":
+            allowed = None if reflection == "anyone" else callers
+            standard.add_reflection([*services, standard.HEALTH], self._server, allowed)
         self.addresses: list[str] = []
         """Where it listens, with the real ports."""
         self._sockets: list[Path] = []
@@ -72,11 +89,15 @@ class Listener:
     async def start(self, addresses: Iterable[str]) -> None:
         """Bind and begin to answer. Raises `ListenError`."""
         await self.health.add_to(self._server)
+        credentials = None if self._tls is None else _credentials(self._tls)
         for address in addresses:
             if address.startswith("unix:"):
                 self._prepare_socket(Path(address.removeprefix("unix:").removeprefix("//")))
             try:
-                port = self._server.add_insecure_port(address)
+                if credentials is None or address.startswith("unix:"):
+                    port = self._server.add_insecure_port(address)
+                else:
+                    port = self._server.add_secure_port(address, credentials)
             except RuntimeError:
                 raise ListenError(
                     f"cannot listen on {address}: it is in use or not this machine's; choose another with --listen"
@@ -106,3 +127,29 @@ class Listener:
         if not path.parent.is_dir():
             raise ListenError(f"cannot listen on unix:{path}: the directory {path.parent} does not exist")
         self._sockets.append(path)
+
+
+def _credentials(tls: Certificates) -> grpc.ServerCredentials:
+    """Credentials that look at the files again for each new connection; streams that are open keep theirs."""
+
+    given = tls.value
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal given
+        tls.update()
+        if tls.value is given:
+            return None
+        given = tls.value
+        return _configuration(given)
+
+    # gRPC either verifies a client certificate or does not ask for one.
+    needed = given.client_ca is not None
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(given),
+        fetch,  # type: ignore[arg-type]  # None means no change, which the stub does not know
+        require_client_authentication=needed,
+    )
+
+
+def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], pair.client_ca)

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from longshore_server.rpc.boundary import abort, refusal
+from longshore_server.rpc.callers import Callers
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 HEALTH = health.SERVICE_NAME
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
-class Health:
-    """NOT_SERVING while the server starts and drains, SERVING in between; "" stands for the whole server."""
+class _Guard:
+    """Lets only callers in who are known."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
+
+    async def check(self, context: _Context) -> None:
+        """Return if the caller is known; end the call otherwise."""
+        try:
+            await self._callers.of(context)
+        except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
+            await abort(context, refusal(caught))
+
+
+class _GuardedHealth(health.aio.HealthServicer):
+    def __init__(self, guard: _Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> Any:  # noqa: N802 - its name
+        await self._guard.check(context)
+        return await super().Check(request, context)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:  # noqa: N802 - its name
+        await self._guard.check(context)
+        await super().Watch(request, context)
+
+
+class Health:
+    """NOT_SERVING while the server starts and drains, SERVING in between; "" stands for the whole server.
+
+    `callers`: None: anyone may ask, else only who is known.
+    """
+
+    def __init__(self, services: Sequence[str], callers: Callers | None) -> None:
         self._services = ("", *services)
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = health.aio.HealthServicer() if callers is None else _GuardedHealth(_Guard(callers))
 
     async def add_to(self, server: grpc.aio.Server) -> None:
         """Serve it."""
@@ -32,11 +68,23 @@ class Health:
             await self._servicer.set(service, _SERVING if serving else _NOT_SERVING)
 
 
-def add_reflection(services: Sequence[str], server: grpc.aio.Server) -> None:
-    """Serve reflection. grpcio-reflection knows v1alpha only; v1 has the same messages under another name."""
+def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Callers | None) -> None:
+    """Serve reflection, to anyone or only to callers who are known.
+
+    grpcio-reflection knows v1alpha only; v1 has the same messages under another name.
+    """
     servicer = reflection.aio.ReflectionServicer((*services, *REFLECTION))
+    guard = None if callers is None else _Guard(callers)
+
+    async def reflect(requests: AsyncIterable[Any], context: _Context) -> AsyncIterator[Any]:
+        if guard is not None:
+            await guard.check(context)
+        answers: Any = servicer.ServerReflectionInfo(requests, context)  # an async generator, whatever its stub says
+        async for answer in answers:
+            yield answer
+
     method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        reflect,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

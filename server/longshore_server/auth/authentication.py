@@ -1,0 +1,77 @@
+"""All authenticators of a server, asked in order, and what they said lately: a call must not cost a signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from longshore_server.auth.identity import Authenticator, Credentials, Principal, unauthenticated
+from longshore_server.clock import SECOND, Clock
+from longshore_server.errors import Reason, ServiceError
+
+SIZE = 4096
+"""How many callers are remembered. At the next one all are forgotten, which costs each one verification."""
+LOOK = SECOND
+"""How long calls are answered before somebody looks whether the files have changed."""
+
+
+class Authentication:
+    """Finds out who makes a call.
+
+    Args:
+        authenticators: asked in this order; at least one.
+        clock: decides what has expired.
+    """
+
+    def __init__(self, authenticators: Sequence[Authenticator], clock: Clock) -> None:
+        self._authenticators = tuple(authenticators)
+        self._clock = clock
+        self._known: dict[tuple[str, bytes], Principal] = {}
+        self._version = 0
+        self._look_at = 0
+
+    def known(self, authorization: str, certificate: bytes) -> Principal | None:
+        """Who it was that sent the same a moment ago; None: ask `identify`."""
+        now = self._clock.now()
+        if now >= self._look_at:
+            return None
+        found = self._known.get((authorization, certificate))
+        return None if found is None or (found.expires is not None and now >= found.expires) else found
+
+    async def identify(self, credentials: Credentials) -> Principal:
+        """Who has these credentials. Raises `ServiceError`: UNAUTHENTICATED, or UNAVAILABLE while nobody can tell."""
+        if not credentials.authorization and not credentials.certificate:
+            raise unauthenticated(
+                "The call carries no credentials: send the metadata `authorization: Bearer TOKEN`.",
+                Reason.CREDENTIALS_MISSING,
+            )
+        if self._clock.now() >= self._look_at:
+            await self.refresh(force=False)
+            known = self.known(credentials.authorization, credentials.certificate)
+            if known is not None:
+                return known
+        version = self._version
+        for authenticator in self._authenticators:
+            found = await authenticator.authenticate(credentials)
+            if found is not None:
+                if found.expires is not None and found.expires <= self._clock.now():
+                    raise expired()
+                if version == self._version:
+                    if len(self._known) >= SIZE:
+                        self._known.clear()
+                    self._known[credentials.authorization, credentials.certificate] = found
+                return found
+        raise unauthenticated("The credentials are of no kind, or of no issuer, that this server accepts.")
+
+    async def refresh(self, *, force: bool) -> None:
+        """Let every authenticator look whether what it knows has changed. `force`: read everything again."""
+        # Set first: calls that come meanwhile go by what is known, instead of all looking at once.
+        self._look_at = self._clock.now() + LOOK
+        for authenticator in self._authenticators:
+            if await authenticator.refresh(force=force):
+                self._version += 1
+                self._known.clear()
+
+
+def expired() -> ServiceError:
+    """The refusal of credentials whose time is over."""
+    return unauthenticated("The credentials have expired: call again with new ones.", Reason.CREDENTIALS_EXPIRED)

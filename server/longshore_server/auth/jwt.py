@@ -1,0 +1,280 @@
+"""JSON Web Tokens, checked by the public keys of their issuer (a JWKS, from a file or a URL).
+
+Signatures are PyJWT's to check, which is loaded only where tokens are configured; times are judged by the
+server's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+from longshore_server.auth.files import FileError, Watched, read_bytes
+from longshore_server.auth.identity import (
+    Authenticator,
+    Credentials,
+    Principal,
+    capabilities_problem,
+    name_problem,
+    unauthenticated,
+)
+from longshore_server.clock import SECOND, Clock
+from longshore_server.errors import Reason, ServiceError
+
+log = logging.getLogger(__name__)
+
+# Asymmetric only: whoever can check a symmetric signature can also make one.
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_KINDS = ("RSA", "EC", "OKP")
+_BY_CURVE: Mapping[Any, tuple[str, ...]] = {
+    None: ALGORITHMS[:6], "P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",), "Ed25519": ("EdDSA",)
+}  # fmt: skip
+MAX_AGE = 3600 * SECOND
+"""After this time the keys of a URL are fetched again, so that one which was withdrawn counts no more."""
+PAUSE = 10 * SECOND
+"""How long nothing is fetched after a fetch, whatever key a token names: callers choose what they name."""
+TIMEOUT = 5.0
+"""Seconds that the URL has to answer."""
+MAX_BYTES = 1 << 20
+"""The largest JWKS."""
+
+
+class Key(NamedTuple):
+    """One public key of a JWKS."""
+
+    public: Any
+    algorithms: tuple[str, ...]
+    """What it may check; a key that names no algorithm serves all of its kind."""
+    entry: dict[str, Any]
+    """As it was written."""
+
+
+Keys: TypeAlias = Mapping[str, Key]
+"""By their ids; "" for one that has none."""
+
+
+class JwtTokens(Authenticator):
+    """Tokens of one issuer.
+
+    Args:
+        issuer: what `iss` must be. A token of another issuer is left to other authenticators.
+        audience: what `aud` must hold.
+        keys: path or https URL of the issuer's JWKS.
+        claim: the claim that holds the capabilities: a text with spaces in between, or a list of texts.
+        skew: microseconds by which the issuer's clock may be off.
+
+    `sub` is the principal; `exp` and `sub` are required. Raises `FileError` when the file of the keys cannot be used,
+    `ImportError` without PyJWT.
+    """
+
+    def __init__(
+        self, *, issuer: str, audience: str, keys: str, clock: Clock, claim: str = "scope", skew: int = 30 * SECOND
+    ) -> None:
+        import jwt
+
+        jwt.algorithms.get_default_algorithms()["ES256"]  # fails without cryptography: not at the first call
+        self._issuer = issuer
+        self._audience = audience
+        self._claim = claim
+        self._skew = skew
+        self._clock = clock
+        self._keys: _Keys = _UrlKeys(keys, clock) if "://" in keys else _FileKeys(Path(keys))
+
+    async def authenticate(self, credentials: Credentials) -> Principal | None:
+        token = credentials.bearer
+        if token is None or token.count(".") != 2:
+            return None
+        import jwt
+
+        try:
+            header = jwt.get_unverified_header(token)
+            claimed = jwt.decode(token, options={"verify_signature": False})
+        except jwt.PyJWTError:
+            return None
+        if claimed.get("iss") != self._issuer:
+            return None
+        key = await self._key(header)
+        try:
+            claims = jwt.decode(
+                token, key.public, algorithms=key.algorithms, audience=self._audience, issuer=self._issuer,
+                options={"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )  # fmt: skip
+        except jwt.PyJWTError as error:
+            raise unauthenticated(f"The token is not good: {error}.") from None
+        return self._principal(claims)
+
+    async def refresh(self, *, force: bool) -> bool:
+        return await self._keys.refresh(force=force)
+
+    async def _key(self, header: Mapping[str, Any]) -> Key:
+        algorithm, id = header.get("alg"), header.get("kid", "")
+        if algorithm not in ALGORITHMS:
+            raise unauthenticated(f"The token is signed by {str(algorithm)[:20]!r}: only asymmetric algorithms count.")
+        keys = await self._keys.holding(id)
+        key = keys.get(id)
+        if key is None and not id and len(keys) == 1:
+            (key,) = keys.values()
+        if key is None:
+            raise unauthenticated(f"The token is signed by a key that its issuer does not list: {str(id)[:80]!r}.")
+        return key
+
+    def _principal(self, claims: Mapping[str, Any]) -> Principal:
+        now = self._clock.now()
+        expires = self._time(claims, "exp") + self._skew
+        if expires <= now:
+            raise unauthenticated("The token has expired.", Reason.CREDENTIALS_EXPIRED)
+        if "nbf" in claims and self._time(claims, "nbf") - self._skew > now:
+            raise unauthenticated("The token is not valid yet (nbf).")
+        problem = name_problem(claims["sub"])
+        if problem is not None:
+            raise unauthenticated(f"The token's subject cannot be a principal: {problem}.")
+        names = claims.get(self._claim, [])
+        if isinstance(names, str):
+            names = names.split()
+        problem = capabilities_problem(names)
+        if problem is not None:
+            raise unauthenticated(f"The token's claim {self._claim!r} does not hold capabilities: {problem}.")
+        return Principal(claims["sub"], frozenset(names), expires, "jwt")
+
+    def _time(self, claims: Mapping[str, Any], claim: str) -> int:
+        value = claims[claim]
+        # NumericDate may have a fraction; beyond the year 9999 it is a slip, and infinity no time at all.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 253_402_300_800:
+            raise unauthenticated(f"The token's claim {claim!r} is no time.")
+        return int(value * SECOND)
+
+
+class _Keys(Protocol):
+    async def holding(self, id: str) -> Keys:
+        """The keys, looked up again if this one is not among them. Raises `ServiceError` when there are none."""
+
+    async def refresh(self, *, force: bool) -> bool: ...
+
+
+class _FileKeys:
+    def __init__(self, path: Path) -> None:
+        self._watched: Watched[Keys] = Watched([path], lambda: parse(read_bytes(path), path))
+
+    async def holding(self, id: str) -> Keys:
+        if id not in self._watched.value:
+            await self._watched.refresh(force=False)
+        return self._watched.value
+
+    async def refresh(self, *, force: bool) -> bool:
+        return await self._watched.refresh(force=force)
+
+
+class _UrlKeys:
+    """Fetched at the first use, in a thread; one fetch at a time, for all who wait."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._keys: Keys | None = None
+        self._next = 0
+        self._stale = 0
+        self._fetching: asyncio.Future[bool] | None = None
+
+    async def holding(self, id: str) -> Keys:
+        if self._keys is None or id not in self._keys:
+            await self._fetch()
+        if self._keys is None:
+            raise ServiceError(
+                Reason.IDENTITY_UNAVAILABLE, Reason.IDENTITY_UNAVAILABLE.meaning, retry_after=PAUSE / SECOND
+            )
+        return self._keys
+
+    async def refresh(self, *, force: bool) -> bool:
+        if force:
+            self._next = 0
+        elif self._keys is None or self._clock.now() < self._stale:
+            return False
+        return await self._fetch()
+
+    async def _fetch(self) -> bool:
+        """Fetch, unless that was tried a moment ago. True: the keys are others now."""
+        if self._fetching is None:
+            now = self._clock.now()
+            if now < self._next:
+                return False
+            self._next = now + PAUSE
+            self._fetching = asyncio.get_running_loop().run_in_executor(None, self._fetch_now, now + MAX_AGE)
+            self._fetching.add_done_callback(self._fetched)
+        # Not awaited itself: a caller who goes away must not take the keys from the others.
+        return await asyncio.shield(self._fetching)
+
+    def _fetched(self, _: asyncio.Future[bool]) -> None:
+        self._fetching = None
+
+    def _fetch_now(self, stale: int) -> bool:
+        try:
+            with _opener.open(self._url, timeout=TIMEOUT) as answer:
+                # What is cut short is no JSON any more.
+                keys = parse(answer.read(MAX_BYTES), self._url)
+        except (OSError, HTTPException, FileError) as error:
+            log.error("cannot fetch the keys of tokens: %s: %s", self._url, error)
+            return False
+        before, self._keys, self._stale = self._keys, keys, stale
+        return before is None or {i: k.entry for i, k in keys.items()} != {i: k.entry for i, k in before.items()}
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The keys come from where the operator said, and over TLS, or not at all."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirect)
+
+
+def url_problem(url: str) -> str | None:
+    """Why keys must not be fetched from here; None: they may."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return None
+    if parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        return None
+    return f"{url!r} is neither a path nor an https URL: whoever can change the keys on their way can be anyone"
+
+
+def parse(data: bytes, where: Path | str) -> Keys:
+    """The keys of a JWKS that can check signatures, by their ids. Raises `FileError`."""
+    import jwt
+
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise FileError(where, "keys: it must be a JWKS: a JSON object with a list called keys")
+    found: dict[str, Key] = {}
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise FileError(where, f"keys[{position}]: it must be an object")
+        if "d" in entry:
+            raise FileError(where, f"keys[{position}]: it is a private key, which only its issuer may have")
+        # Other uses are none of ours, and a symmetric key in a public document is nobody's secret.
+        algorithms = (entry["alg"],) if "alg" in entry else _BY_CURVE.get(entry.get("crv"), ())
+        if entry.get("use", "sig") != "sig" or not set(algorithms) <= set(ALGORITHMS) or entry.get("kty") not in _KINDS:
+            continue
+        try:
+            key = Key(jwt.PyJWK(entry).key, algorithms, entry)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            log.warning("%s: keys[%d] cannot be used: %s", where, position, error)
+            continue
+        id = str(entry.get("kid", ""))
+        if id in found:
+            raise FileError(where, f"keys[{position}].kid: {id!r} is there twice")
+        found[id] = key
+    if not found:
+        raise FileError(where, "keys: none of them is a public key that can check signatures")
+    return found
