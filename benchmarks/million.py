@@ -55,7 +55,7 @@ def _batch(database: Database, clock: SystemClock, uids: Uids, count: int) -> No
     result = _packed(CounterProgress(current=2, total=2, message="done"))
     database.raw.execute("BEGIN IMMEDIATE")
     now = clock.now()
-    transaction = Transaction(database.raw, {}, now, 10_000)
+    transaction = Transaction(database.raw, {}, now, 10_000, {})
     for _ in range(count):
         uid = uids.next()
         record = new_record(
