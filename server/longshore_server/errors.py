@@ -64,7 +64,10 @@ class Reason(enum.Enum):
     TYPE_NOT_FOUND = Code.NOT_FOUND, "No operation type has this name."
     REQUEST_ID_REUSED = Code.ALREADY_EXISTS, "The request id was used with another input or other labels."
     SIGNAL_ID_REUSED = Code.ALREADY_EXISTS, "The signal id was used for another signal of this operation."
-    NAME_IN_USE = Code.ALREADY_EXISTS, "An operation of this name was started with another input."
+    NAME_IN_USE = (
+        Code.ALREADY_EXISTS,
+        "The name belongs to an operation that was started with another input, or by another caller.",
+    )
     CREDENTIALS_MISSING = Code.UNAUTHENTICATED, "The call carries no credentials."
     CREDENTIALS_INVALID = Code.UNAUTHENTICATED, "The credentials are not ones that this server accepts."
     CREDENTIALS_EXPIRED = Code.UNAUTHENTICATED, "The time of the credentials is over; call again with new ones."

@@ -53,7 +53,7 @@ class Server:
         self.operations = Operations()
         """Starts and finds operations from the service's own code."""
         # Read at once, so that a wrong contract is found where the server is written.
-        loading.load(services, default_timeout=SECOND)
+        loading.load(services, default_timeout=SECOND, authenticated=bool(authenticators))
 
     @contextlib.asynccontextmanager
     async def run(self, config: Config | None = None, *, clock: Clock | None = None) -> AsyncIterator[Running]:
@@ -80,7 +80,9 @@ class Running:
         authenticators = [*server.authenticators, *authenticators]
         config.check_exposure(authenticated=bool(authenticators))
         self._authentication = Authentication(authenticators, clock) if authenticators else None
-        types = loading.load(server.services, default_timeout=int(config.default_timeout * SECOND))
+        types = loading.load(
+            server.services, default_timeout=int(config.default_timeout * SECOND), authenticated=bool(authenticators)
+        )
         limits = Limits(
             concurrency=config.concurrency, queue=config.queue, max_events=config.max_events,
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,

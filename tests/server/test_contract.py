@@ -89,16 +89,25 @@ def refusal(*methods: descriptor_pb2.MethodDescriptorProto, service_options: str
 
 LATER = "not yet supported by this version, and never ignored in silence; remove it until then"
 CASES: dict[str, tuple[Any, str]] = {
-    "signals": (method(options='signals { name: "a" }'), f"option signals: {LATER}"),
+    "signals": (method(options='signals { name: "a" } control {}'), f"option signals: {LATER}"),
+    "signals without control": (
+        method(options='signals { name: "a" }'),
+        "option control: it must be present, because signals are declared; say `control: {}` to mean everyone",
+    ),
     "retention": (method(options="retention { seconds: 1 }"), f"option retention: {LATER}"),
     "retry": (method(options="retry { max_attempts: 2 }"), f"option retry: {LATER}"),
-    "visibility": (
-        method(options="visibility: VISIBILITY_OWNER"), f"option visibility: {LATER}",
-    ),
     "errors": (method(options='errors: "a.B"'), f"option errors: {LATER}"),
     "transfer": (method(options="transfer {}"), f"option transfer: {LATER}"),
-    "a gate with capabilities": (
-        method(options='observe { all_of: "orders.read" }'), f"option observe: {LATER}",
+    "a gate with an undeclared capability": (
+        method(options='observe { all_of: "orders.read" }'),
+        "option observe: capability 'orders.read' is not declared by the service",
+    ),
+    "a gate with a built-in capability": (
+        method(options='control { all_of: "longshore.provider" }'),
+        "option control: capability 'longshore.provider' is not declared by the service",
+    ),
+    "an unknown visibility": (
+        method(options="visibility: 9"), "option visibility: 9 is not a value that this version knows",
     ),
     "takes a stream": (
         method(takes_stream=True), "an operation takes one request, not a stream",
@@ -287,11 +296,63 @@ def test_a_service_without_operations_is_refused() -> None:
     assert refusal(method(options=None)) == "FILE: Orders: no method carries the option (longshore.v1.operation)"
 
 
-def test_capabilities_are_refused_until_they_are_enforced() -> None:
-    message = refusal(method(), service_options='capabilities { name: "a" }')
-    assert message == (
-        "FILE: Orders: option contract.capabilities: not yet supported by this version; remove it until then"
+MALFORMED = (
+    "must be at most 128 lower-case letters and digits in parts joined by '.', '_', '-' or ':', "
+    "for example 'orders.read'"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ([""], "[0].name: it is missing; gates mean a capability by its name"),
+        (["a", ""], "[1].name: it is missing; gates mean a capability by its name"),
+        (["a", "a"], "[1].name: 'a' is declared twice"),
+        (["longshore.x"], "[0].name: 'longshore.x' begins with 'longshore.', as only the server's own capabilities do"),
+        *(
+            ([name], f"[0].name: {name!r} {MALFORMED}")
+            for name in ("Orders.read", "orders read", ".read", "orders..read", "orders/read", "a" * 129)
+        ),
+    ],
+)
+def test_a_capability_is_refused(names: list[str], problem: str) -> None:
+    declared = " ".join(f'capabilities {{ name: "{name}" title: "T" }}' for name in names)
+    assert refusal(method(), service_options=declared) == f"FILE: Orders: option contract.capabilities{problem}"
+
+
+@pytest.mark.parametrize("gate", ["call", "observe", "cancel", "control"])
+def test_a_gate_may_only_name_what_the_service_declares(gate: str) -> None:
+    declared = 'capabilities { name: "orders.read" title: "Read" } capabilities { name: "orders.write" }'
+    wrong = method(options=f'{gate} {{ all_of: "orders.read" all_of: "orders.wirte" }}')
+    assert refusal(wrong, service_options=declared) == (
+        f"FILE:7: Orders.Play: option {gate}: capability 'orders.wirte' is not declared by the service. "
+        "Did you mean 'orders.write'?"
     )
+
+
+def test_a_contract_must_say_who_may_start_once_callers_say_who_they_are() -> None:
+    silent = service(contract(method(options="observe {}")))
+    assert loading.load([silent], default_timeout=1)[0].call is None
+    with pytest.raises(ContractError) as caught:
+        loading.load([silent], default_timeout=1, authenticated=True)
+    assert str(caught.value).endswith(
+        "Orders.Play: option call: it must be present now that callers say who they are; "
+        "say `call: {}` to mean everyone"
+    )
+
+
+def test_gates_are_what_they_say() -> None:
+    declared = 'capabilities { name: "a.b" } capabilities { name: "c" }'
+
+    def load(options: str) -> Any:
+        return loading.load([service(contract(method(options=options), service=declared))], default_timeout=1)[0]
+
+    full = load('call { all_of: "a.b" all_of: "c" } observe {} cancel { all_of: "c" } visibility: VISIBILITY_OWNER')
+    assert (full.call, full.observe, full.cancel, full.control) == ({"a.b", "c"}, frozenset(), {"c"}, None)
+    assert full.owned
+    bare = load('call { all_of: "c" }')
+    assert (bare.call, bare.observe, bare.cancel, bare.control) == ({"c"}, {"c"}, None, None)
+    assert not bare.owned
 
 
 def _not_async(self: Any, request: Any, op: Any) -> Any: ...
@@ -367,10 +428,10 @@ def test_every_option_of_the_contract_is_enforced_or_refused() -> None:
     """A new option that nobody thought of here would be ignored in silence."""
     enforced = {
         "cancellation", "cancel_grace", "output_type", "id_template", "on_terminal", "timeout", "unbounded",
-        "attempt_timeout", "on_crash", "max_crashes", "watches",
+        "attempt_timeout", "on_crash", "max_crashes", "watches", "call", "observe", "cancel", "control", "visibility",
     }  # fmt: skip
     declared = {field.name for field in annotations_pb2.OperationContract.DESCRIPTOR.fields}
-    assert declared == enforced | set(loading._LATER) | set(loading._GATES)
+    assert declared == enforced | set(loading._LATER)
 
 
 def test_a_good_contract_is_what_it_says() -> None:

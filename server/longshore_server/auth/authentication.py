@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from longshore_server.auth.identity import Authenticator, Credentials, Principal, unauthenticated
+from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, unauthenticated
 from longshore_server.clock import SECOND, Clock
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import Reason
 
 SIZE = 4096
 """How many callers are remembered. At the next one all are forgotten, which costs each one verification."""
@@ -70,8 +70,3 @@ class Authentication:
             if await authenticator.refresh(force=force):
                 self._version += 1
                 self._known.clear()
-
-
-def expired() -> ServiceError:
-    """The refusal of credentials whose time is over."""
-    return unauthenticated("The credentials have expired: call again with new ones.", Reason.CREDENTIALS_EXPIRED)

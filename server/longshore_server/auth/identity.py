@@ -77,6 +77,11 @@ def unauthenticated(message: str, reason: Reason = Reason.CREDENTIALS_INVALID) -
     return ServiceError(reason, message)
 
 
+def expired() -> ServiceError:
+    """The refusal of credentials whose time is over."""
+    return unauthenticated("The credentials have expired: call again with new ones.", Reason.CREDENTIALS_EXPIRED)
+
+
 def name_problem(name: object) -> str | None:
     """Why this cannot be the name of a principal; None: it can."""
     if not isinstance(name, str) or not name:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -25,21 +26,28 @@ OPERATION = "google.longrunning.Operation"
 DEFAULT_OUTPUT = "longshore.v1.DiagnosticOutput"
 CANCEL_GRACE = 10_000_000
 MAX_CRASHES = 5
+MAX_CAPABILITY = 128
 
 # Declared in longshore/v1 already, enforced by a later version: refused until then, never ignored.
-_LATER = ("signals", "retention", "retry", "visibility", "errors", "transfer")
-_GATES = ("call", "observe", "cancel", "control")
+_LATER = ("signals", "retention", "retry", "errors", "transfer")
+_CAPABILITY = re.compile(r"[a-z0-9]+([._:-][a-z0-9]+)*")
+BUILT_IN = "longshore."
+"""What the names of the server's own capabilities begin with: no contract can declare or ask for one."""
 
 
 class ContractError(Exception):
     """A contract that this server cannot enforce; the message names file, method and option, and says what to do."""
 
 
-def load(services: Iterable[object], *, default_timeout: int) -> list[OperationType]:
-    """The operation types of `services`, by name. Raises `ContractError`."""
+def load(services: Iterable[object], *, default_timeout: int, authenticated: bool = False) -> list[OperationType]:
+    """The operation types of `services`, by name. Raises `ContractError`.
+
+    `default_timeout`: microseconds, for contracts without one. `authenticated`: callers say who they are, so that a
+    contract must say who may start.
+    """
     types: dict[str, OperationType] = {}
     for service in services:
-        for found in _Loader(service, default_timeout).types():
+        for found in _Loader(service, default_timeout, authenticated).types():
             if found.name in types:
                 raise ContractError(f"{found.name}: two services implement it; pass one of them to Server")
             types[found.name] = found
@@ -50,7 +58,7 @@ def load(services: Iterable[object], *, default_timeout: int) -> list[OperationT
 
 
 class _Loader:
-    def __init__(self, service: object, default_timeout: int) -> None:
+    def __init__(self, service: object, default_timeout: int, authenticated: bool) -> None:
         descriptor = getattr(service, "DESCRIPTOR", None)
         if not isinstance(descriptor, ServiceDescriptor):
             what = service.__name__ if isinstance(service, type) else type(service).__name__
@@ -63,6 +71,8 @@ class _Loader:
         self._service = service
         self._descriptor = descriptor
         self._default_timeout = default_timeout
+        self._authenticated = authenticated
+        self._capabilities: set[str] = set()
         self._names: dict[str, str] = dict(getattr(service, "OPERATIONS", {}))
         self._lines: dict[str, int] = dict(getattr(service, "LINES", {}))
 
@@ -94,13 +104,25 @@ class _Loader:
         if len(missing) == len(declared):
             place = f"{_file(self._descriptor)}: {self._descriptor.name}"
             raise ContractError(f"{place}: no method carries the option (longshore.v1.operation)")
-        if self._descriptor.GetOptions().HasExtension(annotations_pb2.contract):
-            contract = self._descriptor.GetOptions().Extensions[annotations_pb2.contract]
-            if contract.capabilities:
-                raise ContractError(
-                    f"{_file(self._descriptor)}: {self._descriptor.name}: option contract.capabilities: not yet "
-                    "supported by this version; remove it until then"
-                )
+        contract = self._descriptor.GetOptions().Extensions[annotations_pb2.contract]
+        for position, capability in enumerate(contract.capabilities):
+            problem = self._capability_problem(capability.name)
+            if problem is not None:
+                place = f"{_file(self._descriptor)}: {self._descriptor.name}"
+                raise ContractError(f"{place}: option contract.capabilities[{position}].name: {problem}")
+            self._capabilities.add(capability.name)
+
+    def _capability_problem(self, name: str) -> str | None:
+        if not name:
+            return "it is missing; gates mean a capability by its name"
+        if name.startswith(BUILT_IN):
+            return f"{name!r} begins with {BUILT_IN!r}, as only the server's own capabilities do"
+        if len(name) > MAX_CAPABILITY or not _CAPABILITY.fullmatch(name):
+            return (
+                f"{name!r} must be at most {MAX_CAPABILITY} lower-case letters and digits in parts joined by '.', '_', "
+                "'-' or ':', for example 'orders.read'"
+            )
+        return f"{name!r} is declared twice" if name in self._capabilities else None
 
     def _check_twin(self, method: MethodDescriptor, target: str) -> None:
         contract = _contract(method)
@@ -143,7 +165,14 @@ class _Loader:
             raise self._error(
                 method, "cancel_grace", "it means nothing unless cancellation is CANCELLATION_COOPERATIVE"
             )
+        call = self._gate(method, contract, "call")
+        if call is None and self._authenticated:
+            raise self._error(
+                method, "call", "it must be present now that callers say who they are; say `call: {}` to mean everyone"
+            )
+        observe = self._gate(method, contract, "observe")
         enums = {
+            "visibility": annotations_pb2.Visibility,
             "cancellation": annotations_pb2.Cancellation,
             "on_terminal": annotations_pb2.OnTerminal,
             "on_crash": annotations_pb2.OnCrash,
@@ -163,6 +192,11 @@ class _Loader:
             output=self._message(method, "output_type", contract.output_type or DEFAULT_OUTPUT),
             result=self._message(method, "operation_info.response_type", info.response_type),
             contract=contract,
+            call=call,
+            observe=call if observe is None else observe,
+            cancel=self._gate(method, contract, "cancel"),
+            control=self._gate(method, contract, "control"),
+            owned=contract.visibility == annotations_pb2.VISIBILITY_OWNER,
             template=template,
             renew=contract.on_terminal == annotations_pb2.ON_TERMINAL_NEW,
             cancellable=contract.cancellation != annotations_pb2.CANCELLATION_UNSPECIFIED,
@@ -179,13 +213,35 @@ class _Loader:
         )
 
     def _check_supported(self, method: MethodDescriptor, contract: annotations_pb2.OperationContract) -> None:
-        for field, value in contract.ListFields():
-            if field.name in _LATER or (field.name in _GATES and value.all_of):
+        if contract.signals and not contract.HasField("control"):
+            raise self._error(
+                method,
+                "control",
+                "it must be present, because signals are declared; say `control: {}` to mean everyone",
+            )
+        for field, _ in contract.ListFields():
+            if field.name in _LATER:
                 raise self._error(
                     method,
                     field.name,
                     "not yet supported by this version, and never ignored in silence; remove it until then",
                 )
+
+    def _gate(
+        self, method: MethodDescriptor, contract: annotations_pb2.OperationContract, option: str
+    ) -> frozenset[str] | None:
+        """The capabilities that a gate asks for; None: the contract has no such gate."""
+        if not contract.HasField(option):  # type: ignore[arg-type]
+            return None
+        names = getattr(contract, option).all_of
+        for name in names:
+            if name not in self._capabilities:
+                raise self._error(
+                    method,
+                    option,
+                    f"capability {name!r} is not declared by the service{_hint(name, self._capabilities)}",
+                )
+        return frozenset(names)
 
     def _timeout(self, method: MethodDescriptor, contract: annotations_pb2.OperationContract) -> int | None:
         if contract.WhichOneof("lifetime") == "unbounded":

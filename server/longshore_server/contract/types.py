@@ -34,6 +34,16 @@ class OperationType:
     output: type[Message]
     result: type[Message]
     contract: annotations_pb2.OperationContract
+    call: frozenset[str] | None
+    """The capabilities of who may start; None: nobody may, which no server with authentication accepts."""
+    observe: frozenset[str] | None
+    """Of who may see; None as for `call`."""
+    cancel: frozenset[str] | None
+    """Of who may cancel, stop and delete; None: no caller may."""
+    control: frozenset[str] | None
+    """Of who may signal; None: no caller may."""
+    owned: bool
+    """Whether of those who may see only the one who started an operation sees it."""
     template: IdTemplate | None
     renew: bool
     """Whether a start under the name of an ended operation begins a new one."""

@@ -38,7 +38,7 @@ from longshore_server.store.mutations import (
     Settle,
     Shutdown,
 )
-from longshore_server.store.queries import Condition
+from longshore_server.store.queries import Condition, Scope
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 
@@ -234,7 +234,7 @@ class Engine:
                 return live
             uid = await self.store.find(id)
         if uid is None:
-            raise _not_found(name)
+            raise not_found(name)
         return await self.load(uid, name)
 
     async def load(self, uid: bytes, name: str = "") -> Live:
@@ -246,7 +246,7 @@ class Engine:
             deletions = self.table.deletions
             record = await self.store.load(uid)
             if record is None:
-                raise _not_found(name or f"operations/{uid_text(uid)}")
+                raise not_found(name or f"operations/{uid_text(uid)}")
             # It may have been taken in, or deleted, while the store was read: then look again.
             if deletions == self.table.deletions and self.table.get(uid) is None:
                 return self.table.add(record)
@@ -301,10 +301,10 @@ class Engine:
         await self.store.writer.submit(Delete(live.record.uid))
 
     async def list(
-        self, conditions: Sequence[Condition], before: bytes | None, size: int
+        self, conditions: Sequence[Condition], before: bytes | None, size: int, scope: Scope | None = None
     ) -> tuple[Iterable[OperationRecord], bytes | None]:
-        """One page of operations, newest first, and where the next begins."""
-        return await self.store.page(conditions, before, size)
+        """One page of operations, newest first, and where the next begins. `scope`: only these; None: all."""
+        return await self.store.page(conditions, before, size, scope)
 
     # What commits bring.
 
@@ -354,7 +354,8 @@ class Engine:
         return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)
 
 
-def _not_found(name: str) -> ServiceError:
+def not_found(name: str) -> ServiceError:
+    """The refusal of a name that nothing has, or nothing that the caller may see."""
     return ServiceError(
         Reason.OPERATION_NOT_FOUND, f"There is no {name}: it never existed, or it was deleted.", resource=name
     )

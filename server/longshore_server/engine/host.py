@@ -131,7 +131,8 @@ class Operations:
                 return OperationRef(engine, recorded, live.record.name, False)
             try:
                 terms = Terms(
-                    owner=parent.caller.principal, request_id=request_id, labels=labels or {}, parent=parent.name,
+                    owner=parent.caller.principal, capabilities=tuple(sorted(parent.caller.capabilities)),
+                    request_id=request_id, labels=labels or {}, parent=parent.name,
                     child=(parent.uid_bytes, entry),
                 )  # fmt: skip
                 started = await engine.start(kind, request, terms)

@@ -17,7 +17,7 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.ids import Uids
 from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Accept, Accepted
-from longshore_server.store.record import JournalEntry
+from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import new_record
 from longshore_server.store.writer import Writer
 
@@ -44,6 +44,8 @@ class Terms(NamedTuple):
     """Name of the operation that it repeats."""
     deferred: bool = False
     """The service's own code drives it: no handler is run."""
+    visible: Callable[[OperationRecord], bool] | None = None
+    """Whether the caller may know of an operation that has the name already; None: of every one."""
 
 
 DEFAULT = Terms()
@@ -120,7 +122,7 @@ class Starts:
                 begun(outcome)
 
         renew = type.renew or bool(terms.retried_from)
-        accept = Accept(record, body, digest, type.template is not None, renew, reserved, refusal, child)
+        accept = Accept(record, body, digest, type.template is not None, renew, reserved, refusal, child, terms.visible)
         return self._writer.submit(accept, settled)
 
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from longshore_server.auth.identity import expired
 from longshore_server.clock import SECOND, Clock, Timer
 from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, ServiceError
@@ -55,14 +56,15 @@ class WatchOptions:
 
     `after`: resume after this sequence; None: the snapshot first. `types`: only these, and the terminal event; None:
     all. `conflate`: of the progress that waits only the latest. `heartbeat`: microseconds of silence before a sign of
-    life. `inside`: a handler watches; a stop of the server does not end its watch with an error, which would become
-    its operation's end.
+    life. `until`: when the watcher's credentials end, and with them the watch. `inside`: a handler watches; a stop of
+    the server does not end its watch with an error, which would become its operation's end.
     """
 
     after: int | None = None
     types: frozenset[EventType] | None = None
     conflate: bool = False
     heartbeat: int = HEARTBEAT
+    until: int | None = None
     inside: bool = False
 
 
@@ -130,11 +132,13 @@ class Watches:
             yield [Snapshot(live, record, False)]
         covered = cursor
         plain = options.types is None and not options.conflate
-        pulse = _Pulse(self._clock, options.heartbeat)
+        pulse = _Pulse(self._clock, options.heartbeat, options.until)
         try:
             while True:
                 if self._draining is not None and not options.inside:
                     raise self._draining
+                if options.until is not None and self._clock.now() >= options.until:
+                    raise expired()
                 events = live.after(cursor)
                 if events is None:
                     events = await self._from_log(live, cursor)
@@ -158,7 +162,7 @@ class Watches:
                     continue
                 if live.record.terminal:
                     return
-                if await pulse.silence(live):
+                if await pulse.silence(live) and (options.until is None or self._clock.now() < options.until):
                     yield [Heartbeat(cursor, self._clock.now())]
                     pulse.postpone()
         finally:
@@ -186,19 +190,20 @@ class _Pulse:
     Its timer is not moved when something is sent: it looks again when it fires. Most never have to.
     """
 
-    __slots__ = ("_clock", "_due", "_interval", "_silent", "_timer", "_waiting")
+    __slots__ = ("_clock", "_due", "_interval", "_silent", "_timer", "_until", "_waiting")
 
-    def __init__(self, clock: Clock, interval: int) -> None:
+    def __init__(self, clock: Clock, interval: int, until: int | None) -> None:
         self._clock = clock
         self._interval = interval
-        self._due = clock.now() + interval
+        self._until = until
+        self._due = self._later()
         self._timer: Timer | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._silent = False
 
     def postpone(self) -> None:
         """Something was sent."""
-        self._due = self._clock.now() + self._interval
+        self._due = self._later()
 
     async def silence(self, live: Live) -> bool:
         """Wait for a publication; True when it is time for a sign of life instead."""
@@ -212,6 +217,10 @@ class _Pulse:
             self._waiting = None
             live.forget(future)
         return self._silent
+
+    def _later(self) -> int:
+        due = self._clock.now() + self._interval
+        return due if self._until is None else min(due, self._until)
 
     def stop(self) -> None:
         """The watch is over."""

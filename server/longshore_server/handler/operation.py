@@ -94,6 +94,8 @@ class Caller:
     """Who started the operation."""
 
     principal: str
+    capabilities: frozenset[str]
+    """What it might do when it started the operation."""
 
 
 _step_key: contextvars.ContextVar[str | None] = contextvars.ContextVar("longshore_step", default=None)
@@ -174,7 +176,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     @property
     def caller(self) -> Caller:
         """Who started it."""
-        return Caller(self._record.owner)
+        return Caller(self._record.owner, frozenset(self._record.capabilities))
 
     @property
     def attempt(self) -> int:

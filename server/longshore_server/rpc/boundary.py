@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 
-from longshore_server.auth.identity import Principal
+from longshore_server.auth.identity import Principal, expired
 from longshore_server.clock import SECOND, Clock
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.histogram import Histogram
@@ -126,13 +126,23 @@ def duration(value: Duration, field: str) -> int:
 
 
 def wait_until(context: Context, clock: Clock, wait: int | None) -> int | None:
-    """When a waiting call has to answer: after `wait` microseconds or a little before its own deadline."""
+    """When a waiting call has to answer: after `wait` microseconds, a little before its own deadline, or when the
+    caller's credentials end. See `check_expiry`."""
     remaining = context.time_remaining()
     if remaining is not None:
         # The answer needs time on its way back: without the margin the caller would see DEADLINE_EXCEEDED instead.
         own = int(max(0.0, remaining - min(0.5, remaining / 10)) * SECOND)
         wait = own if wait is None else min(wait, own)
-    return None if wait is None else clock.now() + wait
+    until = None if wait is None else clock.now() + wait
+    expires = context.caller.expires
+    return until if expires is None else expires if until is None else min(until, expires)
+
+
+def check_expiry(context: Context, clock: Clock) -> None:
+    """After a wait: raises `ServiceError` (CREDENTIALS_EXPIRED) if the caller is no longer who it was."""
+    expires = context.caller.expires
+    if expires is not None and clock.now() >= expires:
+        raise expired()
 
 
 def refusal(error: Exception) -> ServiceError:

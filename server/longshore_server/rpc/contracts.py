@@ -17,11 +17,11 @@ from google.protobuf.message import Message
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.engine import Engine, Started
-from longshore_server.engine.starts import Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.errors import invalid
 from longshore_server.rpc import wire
-from longshore_server.rpc.boundary import Context, Method, stream, unary, wait_until
+from longshore_server.rpc.authorization import Authorization
+from longshore_server.rpc.boundary import Context, Method, check_expiry, stream, unary, wait_until
 from longshore_server.store.events import uid_text
 
 _WAIT = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h)")
@@ -31,7 +31,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Metadata(NamedTuple):
-    terms: Terms
+    request_id: str
+    labels: dict[str, str]
     wait: int | None
 
 
@@ -40,6 +41,7 @@ class ContractServices:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._authorization = Authorization(engine)
 
     def methods(self) -> dict[str, Method]:
         """The methods by path: a type's own, and the streaming twin if the contract has one."""
@@ -53,13 +55,17 @@ class ContractServices:
 
     def _unary(self, type: OperationType) -> Method:
         async def call(request: Message, context: Context) -> bytes:
+            engine, caller = self._engine, context.caller
             metadata = _read(context)
+            self._authorization.check_start(caller, type, follow=metadata.wait is not None)
+            terms = self._authorization.terms(caller, metadata.request_id, metadata.labels)
             if metadata.wait is None:
-                started = await self._start(type, request, metadata)
-                record = started.live.record
+                started = await engine.start(type, request, terms)
+                record = self._authorization.shown(caller, started.live.record)
             else:
-                until = wait_until(context, self._engine.clock, metadata.wait)
-                started, record = await self._engine.start_and_wait(type, request, metadata.terms, until)
+                until = wait_until(context, engine.clock, metadata.wait)
+                started, record = await engine.start_and_wait(type, request, terms, until)
+                check_expiry(context, engine.clock)
             await context.send_initial_metadata(_answer(started, record.sequence))
             return bytes(wire.long_running(record, type).SerializeToString())
 
@@ -67,24 +73,24 @@ class ContractServices:
 
     def _stream(self, type: OperationType) -> Method:
         async def call(request: Message, context: Context) -> AsyncIterator[bytes]:
+            engine, caller = self._engine, context.caller
             metadata = _read(context)
-            with self._engine.watches.place():
-                started = await self._start(type, request, metadata)
+            self._authorization.check_start(caller, type, follow=True)
+            with engine.watches.place():
+                terms = self._authorization.terms(caller, metadata.request_id, metadata.labels)
+                started = await engine.start(type, request, terms)
                 await context.send_initial_metadata(_answer(started, started.live.record.sequence))
                 messages = wire.LongRunningStream(started.live, type)
-                async for batch in self._engine.watch(started.live, WatchOptions()):
+                async for batch in engine.watch(started.live, WatchOptions(until=caller.expires)):
                     for item in batch:
                         yield messages.message(item)
 
         return stream(type.input, call)
 
-    async def _start(self, type: OperationType, request: Message, metadata: _Metadata) -> Started:
-        return await self._engine.start(type, request, metadata.terms)
-
 
 def _read(context: Context) -> _Metadata:
     found: dict[str, str] = {}
-    for key, value in context.invocation_metadata() or ():
+    for key, value in context.invocation_metadata():
         if key.startswith("longshore-"):
             if key in found:
                 raise invalid(key, "is given twice")
@@ -100,7 +106,7 @@ def _read(context: Context) -> _Metadata:
             raise invalid("longshore-wait", f"{waited[:40]!r} is no time; write it like 30s, 500ms or 2m")
         wait = int(float(match[1]) * _UNITS[match[2]] * SECOND)
     labels = {key.removeprefix(_LABEL): value for key, value in found.items() if key.startswith(_LABEL)}
-    return _Metadata(Terms(request_id=request_id, labels=labels), wait)
+    return _Metadata(request_id, labels, wait)
 
 
 def _answer(started: Started, sequence: int) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,8 @@ from google.protobuf.empty_pb2 import Empty
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
-from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
+from longshore_server.rpc.authorization import Authorization
+from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, unary, wait_until
 from longshore_server.rpc.paging import read_page
 from longshore_server.store.record import OperationRecord
 
@@ -23,6 +24,7 @@ class LongRunningOperations:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._authorization = Authorization(engine)
 
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
@@ -35,7 +37,7 @@ class LongRunningOperations:
         }
 
     async def _get(self, request: pb.GetOperationRequest, context: Context) -> bytes:
-        return self._message((await self._engine.find(request.name)).record)
+        return self._message((await self._authorization.find(context.caller, request.name)).record)
 
     async def _list(self, request: pb.ListOperationsRequest, context: Context) -> bytes:
         if request.name not in ("", "operations"):
@@ -49,21 +51,24 @@ class LongRunningOperations:
                 f"{field} is not supported.",
                 violations=[Violation(field, "is not supported")],
             )
-        operations, token = await read_page(self._engine, request, self._shown)
+        operations, token = await read_page(
+            self._engine, self._authorization.scope(context.caller), request, self._shown
+        )
         return bytes(pb.ListOperationsResponse(operations=operations, next_page_token=token).SerializeToString())
 
     async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:
-        await self._engine.cancel(await self._engine.find(request.name))
+        await self._engine.cancel(await self._authorization.find(context.caller, request.name, "cancel"))
         return Empty().SerializeToString()
 
     async def _delete(self, request: pb.DeleteOperationRequest, context: Context) -> bytes:
-        await self._engine.delete(await self._engine.find(request.name))
+        await self._engine.delete(await self._authorization.find(context.caller, request.name, "cancel"))
         return Empty().SerializeToString()
 
     async def _wait(self, request: pb.WaitOperationRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
-        live = await self._engine.find(request.name)
+        live = await self._authorization.find(context.caller, request.name)
         record = await self._engine.wait(live, wait_until(context, self._engine.clock, wait))
+        check_expiry(context, self._engine.clock)
         return self._message(record)
 
     def _operation(self, record: OperationRecord) -> pb.Operation:

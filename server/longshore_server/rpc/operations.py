@@ -9,15 +9,16 @@ from google.protobuf.message import DecodeError, Message
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
+from longshore_server.auth.identity import Principal
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import URL_PREFIX, OperationType
-from longshore_server.engine.engine import Engine, Started
-from longshore_server.engine.starts import Terms
+from longshore_server.engine.engine import Engine
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
 from longshore_server.rpc import wire
-from longshore_server.rpc.boundary import Context, Method, duration, stream, unary, wait_until
+from longshore_server.rpc.authorization import Authorization
+from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, stream, unary, wait_until
 from longshore_server.rpc.paging import read_page
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
@@ -32,6 +33,7 @@ class OperationsService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._authorization = Authorization(engine)
 
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
@@ -48,35 +50,40 @@ class OperationsService:
         }
 
     async def _start(self, request: pb.StartRequest, context: Context) -> bytes:
-        engine = self._engine
-        if request.HasField("wait"):
-            until = wait_until(context, engine.clock, duration(request.wait, "wait"))
-            type, input = self._input(request)
-            (_, created), record = await engine.start_and_wait(type, input, _terms(request), until)
+        engine, caller = self._engine, context.caller
+        follow = request.HasField("wait")
+        until = wait_until(context, engine.clock, duration(request.wait, "wait")) if follow else None
+        type, input = self._input(request, caller, follow=follow)
+        terms = self._authorization.terms(caller, request.request_id, request.labels)
+        if follow:
+            (_, created), record = await engine.start_and_wait(type, input, terms, until)
+            check_expiry(context, engine.clock)
         else:
-            live, created = await self._begin(request)
-            record = live.record
+            live, created = await engine.start(type, input, terms)
+            record = self._authorization.shown(caller, live.record)
         response = pb.StartResponse(operation=wire.snapshot(record), disposition=_CREATED if created else _EXISTING)
         return response.SerializeToString()
 
     async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[bytes]:
-        options = watch_options(request)
-        with self._engine.watches.place():
-            live, _ = await self._begin(request)
-            async for batch in self._engine.watch(live, options):
+        engine, caller = self._engine, context.caller
+        options = watch_options(request, caller)
+        with engine.watches.place():
+            type, input = self._input(request, caller, follow=True)
+            terms = self._authorization.terms(caller, request.request_id, request.labels)
+            live, _ = await engine.start(type, input, terms)
+            async for batch in engine.watch(live, options):
                 for item in batch:
                     yield wire.watch_response(item)
 
-    async def _begin(self, request: pb.StartRequest | pb.RunRequest) -> Started:
-        type, input = self._input(request)
-        return await self._engine.start(type, input, _terms(request))
-
-    def _input(self, request: pb.StartRequest | pb.RunRequest) -> tuple[OperationType, Message]:
+    def _input(
+        self, request: pb.StartRequest | pb.RunRequest, caller: Principal, *, follow: bool
+    ) -> tuple[OperationType, Message]:
         type = self._engine.type_named(request.type)
+        self._authorization.check_start(caller, type, follow=follow)
         return type, unpack_input(request.input, type) if request.HasField("input") else type.input()
 
     async def _get(self, request: pb.GetRequest, context: Context) -> bytes:
-        live = await self._engine.find(request.name)
+        live = await self._authorization.find(context.caller, request.name)
         snapshot = wire.snapshot(live.record)
         if wants_input(request.view):
             await self._add_input(snapshot, live.record)
@@ -91,21 +98,22 @@ class OperationsService:
                 await self._add_input(snapshot, record)
             return snapshot
 
-        operations, token = await read_page(self._engine, request, shown)
+        operations, token = await read_page(self._engine, self._authorization.scope(context.caller), request, shown)
         return pb.ListResponse(operations=operations, next_page_token=token).SerializeToString()
 
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
-        live = await self._engine.find(request.name)
+        live = await self._authorization.find(context.caller, request.name)
         record = await self._engine.wait(live, wait_until(context, self._engine.clock, wait))
+        check_expiry(context, self._engine.clock)
         return wire.snapshot(record).SerializeToString()
 
     async def _watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[bytes]:
         after = request.after_sequence if request.HasField("after_sequence") else None
         if after is not None and after < 0:
             raise invalid("after_sequence", "must not be negative")
-        options = watch_options(request, after)
-        live = await self._engine.find(request.name)
+        options = watch_options(request, context.caller, after)
+        live = await self._authorization.find(context.caller, request.name)
         check_uid(live.record, request.uid)
         with self._engine.watches.place():
             async for batch in self._engine.watch(live, options):
@@ -113,7 +121,7 @@ class OperationsService:
                     yield wire.watch_response(item)
 
     async def _cancel(self, request: pb.CancelRequest, context: Context) -> bytes:
-        live = await self._engine.find(request.name)
+        live = await self._authorization.find(context.caller, request.name, "cancel")
         return wire.snapshot(await self._engine.cancel(live, request.reason)).SerializeToString()
 
     async def _list_types(self, request: pb.ListTypesRequest, context: Context) -> bytes:
@@ -145,10 +153,6 @@ class OperationsService:
             snapshot.input.value = await self._engine.input_of(record)
 
 
-def _terms(request: pb.StartRequest | pb.RunRequest) -> Terms:
-    return Terms(request_id=request.request_id, labels=request.labels)
-
-
 def unpack_input(packed: Any, type: OperationType) -> Message:
     """The input in an Any. Raises `ServiceError` when it is of another type or malformed."""
     expected = type.input.DESCRIPTOR.full_name
@@ -162,8 +166,13 @@ def unpack_input(packed: Any, type: OperationType) -> Message:
         raise invalid("input.value", f"is not a serialized {expected}", reason=Reason.MALFORMED_REQUEST) from None
 
 
-def watch_options(request: pb.WatchRequest | pb.RunRequest, after: int | None = None) -> WatchOptions:
-    """What a watcher wants. Raises `ServiceError` for event types and intervals that do not exist."""
+def watch_options(
+    request: pb.WatchRequest | pb.RunRequest, caller: Principal, after: int | None = None
+) -> WatchOptions:
+    """What a watcher wants, for as long as its credentials last.
+
+    Raises `ServiceError` for event types and intervals that do not exist.
+    """
     types = None
     if request.event_types:
         known = {int(kind) for kind in EventType}
@@ -176,7 +185,7 @@ def watch_options(request: pb.WatchRequest | pb.RunRequest, after: int | None = 
         heartbeat = duration(request.heartbeat_interval, "heartbeat_interval")
         if not SECOND <= heartbeat <= 300 * SECOND:
             raise invalid("heartbeat_interval", "must be between 1 s and 5 min")
-    return WatchOptions(after=after, types=types, conflate=request.conflate, heartbeat=heartbeat)
+    return WatchOptions(after=after, types=types, conflate=request.conflate, heartbeat=heartbeat, until=caller.expires)
 
 
 def check_uid(record: OperationRecord, uid: str) -> None:

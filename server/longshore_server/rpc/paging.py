@@ -15,6 +15,7 @@ from longshore.v1 import operations_service_pb2
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import filters
+from longshore_server.store.queries import Scope
 from longshore_server.store.record import OperationRecord
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -30,10 +31,13 @@ _OVERHEAD = 8  # of a message in a repeated field: its tag and its length
 
 async def read_page(
     engine: Engine,
+    scope: Scope | None,
     request: operations_service_pb2.ListRequest | operations_pb2.ListOperationsRequest,
     message: Callable[[OperationRecord], Awaitable[MessageT]],
 ) -> tuple[list[MessageT], str]:
     """One page as messages, newest operation first, and the token of the next page, empty after the last.
+
+    `scope`: which operations the caller may see; None: all.
 
     Raises `ServiceError` (INVALID_ARGUMENT, INVALID_FILTER, INVALID_PAGE_TOKEN).
     """
@@ -41,13 +45,14 @@ async def read_page(
         raise invalid("page_size", "must not be negative")
     conditions = filters.parse(request.filter)
     before = read_token(request.page_token, request.filter) if request.page_token else None
-    records, following = await engine.list(conditions, before, min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE))
+    size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+    records, following = await engine.list(conditions, before, size, scope)
     messages: list[MessageT] = []
-    size, last = 0, None
+    weight, last = 0, None
     for record in records:
         shown = await message(record)
-        size += shown.ByteSize() + _OVERHEAD
-        if size > MAX_PAGE_BYTES and last is not None:
+        weight += shown.ByteSize() + _OVERHEAD
+        if weight > MAX_PAGE_BYTES and last is not None:
             following = last.uid
             break
         messages.append(shown)

@@ -45,6 +45,14 @@ class Condition(NamedTuple):
     key: str = ""
 
 
+class Scope(NamedTuple):
+    """Which operations a caller may see: all of `types`, and of `owned` those that it started itself."""
+
+    types: tuple[str, ...]
+    owned: tuple[str, ...]
+    owner: str
+
+
 LOG_BYTES = 1 << 20
 """How many bytes of events a lagging watcher reads at once: each has so much in memory."""
 EXAMINED = 10_000
@@ -174,7 +182,11 @@ def marks(connection: sqlite3.Connection) -> tuple[bytes | None, int]:
 
 
 def page(
-    connection: sqlite3.Connection, conditions: Sequence[Condition], before: bytes | None, size: int
+    connection: sqlite3.Connection,
+    conditions: Sequence[Condition],
+    before: bytes | None,
+    size: int,
+    scope: Scope | None = None,
 ) -> tuple[list[OperationRecord], bytes | None]:
     """One page of operations, newest first, and the uid to go on before (None: this was the last page).
 
@@ -187,7 +199,7 @@ def page(
         bounds.append("o.uid < ?")
         values.append(before)
     floor = None
-    if conditions:
+    if conditions or scope is not None:
         row = connection.execute(
             f"SELECT o.uid FROM operations AS o WHERE {' AND '.join(bounds)}"  # noqa: S608 - only our own text
             " ORDER BY o.uid DESC LIMIT 1 OFFSET ?",
@@ -201,6 +213,9 @@ def page(
         sql, arguments = _where(condition)
         bounds.append(sql)
         values.extend(arguments)
+    if scope is not None:
+        bounds.append(f"(o.type IN ({_marks(scope.types)}) OR (o.owner = ? AND o.type IN ({_marks(scope.owned)})))")
+        values.extend((*scope.types, scope.owner, *scope.owned))
     rows = connection.execute(
         f"SELECT {_COLUMNS} {_FROM} WHERE {' AND '.join(bounds)} ORDER BY o.uid DESC LIMIT ?", (*values, size + 1)
     ).fetchall()
@@ -208,6 +223,10 @@ def page(
     if len(rows) > size:
         return records, records[-1].uid
     return records, floor
+
+
+def _marks(items: Sequence[object]) -> str:
+    return ", ".join("?" * len(items))
 
 
 _TIMES = {"create_time": "o.created", "update_time": "o.updated", "end_time": "o.ended"}

@@ -86,10 +86,14 @@ class Store:
         return await self._read(lambda c: queries.journal(c, uid))
 
     async def page(
-        self, conditions: Sequence[queries.Condition], before: bytes | None, size: int
+        self,
+        conditions: Sequence[queries.Condition],
+        before: bytes | None,
+        size: int,
+        scope: queries.Scope | None = None,
     ) -> tuple[list[OperationRecord], bytes | None]:
         """One page of operations, newest first, and where the next one begins."""
-        return await self._read(lambda c: queries.page(c, conditions, before, size))
+        return await self._read(lambda c: queries.page(c, conditions, before, size, scope))
 
     async def waiting_signals(self, uid: bytes) -> list[queries.StoredSignal]:
         """The operation's signals that are not consumed, in the order of acceptance."""

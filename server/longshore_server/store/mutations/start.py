@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ class Accept(Mutation[Accepted]):
     """Start an operation, or find the one that the same request started before.
 
     `refusal` is why no new operation may begin now (draining, too many): finding an old one is still possible.
-    `begin` makes it RUNNING in the same transaction: its handler has a free slot.
+    `visible` tells whether the caller may know of the one that has the name; None: of every one. `begin` makes it
+    RUNNING in the same transaction: its handler has a free slot.
     """
 
     record: OperationRecord
@@ -34,6 +36,7 @@ class Accept(Mutation[Accepted]):
     begin: bool
     refusal: ServiceError | None = None
     child: tuple[bytes, JournalEntry] | None = None
+    visible: Callable[[OperationRecord], bool] | None = None
 
     @property
     def patient(self) -> bool:
@@ -74,12 +77,12 @@ class Accept(Mutation[Accepted]):
                         "labels: use a new request id for a new request.",
                         metadata={"request_id": record.request_id},
                     )
-                return tx.head(uid)
+                return self._seen(tx.head(uid))
         if self.template:
             claim = tx.name(record.id)
             if claim is not None:
                 uid, digest = claim
-                found = tx.head(uid)
+                found = self._seen(tx.head(uid))
                 if found.terminal and self.renew:
                     return None
                 if digest != self.digest:
@@ -92,6 +95,14 @@ class Accept(Mutation[Accepted]):
                     tx.claim_request(key, claim)
                 return found
         return None
+
+    def _seen(self, found: OperationRecord) -> OperationRecord:
+        """Before anything else is told of it, such as whether it has ended or had the same input."""
+        if self.visible is not None and not self.visible(found):
+            raise ServiceError(
+                Reason.NAME_IN_USE, f"{self.record.name} is taken: start another.", resource=self.record.name
+            )
+        return found
 
     def _insert(self, tx: Transaction) -> OperationRecord:
         record = tx.insert(self.record, self.input, begin=self.begin)

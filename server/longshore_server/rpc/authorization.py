@@ -1,0 +1,119 @@
+"""Who may do what with operations: the gates of the contracts, at every way in.
+
+Who may not observe an operation is told NOT_FOUND, whatever the call, as if it did not exist; who may, but lacks what
+the call's own gate asks for, is told PERMISSION_DENIED and the name of the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+from longshore_server.auth.identity import Principal
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.engine import Engine, not_found
+from longshore_server.engine.live import Live
+from longshore_server.engine.starts import Terms
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.lifecycle import State
+from longshore_server.store.queries import Scope
+from longshore_server.store.record import OperationRecord
+
+PROVIDER = "longshore.provider"
+"""The built-in capability of who drives operations from outside. No contract can declare it, or ask for it."""
+
+Gate: TypeAlias = Literal["call", "observe", "cancel", "control"]
+_VERBS: Mapping[Gate, str] = {"call": "start", "observe": "see", "cancel": "cancel or delete", "control": "signal"}
+
+
+class Authorization:
+    """The gates of all types that an engine serves."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def check_start(self, caller: Principal, type: OperationType, *, follow: bool) -> None:
+        """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may start, and see what becomes of it if it is
+        to `follow` in the same call."""
+        _check(caller, type, "call")
+        if follow:
+            _check(caller, type, "observe")
+
+    def check_provider(self, caller: Principal) -> None:
+        """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may drive operations from outside."""
+        if not caller.unrestricted and PROVIDER not in caller.capabilities:
+            raise ServiceError(
+                Reason.CAPABILITY_MISSING,
+                f"Only callers with the capability {PROVIDER} may do this.",
+                metadata={"capability": PROVIDER},
+            )
+
+    def terms(self, caller: Principal, request_id: str, labels: Mapping[str, str]) -> Terms:
+        """The terms of a caller's start."""
+        if caller.unrestricted:
+            return Terms(owner=caller.name, request_id=request_id, labels=labels)
+
+        def visible(record: OperationRecord) -> bool:
+            return record.owner == caller.name or self.observes(caller, record)
+
+        capabilities = tuple(sorted(caller.capabilities))
+        return Terms(
+            owner=caller.name, capabilities=capabilities, request_id=request_id, labels=labels, visible=visible
+        )
+
+    async def find(self, caller: Principal, name: str, gate: Gate = "observe") -> Live:
+        """The operation that `name` means, for a call behind `gate`.
+
+        Raises `ServiceError`: INVALID_NAME, OPERATION_NOT_FOUND, CAPABILITY_MISSING.
+        """
+        live = await self._engine.find(name)
+        if not self.observes(caller, live.record):
+            raise not_found(name)
+        if gate != "observe" and not caller.unrestricted:
+            _check(caller, self._engine.types[live.record.type], gate)
+        return live
+
+    def observes(self, caller: Principal, record: OperationRecord) -> bool:
+        """Whether the caller may see the operation."""
+        if caller.unrestricted:
+            return True
+        # Of a type that is no longer served nobody knows who may see it.
+        type = self._engine.types.get(record.type)
+        return type is not None and _passes(caller, type.observe) and (not type.owned or record.owner == caller.name)
+
+    def shown(self, caller: Principal, record: OperationRecord) -> OperationRecord:
+        """What a start tells of the operation: all, or to who may not see it what a new one would."""
+        if self.observes(caller, record):
+            return record
+        return record.evolve(
+            state=State.PENDING, revision=1, sequence=1, first_sequence=1, progress_sequence=None, attempt=0, crashes=0,
+            under_way=False, begun=None, updated=record.created, started=None, ended=None, cancel_requested=None,
+            cancel_reason="", failures=0, next_attempt=None, stop_requested=None, stopped=False, signals=0, pending=(),
+            reason="", expires=None, progress=None, result=None, error=None,
+        )  # fmt: skip
+
+    def scope(self, caller: Principal) -> Scope | None:
+        """Which operations a list may hold; None: all."""
+        if caller.unrestricted:
+            return None
+        seen = [type for type in self._engine.types.values() if _passes(caller, type.observe)]
+        return Scope(
+            types=tuple(type.name for type in seen if not type.owned),
+            owned=tuple(type.name for type in seen if type.owned),
+            owner=caller.name,
+        )
+
+
+def _passes(caller: Principal, gate: frozenset[str] | None) -> bool:
+    return caller.unrestricted or (gate is not None and gate <= caller.capabilities)
+
+
+def _check(caller: Principal, type: OperationType, gate: Gate) -> None:
+    wanted: frozenset[str] | None = getattr(type, gate)
+    if not _passes(caller, wanted):
+        who = "no caller" if wanted is None else f"only callers with {' and '.join(sorted(wanted))}"
+        raise ServiceError(
+            Reason.CAPABILITY_MISSING,
+            f"{type.name} lets {who} {_VERBS[gate]} its operations.",
+            metadata={"gate": gate, "type": type.name},
+        )
