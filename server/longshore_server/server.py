@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
@@ -72,7 +73,9 @@ class Server:
 class Running:
     """A server that serves."""
 
-    def __init__(self, server: Server, config: Config, clock: Clock) -> None:
+    def __init__(
+        self, server: Server, config: Config, clock: Clock, chance: Callable[[], float] = random.random
+    ) -> None:
         self.config = config
         self.clock = clock
         self._server = server
@@ -87,7 +90,7 @@ class Running:
             concurrency=config.concurrency, queue=config.queue, max_events=config.max_events,
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
         )  # fmt: skip
-        self.engine = Engine(types, config.data, clock, limits)
+        self.engine = Engine(types, config.data, clock, limits, chance)
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection,

@@ -5,6 +5,7 @@ Every problem names file, line where known, method and option, and says what to 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import re
@@ -15,10 +16,11 @@ from typing import Any
 from google.longrunning import operations_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
+from longshore_server.contract import retry
+from longshore_server.contract.durations import micros
 from longshore_server.contract.template import IdTemplate
 from longshore_server.contract.types import Handler, OperationType
 
@@ -29,7 +31,7 @@ MAX_CRASHES = 5
 MAX_CAPABILITY = 128
 
 # Declared in longshore/v1 already, enforced by a later version: refused until then, never ignored.
-_LATER = ("signals", "retention", "retry", "errors", "transfer")
+_LATER = ("signals", "errors", "transfer")
 _CAPABILITY = re.compile(r"[a-z0-9]+([._:-][a-z0-9]+)*")
 BUILT_IN = "longshore."
 """What the names of the server's own capabilities begin with: no contract can declare or ask for one."""
@@ -208,6 +210,8 @@ class _Loader:
             attempt_timeout=self._duration(method, contract, "attempt_timeout"),
             rerun=contract.on_crash != annotations_pb2.ON_CRASH_FAIL,
             max_crashes=max_crashes,
+            retry=retry.read(contract, functools.partial(self._error, method)),
+            retention=self._duration(method, contract, "retention", zero=True),
             streamed_by=twin or (f"/{self._descriptor.full_name}/{method.name}" if _streams(method) else ""),
             description=self._comment(method),
         )
@@ -255,11 +259,10 @@ class _Loader:
     ) -> int | None:
         if not contract.HasField(option):  # type: ignore[arg-type]
             return None
-        value: Duration = getattr(contract, option)
-        micros = value.seconds * 1_000_000 + value.nanos // 1000
-        if micros < 0 or (micros == 0 and not zero):
-            raise self._error(method, option, "it must be longer than zero")
-        return micros
+        try:
+            return micros(getattr(contract, option), zero=zero)
+        except ValueError as error:
+            raise self._error(method, option, str(error)) from None
 
     def _message(self, method: MethodDescriptor, option: str, name: str) -> type[Message]:
         """The class of the message that `name` means, resolved as operation_info says."""

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
+from longshore_server.contract.retry import RetryPolicy
 from longshore_server.contract.template import IdTemplate
 from longshore_server.contract.validation import has_rules
 
@@ -55,6 +56,10 @@ class OperationType:
     attempt_timeout: int | None
     rerun: bool
     max_crashes: int
+    retry: RetryPolicy | None
+    """When a failed attempt is made again; None: never."""
+    retention: int | None
+    """How long an ended operation is kept; 0: for ever; None: as the server's configuration says."""
     streamed_by: str = ""
     """Path of the method that starts and watches in one call, if the contract has one."""
     description: str = ""

@@ -15,11 +15,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from longshore_server.clock import SECOND, Timer
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
-from longshore_server.errors import OperationError, Reason, ServiceError, failure
+from longshore_server.errors import OperationError, Reason, ServiceError, failure, reason_of
 from longshore_server.handler.journal import Journal, NonDeterministicError
 from longshore_server.handler.operation import Operation, current
 from longshore_server.lifecycle import Move, State
-from longshore_server.store.mutations import Settle
+from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
 
 if TYPE_CHECKING:
@@ -38,10 +38,11 @@ class Ending(enum.Enum):
 
 
 class Outcome(NamedTuple):
-    """How an attempt ended: the move that it asks for, and its payload."""
+    """How an attempt ended: the move that it asks for, its payload, and whether the policy may allow another one."""
 
     move: Move
     payload: bytes
+    retriable: bool = False
 
 
 class Attempt:
@@ -190,21 +191,21 @@ class Attempt:
             log.error("the error of %s has %d bytes: its details are left out", self._record.name, status.ByteSize())
             del status.details[1:]
             status.message = status.message[:1024]
-        return Outcome(Move.FAIL, status.SerializeToString())
+        return Outcome(Move.FAIL, status.SerializeToString(), retriable=True)
 
     def _failed(self, error: BaseException) -> Outcome:
         if isinstance(error, NonDeterministicError):
             log.error("%s", error, extra=self._fields)
             return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, error.public))
         log.error("handler of %s raised", self._record.name, exc_info=error, extra=self._fields)
-        return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR))
+        return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR), retriable=True)
 
     def _interrupted(self) -> Outcome | None:
         """What a cancelled handler means depends on who cancelled it."""
         if self._ending in (Ending.DRAIN, Ending.SETTLED):
             return None
         if self._ending is Ending.TIMEOUT:
-            return Outcome(Move.FAIL, failure(Reason.ATTEMPT_TIMEOUT))
+            return Outcome(Move.FAIL, failure(Reason.ATTEMPT_TIMEOUT), retriable=True)
         if self._ending is Ending.GRACE or self.live.record.cancel_requested is not None:
             return self._cancelled()
         # Nobody asked: the handler raised CancelledError by itself.
@@ -215,8 +216,12 @@ class Attempt:
 
     def _settle(self, outcome: Outcome) -> None:
         """Hand the outcome to the writer. Nobody waits for it here: the operation's end is published by its commit."""
-        settle = Settle(self._record.uid, self.number, outcome.move, outcome.payload)
-        self._executor.store.writer.submit(settle, self._settled)
+        change: Mutation[OperationRecord] = Settle(self._record.uid, self.number, outcome.move, outcome.payload)
+        if outcome.retriable and self._type.retry is not None:
+            delay = self._executor.retries.delay(self._type, self._record, reason_of(outcome.payload))
+            if delay is not None:
+                change = TryAgain(self._record.uid, self.number, outcome.payload, delay)
+        self._executor.store.writer.submit(change, self._settled)
 
     def _settled(self, result: object) -> None:
         if isinstance(result, ServiceError):

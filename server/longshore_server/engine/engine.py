@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
+from longshore_server.engine.retries import Chance
 from longshore_server.engine.starts import DEFAULT, Starts, Terms
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
@@ -66,7 +68,10 @@ class Started(NamedTuple):
 class Engine:
     """Operations of a set of types on one data directory."""
 
-    def __init__(self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits,
+        chance: Chance = random.random,
+    ) -> None:  # fmt: skip
         self.types = {type.name: type for type in types}
         self.clock = clock
         self._limits = limits
@@ -74,7 +79,7 @@ class Engine:
         self.store = Store(directory, clock, max_events=limits.max_events, publish=self._on_commit)
         self.executor = Executor(
             types, self.store, clock,
-            concurrency=limits.concurrency, queue=limits.queue, max_payload=limits.max_payload,
+            concurrency=limits.concurrency, queue=limits.queue, max_payload=limits.max_payload, chance=chance,
         )  # fmt: skip
         self.watches = Watches(self.store, clock, limits.max_watches)
         self.deadlines = Deadlines(clock, self._overdue)
@@ -312,7 +317,7 @@ class Engine:
         self.table.publish(commit)
         for uid, (record, _) in commit.items():
             if record is None or (
-                record.cancel_requested is None and record.stop_requested is None and record.next_attempt is None
+                record.cancel_requested is None and record.stop_requested is None and not record.failures
             ):
                 continue
             live = self.table.live.get(uid)

@@ -13,6 +13,7 @@ from longshore_server.clock import Clock
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.attempt import Attempt, Ending
 from longshore_server.engine.live import Live
+from longshore_server.engine.retries import Chance, Retries
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import State
 from longshore_server.store.mutations import Begin
@@ -44,11 +45,13 @@ class Executor:
         concurrency: int,
         queue: int,
         max_payload: int,
+        chance: Chance,
     ) -> None:
         self.types = {type.name: type for type in types}
         self.store = store
         self.clock = clock
         self.max_payload = max_payload
+        self.retries = Retries(clock, chance)
         self.services: Any = None
         self.stopping = False
         self.held = False

@@ -25,6 +25,7 @@ class Waits:
         self._grace = grace
         self._again = again
         self._grace_over = grace_over
+        # Kept after it has fired, until the operation's facts change: what is due already must not be called twice.
         self._timers: dict[Live, tuple[int, Timer]] = {}
 
     def follow(self, live: Live) -> None:
@@ -41,7 +42,7 @@ class Waits:
                 return
             self.forget(live)
         if due is not None:
-            self._timers[live] = (due, self._clock.call_at(due, partial(self._fire, live, then)))
+            self._timers[live] = (due, self._clock.call_at(due, partial(then, live)))
 
     def forget(self, live: Live) -> None:
         """The operation has ended, or goes on."""
@@ -53,7 +54,3 @@ class Waits:
         """Call nobody any more."""
         for live in list(self._timers):
             self.forget(live)
-
-    def _fire(self, live: Live, then: Callable[[Live], None]) -> None:
-        del self._timers[live]
-        then(live)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ class Harness:
 
     def __init__(self, server: Server, data: Path, *, clock: Any = None, **settings: Any) -> None:
         self.clock = clock or ManualClock()
+        # Seeded, so that a test meets the same delays between attempts every time.
+        self._chance = random.Random(0).random  # noqa: S311
         self._server = server
         defaults: dict[str, Any] = {"listen": ("127.0.0.1:0",), "metrics": "", "drain": 0.0}
         self._config = dataclasses.replace(Config(data=data), **{**defaults, **settings})
@@ -44,7 +47,7 @@ class Harness:
 
     async def start(self) -> None:
         """Start, or start again on the same address and the same data."""
-        running = Running(self._server, self._config, self.clock)
+        running = Running(self._server, self._config, self.clock, self._chance)
         await running.start()
         self._running = running
         self._config = dataclasses.replace(self._config, listen=tuple(running.addresses))

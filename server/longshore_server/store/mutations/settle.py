@@ -119,7 +119,8 @@ class TakeOver(Mutation[OperationRecord]):
 class RequestStop(Mutation[OperationRecord]):
     """A caller asks to stop and to keep what there is.
 
-    Repeating it changes nothing, nor does asking it of what has ended or is being cancelled.
+    Repeating it changes nothing, nor does asking it of what has ended or is being cancelled. An attempt that waits for
+    its time is due at once: only the handler can give what there is. It is the last (see `TryAgain`).
     """
 
     uid: bytes
@@ -129,4 +130,8 @@ class RequestStop(Mutation[OperationRecord]):
         head = tx.head(self.uid)
         if head.terminal or head.stop_requested is not None or head.state is State.CANCELLING:
             return head
-        return tx.make(head, Move.REQUEST_STOP, self.reason.encode(), stop_requested=max(tx.now, head.updated))
+        now = max(tx.now, head.updated)
+        facts = {"stop_requested": now}
+        if head.next_attempt is not None and head.next_attempt > now:
+            facts["next_attempt"] = now
+        return tx.make(head, Move.REQUEST_STOP, self.reason.encode(), **facts)
