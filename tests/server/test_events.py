@@ -34,7 +34,10 @@ def test_encoding_by_hand_equals_the_generated_message(
     record = new_record(
         uid=bytes(range(16)), id="an-id", type="a.B/C", created=0, deadline=None, labels={}, owner="", request_id="",
         parent="",
-    ).evolve(state=state, sequence=sequence, revision=revision, attempt=attempt, updated=time, stopped=stopped, next_attempt=None if delay is None else time + delay)  # fmt: skip
+    ).evolve(
+        state=state, sequence=sequence, revision=revision, attempt=attempt, updated=time, stopped=stopped,
+        next_attempt=None if delay is None else time + delay,
+    )  # fmt: skip
     payload = AnyMessage(type_url="t/x", value=value)
     status = status_pb2.Status(code=len(text), message=text)
     wanted = operation_pb2.OperationEvent(

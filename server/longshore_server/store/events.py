@@ -6,6 +6,8 @@ would take four times as long on the hottest path of the writer. A test holds bo
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from longshore.v1 import operation_pb2
 from longshore_server.lifecycle import EventType
 from longshore_server.store.record import OperationRecord
@@ -16,9 +18,12 @@ _SEQUENCE, _REVISION, _ATTEMPT, _TIME, _STATE = b"\x08", b"\x10", b"\x18", b"\x2
 _KIND = [b"", b"\x32", b"\x3a", b"\x42", b"\x4a", b"\x52", b"\x5a", b"\x62", b"\x6a", b"\x72",
          b"\x7a", b"\x82\x01"]  # fmt: skip
 _FIRST = b"\x0a"  # field 1, length-delimited: the payload in each of the messages above
+_UID, _TYPE = b"\x12\x24", b"\x1a"  # Accepted.uid, which has always 36 characters, and Accepted.type
 _STOPPED = b"\x10\x01"  # Completed.stopped: true
 _RETRY_DELAY = b"\x12"  # AttemptFailed.retry_delay
 _SMALL = [bytes((n,)) for n in range(0x80)]
+_ATTEMPTS = [b"", *(_ATTEMPT + number for number in _SMALL[1:])]  # proto3 leaves a zero out
+_STATES = [_STATE + number for number in _SMALL[:8]]
 
 
 def encode(record: OperationRecord, event: EventType, payload: bytes | None) -> bytes:
@@ -29,9 +34,10 @@ def encode(record: OperationRecord, event: EventType, payload: bytes | None) -> 
     `OperationEvent.Signal` (signal), or nothing.
     """
     if event is EventType.ACCEPTED:
-        content = operation_pb2.OperationEvent.Accepted(
-            name=record.name, uid=uid_text(record.uid), type=record.type
-        ).SerializeToString()
+        name, type = record.name.encode(), record.type.encode()
+        content = b"".join(
+            (_FIRST, varint(len(name)), name, _UID, uid_text(record.uid).encode(), _TYPE, varint(len(type)), type)
+        )
     elif event is EventType.SIGNAL:
         content = payload or b""
     elif payload:
@@ -45,16 +51,23 @@ def encode(record: OperationRecord, event: EventType, payload: bytes | None) -> 
     elif event is EventType.ATTEMPT_FAILED and record.next_attempt is not None:
         delay = _time(record.next_attempt - record.updated)
         content += _RETRY_DELAY + varint(len(delay)) + delay
-    time = _time(record.updated)
-    attempt = record.attempt
+    sequence, revision, attempt, length = record.sequence, record.revision, record.attempt, len(content)
     return b"".join(
         (
-            _SEQUENCE, varint(record.sequence), _REVISION, varint(record.revision),
-            _ATTEMPT + varint(attempt) if attempt else b"",
-            _TIME, _SMALL[len(time)], time, _STATE, _SMALL[record.state],
-            _KIND[event], varint(len(content)), content,
+            _SEQUENCE, _SMALL[sequence] if sequence < 128 else varint(sequence),
+            _REVISION, _SMALL[revision] if revision < 128 else varint(revision),
+            _ATTEMPTS[attempt] if attempt < 128 else _ATTEMPT + varint(attempt),
+            _when(record.updated), _STATES[record.state],
+            _KIND[event], _SMALL[length] if length < 128 else varint(length), content,
         )
     )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _when(micros: int) -> bytes:
+    """The field `time`. The events of a batch have one time, mostly: it is encoded once for all of them."""
+    time = _time(micros)
+    return _TIME + _SMALL[len(time)] + time
 
 
 def _time(micros: int) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
+# Values are int, str and bytearray where the number of rows is large: for all else, bytes, bool and None included,
+# sqlite3 looks for an adapter first, which takes ten times as long as to bind the value.
 ROWS = 48
 """The most rows of one statement. Each number of rows is a statement of its own that stays prepared."""
 
@@ -14,8 +16,10 @@ ROWS = 48
 class ManyRows:
     """One statement for any number of rows; `values` is repeated for each of them."""
 
-    def __init__(self, before: str, columns: int, after: str = "") -> None:
-        values = "(" + ", ".join("?" * columns) + ")"
+    def __init__(self, before: str, values: int | str, after: str = "") -> None:
+        """`values`: of one row, or just how many there are."""
+        if isinstance(values, int):
+            values = "(" + ", ".join("?" * values) + ")"
         # Kept as objects: the connection finds a prepared statement by its text, and a string hashes only once.
         self._texts = [f"{before} {', '.join([values] * rows)} {after}" for rows in range(ROWS + 1)]
 
@@ -29,27 +33,45 @@ class ManyRows:
         return changed
 
 
-INSERT_OPERATIONS = ManyRows(
-    """INSERT INTO operations (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt,
-                               crashes, under_way, begun, created, updated, started, ended, deadline, cancel_requested,
-                               cancel_reason, labels, owner, request_id, parent, capabilities, contract, retried_from,
-                               trace, deferred) VALUES""",
-    28,
-)
+_OPERATIONS = """INSERT INTO operations (uid, id, type, state, revision, sequence, attempt, under_way, begun, created,
+                                         updated, started, deadline, owner, capabilities, contract, first_sequence,
+                                         crashes, cancel_reason, labels, request_id, parent, retried_from, trace,
+                                         deferred) VALUES"""
 
-# Guarded by the revision that the change was decided on. SQLite names the columns of VALUES column1, column2, ...
-UPDATE_OPERATIONS = ManyRows(
-    """UPDATE operations
-          SET state = v.column3, revision = v.column4, sequence = v.column5, first_sequence = v.column6,
-              progress_sequence = v.column7, attempt = v.column8, crashes = v.column9, under_way = v.column10,
-              begun = v.column11, updated = v.column12, started = v.column13, ended = v.column14,
-              cancel_requested = v.column15, cancel_reason = v.column16, failures = v.column17,
-              next_attempt = v.column18, deferred = v.column19, stop_requested = v.column20, stopped = v.column21,
-              signals = v.column22, pending = v.column23, reason = v.column24, expires = v.column25
-         FROM (VALUES""",
-    25,
-    ") AS v WHERE operations.uid = v.column1 AND operations.revision = v.column2",
+INSERT_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', ?, ?, ?, ?, ?, ?)")
+
+# A parameter costs more than a literal, and most starts say nothing of all this.
+INSERT_PLAIN_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', '{}', '', '', '', '', 0)")
+
+
+def _update(assignments: str, columns: int) -> ManyRows:
+    """Guarded by the revision that the change was decided on. SQLite names the columns of VALUES column1, column2."""
+    after = ") AS v WHERE operations.uid = v.column1 AND operations.revision = v.column2"
+    return ManyRows(f"UPDATE operations SET {assignments} FROM (VALUES", columns, after)  # noqa: S608 - our own text
+
+
+UPDATE_REPORTED = _update(
+    "revision = v.column3, sequence = v.column4, progress_sequence = v.column5, updated = v.column6", 6
 )
+"""The operations that have got progress or output and nothing else."""
+
+UPDATE_COMPLETED = _update(
+    """state = v.column3, revision = v.column4, sequence = v.column5, progress_sequence = v.column6,
+       updated = v.column7, ended = v.column8, expires = v.column9, under_way = 0""",
+    9,
+)
+"""Those that have completed, besides that."""
+
+UPDATE_OPERATIONS = _update(
+    """state = v.column3, revision = v.column4, sequence = v.column5, first_sequence = v.column6,
+       progress_sequence = v.column7, attempt = v.column8, crashes = v.column9, under_way = v.column10,
+       begun = v.column11, updated = v.column12, started = v.column13, ended = v.column14,
+       cancel_requested = v.column15, cancel_reason = v.column16, failures = v.column17, next_attempt = v.column18,
+       deferred = v.column19, stop_requested = v.column20, stopped = v.column21, signals = v.column22,
+       pending = v.column23, reason = v.column24, expires = v.column25""",
+    25,
+)
+"""All others."""
 
 INSERT_INPUTS = ManyRows("INSERT INTO inputs (uid, body) VALUES", 2)
 
