@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from google.protobuf.any_pb2 import Any as AnyMessage
+from typing import TYPE_CHECKING, Any
 
 from longshore_server.clock import SECOND, Timer
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
-from longshore_server.errors import OperationError, Reason, ServiceError, failure, reason_of
-from longshore_server.handler.journal import Journal, NonDeterministicError
+from longshore_server.engine.outcome import Outcome, raised, returned
+from longshore_server.errors import Reason, ServiceError, failure, reason_of
+from longshore_server.handler.deferral import Work, working
+from longshore_server.handler.journal import Journal
 from longshore_server.handler.operation import Operation, current
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
@@ -37,14 +37,6 @@ class Ending(enum.Enum):
     DRAIN = "drain"  # the server is stopping: the next one runs it again
 
 
-class Outcome(NamedTuple):
-    """How an attempt ended: the move that it asks for, its payload, and whether the policy may allow another one."""
-
-    move: Move
-    payload: bytes
-    retriable: bool = False
-
-
 class Attempt:
     """A handler's task and the timers around it."""
 
@@ -56,7 +48,11 @@ class Attempt:
         self._ending: Ending | None = None
         self._timers: list[Timer] = []
         self._operation: Operation[Any, Any, Any, Any, Any] | None = None
+        self._work = Work(live.record.uid)
         self._in_handler = False
+        self._graced = False
+        self.holds_slot = True
+        """Whether it counts among the attempts that its type may have at once."""
         self.task = executor.loop.create_task(self._run(), name=self._record.name, context=executor.context.copy())
 
     @property
@@ -75,9 +71,11 @@ class Attempt:
             return
         if record.stop_requested is not None:
             self._operation.stopping.set()
-        if record.cancel_requested is not None and not self._operation.cancelled:
+        if record.cancel_requested is not None:
             self._operation.cancelled.set()
-            if record.state is State.CANCELLING:
+            # Apart from the flag, which a BEST_EFFORT contract raises long before its provider cancels.
+            if record.state is State.CANCELLING and not self._graced and not self._operation.hand_over.durable:
+                self._graced = True
                 when = self._executor.clock.now() + self._type.cancel_grace
                 self._timers.append(self._executor.clock.call_at(when, lambda: self._interrupt(Ending.GRACE)))
 
@@ -85,8 +83,14 @@ class Attempt:
         """Interrupt the handler. What it returns after that is ignored."""
         if self._ending is None:
             self._ending = ending
-            if self._in_handler:
+            if self._in_handler and not self._work.ending:
                 self.task.cancel()
+
+    def _handed_over(self) -> None:
+        """Its slot is free, and only the operation's own deadline and grace count from now on."""
+        for timer in self._timers:
+            timer.cancel()
+        self._executor.free(self._type, self)
 
     def _interrupt(self, ending: Ending) -> None:
         self.end(ending)
@@ -121,26 +125,25 @@ class Attempt:
         if operation is None or self._ending is not None:
             return None if operation is None else self._interrupted()
         current.set(operation)
+        working.set(self._work)
         self._in_handler = True
         try:
             result = await self._type.handler(operation.input, operation)
-            outcome = self._completed(result)
+            outcome = self._returned(operation, result)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             assert task is not None
             while task.cancelling():
                 task.uncancel()
             return self._interrupted()
-        except OperationError as error:
-            outcome = self._refused(error)
         except BaseException as error:  # noqa: BLE001 - SystemExit too: user code may end an attempt, not the server
-            outcome = self._failed(error)
+            outcome = self._raised(error)
         finally:
             self._in_handler = False
         if self._ending is not None:
             return self._interrupted()
         if operation.fatal is not None:
-            return self._failed(operation.fatal)
+            return self._raised(operation.fatal)
         return outcome
 
     async def _prepare(self) -> Operation[Any, Any, Any, Any, Any] | None:
@@ -157,51 +160,29 @@ class Attempt:
             type, record, request, journal, executor.store.writer, executor.clock, executor.services,
             executor.max_payload,
         )  # fmt: skip
+        self._operation.hand_over.then = self._handed_over
         self.request(self.live.record)
         if type.attempt_timeout is not None:
             when = executor.clock.now() + type.attempt_timeout
             self._timers.append(executor.clock.call_at(when, lambda: self._interrupt(Ending.TIMEOUT)))
         return self._operation
 
-    def _completed(self, result: Any) -> Outcome:
-        type = self._type
-        if type.void(type.result) and result is None:
-            result = type.result()
-        if result.__class__ is not type.result:
-            expected = type.result.DESCRIPTOR.full_name
-            got = result.__class__.__name__
-            log.error("%s returned %s instead of %s", type.name, got, expected)
-            return Outcome(
-                Move.FAIL, failure(Reason.WRONG_RESULT_TYPE, f"The handler returned {got} instead of {expected}.")
-            )
-        data = result.SerializeToString()
-        limit = self._executor.max_payload
-        if len(data) > limit:
-            message = f"The result is {len(data)} bytes, more than the {limit} that the server sends."
-            return Outcome(Move.FAIL, failure(Reason.RESULT_TOO_LARGE, message))
-        return Outcome(Move.COMPLETE, AnyMessage(type_url=type.result_url, value=data).SerializeToString())
+    def _returned(self, operation: Operation[Any, Any, Any, Any, Any], result: Any) -> Outcome | None:
+        if operation.hand_over.complete:
+            return None
+        return returned(self._type, result, self._executor.max_payload, attached=operation.hand_over.attached)
 
-    def _refused(self, error: OperationError) -> Outcome:
-        try:
-            status = error.status(self._type.package)
-        except (TypeError, ValueError) as problem:
-            # For example a lone surrogate in the message: it cannot be sent, and the operation must end all the same.
-            return self._failed(problem)
-        if status.ByteSize() > self._executor.max_payload:
-            log.error("the error of %s has %d bytes: its details are left out", self._record.name, status.ByteSize())
-            del status.details[1:]
-            status.message = status.message[:1024]
-        return Outcome(Move.FAIL, status.SerializeToString(), retriable=True)
-
-    def _failed(self, error: BaseException) -> Outcome:
-        if isinstance(error, NonDeterministicError):
-            log.error("%s", error, extra=self._fields)
-            return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, error.public))
-        log.error("handler of %s raised", self._record.name, exc_info=error, extra=self._fields)
-        return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR), retriable=True)
+    def _raised(self, error: BaseException) -> Outcome:
+        return raised(self._type, self._record.name, error, self._executor.max_payload, self._fields)
 
     def _interrupted(self) -> Outcome | None:
         """What a cancelled handler means depends on who cancelled it."""
+        if self._ending is Ending.DRAIN and self._operation is not None and self._operation.hand_over.attached:
+            log.warning(
+                "%s is not run again: a control call ends it, its deadline or a cancel request",
+                self._record.name,
+                extra=self._fields,
+            )
         if self._ending in (Ending.DRAIN, Ending.SETTLED):
             return None
         if self._ending is Ending.TIMEOUT:
@@ -209,13 +190,15 @@ class Attempt:
         if self._ending is Ending.GRACE or self.live.record.cancel_requested is not None:
             return self._cancelled()
         # Nobody asked: the handler raised CancelledError by itself.
-        return self._failed(RuntimeError("the handler raised CancelledError though nobody asked to cancel"))
+        return self._raised(RuntimeError("the handler raised CancelledError though nobody asked to cancel"))
 
     def _cancelled(self) -> Outcome:
         return Outcome(Move.CANCEL, failure(Reason.CANCELLED, self.live.record.cancel_reason))
 
     def _settle(self, outcome: Outcome) -> None:
         """Hand the outcome to the writer. Nobody waits for it here: the operation's end is published by its commit."""
+        if self._operation is not None and self._operation.hand_over.complete:
+            return
         change: Mutation[OperationRecord] = Settle(self._record.uid, self.number, outcome.move, outcome.payload)
         if outcome.retriable and self._type.retry is not None:
             delay = self._executor.retries.delay(self._type, self._record, reason_of(outcome.payload))

@@ -318,11 +318,14 @@ class Engine:
         for uid, (record, _) in commit.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures
-            ):
+                and not record.deferred
+            ):  # fmt: skip
                 continue
             live = self.table.live.get(uid)
             if live is not None:
                 self.waits.follow(live)
+                if record.deferred:
+                    self.executor.forget(live)
                 if live.attempt is not None:
                     live.attempt.request(record)
 

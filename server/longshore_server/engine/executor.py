@@ -119,7 +119,7 @@ class Executor:
             self.rerun(live)
 
     def forget(self, live: Live) -> None:
-        """An operation has ended; if it waited for a slot, its place in the queue is free."""
+        """No handler is to begin: if the operation waited for a slot, its place in the queue is free."""
         queue = self._queues.get(live.record.type)
         if queue is not None:
             queue.waiting.pop(live, None)
@@ -153,9 +153,15 @@ class Executor:
         self._attempts.discard(attempt)
         if live.attempt is attempt:
             live.attempt = None
-        queue = self._queues[type.name]
-        queue.running -= 1
-        self._next(queue)
+        self.free(type, attempt)
+
+    def free(self, type: OperationType, attempt: Attempt) -> None:
+        """An attempt needs its slot no more: it goes to whoever waits. Repeatable."""
+        if attempt.holds_slot:
+            attempt.holds_slot = False
+            queue = self._queues[type.name]
+            queue.running -= 1
+            self._next(queue)
 
     async def drain(self, until: int) -> None:
         """Give running attempts until `until` to end, then interrupt them. Nothing begins any more."""
@@ -190,7 +196,7 @@ class Executor:
     def _next(self, queue: _Queue) -> None:
         while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
             live, _ = queue.waiting.popitem(last=False)
-            if live.record.terminal:
+            if live.record.terminal or live.record.deferred:
                 continue
             queue.running += 1
             self.spawn(self._begin(queue, live))
@@ -201,8 +207,8 @@ class Executor:
         try:
             await self.store.writer.submit(Begin(live.record.uid))
         except ServiceError as error:
-            # Cancelled or out of time while it waited: its slot goes to the next.
-            if not live.record.terminal:
+            # Ended or taken over by its provider while it waited: its slot goes to the next.
+            if not live.record.terminal and not live.record.deferred:
                 log.error(
                     "%s could not begin: %s",
                     live.record.name,

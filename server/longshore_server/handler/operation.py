@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
@@ -21,6 +21,7 @@ from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler import codec
+from longshore_server.handler.deferral import HandOver
 from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
 from longshore_server.handler.log import OperationLog
 from longshore_server.lifecycle import Move
@@ -137,6 +138,8 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self._clock = clock
         self._max_payload = max_payload
         self._unacknowledged = 0
+        self.hand_over = HandOver(record, writer)
+        """For the engine: what this attempt has given away."""
         self.input: InputT = input
         """The request that started the operation."""
         self.services: ServicesT = services
@@ -306,6 +309,28 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             wake = self._clock.now() + int(seconds * SECOND)
             entry = await self._record_entry(key, asked, codec.encode(wake))
         await sleep_until(self._clock, codec.decode(codec.Encoded(entry.codec, entry.outcome)))
+
+    async def defer(self) -> ResultT:
+        """Hand the operation over: `return await op.defer()`. It is durable when this returns.
+
+        No handler runs for it any more, not after a restart either: `server.operations.control(name)` or
+        `OperationControlService` end it, its deadline, or a cancel request. What the handler then returns is ignored.
+
+        Raises `ServiceError` when another attempt has begun or the operation has ended.
+        """
+        await self.hand_over.defer()
+        return cast("ResultT", None)
+
+    async def attach(self, work: Awaitable[ResultT | None]) -> ResultT:
+        """Hand the operation over to `work`, whose value completes it: `return await op.attach(work())`.
+
+        Durable before `work` begins. Like a deferred operation it has no slot and is not run again: when the process
+        dies, a control call, its deadline or a cancel request ends it. `work` may end it by a control call itself; if
+        it has not and returns None, the operation fails with ATTACH_NOT_TERMINAL. What it raises is raised here.
+
+        Raises `ServiceError` when another attempt has begun or the operation has ended; `work` has then not begun.
+        """
+        return cast("ResultT", await self.hand_over.attach(work))
 
     def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
         """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""

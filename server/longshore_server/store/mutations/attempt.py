@@ -69,7 +69,8 @@ class Record(Mutation[JournalEntry]):
 class TryAgain(Mutation[OperationRecord]):
     """The current attempt failed and the contract's retry policy allows another one, `delay` microseconds from now.
 
-    Where a caller asked to cancel or to stop meanwhile there is none: the operation ends as `Settle` would end it.
+    Where a caller asked to cancel or to stop meanwhile, or the operation is deferred, there is none: it ends as
+    `Settle` would end it.
     """
 
     uid: bytes
@@ -85,7 +86,7 @@ class TryAgain(Mutation[OperationRecord]):
         head = current(tx.head(self.uid), self.attempt)
         if head.state is State.CANCELLING:
             return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, head.cancel_reason))
-        if head.cancel_requested is not None or head.stop_requested is not None:
+        if head.deferred or head.cancel_requested is not None or head.stop_requested is not None:
             return tx.make(head, Move.FAIL, self.error)
         return tx.make(
             head, Move.ATTEMPT_FAILED, self.error,

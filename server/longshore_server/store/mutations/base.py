@@ -28,9 +28,12 @@ class Mutation(abc.ABC, Generic[T]):
 
 
 def current(head: OperationRecord, attempt: int) -> OperationRecord:
-    """The fence: only the attempt that is current and under way may change anything."""
+    """The fence: only the attempt that is current and under way may change anything.
+
+    One that has deferred its operation stays the current one, since no other will follow: what it has attached reports.
+    """
     not_ended(head)
-    if head.attempt != attempt or not head.under_way:
+    if head.attempt != attempt or not (head.under_way or head.deferred):
         raise ServiceError(
             Reason.STALE_ATTEMPT, f"Attempt {attempt} of {head.name} is not the current one.", resource=head.name
         )

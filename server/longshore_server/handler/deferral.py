@@ -1,0 +1,70 @@
+"""Handing an operation over: no attempt follows; a control call ends it, its deadline or a cancel request."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from longshore_server.store.mutations import Defer
+from longshore_server.store.record import OperationRecord
+
+if TYPE_CHECKING:
+    from longshore_server.store.writer import Writer
+
+T = TypeVar("T")
+
+
+class Work:
+    """Code of the service that works on one operation: its handler, or what is attached to it."""
+
+    __slots__ = ("ending", "uid")
+
+    def __init__(self, uid: bytes) -> None:
+        self.uid = uid
+        self.ending = False
+        """Whether it ends the operation itself, by a control call: it is then not interrupted because of that end."""
+
+
+working: contextvars.ContextVar[Work | None] = contextvars.ContextVar("longshore_work", default=None)
+"""The work that is done here, if any."""
+
+
+class HandOver:
+    """What one attempt has given away of its operation. `then` is called once that is durable."""
+
+    def __init__(self, record: OperationRecord, writer: Writer) -> None:
+        self._record = record
+        self._writer = writer
+        self.then: Callable[[], None] = lambda: None
+        self.durable = False
+        """Whether the operation is deferred."""
+        self.attached = False
+        """Whether the handler's outcome is the operation's all the same: it waits for what it has attached."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether what the handler still returns or raises means nothing any more."""
+        return self.durable and not self.attached
+
+    async def defer(self) -> None:
+        """Returns once it is durable. Repeatable. Raises `ServiceError` when the attempt may no longer do it."""
+        await self._writer.submit(Defer(self._record.uid, self._record.attempt), self._settled)
+
+    async def attach(self, work: Awaitable[T]) -> T:
+        """Hand the operation over, except for its outcome, and return what `work` gives."""
+        self.attached = True
+        try:
+            await self.defer()
+        except BaseException:
+            if inspect.iscoroutine(work):
+                work.close()  # never begun: Python would warn that nobody awaited it
+            raise
+        return await work
+
+    def _settled(self, outcome: object) -> None:
+        # Not where the future is awaited: a handler that is interrupted there has handed it over all the same.
+        if not isinstance(outcome, Exception) and not self.durable:
+            self.durable = True
+            self.then()
