@@ -76,7 +76,7 @@ class Watches:
         self._clock = clock
         self._limit = limit
         self._places = 0
-        self._open: dict[object, Live] = {}
+        self._open: dict[_Pulse, Live] = {}
         self._draining: ServiceError | None = None
 
     @property
@@ -106,8 +106,8 @@ class Watches:
         finally:
             self._places -= 1
 
-    async def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
-        """Follow `live` to its end, in batches of what is there, in a `place`. Raises `ServiceError`."""
+    def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
+        """Follow `live` to its end, in batches of what is there, in a `place`. Raises `ServiceError`, even later."""
         if options.after is not None and options.after > live.record.sequence:
             raise ServiceError(
                 Reason.SEQUENCE_OUT_OF_RANGE,
@@ -115,13 +115,8 @@ class Watches:
                 resource=live.record.name,
                 metadata={"sequence": str(live.record.sequence)},
             )
-        token = object()
-        self._open[token] = live
-        try:
-            async for batch in self._follow(live, options):
-                yield batch
-        finally:
-            del self._open[token]
+        # Not a generator around another: each costs its share of every message.
+        return self._follow(live, options)
 
     async def _follow(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
         cursor = options.after
@@ -133,6 +128,7 @@ class Watches:
         covered = cursor
         plain = options.types is None and not options.conflate
         pulse = _Pulse(self._clock, options.heartbeat, options.until)
+        self._open[pulse] = live
         try:
             while True:
                 if self._draining is not None and not options.inside:
@@ -166,6 +162,7 @@ class Watches:
                     yield [Heartbeat(cursor, self._clock.now())]
                     pulse.postpone()
         finally:
+            del self._open[pulse]
             pulse.stop()
 
     async def _from_log(self, live: Live, cursor: int) -> list[Event] | None:
