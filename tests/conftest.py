@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +123,14 @@ class Lab:
 
     TYPE = "lab.v1.LabService/Play"
 
-    def __init__(self, data: Path, *, lifespan: Any = None, clock: Any = None, **settings: Any) -> None:
+    def __init__(
+        self, data: Path, *, services: Iterable[Callable[[LabHandlers], object]] = (), lifespan: Any = None,
+        clock: Any = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        """`services`: further ones, each made of the handlers that run what the test writes."""
         self.data = data
         self.handlers = LabHandlers()
-        self.server = Server(self.handlers, lifespan=lifespan)
+        self.server = Server(self.handlers, *(make(self.handlers) for make in services), lifespan=lifespan)
         self.harness = Harness(self.server, data, clock=clock or LabClock(), **settings)
         self._channel: grpc.aio.Channel | None = None
 
@@ -174,10 +178,11 @@ class Lab:
         await self.connect()
 
     async def begin(self, type: str = "Play", request: Message | None = None, **fields: Any) -> pb.StartResponse:
-        """Start an operation by the generic RPC."""
+        """Start an operation by the generic RPC; a type with a service in its name is not one of `LabService`."""
         packed = AnyMessage()
         packed.Pack(request if request is not None else lab_pb2.PlayRequest(**fields))
-        return await self.operations.Start(pb.StartRequest(type=f"lab.v1.LabService/{type}", input=packed))
+        name = f"lab.v1.{type}" if "/" in type else f"lab.v1.LabService/{type}"
+        return await self.operations.Start(pb.StartRequest(type=name, input=packed))
 
     async def catch_up(self) -> None:
         """Let everything that is under way go as far as it can without a clock, a caller or a gate that moves."""

@@ -72,6 +72,8 @@ class Config:
     """How many operations of one type may wait for a slot before starts are refused, 0 to 10,000,000."""
     default_timeout: float = 86_400.0
     """Seconds that an operation may last when its contract says nothing, more than zero."""
+    default_retention: float = 2_592_000.0
+    """Seconds that an ended operation is kept when its contract says nothing: 30 days; 0: for ever."""
     drain: float = 20.0
     """Seconds that running attempts get to end when the server stops, zero or more."""
     max_events: int = 10_000
@@ -91,7 +93,8 @@ class Config:
         if not self.listen:
             raise ConfigError("listen: at least one address is needed, for example 127.0.0.1:50051")
         bounds: dict[str, tuple[float, float]] = {
-            "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1e9), "drain": (0, 1e6),
+            "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1e9),
+            "default_retention": (0, 1e9), "drain": (0, 1e6),
             "max_events": (16, 1e9), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
             "max_watches": (1, 1_000_000), "jwt_skew": (0, 600),
         }  # fmt: skip

@@ -89,6 +89,7 @@ class Running:
         limits = Limits(
             concurrency=config.concurrency, queue=config.queue, max_events=config.max_events,
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
+            retention=int(config.default_retention * SECOND),
         )  # fmt: skip
         self.engine = Engine(types, config.data, clock, limits, chance)
         self.listener = Listener(

@@ -55,6 +55,7 @@ SETTINGS = {
     "concurrency": Setting(7, ("--concurrency", "7"), "7", "7", "N"),
     "queue": Setting(7, ("--queue", "7"), "7", "7", "N"),
     "default_timeout": Setting(7.5, ("--default-timeout", "7.5"), "7.5", "7.5", "SECONDS"),
+    "default_retention": Setting(0.0, ("--default-retention", "0"), "0", "0", "SECONDS"),
     "drain": Setting(0.0, ("--drain", "0"), "0", "0", "SECONDS"),
     "max_events": Setting(77, ("--max-events", "77"), "77", "77", "N"),
     "max_input": Setting(7777, ("--max-input", "7777"), "7777", "7777", "BYTES"),

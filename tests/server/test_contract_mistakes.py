@@ -19,8 +19,6 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='signals { name: "a" }'),
         "option control: it must be present, because signals are declared; say `control: {}` to mean everyone",
     ),
-    "retention": (method(options="retention { seconds: 1 }"), f"option retention: {LATER}"),
-    "retry": (method(options="retry { max_attempts: 2 }"), f"option retry: {LATER}"),
     "errors": (method(options='errors: "a.B"'), f"option errors: {LATER}"),
     "transfer": (method(options="transfer {}"), f"option transfer: {LATER}"),
     "a gate with an undeclared capability": (
@@ -70,6 +68,65 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='output_type: "Outptu"'),
         "option output_type: no message is called 'Outptu' in PKG or any imported file",
     ),
+    "a retry policy without a number of attempts": (
+        method(options="retry {}"),
+        "option retry.max_attempts: it must be between 1 and 1,000,000 attempts in all, the first included",
+    ),
+    "a negative number of attempts": (
+        method(options="retry { max_attempts: -1 }"),
+        "option retry.max_attempts: it must be between 1 and 1,000,000 attempts in all, the first included",
+    ),
+    "an unknown backoff": (
+        method(options="retry { max_attempts: 2 backoff: 9 }"),
+        "option retry.backoff: 9 is not a value that this version knows",
+    ),
+    "a negative delay": (
+        method(options="retry { max_attempts: 2 initial_delay { seconds: -1 } }"),
+        "option retry.initial_delay: it must not be negative",
+    ),
+    "a longest delay of nothing": (
+        method(options="retry { max_attempts: 2 max_delay {} }"),
+        "option retry.max_delay: it must be longer than zero",
+    ),
+    "a longest delay shorter than the first": (
+        method(options="retry { max_attempts: 2 initial_delay { seconds: 2 } max_delay { seconds: 1 } }"),
+        "option retry.max_delay: it is shorter than initial_delay, which it would cut: make one fit the other",
+    ),
+    "a longest delay shorter than the default of the first": (
+        method(options="retry { max_attempts: 2 max_delay { nanos: 1000 } }"),
+        "option retry.max_delay: it is shorter than initial_delay, which it would cut: make one fit the other",
+    ),
+    "a jitter above one": (
+        method(options="retry { max_attempts: 2 jitter: 1.5 }"),
+        "option retry.jitter: it is 1.5, and must be a share between 0 and 1",
+    ),
+    "a negative jitter": (
+        method(options="retry { max_attempts: 2 jitter: -0.1 }"),
+        "option retry.jitter: it is -0.1, and must be a share between 0 and 1",
+    ),
+    "a jitter that is no number": (
+        method(options="retry { max_attempts: 2 jitter: nan }"),
+        "option retry.jitter: it is nan, and must be a share between 0 and 1",
+    ),
+    "a longest duration of nothing": (
+        method(options="retry { max_attempts: 2 max_duration {} }"),
+        "option retry.max_duration: it must be longer than zero",
+    ),
+    "a reason that is no word": (
+        method(options='retry { max_attempts: 2 non_retryable_reasons: ["GOOD", "card declined"] }'),
+        "option retry.non_retryable_reasons[1]: 'card declined' is no reason such as CARD_DECLINED",
+    ),
+    "a reason twice": (
+        method(options='retry { max_attempts: 2 non_retryable_reasons: ["GOOD", "GOOD"] }'),
+        "option retry.non_retryable_reasons[1]: 'GOOD' is named twice",
+    ),
+    "a negative retention": (
+        method(options="retention { seconds: -1 }"), "option retention: it must not be negative",
+    ),
+    "a retention beyond all time": (
+        method(options="retention { seconds: 300000000000 }"),
+        "option retention: it must not be longer than 1,000,000,000 seconds",
+    ),
     "a timeout of nothing": (
         method(options="timeout {}"), "option timeout: it must be longer than zero",
     ),
@@ -82,7 +139,7 @@ CASES: dict[str, tuple[Any, str]] = {
     ),
     "a negative grace": (
         method(options="cancellation: CANCELLATION_COOPERATIVE cancel_grace { seconds: -1 }"),
-        "option cancel_grace: it must be longer than zero",
+        "option cancel_grace: it must not be negative",
     ),
     "a grace without cancellation": (
         method(options="cancel_grace { seconds: 1 }"),

@@ -57,8 +57,7 @@ def read(contract: annotations_pb2.OperationContract, refuse: Refuse) -> RetryPo
     policy = contract.retry
     if not 1 <= policy.max_attempts <= MOST_ATTEMPTS:
         raise refuse(
-            "retry.max_attempts",
-            f"it must be between 1 and {MOST_ATTEMPTS:,}: how many attempts there may be in all, the first included",
+            "retry.max_attempts", f"it must be between 1 and {MOST_ATTEMPTS:,} attempts in all, the first included"
         )
     if policy.backoff not in annotations_pb2.Backoff.values():
         raise refuse("retry.backoff", f"{policy.backoff} is not a value that this version knows")
@@ -84,9 +83,7 @@ def read(contract: annotations_pb2.OperationContract, refuse: Refuse) -> RetryPo
     for position, reason in enumerate(policy.non_retryable_reasons):
         option = f"retry.non_retryable_reasons[{position}]"
         if not _REASON.fullmatch(reason):
-            raise refuse(
-                option, f"{reason!r} is no reason: write it in capitals, digits and '_', for example CARD_DECLINED"
-            )
+            raise refuse(option, f"{reason!r} is no reason such as CARD_DECLINED")
         if reason in policy.non_retryable_reasons[:position]:
             raise refuse(option, f"{reason!r} is named twice")
     return RetryPolicy(

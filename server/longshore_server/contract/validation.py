@@ -15,7 +15,7 @@ from longshore_server.errors import Reason, ServiceError, Violation, invalid
 MAX_LABELS = 64
 MAX_LABEL_BYTES = 4096
 MAX_REQUEST_ID = 128
-MAX_CANCEL_REASON = 1024
+MAX_REASON = 1024
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _VALUE = re.compile(r"[ -~]*")
 _VALIDATE = "buf/validate/validate.proto"
@@ -48,10 +48,10 @@ def check_request_id(request_id: str) -> None:
         raise invalid("request_id", f"must not be longer than {MAX_REQUEST_ID} bytes")
 
 
-def check_cancel_reason(reason: str) -> None:
-    """Raises `ServiceError` when the reason of a cancel request is too long."""
-    if len(reason.encode()) > MAX_CANCEL_REASON:
-        raise invalid("reason", f"must not be longer than {MAX_CANCEL_REASON} bytes")
+def check_reason(reason: str) -> None:
+    """Raises `ServiceError` when the reason of a request to cancel or to stop is too long."""
+    if len(reason.encode()) > MAX_REASON:
+        raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
 
 
 def check_rules(message: Message) -> None:

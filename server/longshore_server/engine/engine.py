@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from longshore_server.clock import Clock, resolve
 from longshore_server.contract import validation
@@ -23,6 +23,7 @@ from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
 from longshore_server.engine.retries import Chance
 from longshore_server.engine.starts import DEFAULT, Starts, Terms
+from longshore_server.engine.sweeper import Sweeper
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, failure, invalid
@@ -37,6 +38,7 @@ from longshore_server.store.mutations import (
     Interrupt,
     Nothing,
     RequestCancel,
+    RequestStop,
     Settle,
     Shutdown,
 )
@@ -56,6 +58,8 @@ class Limits(NamedTuple):
     max_input: int
     max_payload: int
     max_watches: int
+    retention: int
+    """Microseconds that an ended operation is kept where its contract says nothing; 0: for ever."""
 
 
 class Started(NamedTuple):
@@ -76,7 +80,12 @@ class Engine:
         self.clock = clock
         self._limits = limits
         self.table = Table(self._on_new, self._on_end)
-        self.store = Store(directory, clock, max_events=limits.max_events, publish=self._on_commit)
+        kept = {type.name: limits.retention if type.retention is None else type.retention for type in types}
+        self.store = Store(
+            directory, clock, max_events=limits.max_events, publish=self._on_commit,
+            retention={name: retention for name, retention in kept.items() if retention},
+        )  # fmt: skip
+        self.sweeper = Sweeper(clock)
         self.executor = Executor(
             types, self.store, clock,
             concurrency=limits.concurrency, queue=limits.queue, max_payload=limits.max_payload, chance=chance,
@@ -134,12 +143,14 @@ class Engine:
             self._past,
         )  # fmt: skip
         self.accepting = True
+        await self.sweeper.start(self.store)
         return count
 
     def drain(self) -> None:
         """Accept nothing new and end the watches: their callers resume at the next server."""
         self.accepting = False
         self.draining = True
+        self.sweeper.stop()
         self.watches.end(self._not_accepting())
         for live in self.table.live.values():
             live.release()
@@ -173,6 +184,7 @@ class Engine:
         """For tests: from here on nothing is written and no handler runs, as if the process had been killed."""
         self._epoch = 0
         self.accepting = False
+        self.sweeper.stop()
         self.store.writer.abandon()
         self.executor.abandon()
         self.deadlines.stop()
@@ -287,7 +299,7 @@ class Engine:
 
     async def cancel(self, live: Live, reason: str = "") -> OperationRecord:
         """Ask to cancel, durably. Repeatable. Raises `ServiceError` (NOT_CANCELLABLE)."""
-        validation.check_cancel_reason(reason)
+        validation.check_reason(reason)
         record = live.record
         if record.terminal:
             return record
@@ -300,6 +312,40 @@ class Engine:
             )
         move = Move.REQUEST_CANCEL if type.cooperative else Move.FLAG_CANCEL
         return await self.store.writer.submit(RequestCancel(record.uid, reason, move))
+
+    async def request_stop(self, live: Live, reason: str = "") -> OperationRecord:
+        """Ask to stop and to keep what there is, durably. Repeatable."""
+        validation.check_reason(reason)
+        record = live.record
+        return record if record.terminal else await self.store.writer.submit(RequestStop(record.uid, reason))
+
+    async def retry(self, live: Live, terms: Terms) -> Started:
+        """Start an operation that has ended once more: a new one with its input, on `terms`.
+
+        Raises `ServiceError`: OPERATION_RUNNING, UNKNOWN_TYPE, WRONG_INPUT_TYPE, and what `start` raises.
+        """
+        record = live.record
+        if not record.terminal:
+            raise ServiceError(
+                Reason.OPERATION_RUNNING,
+                f"{record.name} is {record.state.name}: only what has ended can be started once more.",
+                resource=record.name,
+            )
+        type, body = self.types.get(record.type), await self.store.input(record.uid)
+        if body is None:
+            raise not_found(record.name)
+        if type is None:
+            raise ServiceError(Reason.UNKNOWN_TYPE, f"{record.type} is not served here any more.", resource=record.name)
+        try:
+            input = type.input.FromString(body)
+        except DecodeError:
+            expected = type.input.DESCRIPTOR.full_name
+            raise ServiceError(
+                Reason.WRONG_INPUT_TYPE,
+                f"The input of {record.name} cannot be read as the {expected} of today: start a new one with another.",
+                resource=record.name,
+            ) from None
+        return await self.start(type, input, terms._replace(retried_from=f"operations/{uid_text(record.uid)}"))
 
     async def delete(self, live: Live) -> None:
         """Remove an ended operation. Raises `ServiceError` (OPERATION_RUNNING)."""
@@ -340,6 +386,7 @@ class Engine:
         self.deadlines.remove(live)
         self.waits.forget(live)
         self.executor.forget(live)
+        self.sweeper.note(live.record.expires)
         if live.attempt is not None:
             live.attempt.end(Ending.SETTLED)
 

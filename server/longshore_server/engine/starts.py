@@ -78,7 +78,8 @@ class Starts:
         `begun` gets the outcome in the step that publishes it.
         """
         request_id, labels, child = terms.request_id, terms.labels, terms.child
-        if type.keyed:
+        if type.keyed and not terms.retried_from:
+            # A retry has the input of the operation that this key started.
             request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
         if request_id:
             validation.check_request_id(request_id)

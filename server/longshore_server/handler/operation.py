@@ -80,10 +80,12 @@ class Flag:
 
 @dataclass(frozen=True)
 class Recovery(Generic[ProgressT]):
-    """What was known when the last attempt died."""
+    """What the last attempt left: it failed, or it died with its server."""
 
     attempt: int
-    """Number of the attempt that died."""
+    """Number of that attempt."""
+    failures: int
+    """How many attempts have failed."""
     crashes: int
     """How many crashes of the server the operation has been part of."""
     progress: ProgressT | None
@@ -194,7 +196,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
 
     @property
     def recovery(self) -> Recovery[ProgressT] | None:
-        """What was known when the last attempt died; None in the first attempt."""
+        """What the last attempt left; None in the first attempt."""
         record = self._record
         if record.attempt <= 1:
             return None
@@ -202,7 +204,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         if record.progress is not None:
             progress = self._type.progress()
             AnyMessage.FromString(record.progress).Unpack(progress)
-        return Recovery(record.attempt - 1, record.crashes, progress)
+        return Recovery(record.attempt - 1, record.failures, record.crashes, progress)
 
     @property
     def log(self) -> OperationLog:

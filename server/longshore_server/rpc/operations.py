@@ -45,6 +45,9 @@ class OperationsService:
             "Wait": unary(pb.WaitRequest, self._wait),
             "Watch": stream(pb.WatchRequest, self._watch),
             "Cancel": unary(pb.CancelRequest, self._cancel),
+            "Stop": unary(pb.StopRequest, self._stop),
+            "Retry": unary(pb.RetryRequest, self._retry),
+            "Delete": unary(pb.DeleteRequest, self._delete),
             "ListTypes": unary(pb.ListTypesRequest, self._list_types),
             "GetType": unary(pb.GetTypeRequest, self._get_type),
         }
@@ -123,6 +126,21 @@ class OperationsService:
     async def _cancel(self, request: pb.CancelRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "cancel")
         return wire.snapshot(await self._engine.cancel(live, request.reason)).SerializeToString()
+
+    async def _stop(self, request: pb.StopRequest, context: Context) -> bytes:
+        live = await self._authorization.find(context.caller, request.name, "cancel")
+        return wire.snapshot(await self._engine.request_stop(live, request.reason)).SerializeToString()
+
+    async def _retry(self, request: pb.RetryRequest, context: Context) -> bytes:
+        live = await self._authorization.find(context.caller, request.name, "call")
+        terms = self._authorization.terms(context.caller, request.request_id, live.record.labels)
+        again, created = await self._engine.retry(live, terms)
+        disposition = _CREATED if created else _EXISTING
+        return pb.StartResponse(operation=wire.snapshot(again.record), disposition=disposition).SerializeToString()
+
+    async def _delete(self, request: pb.DeleteRequest, context: Context) -> bytes:
+        await self._engine.delete(await self._authorization.find(context.caller, request.name, "cancel"))
+        return pb.DeleteResponse().SerializeToString()
 
     async def _list_types(self, request: pb.ListTypesRequest, context: Context) -> bytes:
         if request.page_size < 0:

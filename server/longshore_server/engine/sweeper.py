@@ -1,0 +1,97 @@
+"""Deletes what has been kept for long enough: bounded batches, one after the other, behind everybody else's changes.
+
+One timer, for the next operation whose time is over. Its batches are changes like any other: between two of them the
+writer takes whatever has come in meanwhile, and while much waits the next one is held back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from longshore_server.clock import SECOND, Clock, Timer
+from longshore_server.errors import ServiceError
+from longshore_server.store.mutations import Nothing, Sweep
+from longshore_server.store.store import Store
+
+log = logging.getLogger(__name__)
+
+GAP = SECOND
+"""The least time between two sweeps: operations that end one after the other also go together."""
+SHORT = 64
+"""The writer's queue is short when no more than so many changes wait."""
+PATIENCE = 16
+"""After so many turns of a writer that is always busy a batch goes all the same, or the file would grow for ever."""
+
+
+class Sweeper:
+    """Deletes ended operations at the end of their retention."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._store: Store | None = None
+        self._timer: Timer | None = None
+        self._due: int | None = None
+        self._swept = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, store: Store) -> None:
+        """Begin with what the store holds already."""
+        self._store = store
+        self.note(await store.next_expiry())
+
+    def note(self, expires: int | None) -> None:
+        """An operation has ended, and is to be deleted at `expires`; None: never."""
+        if expires is None or self._store is None or (self._due is not None and self._due <= expires):
+            return
+        self._due = expires
+        if self._task is None:
+            self._arm(expires)
+
+    def stop(self) -> None:
+        """Delete nothing more. A batch that is with the writer is still written."""
+        self._store = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _arm(self, due: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_at(max(due, self._swept + GAP), self._fire)
+
+    def _fire(self) -> None:
+        if self._store is not None:
+            self._timer = None
+            self._task = asyncio.get_running_loop().create_task(self._sweep(self._store))
+
+    async def _sweep(self, store: Store) -> None:
+        deleted = 0
+        while True:
+            await self._turn(store)
+            try:
+                deleted += await store.writer.submit(Sweep())
+            except ServiceError as error:
+                log.error("the sweep of old operations ends: %s", error.message)
+                return
+            # What ends while the store is read comes in by `note`.
+            self._due = None
+            due = await store.next_expiry()
+            if due is None or due > self._clock.now():
+                break
+        log.debug("%d operations were deleted, their retention was over", deleted)
+        self._task, self._swept = None, self._clock.now()
+        self.note(due)
+        if self._due is not None and self._timer is None:
+            self._arm(self._due)
+
+    async def _turn(self, store: Store) -> None:
+        """Return once the writer has little to do, or never had for long."""
+        for _ in range(PATIENCE):
+            if store.writer.backlog <= SHORT:
+                return
+            # On a full disk it is refused, while the batch waits for room like all of the server's own work.
+            with contextlib.suppress(ServiceError):
+                await store.writer.submit(Nothing())
