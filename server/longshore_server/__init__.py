@@ -10,6 +10,7 @@ from longshore_server.engine.host import OperationEndedError, OperationRef, Oper
 from longshore_server.errors import Code, OperationError, Reason, ServiceError
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
 from longshore_server.handler.operation import Caller, Operation, Recovery, step
+from longshore_server.handler.signals import Signal
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
 
@@ -35,6 +36,7 @@ __all__ = [
     "Running",
     "Server",
     "ServiceError",
+    "Signal",
     "StoreError",
     "SystemClock",
     "step",

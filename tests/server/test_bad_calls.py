@@ -265,7 +265,7 @@ async def test_a_page_token_of_another_filter(intact: Lab) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/no.such.Service/Method", "/lab.v1.LabService/NoSuch", "/longshore.v1.OperationsService/Signal", "/x", "//"],
+    ["/no.such.Service/Method", "/lab.v1.LabService/NoSuch", "/longshore.v1.OperationsService/NoSuch", "/x", "//"],
 )
 async def test_a_method_that_nobody_serves_is_unimplemented(intact: Lab, path: str) -> None:
     call: Any = intact.channel.unary_unary(path)

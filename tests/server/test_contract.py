@@ -202,10 +202,24 @@ def test_every_option_of_the_contract_is_enforced_or_refused() -> None:
     enforced = {
         "cancellation", "cancel_grace", "output_type", "id_template", "on_terminal", "timeout", "unbounded",
         "attempt_timeout", "on_crash", "max_crashes", "watches", "call", "observe", "cancel", "control", "visibility",
-        "retention", "retry",
+        "signals", "retention", "retry",
     }  # fmt: skip
     declared = {field.name for field in annotations_pb2.OperationContract.DESCRIPTOR.fields}
     assert declared == enforced | set(loading._LATER)
+
+
+def test_signals_are_what_they_say() -> None:
+    options = (
+        'control {} signals { name: "b-2_x" payload_type: "Other" max_pending: 7 } '
+        'signals { name: "a" payload_type: "google.protobuf.Empty" }'
+    )
+    descriptor = contract(method(options=options))
+    (found,) = loading.load([service(descriptor)], default_timeout=99)
+    assert [(s.name, s.payload.DESCRIPTOR.full_name, s.max_pending) for s in found.signals.values()] == [
+        ("b-2_x", f"{descriptor.file.package}.Other", 7), ("a", "google.protobuf.Empty", 100),
+    ]  # fmt: skip
+    (plain,) = loading.load([service(contract(method()))], default_timeout=99)
+    assert plain.signals == {}
 
 
 def test_a_good_contract_is_what_it_says() -> None:

@@ -14,7 +14,40 @@ from tests.server.contracts import method, refusal
 
 LATER = "not yet supported by this version, and never ignored in silence; remove it until then"
 CASES: dict[str, tuple[Any, str]] = {
-    "signals": (method(options='signals { name: "a" } control {}'), f"option signals: {LATER}"),
+    "a signal without a name": (
+        method(options='signals { payload_type: "Other" } control {}'),
+        "option signals[0].name: it is missing; callers send a signal by its name",
+    ),
+    **{
+        f"a signal called {name[:9]}": (
+            method(options=f'signals {{ name: "{name}" payload_type: "Other" }} control {{}}'),
+            (f"option signals[0].name: {name!r} must be at most 63 lower-case letters, digits, '_' and '-', the first "
+            "one a letter, for example 'approve'"),
+        )
+        for name in ("Approve", "2nd", "a,b", "a b", "a" * 64)
+    },
+    "a signal twice": (
+        method(options='signals { name: "a" payload_type: "Other" } signals { name: "b" payload_type: "Other" }'
+               'signals { name: "a" payload_type: "Result" } control {}'),
+        "option signals[2].name: 'a' is declared twice; give each signal a name of its own",
+    ),
+    "a signal without a payload type": (
+        method(options='signals { name: "a" } control {}'),
+        "option signals[0].payload_type: it must name a message; google.protobuf.Empty stands for none",
+    ),
+    "a signal of an unknown payload type": (
+        method(options='signals { name: "a" payload_type: "Othre" } control {}'),
+        ("option signals[0].payload_type: no message is called 'Othre' in PKG or any imported file. Did you mean "
+        "'Other'?"),
+    ),
+    "a signal of which fewer than none may wait": (
+        method(options='signals { name: "a" payload_type: "Other" max_pending: -1 } control {}'),
+        "option signals[0].max_pending: it must be between 0 and 1000, not -1; 0 means 100",
+    ),
+    "a signal of which too many may wait": (
+        method(options='signals { name: "a" payload_type: "Other" max_pending: 1001 } control {}'),
+        "option signals[0].max_pending: it must be between 0 and 1000, not 1001; 0 means 100",
+    ),
     "signals without control": (
         method(options='signals { name: "a" }'),
         "option control: it must be present, because signals are declared; say `control: {}` to mean everyone",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
 from longshore_server.contract.retry import RetryPolicy
+from longshore_server.contract.signals import SignalType
 from longshore_server.contract.template import IdTemplate
 from longshore_server.contract.validation import has_rules
 
@@ -60,6 +61,8 @@ class OperationType:
     """When a failed attempt is made again; None: never."""
     retention: int | None
     """How long an ended operation is kept; 0: for ever; None: as the server's configuration says."""
+    signals: Mapping[str, SignalType]
+    """What callers may send to a running operation, by name."""
     streamed_by: str = ""
     """Path of the method that starts and watches in one call, if the contract has one."""
     description: str = ""

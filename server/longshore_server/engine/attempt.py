@@ -18,6 +18,7 @@ from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.operation import Operation, current
+from longshore_server.handler.signals import Inbox
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
@@ -158,7 +159,7 @@ class Attempt:
         journal = Journal(await executor.store.journal(record.uid)) if record.attempt > 1 else Journal()
         self._operation = Operation(
             type, record, request, journal, executor.store.writer, executor.clock, executor.services,
-            executor.max_payload,
+            executor.max_payload, Inbox(type, self.live, journal, executor.store, executor.clock),
         )  # fmt: skip
         self._operation.hand_over.then = self._handed_over
         self.request(self.live.record)

@@ -15,8 +15,9 @@ from google.protobuf.message import DecodeError, Message
 
 from longshore_server.clock import Clock, resolve
 from longshore_server.contract import validation
+from longshore_server.contract.signals import SignalType
 from longshore_server.contract.types import OperationType
-from longshore_server.engine import recovery
+from longshore_server.engine import recovery, signals
 from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
@@ -41,6 +42,7 @@ from longshore_server.store.mutations import (
     RequestStop,
     Settle,
     Shutdown,
+    SignalAccepted,
 )
 from longshore_server.store.queries import Condition, Scope
 from longshore_server.store.record import OperationRecord
@@ -138,6 +140,7 @@ class Engine:
         self.executor.services = services
         self.executor.context = contextvars.copy_context()
         validation.warm(type.input for type in self.types.values())
+        validation.warm(signal.payload for type in self.types.values() for signal in type.signals.values())
         count = await recovery.recover(
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._epoch,
             self._past,
@@ -346,6 +349,20 @@ class Engine:
                 resource=record.name,
             ) from None
         return await self.start(type, input, terms._replace(retried_from=f"operations/{uid_text(record.uid)}"))
+
+    async def signal(self, live: Live, sending: signals.Sending) -> SignalAccepted:
+        """Send a signal, durably. One with the id of an accepted one is that one, also after the end.
+
+        Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, FAILED_PRECONDITION or RESOURCE_EXHAUSTED.
+        """
+        declared = self.signal_type(live, sending.name)
+        return await self.store.writer.submit(
+            signals.check(declared, live.record.uid, sending, self._limits.max_payload)
+        )
+
+    def signal_type(self, live: Live, name: str) -> SignalType:
+        """The signal that the operation's contract declares by this name. Raises `ServiceError` (UNKNOWN_SIGNAL)."""
+        return signals.declared(self.types, live.record, name)
 
     async def delete(self, live: Live) -> None:
         """Remove an ended operation. Raises `ServiceError` (OPERATION_RUNNING)."""

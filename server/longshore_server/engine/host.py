@@ -13,7 +13,8 @@ from longshore.v1 import operation_pb2
 from longshore_server.clock import SECOND
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
-from longshore_server.engine.starts import Terms
+from longshore_server.engine.signals import Sending
+from longshore_server.engine.starts import LOCAL, Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.handler.journal import Asked, place
 from longshore_server.handler.operation import current
@@ -89,6 +90,30 @@ class OperationRef:
     async def cancel(self, reason: str = "") -> State:
         """Ask to cancel, as a caller would. Returns the state after it. Raises `ServiceError` (NOT_CANCELLABLE)."""
         return (await self._engine.cancel(await self._live(), reason)).state
+
+    async def signal(self, name: str, payload: Message | None = None, *, signal_id: str = "") -> int:
+        """Send a signal, as a caller would. Returns its number among all of the operation's, once it is durable.
+
+        Args:
+            payload: of the type that the contract declares. Default: an empty one.
+            signal_id: the same id is the same signal. Default: a new one; in a handler one that a re-run makes again,
+                so that it sends nothing twice.
+
+        Raises `ServiceError` as a caller's signal would, `TypeError` for another payload than the contract's.
+        """
+        live = await self._live()
+        declared = self._engine.signal_type(live, name)
+        if payload is None:
+            payload = declared.payload()
+        if payload.__class__ is not declared.payload:
+            expected = declared.payload.DESCRIPTOR.full_name
+            raise TypeError(f"signal {name!r} takes {expected}, not {payload.__class__.__name__}")
+        sender = LOCAL
+        parent = current.get()
+        if parent is not None:
+            sender = parent.caller.principal
+            signal_id = signal_id or parent.signal_id(self.uid, name)
+        return (await self._engine.signal(live, Sending(name, payload, sender, signal_id))).number
 
     async def _live(self) -> Live:
         return await self._engine.load(self._uid, self.name)

@@ -63,6 +63,8 @@ class Journal:
         self._entries: dict[Key, JournalEntry] = {(e.kind, e.name, e.occurrence): e for e in entries}
         self._used: dict[tuple[str, str], str] = {}
         self._occurrences: dict[tuple[str, str], int] = {}
+        self.fatal: NonDeterministicError | None = None
+        """Why the attempt cannot succeed any more: a handler that catches everything must not go on regardless."""
 
     def claim(self, kind: str, name: str, place: str) -> Key:
         """The key of an await that has a name. Raises `DuplicateNameError` on its second use in one attempt."""
@@ -89,8 +91,14 @@ class Journal:
         if entry is not None and entry.digest != asked.digest:
             kind, name, occurrence = key
             which = f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}"
-            raise NonDeterministicError(which, entry.attempt, entry.asked, asked.text)
+            error = NonDeterministicError(which, entry.attempt, entry.asked, asked.text)
+            self.fatal = self.fatal or error
+            raise error
         return entry
+
+    def recorded_keys(self) -> Iterable[Key]:
+        """The keys of what earlier attempts recorded."""
+        return self._entries.keys()
 
 
 def place(depth: int) -> str:

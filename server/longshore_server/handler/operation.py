@@ -22,8 +22,9 @@ from longshore_server.contract.types import OperationType
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler import codec
 from longshore_server.handler.deferral import HandOver
-from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
+from longshore_server.handler.journal import Asked, Journal, Key, place
 from longshore_server.handler.log import OperationLog
+from longshore_server.handler.signals import Inbox, Signal, SignalStream
 from longshore_server.lifecycle import Move
 from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Record, Report
@@ -131,7 +132,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
 
     def __init__(
         self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, writer: Writer,
-        clock: Clock, services: ServicesT, max_payload: int,
+        clock: Clock, services: ServicesT, max_payload: int, inbox: Inbox,
     ) -> None:  # fmt: skip
         self._type = type
         self._record = record
@@ -139,6 +140,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self._writer = writer
         self._clock = clock
         self._max_payload = max_payload
+        self._inbox = inbox
         self._unacknowledged = 0
         self.hand_over = HandOver(record, writer)
         """For the engine: what this attempt has given away."""
@@ -150,8 +152,6 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """Raised when a caller asks to cancel."""
         self.stopping = Flag()
         """Raised when a caller asks to stop: what the handler then returns completes the operation as stopped."""
-        self.fatal: Exception | None = None
-        """Why this attempt cannot succeed any more, whatever the handler returns."""
 
     @property
     def id(self) -> str:
@@ -205,6 +205,11 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             progress = self._type.progress()
             AnyMessage.FromString(record.progress).Unpack(progress)
         return Recovery(record.attempt - 1, record.failures, record.crashes, progress)
+
+    @property
+    def fatal(self) -> Exception | None:
+        """Why this attempt cannot succeed any more, whatever the handler returns."""
+        return self._journal.fatal
 
     @property
     def log(self) -> OperationLog:
@@ -276,7 +281,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             raise RuntimeError(f"step {name!r} is inside another step: steps cannot be nested")
         key = self._journal.claim("step", name, place(2))
         asked = Asked(*args)
-        entry = self._recorded(key, asked)
+        entry = self._journal.recorded(key, asked)
         if entry is None:
             token = _step_key.set(f"{self.uid}/{name}")
             try:
@@ -306,7 +311,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             raise ValueError(f"cannot sleep {seconds} seconds")
         asked = Asked(seconds)
         key = self._journal.count("sleep", "")
-        entry = self._recorded(key, asked)
+        entry = self._journal.recorded(key, asked)
         if entry is None:
             wake = self._clock.now() + int(seconds * SECOND)
             entry = await self._record_entry(key, asked, codec.encode(wake))
@@ -334,10 +339,39 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """
         return cast("ResultT", await self.hand_over.attach(work))
 
+    async def next_signal(self, name: str, timeout: float | timedelta | None = None) -> Signal[Any]:
+        """The oldest signal of this name that waits, or the next one that comes; each is given out once.
+
+        The signal is consumed, and the journal knows by which call, in one transaction: a re-run gets the same signals
+        from the same calls, then new ones. The end of the waiting is recorded at the first call, so that a re-run waits
+        only what is left; and a `TimeoutError` is recorded, too.
+
+        Args:
+            timeout: seconds, or a timedelta. Default: as long as it takes.
+
+        Raises `TimeoutError` when the time is up, `ValueError` for a name that the contract does not declare,
+        `NonDeterministicError` when a re-run asks with another timeout.
+        """
+        return await self._inbox.next((name,), timeout)
+
+    def signals(self, *names: str) -> SignalStream[Any]:
+        """Signals as they come, in the order of their acceptance, each one once; no names: all that are declared.
+
+        `async for signal in op.signals("add", "remove"): ...` never ends by itself: leave it with `break` or `return`.
+        Each turn is as durable as a `next_signal`. Raises `ValueError` for a name that the contract does not declare.
+        """
+        self._inbox.check(names)
+        return SignalStream(self._inbox, names)
+
+    def signal_id(self, uid: str, name: str) -> str:
+        """For the engine: the id of the next signal of this name that the handler sends to another operation."""
+        _, _, occurrence = self._journal.count("send", f"{uid} {name}")
+        return f"{self.uid}/{name}/{occurrence}"
+
     def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
         """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""
         key = self._journal.claim("child", name, where)
-        found = self._recorded(key, asked)
+        found = self._journal.recorded(key, asked)
         kind, name, occurrence = key
         entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, "uid", b"")
         return entry, None if found is None else found.outcome
@@ -345,14 +379,6 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     def release_child(self, entry: JournalEntry) -> None:
         """For the engine: a start that was refused has recorded nothing, and its name is free again."""
         self._journal.release((entry.kind, entry.name, entry.occurrence))
-
-    def _recorded(self, key: Key, asked: Asked) -> JournalEntry | None:
-        try:
-            return self._journal.recorded(key, asked)
-        except NonDeterministicError as error:
-            # Remembered, because a handler that catches everything must not go on as if nothing had happened.
-            self.fatal = self.fatal or error
-            raise
 
     async def _record_entry(self, key: Key, asked: Asked, stored: codec.Encoded) -> JournalEntry:
         kind, name, occurrence = key

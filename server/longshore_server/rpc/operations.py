@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
@@ -13,6 +12,7 @@ from longshore_server.auth.identity import Principal
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine
+from longshore_server.engine.signals import Sending
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
@@ -20,6 +20,7 @@ from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, stream, unary, wait_until
 from longshore_server.rpc.paging import read_page
+from longshore_server.rpc.payload import unpack
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
@@ -46,6 +47,7 @@ class OperationsService:
             "Watch": stream(pb.WatchRequest, self._watch),
             "Cancel": unary(pb.CancelRequest, self._cancel),
             "Stop": unary(pb.StopRequest, self._stop),
+            "Signal": unary(pb.SignalRequest, self._signal),
             "Retry": unary(pb.RetryRequest, self._retry),
             "Delete": unary(pb.DeleteRequest, self._delete),
             "ListTypes": unary(pb.ListTypesRequest, self._list_types),
@@ -83,7 +85,9 @@ class OperationsService:
     ) -> tuple[OperationType, Message]:
         type = self._engine.type_named(request.type)
         self._authorization.check_start(caller, type, follow=follow)
-        return type, unpack_input(request.input, type) if request.HasField("input") else type.input()
+        if not request.HasField("input"):
+            return type, type.input()
+        return type, unpack(request.input, type.input, "input", type.name, Reason.WRONG_INPUT_TYPE)
 
     async def _get(self, request: pb.GetRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name)
@@ -131,6 +135,20 @@ class OperationsService:
         live = await self._authorization.find(context.caller, request.name, "cancel")
         return wire.snapshot(await self._engine.request_stop(live, request.reason)).SerializeToString()
 
+    async def _signal(self, request: pb.SignalRequest, context: Context) -> bytes:
+        live = await self._authorization.find(context.caller, request.name, "control")
+        declared = self._engine.signal_type(live, request.signal)
+        payload = declared.payload()
+        if request.HasField("payload"):
+            taker = f"signal {declared.name!r}"
+            payload = unpack(request.payload, declared.payload, "payload", taker, Reason.WRONG_PAYLOAD_TYPE)
+        sending = Sending(declared.name, payload, context.caller.name, request.signal_id)
+        accepted = await self._engine.signal(live, sending)
+        return pb.SignalResponse(
+            operation=wire.snapshot(accepted.record), number=accepted.number, signal_id=accepted.id,
+            duplicate=accepted.duplicate,
+        ).SerializeToString()  # fmt: skip
+
     async def _retry(self, request: pb.RetryRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "call")
         terms = self._authorization.terms(context.caller, request.request_id, live.record.labels)
@@ -169,19 +187,6 @@ class OperationsService:
         if type is not None:
             snapshot.input.type_url = URL_PREFIX + type.input.DESCRIPTOR.full_name
             snapshot.input.value = await self._engine.input_of(record)
-
-
-def unpack_input(packed: Any, type: OperationType) -> Message:
-    """The input in an Any. Raises `ServiceError` when it is of another type or malformed."""
-    expected = type.input.DESCRIPTOR.full_name
-    found = packed.type_url.rpartition("/")[2]
-    if found != expected:
-        shown = found[:200] or "no type"
-        raise invalid("input", f"{type.name} takes {expected}, not {shown}", reason=Reason.WRONG_INPUT_TYPE)
-    try:
-        return type.input.FromString(packed.value)
-    except DecodeError:
-        raise invalid("input.value", f"is not a serialized {expected}", reason=Reason.MALFORMED_REQUEST) from None
 
 
 def watch_options(

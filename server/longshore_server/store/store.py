@@ -99,6 +99,10 @@ class Store:
         """The operation's signals that are not consumed, in the order of acceptance."""
         return await self._read(lambda c: queries.waiting_signals(c, uid))
 
+    async def signal(self, uid: bytes, number: int) -> queries.StoredSignal | None:
+        """One signal of the operation, consumed or not."""
+        return await self._read(lambda c: queries.signal(c, uid, number))
+
     async def next_expiry(self) -> int | None:
         """When the next retention is over; None: nothing expires."""
         return await self._read(queries.next_expiry)

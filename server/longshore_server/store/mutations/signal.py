@@ -16,10 +16,11 @@ from longshore_server.store.transaction import Transaction
 
 
 class SignalAccepted(NamedTuple):
-    """What became of a signal: the operation, the signal's number, and whether it had been accepted before."""
+    """What became of a signal: the operation, the signal's number and id, and whether it had been accepted before."""
 
     record: OperationRecord
     number: int
+    id: str
     duplicate: bool
 
 
@@ -47,7 +48,7 @@ class SendSignal(Mutation[SignalAccepted]):
                     f"signal_id {self.id!r} was used for another signal of {head.name}: use a new id for a new signal.",
                     resource=head.name,
                 )
-            return SignalAccepted(head, before.number, True)
+            return SignalAccepted(head, before.number, self.id, True)
         not_ended(head)
         waiting = sum(1 for signal in head.pending if signal.name == self.name)
         if waiting >= self.limit:
@@ -69,19 +70,21 @@ class SendSignal(Mutation[SignalAccepted]):
             signals=number, pending=(*head.pending, PendingSignal(number, self.name, self.id, now)),
         )  # fmt: skip
         tx.add_signal(self.uid, StoredSignal(number, self.name, self.id, self.payload, self.sender, now))
-        return SignalAccepted(record, number, False)
+        return SignalAccepted(record, number, self.id, False)
 
 
 @dataclass(slots=True)
 class ConsumeNext(Mutation[StoredSignal | None]):
-    """The current attempt takes the oldest signal that waits; None: there is none, and nothing is changed.
+    """The current attempt takes the oldest signal of these names that waits; `names` empty: of any name.
 
-    `name` None: of any name. The journal entry and the consumption are one: a re-run gets the same signal from it.
+    The journal entry and the consumption are one: a re-run gets the same signal from it. None: there is none, and
+    nothing is changed, unless the wait is `late`: then the entry says that its time was up, also to a re-run.
     """
 
     uid: bytes
-    name: str | None
+    names: frozenset[str]
     entry: JournalEntry
+    late: bool
 
     @property
     def patient(self) -> bool:
@@ -90,10 +93,12 @@ class ConsumeNext(Mutation[StoredSignal | None]):
     def apply(self, tx: Transaction) -> StoredSignal | None:
         head = current(tx.head(self.uid), self.entry.attempt)
         for waiting in head.pending:
-            if self.name is None or waiting.name == self.name:
+            if not self.names or waiting.name in self.names:
                 signal = _consume(tx, head, waiting.number)
                 tx.note_journal(self.uid, self.entry._replace(outcome=str(signal.number).encode()))
                 return signal
+        if self.late:
+            tx.note_journal(self.uid, self.entry)
         return None
 
 

@@ -1,0 +1,255 @@
+"""What callers send to a running operation, as its handler receives it: each signal once, in one order, durably."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Protocol
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from typing_extensions import TypeVar
+
+from longshore_server.clock import SECOND, Clock, resolve
+from longshore_server.handler.journal import Asked, Journal, Key
+from longshore_server.store.mutations import ConsumeNext, Record
+from longshore_server.store.queries import StoredSignal
+from longshore_server.store.record import JournalEntry, OperationRecord
+
+if TYPE_CHECKING:
+    from longshore_server.contract.types import OperationType
+    from longshore_server.store.store import Store
+
+PayloadT_co = TypeVar("PayloadT_co", covariant=True)
+
+KIND, UNTIL = "signal", "signal_timeout"
+"""The kinds of journal entries: what a wait got, and when it ends."""
+
+
+@dataclass(frozen=True)
+class Signal(Generic[PayloadT_co]):
+    """One signal."""
+
+    name: str
+    payload: PayloadT_co
+    """The message that the contract declares for this name."""
+    id: str
+    """The idempotency key that it was sent with, or that the server made."""
+    number: int
+    """Position among all signals of the operation, from 1."""
+    sender: str
+    """The principal that sent it."""
+    time: datetime
+    """When it was accepted, in UTC."""
+
+
+class Published(Protocol):
+    """An operation as everybody sees it, and a way to wait for the next change."""
+
+    record: OperationRecord
+
+    def changed(self) -> asyncio.Future[None]:
+        """A future that is done at the next publication."""
+
+    def forget(self, future: asyncio.Future[None]) -> None:
+        """Let go of a future that nobody waits for any more."""
+
+
+class SignalStream(Generic[PayloadT_co]):
+    """The signals of some names, one after the other: `async for signal in op.signals(): ...`. Never ends by itself."""
+
+    def __init__(self, inbox: Inbox, names: tuple[str, ...]) -> None:
+        self._inbox = inbox
+        self._names = names
+
+    def __aiter__(self) -> SignalStream[PayloadT_co]:
+        return self
+
+    async def __anext__(self) -> Signal[PayloadT_co]:
+        return await self._inbox.next(self._names, None)
+
+
+class _Line:
+    """The waits for the same names: the handler's calls told apart by their order, the occurrences of the journal.
+
+    A wait that was cancelled gives its occurrence to the next one, unless the journal knows it already. So a re-run,
+    whose waits may be cancelled at other moments, finds its way through the same entries.
+    """
+
+    __slots__ = ("_count", "_free", "ahead", "left", "recorded")
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._count = 0
+        self.recorded: set[int] = set()
+        """The occurrences that the journal knows."""
+        self.ahead: set[int] = set()
+        """Those of them that earlier attempts have an outcome for and this one has not asked for yet."""
+        self.left: deque[asyncio.Future[StoredSignal | None]] = deque()
+        """What was on its way to waits when they were cancelled: it is for the next ones."""
+
+    def take(self) -> int:
+        if self._free:
+            return heapq.heappop(self._free)
+        self._count += 1
+        return self._count - 1
+
+    def release(self, occurrence: int) -> None:
+        if occurrence not in self.recorded:
+            heapq.heappush(self._free, occurrence)
+
+    def leave(self, occurrence: int, under_way: asyncio.Future[StoredSignal | None]) -> None:
+        """The wait is cancelled while a signal may be on its way to it."""
+        known = occurrence in self.recorded
+        self.recorded.add(occurrence)
+        self.left.append(under_way)
+
+        def settled(future: asyncio.Future[StoredSignal | None]) -> None:
+            if not future.cancelled() and (future.exception() or future.result() is None) and not known:
+                self.recorded.discard(occurrence)
+                self.release(occurrence)
+
+        under_way.add_done_callback(settled)
+
+    async def left_over(self) -> StoredSignal | None:
+        """A signal that came to a wait which had been cancelled, if there is one."""
+        while self.left:
+            first = self.left[0]
+            await asyncio.wait([first])
+            if self.left and self.left[0] is first:
+                self.left.popleft()
+                if first.exception() is None and (signal := first.result()) is not None:
+                    return signal
+        return None
+
+
+class Inbox:
+    """The signals of one operation, as one attempt consumes them."""
+
+    def __init__(self, type: OperationType, source: Published, journal: Journal, store: Store, clock: Clock) -> None:
+        self._type = type
+        self._source = source
+        self._uid, self._attempt = source.record.uid, source.record.attempt
+        self._journal = journal
+        self._store = store
+        self._clock = clock
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
+        for kind, label, occurrence in journal.recorded_keys():
+            if kind in (KIND, UNTIL):
+                self._lines[label].recorded.add(occurrence)
+                if kind == KIND:
+                    self._lines[label].ahead.add(occurrence)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises `ValueError` for a name that the contract does not declare."""
+        declared = self._type.signals
+        if not declared:
+            raise ValueError(f"the contract of {self._type.name} declares no signals")
+        for name in names:
+            if name not in declared:
+                raise ValueError(f"{name!r} is no signal of {self._type.name}: they are {', '.join(declared)}")
+
+    async def next(self, names: tuple[str, ...], timeout: float | timedelta | None) -> Signal[Any]:
+        """The next signal of one of these names; none given: of any. See `Operation.next_signal`."""
+        self.check(names)
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        if seconds is not None and seconds < 0:
+            raise ValueError(f"cannot wait {seconds} seconds")
+        label = ",".join(sorted(names))
+        line = self._lines[label]
+        found = await line.left_over()
+        if found is None:
+            key = (KIND, label, line.take())
+            try:
+                found = await self._wait(line, key, names, None if seconds is None else float(seconds))
+            finally:
+                line.release(key[2])
+        if found is None:
+            raise TimeoutError(f"no signal{f' {label!r}' if label else ''} came within {seconds:g} seconds")
+        return self._signal(found)
+
+    async def _wait(self, line: _Line, key: Key, names: tuple[str, ...], seconds: float | None) -> StoredSignal | None:
+        """The signal of one wait; None: its time is up."""
+        asked = Asked(*sorted(names), seconds)
+        entry = self._journal.recorded(key, asked)
+        if entry is not None:
+            return await self._again(line, entry)
+        wanted, outcome = frozenset(names), self._entry(key, asked, KIND)
+        until: int | None = None
+        while True:
+            late = until is not None and self._clock.now() >= until
+            # What earlier attempts got comes first, though the calls may come in another order: then new ones.
+            held = any(other > key[2] for other in line.ahead)
+            if late:
+                line.recorded.add(key[2])
+                outcome = outcome._replace(codec=UNTIL)
+            if late and held:
+                await self._store.writer.submit(Record(self._uid, outcome))
+                return None
+            if late or (self._comes(wanted) and not held):
+                under_way = self._store.writer.submit(ConsumeNext(self._uid, wanted, outcome, late))
+                try:
+                    await asyncio.wait([under_way])
+                except asyncio.CancelledError:
+                    line.leave(key[2], under_way)
+                    raise
+                signal = under_way.result()
+                if signal is not None:
+                    line.recorded.add(key[2])
+                if signal is not None or late:
+                    return signal
+            elif until is None and seconds is not None:
+                until = await self._until(line, key, asked, seconds)
+            else:
+                await self._change(until)
+
+    async def _again(self, line: _Line, entry: JournalEntry) -> StoredSignal | None:
+        """What an earlier attempt got."""
+        line.ahead.discard(entry.occurrence)
+        for future in self._waiting:
+            resolve(future)
+        if entry.codec == UNTIL:
+            return None
+        return await self._store.signal(self._uid, int(entry.outcome))
+
+    async def _until(self, line: _Line, key: Key, asked: Asked, seconds: float) -> int:
+        """When the wait ends, recorded at its first call: a re-run waits only what is left."""
+        _, label, occurrence = key
+        kept = self._journal.recorded((UNTIL, label, occurrence), asked)
+        if kept is not None:
+            return int(kept.outcome)
+        until = self._clock.now() + int(seconds * SECOND)
+        line.recorded.add(occurrence)
+        entry = self._entry((UNTIL, label, occurrence), asked, UNTIL)._replace(outcome=str(until).encode())
+        await self._store.writer.submit(Record(self._uid, entry))
+        return until
+
+    async def _change(self, until: int | None) -> None:
+        """Return when something has changed, or at `until`."""
+        future = self._source.changed()
+        self._waiting.add(future)
+        timer = None if until is None else self._clock.call_at(until, partial(resolve, future))
+        try:
+            await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._waiting.discard(future)
+            self._source.forget(future)
+
+    def _comes(self, names: frozenset[str]) -> bool:
+        return any(not names or waiting.name in names for waiting in self._source.record.pending)
+
+    def _entry(self, key: Key, asked: Asked, codec: str) -> JournalEntry:
+        return JournalEntry(*key, self._attempt, asked.digest, asked.text, codec, b"")
+
+    def _signal(self, stored: StoredSignal) -> Signal[Any]:
+        payload = self._type.signals[stored.name].payload()
+        AnyMessage.FromString(stored.payload).Unpack(payload)
+        time = datetime.fromtimestamp(stored.accepted / SECOND, UTC)
+        return Signal(stored.name, payload, stored.id, stored.number, stored.sender, time)

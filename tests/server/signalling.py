@@ -1,0 +1,51 @@
+"""What the tests of signals share: a laboratory that serves `lab.v1.SignalsService` too, and signals to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from lab.v1 import signals_longshore
+from lab.v1.signals_pb2 import Approve
+
+from longshore.v1 import operations_service_pb2 as pb
+from tests.conftest import Lab, LabHandlers
+
+LISTEN = "SignalsService/Listen"
+AGAIN = "SignalsService/ListenAgain"
+
+
+class SignalHandlers(signals_longshore.SignalsService):
+    """Every operation runs what the test has written for the laboratory."""
+
+    def __init__(self, lab: LabHandlers) -> None:
+        self._lab = lab
+
+    async def listen(self, request: Any, op: Any, /) -> Any:
+        return await self._lab._play(request, op)
+
+    async def listen_again(self, request: Any, op: Any, /) -> Any:
+        return await self._lab._play(request, op)
+
+
+def packed(message: Message) -> AnyMessage:
+    """As callers send it."""
+    found = AnyMessage()
+    found.Pack(message)
+    return found
+
+
+async def send(
+    lab: Lab, name: str, signal: str = "approve", payload: Message | None = None, *, id: str = "", amount: int = 0
+) -> pb.SignalResponse:
+    """Send a signal, by default `Approve` with an amount to tell it by."""
+    message = payload if payload is not None else Approve(amount=amount)
+    return await lab.operations.Signal(
+        pb.SignalRequest(name=name, signal=signal, payload=packed(message), signal_id=id)
+    )
+
+
+async def pending(lab: Lab, name: str) -> list[int]:
+    """The numbers of the signals that wait."""
+    return [signal.number for signal in (await lab.get(name)).pending_signals]
