@@ -20,7 +20,10 @@ from longshore_server import Config, ConfigError, StoreError
 from longshore_server.rpc.listener import ListenError
 from tests.conftest import Lab, turns
 
-SERVICES = ["", "lab.v1.LabService", "longshore.v1.OperationsService", "google.longrunning.Operations"]
+SERVICES = [
+    "", "lab.v1.LabService", "longshore.v1.OperationsService", "longshore.v1.OperationControlService",
+    "google.longrunning.Operations",
+]  # fmt: skip
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -70,7 +73,7 @@ async def test_health_is_not_serving_while_the_server_starts(tmp_path: Path) -> 
 
     lab = Lab(tmp_path / "data", lifespan=lifespan, listen=(f"unix:{tmp_path}/s.sock",))
     await lab.start()
-    assert seen == [NOT_SERVING] * 4
+    assert seen == [NOT_SERVING] * len(SERVICES)
     assert await health(lab.channel) == SERVING
     await lab.stop()
 

@@ -82,9 +82,11 @@ class Attempt:
 
     def end(self, ending: Ending) -> None:
         """Interrupt the handler. What it returns after that is ignored."""
+        if ending is Ending.SETTLED and self._work.ending:
+            return
         if self._ending is None:
             self._ending = ending
-            if self._in_handler and not self._work.ending:
+            if self._in_handler:
                 self.task.cancel()
 
     def _handed_over(self) -> None:

@@ -139,7 +139,9 @@ class Engine:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
         self.executor.services = services
         self.executor.context = contextvars.copy_context()
-        validation.warm(type.input for type in self.types.values())
+        validation.warm(
+            channel for type in self.types.values() for channel in (type.input, type.progress, type.output, type.result)
+        )
         validation.warm(signal.payload for type in self.types.values() for signal in type.signals.values())
         count = await recovery.recover(
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._epoch,
@@ -154,7 +156,7 @@ class Engine:
         self.accepting = False
         self.draining = True
         self.sweeper.stop()
-        self.watches.end(self._not_accepting())
+        self.watches.end(self.not_accepting())
         for live in self.table.live.values():
             live.release()
 
@@ -283,7 +285,7 @@ class Engine:
         """
         while not live.record.terminal:
             if self.draining and not inside:
-                raise self._not_accepting()
+                raise self.not_accepting()
             future = live.ended()
             timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
             try:
@@ -418,9 +420,10 @@ class Engine:
         self.store.writer.submit(settle).add_done_callback(_log_refusal)
 
     def _closed(self) -> ServiceError | None:
-        return None if self.accepting else self._not_accepting()
+        return None if self.accepting else self.not_accepting()
 
-    def _not_accepting(self) -> ServiceError:
+    def not_accepting(self) -> ServiceError:
+        """Why it takes no new work, and no longer waits for old."""
         if self.draining:
             return ServiceError(Reason.SERVER_DRAINING, Reason.SERVER_DRAINING.meaning, retry_after=1.0)
         return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)

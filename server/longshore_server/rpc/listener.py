@@ -13,7 +13,7 @@ from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.tls import Certificates, KeyPair
 from longshore_server.engine.engine import Engine
 from longshore_server.histogram import Histogram
-from longshore_server.rpc import longrunning, operations, standard
+from longshore_server.rpc import control, longrunning, operations, standard
 from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
@@ -64,7 +64,7 @@ class Listener:
         reflection: str,
     ) -> None:  # fmt: skip
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
-        services = [*contracts, operations.SERVICE, longrunning.SERVICE]
+        services = [*contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE]
         self._tls = tls
         callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
         self.health = standard.Health(services, None if health == "anyone" else callers)
@@ -72,6 +72,7 @@ class Listener:
         methods = dict(ContractServices(engine).methods())
         for service, found in (
             (operations.SERVICE, operations.OperationsService(engine).methods()),
+            (control.SERVICE, control.OperationControlService(engine).methods()),
             (longrunning.SERVICE, longrunning.LongRunningOperations(engine).methods()),
         ):
             methods.update((f"/{service}/{name}", method) for name, method in found.items())

@@ -1,0 +1,193 @@
+"""The provider's side: what may be done to an operation from outside of its handler, and the checks before that.
+
+It works on every operation that has not ended, deferred or not, in whatever process its handler ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from longshore_server.clock import resolve
+from longshore_server.contract import validation
+from longshore_server.contract.types import URL_PREFIX, OperationType
+from longshore_server.engine.engine import Engine
+from longshore_server.engine.live import Live
+from longshore_server.errors import DOMAIN, Reason, ServiceError, invalid
+from longshore_server.handler.deferral import working
+from longshore_server.lifecycle import Move
+from longshore_server.store.mutations import (
+    AcknowledgeCancel,
+    ConsumeSignal,
+    Mutation,
+    ProviderCancel,
+    Report,
+    Settle,
+    TakeOver,
+)
+from longshore_server.store.queries import StoredSignal
+from longshore_server.store.record import OperationRecord
+
+_ERROR_INFO = "/google.rpc.ErrorInfo"
+
+
+class Control:
+    """Drives the operations of one engine.
+
+    What changes an operation is durable when it returns, and returns the operation after it. All of it raises
+    `ServiceError`: OPERATION_ENDED, ILLEGAL_MOVE, STORE_UNAVAILABLE, and what the method says.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def type_of(self, live: Live) -> OperationType:
+        """The contract. Raises `ServiceError` (OPERATION_ENDED) for one of a type that is not served any more."""
+        type = self._engine.types.get(live.record.type)
+        if type is None:
+            # A server does not start while operations live whose type it does not serve.
+            message = f"{live.record.name} has ended, and its type is not served any more."
+            raise ServiceError(Reason.OPERATION_ENDED, message, resource=live.record.name)
+        return type
+
+    async def started(self, live: Live) -> OperationRecord:
+        """Take over an operation whose handler has not begun, so that it never will. Repeatable."""
+        return await self._change(TakeOver(live.record.uid))
+
+    async def progress(self, live: Live, value: Message) -> OperationRecord:
+        """Report progress: a message of the contract's type. Raises `ServiceError`: INVALID_ARGUMENT or too large."""
+        packed = self._packed("progress", value)
+        await self._engine.store.writer.submit(Report(live.record.uid, None, Move.PROGRESS, packed))
+        return live.record
+
+    async def output(self, live: Live, value: Message) -> OperationRecord:
+        """Send output. Like `progress`."""
+        packed = self._packed("output", value)
+        await self._engine.store.writer.submit(Report(live.record.uid, None, Move.OUTPUT, packed))
+        return live.record
+
+    async def complete(self, live: Live, result: Message) -> OperationRecord:
+        """End it with a result of the contract's type; in CANCELLING it ends as CANCELLED. Raises as `progress`."""
+        return await self.settle(live, Move.COMPLETE, self._packed("result", result))
+
+    async def fail(self, live: Live, error: status_pb2.Status) -> OperationRecord:
+        """End it with an error as callers will see it; in CANCELLING it ends as CANCELLED.
+
+        Raises `ServiceError`: INVALID_ARGUMENT for a status that is none, INPUT_TOO_LARGE.
+        """
+        return await self.settle(live, Move.FAIL, self._checked(error).SerializeToString())
+
+    async def settle(self, live: Live, move: Move, payload: bytes) -> OperationRecord:
+        """End it: COMPLETE with a serialized Any, FAIL with a serialized Status, both already checked."""
+        return await self._end(live, Settle(live.record.uid, None, move, payload))
+
+    async def cancel(self, live: Live, reason: str) -> OperationRecord:
+        """Cancel it as its provider: at once, or while a handler runs within its grace. Repeatable."""
+        validation.check_reason(reason)
+        return await self._end(live, ProviderCancel(live.record.uid, reason))
+
+    async def acknowledge_cancel(self, live: Live) -> OperationRecord:
+        """Answer a caller's cancel request. Repeatable. Raises `ServiceError` (NO_CANCEL_REQUEST)."""
+        return await self._end(live, AcknowledgeCancel(live.record.uid))
+
+    async def signals(self, live: Live, name: str = "", until: int | None = None) -> Sequence[StoredSignal]:
+        """The signals that wait, of one name or of all, in the order of their acceptance.
+
+        When there is none: once there is one, the operation has ended or it is `until`. None: at once.
+        Raises `ServiceError` (UNKNOWN_SIGNAL), and SERVER_DRAINING while it waits.
+        """
+        if name:
+            self._engine.signal_type(live, name)
+        while True:
+            if any(not name or waiting.name == name for waiting in live.record.pending):
+                found = await self._engine.store.waiting_signals(live.record.uid)
+                found = [signal for signal in found if not name or signal.name == name]
+                if found:
+                    return found
+                continue  # consumed while they were read
+            if until is None or live.record.terminal or self._engine.clock.now() >= until:
+                return ()
+            await self.change(live, until)
+
+    async def change(self, live: Live, until: int) -> None:
+        """Return once something about the operation has changed, or at `until`. Raises `ServiceError` in a drain."""
+        if self._engine.draining:
+            raise self._engine.not_accepting()
+        future = live.changed()
+        live.join(future)  # woken when the server drains, too
+        timer = self._engine.clock.call_at(until, lambda: resolve(future))
+        try:
+            await future
+        finally:
+            timer.cancel()
+            live.forget(future)
+
+    async def consume(self, live: Live, number: int) -> OperationRecord:
+        """Be done with one signal, so that nobody gets it again. Raises `ServiceError` (SIGNAL_CONSUMED)."""
+        return await self._change(ConsumeSignal(live.record.uid, number))
+
+    async def _change(self, mutation: Mutation[OperationRecord]) -> OperationRecord:
+        return await self._engine.store.writer.submit(mutation)
+
+    async def _end(self, live: Live, mutation: Mutation[OperationRecord]) -> OperationRecord:
+        work = working.get()
+        if work is None or work.uid != live.record.uid:
+            return await self._change(mutation)
+        # Its own work ends it: that may go on to its own end and is not interrupted, as it would be otherwise.
+        work.ending = True
+        try:
+            return await self._change(mutation)
+        except ServiceError:
+            work.ending = False
+            raise
+
+    def _packed(self, field: str, value: Message) -> bytes:
+        data = value.SerializeToString()
+        self._check_size(field, len(data))
+        if validation.has_rules(value.DESCRIPTOR.file):
+            validation.check_rules(value)
+        return AnyMessage(type_url=URL_PREFIX + value.DESCRIPTOR.full_name, value=data).SerializeToString()
+
+    def _check_size(self, field: str, size: int) -> None:
+        limit = self._engine.executor.max_payload
+        if size > limit:
+            # Stored, it would make the log of the operation unreadable for everyone, for ever.
+            raise ServiceError(
+                Reason.INPUT_TOO_LARGE,
+                f"The {field} is {size} bytes; the server accepts {limit}.",
+                metadata={"limit": str(limit)},
+            )
+
+    def _checked(self, error: status_pb2.Status) -> status_pb2.Status:
+        """The error with a reason in its first detail."""
+        if not 1 <= error.code <= 16:
+            raise invalid("error.code", f"must be a canonical status code other than OK, not {error.code}")
+        if not error.message:
+            raise invalid("error.message", "must say in a sentence why there is no result")
+        first = None
+        for position, packed in enumerate(error.details):
+            field = f"error.details[{position}]"
+            if "/" not in packed.type_url:
+                raise invalid(field, f"{packed.type_url[:200]!r} is no type URL")
+            if packed.type_url.endswith(_ERROR_INFO):
+                try:
+                    info = error_details_pb2.ErrorInfo.FromString(packed.value)
+                except DecodeError:
+                    problem = "is not a serialized google.rpc.ErrorInfo"
+                    raise invalid(f"{field}.value", problem, reason=Reason.MALFORMED_REQUEST) from None
+                if not info.reason:
+                    raise invalid(f"{field}.reason", "must be a word for machines, for example CARD_DECLINED")
+                first = position if first is None else first
+        details = list(error.details)
+        if first is None:
+            reason = AnyMessage()
+            reason.Pack(error_details_pb2.ErrorInfo(reason=Reason.FAILED.name, domain=DOMAIN))
+            details.insert(0, reason)
+        else:
+            details.insert(0, details.pop(first))
+        checked = status_pb2.Status(code=error.code, message=error.message, details=details)
+        self._check_size("error", checked.ByteSize())
+        return checked

@@ -1,0 +1,120 @@
+"""`longshore.v1.OperationControlService`: the provider's side of operations, from any process."""
+
+from __future__ import annotations
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+
+from longshore.v1 import operation_control_service_pb2 as pb
+from longshore_server.contract.types import URL_PREFIX, OperationType
+from longshore_server.engine.control import Control
+from longshore_server.engine.engine import Engine
+from longshore_server.engine.live import Live
+from longshore_server.errors import Reason, invalid
+from longshore_server.rpc import wire
+from longshore_server.rpc.authorization import Authorization
+from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, unary, wait_until
+from longshore_server.rpc.payload import unpack
+from longshore_server.store.record import OperationRecord
+
+SERVICE = "longshore.v1.OperationControlService"
+
+
+class OperationControlService:
+    """Drives operations that their handlers have deferred, and any other that has not ended."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._control = Control(engine)
+        self._authorization = Authorization(engine)
+
+    def methods(self) -> dict[str, Method]:
+        """The methods by name."""
+        return {
+            "GetOperation": unary(pb.GetOperationRequest, self._get),
+            "ReportStarted": unary(pb.ReportStartedRequest, self._started),
+            "ReportProgress": unary(pb.ReportProgressRequest, self._progress),
+            "ReportOutput": unary(pb.ReportOutputRequest, self._output),
+            "Complete": unary(pb.CompleteRequest, self._complete),
+            "Fail": unary(pb.FailRequest, self._fail),
+            "CancelOperation": unary(pb.CancelOperationRequest, self._cancel),
+            "AcknowledgeCancel": unary(pb.AcknowledgeCancelRequest, self._acknowledge),
+            "ListSignals": unary(pb.ListSignalsRequest, self._signals),
+            "ConsumeSignal": unary(pb.ConsumeSignalRequest, self._consume),
+        }
+
+    async def _get(self, request: pb.GetOperationRequest, context: Context) -> bytes:
+        live = await self._find(context, request.name)
+        snapshot = wire.snapshot(live.record)
+        type = self._engine.types.get(live.record.type)
+        if type is not None:
+            snapshot.input.type_url = URL_PREFIX + type.input.DESCRIPTOR.full_name
+            snapshot.input.value = await self._engine.input_of(live.record)
+        return snapshot.SerializeToString()
+
+    async def _started(self, request: pb.ReportStartedRequest, context: Context) -> bytes:
+        return _answer(await self._control.started(await self._find(context, request.name)))
+
+    async def _progress(self, request: pb.ReportProgressRequest, context: Context) -> bytes:
+        live = await self._find(context, request.name)
+        type = self._control.type_of(live)
+        value = _value(request, "progress", request.progress, type, type.progress)
+        return _answer(await self._control.progress(live, value))
+
+    async def _output(self, request: pb.ReportOutputRequest, context: Context) -> bytes:
+        live = await self._find(context, request.name)
+        type = self._control.type_of(live)
+        value = _value(request, "output", request.output, type, type.output)
+        return _answer(await self._control.output(live, value))
+
+    async def _complete(self, request: pb.CompleteRequest, context: Context) -> bytes:
+        live = await self._find(context, request.name)
+        type = self._control.type_of(live)
+        result = type.result()
+        if request.HasField("result"):
+            result = unpack(request.result, type.result, "result", type.name, Reason.WRONG_PAYLOAD_TYPE)
+        return _answer(await self._control.complete(live, result))
+
+    async def _fail(self, request: pb.FailRequest, context: Context) -> bytes:
+        return _answer(await self._control.fail(await self._find(context, request.name), request.error))
+
+    async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:
+        return _answer(await self._control.cancel(await self._find(context, request.name), request.reason))
+
+    async def _acknowledge(self, request: pb.AcknowledgeCancelRequest, context: Context) -> bytes:
+        return _answer(await self._control.acknowledge_cancel(await self._find(context, request.name)))
+
+    async def _signals(self, request: pb.ListSignalsRequest, context: Context) -> bytes:
+        until = None
+        if request.HasField("wait"):
+            until = wait_until(context, self._engine.clock, duration(request.wait, "wait"))
+        live = await self._find(context, request.name)
+        response = pb.ListSignalsResponse()
+        for signal in await self._control.signals(live, request.signal, until):
+            shown = response.signals.add(
+                number=signal.number, signal=signal.name, signal_id=signal.id, sender=signal.sender
+            )
+            shown.payload.ParseFromString(signal.payload)
+            wire.set_time(shown.accept_time, signal.accepted)
+        check_expiry(context, self._engine.clock)
+        return response.SerializeToString()
+
+    async def _consume(self, request: pb.ConsumeSignalRequest, context: Context) -> bytes:
+        return _answer(await self._control.consume(await self._find(context, request.name), request.number))
+
+    async def _find(self, context: Context, name: str) -> Live:
+        self._authorization.check_provider(context.caller)
+        return await self._engine.find(name)
+
+
+def _value(request: Message, field: str, packed: Any, type: OperationType, expected: type[Message]) -> Message:
+    """What is reported. Raises `ServiceError` when it is absent, of another type or malformed."""
+    if not request.HasField(field):
+        raise invalid(field, "must be set")
+    if type.void(expected):
+        raise invalid(field, f"{type.name} declares no {field}", reason=Reason.WRONG_PAYLOAD_TYPE)
+    return unpack(packed, expected, field, type.name, Reason.WRONG_PAYLOAD_TYPE)
+
+
+def _answer(record: OperationRecord) -> bytes:
+    return wire.snapshot(record).SerializeToString()
