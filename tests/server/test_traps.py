@@ -21,10 +21,13 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import ServiceError
 from longshore_server.histogram import Histogram
 from longshore_server.rpc import boundary, listener
+from longshore_server.rpc.callers import Callers
 from longshore_server.store.database import Database, open_reader, open_writer
 from longshore_server.store.mutations import Delete, Mutation, Nothing
 from longshore_server.store.transaction import Transaction
 from tests.conftest import Lab, State, refused, turns
+
+ANYONE = Callers(None, certificates=False)
 
 OPTIONS = dict(listener.OPTIONS)
 
@@ -54,7 +57,7 @@ def test_handlers_take_and_give_bytes(make: Any) -> None:
     async def function(request: Any, context: Any) -> bytes:
         return b""
 
-    handler = make(pb.GetRequest, function)(boundary.Durations(Histogram))
+    handler = make(pb.GetRequest, function)(boundary.Durations(Histogram), ANYONE)
     assert (handler.request_deserializer, handler.response_serializer) == (None, None)
 
 
@@ -64,7 +67,7 @@ def test_streams_are_async_generators() -> None:
     async def function(request: Any, context: Any) -> Any:
         yield b""
 
-    handler = boundary.stream(pb.WatchRequest, function)(boundary.Durations(Histogram))
+    handler = boundary.stream(pb.WatchRequest, function)(boundary.Durations(Histogram), ANYONE)
     assert inspect.isasyncgenfunction(handler.unary_stream)
 
 
@@ -82,7 +85,7 @@ async def test_a_cancelled_call_is_not_swallowed_by_its_handler(streams: bool) -
         yield await wait(request, context)
 
     method = boundary.stream(pb.GetRequest, follow) if streams else boundary.unary(pb.GetRequest, wait)
-    handler: Any = method(boundary.Durations(Histogram))
+    handler: Any = method(boundary.Durations(Histogram), ANYONE)
     call = anext(handler.unary_stream(b"", None)) if streams else handler.unary_unary(b"", None)
     task = asyncio.ensure_future(call)
     await entered.wait()

@@ -1,0 +1,160 @@
+"""A server with authentication, over a contract whose types say in every way who may do what."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from gates.v1 import gates_longshore, gates_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from longshore.v1 import operation_pb2, operations_service_pb2_grpc
+from longshore.v1 import operations_service_pb2 as pb
+from longshore_server import Server
+from longshore_server.testing import Harness
+from tests.conftest import LabClock
+from tests.server.auth.identities import bearer
+
+ALL = ("gates.start", "gates.see", "gates.cancel", "gates.steer")
+
+
+class Handlers(gates_longshore.GatesService):
+    """Every operation waits for its end, unless its input says that it is done."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def _do(self, request: gates_pb2.GatesRequest, op: Any) -> gates_pb2.GatesResult:
+        self.seen.append(op.caller)
+        await op.progress(gates_pb2.GatesProgress(text="secret"))
+        if not request.done:
+            await asyncio.Event().wait()
+        return gates_pb2.GatesResult(text="secret")
+
+    async def open(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+    async def gated(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+    async def bare(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+    async def both(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+    async def own(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+    async def own_named(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+    async def named(self, request: Any, op: Any, /) -> Any:
+        return await self._do(request, op)
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Guarded:
+    """A server that knows its callers by tokens, and whatever else its settings say."""
+
+    def __init__(self, data: Path, *, authenticators: Any = (), tokens: bool = True, **settings: Any) -> None:
+        self.handlers = Handlers()
+        self.clock = LabClock()
+        data.mkdir(exist_ok=True)
+        self.tokens = data / "tokens.toml"
+        self._made: dict[Any, str] = {}
+        if tokens:
+            self.tokens.touch()
+            settings["tokens"] = self.tokens
+        server = Server(self.handlers, authenticators=authenticators)
+        self.harness = Harness(server, data / "data", clock=self.clock, **settings)
+        self._channel: grpc.aio.Channel | None = None
+
+    async def start(self) -> None:
+        await self.harness.start()
+        await self.connect()
+
+    async def connect(self, credentials: grpc.ChannelCredentials | None = None) -> None:
+        """A new channel."""
+        if self._channel is not None:
+            await self._channel.close()
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        address = self.harness.address
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=options)
+        self.operations = operations_service_pb2_grpc.OperationsServiceStub(self._channel)
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        assert self._channel is not None
+        return self._channel
+
+    async def stop(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+        await self.harness.stop()
+
+    async def restart(self, **settings: Any) -> None:
+        await self.harness.crash()
+        self.harness._config = dataclasses.replace(self.harness._config, **settings)
+        await self.harness.start()
+        await self.connect()
+
+    def token(self, principal: str, *capabilities: str, seconds: float | None = None) -> Metadata:
+        """What a caller sends who is `principal` and has these capabilities, for so long. The server learns of it."""
+        key = (principal, capabilities, seconds)
+        if key not in self._made:
+            now = datetime.fromtimestamp(self.clock.now() / 1e6, UTC)
+            expires = None if seconds is None else now + timedelta(seconds=seconds)
+            self._made[key] = bearer(self.tokens, principal, *capabilities, expires=expires)
+        return (("authorization", f"Bearer {self._made[key]}"),)
+
+    async def learn(self) -> None:
+        """Let the server read its files again."""
+        await self.harness.running.reload()
+
+    async def begin(self, type: str, caller: Metadata, **fields: Any) -> operation_pb2.OperationSnapshot:
+        """Start an operation by the generic RPC."""
+        request = start(type, **fields)
+        return (await self.operations.Start(request, metadata=caller)).operation
+
+    async def get(self, name: str, caller: Metadata) -> operation_pb2.OperationSnapshot:
+        return await self.operations.Get(pb.GetRequest(name=name), metadata=caller)
+
+
+def start(type: str, request_id: str = "", **fields: Any) -> pb.StartRequest:
+    packed = AnyMessage()
+    packed.Pack(gates_pb2.GatesRequest(**fields))
+    return pb.StartRequest(type=f"gates.v1.GatesService/{type}", input=packed, request_id=request_id)
+
+
+@pytest.fixture
+async def make_guarded(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Guarded]]]:
+    """Starts servers with settings of their own; stops them after the test."""
+    made: list[Guarded] = []
+
+    async def make(**settings: Any) -> Guarded:
+        found = Guarded(tmp_path / f"server{len(made)}", **settings)
+        made.append(found)
+        await found.start()
+        return found
+
+    yield make
+    for found in made:
+        await found.stop()
+
+
+@pytest.fixture
+async def guarded(make_guarded: Callable[..., Awaitable[Guarded]]) -> Guarded:
+    """A server that knows tokens."""
+    return await make_guarded()
