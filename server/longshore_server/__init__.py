@@ -7,6 +7,7 @@ from longshore_server.clock import Clock, SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract.loading import ContractError
 from longshore_server.engine.host import OperationEndedError, OperationRef, Operations
+from longshore_server.engine.provider import OperationControl
 from longshore_server.errors import Code, OperationError, Reason, ServiceError
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
 from longshore_server.handler.operation import Caller, Operation, Recovery, step
@@ -26,6 +27,7 @@ __all__ = [
     "DuplicateNameError",
     "NonDeterministicError",
     "Operation",
+    "OperationControl",
     "OperationEndedError",
     "OperationError",
     "OperationRef",

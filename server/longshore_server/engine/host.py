@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
@@ -11,13 +11,15 @@ from google.rpc import status_pb2
 
 from longshore.v1 import operation_pb2
 from longshore_server.clock import SECOND
-from longshore_server.engine.engine import Engine
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.engine import Engine, Started
 from longshore_server.engine.live import Live
+from longshore_server.engine.provider import HandlerOf, OperationControl, type_of
 from longshore_server.engine.signals import Sending
 from longshore_server.engine.starts import LOCAL, Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.handler.journal import Asked, place
-from longshore_server.handler.operation import current
+from longshore_server.handler.operation import InputT, OutputT, ProgressT, ResultT, current
 from longshore_server.lifecycle import State
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import Event
@@ -142,30 +144,62 @@ class Operations:
         `DuplicateNameError` and `NonDeterministicError` inside a handler.
         """
         engine = self._require()
-        kind = engine.type_named(type)
-        if request.__class__ is not kind.input:
-            raise TypeError(f"{type} takes {kind.input.DESCRIPTOR.full_name}, not {request.__class__.__name__}")
-        parent = current.get()
-        if parent is None:
-            started = await engine.start(kind, request, Terms(request_id=request_id, labels=labels or {}))
-        else:
-            asked = Asked(type, request, sorted((labels or {}).items()).__repr__())
-            entry, recorded = parent.child_entry(name or type, asked, place(2))
-            if recorded is not None:
-                live = await engine.load(recorded)
-                return OperationRef(engine, recorded, live.record.name, False)
-            try:
-                terms = Terms(
-                    owner=parent.caller.principal, capabilities=tuple(sorted(parent.caller.capabilities)),
-                    request_id=request_id, labels=labels or {}, parent=parent.name,
-                    child=(parent.uid_bytes, entry),
-                )  # fmt: skip
-                started = await engine.start(kind, request, terms)
-            except BaseException:
-                parent.release_child(entry)
-                raise
-        record = started.live.record
-        return OperationRef(engine, record.uid, record.name, started.created)
+        terms = Terms(owner="", request_id=request_id, labels=labels or {})
+        live, created = await _begin(engine, engine.type_named(type), request, terms, name, place(2))
+        return OperationRef(engine, live.record.uid, live.record.name, created)
+
+    @overload
+    async def accept(
+        self, type: str, request: Message, *, name: str | None = None, request_id: str = "",
+        labels: Mapping[str, str] | None = None, owner: str = "",
+    ) -> OperationControl[Any, Any, Any, Any]: ...  # fmt: skip
+
+    @overload
+    async def accept(
+        self, type: HandlerOf[InputT, ProgressT, OutputT, ResultT], request: InputT, *, name: str | None = None,
+        request_id: str = "", labels: Mapping[str, str] | None = None, owner: str = "",
+    ) -> OperationControl[InputT, ProgressT, OutputT, ResultT]: ...  # fmt: skip
+
+    async def accept(
+        self, type: Any, request: Any, *, name: str | None = None, request_id: str = "",
+        labels: Mapping[str, str] | None = None, owner: str = "",
+    ) -> OperationControl[Any, Any, Any, Any]:  # fmt: skip
+        """Accept an operation that no handler will run, and return the control by which this code drives it.
+
+        It is PENDING until `started()`. All else is as for `start`, in handlers too; an operation that has the name or
+        the request id already is returned as it is, and `created` of its control is then false.
+
+        Args:
+            type: `package.Service/Method`, or its handler, `OrdersService.process`, which gives the control its types.
+            owner: the principal on whose behalf. Default: in a handler that of its caller, elsewhere the local one.
+        """
+        engine = self._require()
+        kind = engine.type_named(type) if isinstance(type, str) else type_of(engine, type)
+        terms = Terms(owner=owner, request_id=request_id, labels=labels or {}, deferred=True)
+        live, created = await _begin(engine, kind, request, terms, name, place(2))
+        return OperationControl(engine, live, created=created)
+
+    @overload
+    async def control(self, name: str) -> OperationControl[Any, Any, Any, Any]: ...
+
+    @overload
+    async def control(
+        self, name: str, handler: HandlerOf[InputT, ProgressT, OutputT, ResultT]
+    ) -> OperationControl[InputT, ProgressT, OutputT, ResultT]: ...
+
+    async def control(self, name: str, handler: Any = None) -> OperationControl[Any, Any, Any, Any]:
+        """The provider's side of the operation called `operations/{id}`: deferred or not, after any restart.
+
+        Args:
+            handler: the operation's handler, for example `OrdersService.process`: it gives the control its types.
+
+        Raises `ServiceError` (OPERATION_NOT_FOUND), `TypeError` when it is an operation of another type.
+        """
+        engine = self._require()
+        live = await engine.find(name)
+        if handler is not None and type_of(engine, handler).name != live.record.type:
+            raise TypeError(f"{name} is a {live.record.type}, not a {type_of(engine, handler).name}")
+        return OperationControl(engine, live)
 
     async def find(self, name: str) -> OperationRef:
         """The operation called `operations/{id}`. Raises `ServiceError` (OPERATION_NOT_FOUND)."""
@@ -176,3 +210,28 @@ class Operations:
         if self._engine is None:
             raise RuntimeError("server.operations works while the server runs")
         return self._engine
+
+
+async def _begin(
+    engine: Engine, type: OperationType, request: Message, terms: Terms, name: str | None, where: str
+) -> Started:
+    """Start an operation; in a handler as an entry of its journal, which a re-run finds."""
+    if request.__class__ is not type.input:
+        raise TypeError(f"{type.name} takes {type.input.DESCRIPTOR.full_name}, not {request.__class__.__name__}")
+    parent = current.get()
+    if parent is None:
+        return await engine.start(type, request, terms._replace(owner=terms.owner or LOCAL))
+    # An accepted operation is not a started one: code that changed from one to the other must not mix them.
+    asked = Asked(type.name, request, repr(sorted(terms.labels.items())), *(["accept"] if terms.deferred else []))
+    entry, recorded = parent.child_entry(name or type.name, asked, where)
+    if recorded is not None:
+        return Started(await engine.load(recorded), False)
+    try:
+        terms = terms._replace(
+            owner=terms.owner or parent.caller.principal, capabilities=tuple(sorted(parent.caller.capabilities)),
+            parent=parent.name, child=(parent.uid_bytes, entry),
+        )  # fmt: skip
+        return await engine.start(type, request, terms)
+    except BaseException:
+        parent.release_child(entry)
+        raise

@@ -171,7 +171,7 @@ class Inbox:
                 line.release(key[2])
         if found is None:
             raise TimeoutError(f"no signal{f' {label!r}' if label else ''} came within {seconds:g} seconds")
-        return self._signal(found)
+        return received(self._type, found)
 
     async def _wait(self, line: _Line, key: Key, names: tuple[str, ...], seconds: float | None) -> StoredSignal | None:
         """The signal of one wait; None: its time is up."""
@@ -248,8 +248,10 @@ class Inbox:
     def _entry(self, key: Key, asked: Asked, codec: str) -> JournalEntry:
         return JournalEntry(*key, self._attempt, asked.digest, asked.text, codec, b"")
 
-    def _signal(self, stored: StoredSignal) -> Signal[Any]:
-        payload = self._type.signals[stored.name].payload()
-        AnyMessage.FromString(stored.payload).Unpack(payload)
-        time = datetime.fromtimestamp(stored.accepted / SECOND, UTC)
-        return Signal(stored.name, payload, stored.id, stored.number, stored.sender, time)
+
+def received(type: OperationType, stored: StoredSignal) -> Signal[Any]:
+    """A signal as the service's code sees it."""
+    payload = type.signals[stored.name].payload()
+    AnyMessage.FromString(stored.payload).Unpack(payload)
+    time = datetime.fromtimestamp(stored.accepted / SECOND, UTC)
+    return Signal(stored.name, payload, stored.id, stored.number, stored.sender, time)
