@@ -1,4 +1,5 @@
-"""Another process holds the database's write lock: a backup, a shell that was left open. It is waited for."""
+"""Another process holds a lock on the database: a backup, a shell that was left open. It is waited for, but not while
+the server starts."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+import pytest
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
+from longshore_server import StoreError
+from longshore_server.store import database
 from tests.conftest import Lab, State, reason_of_end, refused, result_of, retry_after
 
 HOLDER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN IMMEDIATE")
+connection.execute(sys.argv[2])
+connection.execute("SELECT count(*) FROM operations").fetchone()
 print("held", flush=True)
 sys.stdin.readline()
 connection.execute("COMMIT")
@@ -26,11 +31,11 @@ Release = Callable[[], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def held(lab: Lab) -> AsyncIterator[Release]:
-    """The lock is another process's, until what is yielded is called."""
+async def held(lab: Lab, begin: str = "BEGIN IMMEDIATE") -> AsyncIterator[Release]:
+    """The lock is another process's, until what is yielded is called. By default it is the one for writing."""
     pipe = asyncio.subprocess.PIPE
     holder = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLDER, str(lab.data / "longshore.db"), stdin=pipe, stdout=pipe
+        sys.executable, "-c", HOLDER, str(lab.data / "longshore.db"), begin, stdin=pipe, stdout=pipe
     )
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -147,3 +152,21 @@ async def test_a_deadline_that_passes_under_a_lock_is_kept_after_it(make_lab: An
     lab.clock.advance(1)
     ended = await lab.operations.Wait(pb.WaitRequest(name=name))
     assert (ended.state, reason_of_end(ended)) == (State.STATE_FAILED, "DEADLINE_EXCEEDED")
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"], ids=["reads", "writes"])
+async def test_a_server_does_not_start_on_a_log_that_it_cannot_write_anew(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    """The other program's lock keeps the log as it is: what a failed sync has dropped would stay dropped, unseen."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0)
+    name = (await lab.begin()).operation.name
+    await lab.end(name)
+    async with held(lab, begin) as release:
+        await lab.harness.crash()
+        with pytest.raises(StoreError, match=r"longshore\.db is in use by another program.*; end it, then start again"):
+            await lab.harness.start()
+        await release()
+    await lab.harness.start()
+    await lab.connect()
+    assert (await lab.get(name)).state == State.STATE_COMPLETED

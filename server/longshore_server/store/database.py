@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 APPLICATION_ID = 0x4C4F4E47
 """`PRAGMA application_id` of our files ("LONG"), so that another program's database is not taken for ours."""
+BUSY_TIMEOUT = 5000
+"""Milliseconds that a statement waits for another program to let go of the file."""
 
 
 class StoreError(Exception):
@@ -71,7 +73,7 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     # The statements repeat and are few: a larger cache keeps all of them prepared.
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=512)
-    connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     else:
@@ -90,9 +92,7 @@ async def open_writer(path: Path) -> Database:
     try:
         await database
         await database.run(lambda: migrate(database.raw, path))
-        # A log that was left behind may hold pages that a failed sync has dropped: readers find them in the page cache,
-        # later syncs succeed without them. Written anew to the database, all that is visible is durable again.
-        await database.run(lambda: database.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+        await database.run(lambda: renew_log(database.raw, path))
     except sqlite3.DatabaseError as error:
         await database.close()
         raise StoreError(f"{path}: {error}. Is it a Longshore database, on a disk that works?") from error
@@ -141,6 +141,22 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
                 f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA application_id = {APPLICATION_ID};"
                 f"\nPRAGMA user_version = {number};\nCOMMIT;"
             )
+
+
+def renew_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Write the log that the last server left behind into the database, and empty it.
+
+    It may hold pages that a failed sync has dropped: readers find them in the page cache, later syncs succeed without
+    them. Written anew to the database, all that is visible is durable again. Raises `StoreError` when another program
+    keeps it from that.
+    """
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        # Also where only the emptying was kept from happening: what is added to such a log is lost with it.
+        raise StoreError(
+            f"{path} is in use by another program, a backup or a shell that was left open: the log of the last server "
+            "cannot be written into it before that program has let go of it; end it, then start again"
+        )
 
 
 def _sync_directory(directory: Path) -> None:
