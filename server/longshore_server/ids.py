@@ -21,17 +21,21 @@ class Uids:
         self._pool, self._drawn = b"", 0
         value = 0 if after is None else int.from_bytes(after, "big")
         self._stamp = value >> 80
+        self.time = 0
+        """When the latest uid was made, in microseconds: its milliseconds are those of the uid."""
         self._counter = (((value >> 64) & 0xFFF) << 30) | ((value >> 32) & 0x3FFF_FFFF)
 
     def next(self) -> bytes:
         """A new uid, 16 bytes."""
-        stamp = self._clock.now() // 1000
+        now = self._clock.now()
+        stamp = now // 1000
         if stamp > self._stamp:
             self._stamp, self._counter = stamp, self._random(5) & 0x3F_FFFF_FFFF
         else:
             self._counter += 1 + self._random(1)
             if self._counter >= 1 << 42:
                 self._stamp, self._counter = self._stamp + 1, self._random(5) & 0x3F_FFFF_FFFF
+        self.time = max(now, self._stamp * 1000)
         high, low = self._counter >> 30, self._counter & 0x3FFF_FFFF
         value = (self._stamp << 80) | (0x7 << 76) | (high << 64) | (0x2 << 62) | (low << 32) | self._random(4)
         return value.to_bytes(16, "big")

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server.rpc.paging import make_token
+from longshore_server.rpc.paging import Query, make_token
 from tests.conftest import Lab, State, detail, fields_of, refused
 
 C = grpc.StatusCode
@@ -215,7 +215,9 @@ async def test_a_call_is_refused(intact: Lab, case: str) -> None:
 
 
 FILTERS = {
-    "an unknown field": "owner=me",
+    "an unknown field": "caller=me",
+    "an owner compared by order": "owner<me",
+    "a reason compared by has": "reason:*",
     "an unknown state": "state=ASLEEP",
     "a state in lower case": "state=running",
     "a state compared by order": "state>RUNNING",
@@ -252,7 +254,7 @@ async def test_a_bad_filter(intact: Lab, case: str) -> None:
 
 
 async def test_a_page_token_of_another_filter(intact: Lab) -> None:
-    token = make_token(bytes(16), "")
+    token = make_token(bytes(16), Query(""))
     await intact.operations.List(pb.ListRequest(page_token=token))  # good for the filter that it was made for
     code, reason, status = await refused(
         intact.operations.List(pb.ListRequest(page_token=token, filter="state=RUNNING"))

@@ -13,7 +13,7 @@ from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
-from longshore_server.store import queries
+from longshore_server.store import pages
 from tests.conftest import Lab, State
 
 FULL = pb.OPERATION_VIEW_FULL
@@ -124,11 +124,13 @@ async def test_what_begins_or_ends_between_pages_repeats_and_loses_nothing(popul
 
 
 async def test_a_page_looks_at_so_many_rows_and_no_more(populated: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "EXAMINED", 3)
-    page = await populated.operations.List(pb.ListRequest(filter="labels.tenant=acme"))
+    monkeypatch.setattr(pages, "EXAMINED", 3)
+    filter = 'labels.tenant!="the \\"other\\""'
+    page = await populated.operations.List(pb.ListRequest(filter=filter))
     assert len(page.operations) == 0
     assert page.next_page_token
-    assert await names(populated, "labels.tenant=acme") == [f"operations/named-{n}" for n in (4, 3, 2, 1, 0)]
+    assert await names(populated, filter) == [f"operations/named-{n}" for n in (4, 3, 2, 1, 0)]
+    assert await names(populated, filter, order_by="create_time") == [f"operations/named-{n}" for n in range(5)]
     assert await names(populated, "state=RUNNING", page_size=1) == [f"operations/named-{n}" for n in (7, 5, 1)]
 
 

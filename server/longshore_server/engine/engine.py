@@ -44,7 +44,7 @@ from longshore_server.store.mutations import (
     Shutdown,
     SignalAccepted,
 )
-from longshore_server.store.queries import Condition, Scope
+from longshore_server.store.pages import Condition, Count, Scope
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 
@@ -371,10 +371,15 @@ class Engine:
         await self.store.writer.submit(Delete(live.record.uid))
 
     async def list(
-        self, conditions: Sequence[Condition], before: bytes | None, size: int, scope: Scope | None = None
-    ) -> tuple[Iterable[OperationRecord], bytes | None]:
-        """One page of operations, newest first, and where the next begins. `scope`: only these; None: all."""
-        return await self.store.page(conditions, before, size, scope)
+        self, conditions: Sequence[Condition], after: bytes | None, size: int, *, ascending: bool = False,
+        scope: Scope | None = None,
+    ) -> tuple[Iterable[OperationRecord], bytes | None]:  # fmt: skip
+        """One page of operations, and the uid to go on after. `ascending`: the oldest first. `scope`: only these."""
+        return await self.store.page(conditions, after, size, ascending=ascending, scope=scope)
+
+    async def count(self, conditions: Sequence[Condition], *, scope: Scope | None = None) -> Count:
+        """How many operations there are, by type and state."""
+        return await self.store.count(conditions, scope=scope)
 
     # What commits bring.
 

@@ -96,7 +96,7 @@ class Starts:
             validation.check_rules(input)
         uid = self._uids.next()
         id = uid_text(uid) if type.template is None else type.template.render(input)
-        now = self._clock.now()
+        now = self._uids.time
         record = new_record(
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
             labels=dict(labels) if labels else {}, owner=terms.owner, request_id=request_id, parent=terms.parent,

@@ -16,7 +16,7 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.starts import Terms
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import State
-from longshore_server.store.queries import Scope
+from longshore_server.store.pages import Scope
 from longshore_server.store.record import OperationRecord
 
 PROVIDER = "longshore.provider"

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from longshore_server.clock import SECOND
 from longshore_server.errors import Reason, ServiceError, Violation
 from longshore_server.lifecycle import State
-from longshore_server.store.queries import Condition
+from longshore_server.store.pages import Condition
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<operator><=|>=|!=|=|<|>|:)|(?P<paren>[()])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'"""
     r"""|(?P<word>[^\s()=<>!:"']+))"""
 )
-_TIMES = ("create_time", "update_time", "end_time")
+_TEXTS = ("type", "owner", "reason", "parent")
+_TIMES = ("create_time", "start_time", "update_time", "end_time")
 MAX_FILTER = 4096
 MAX_CONDITIONS = 16
 
@@ -71,8 +72,8 @@ def _condition(field: str, operator: str, value: str) -> Condition:
         if name not in State.__members__:
             raise _error(f"{value!r} is no state; the states are {', '.join(State.__members__)}")
         return Condition("state", _equality(field, operator), int(State[name]))
-    if field == "type":
-        return Condition("type", _equality(field, operator), value)
+    if field in _TEXTS:
+        return Condition(field, _equality(field, operator), value)
     if field.startswith("labels."):
         key = field.removeprefix("labels.")
         if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,62}", key):
@@ -82,7 +83,8 @@ def _condition(field: str, operator: str, value: str) -> Condition:
         if operator == ":":
             raise _error(f"{field} is compared by =, !=, <, <=, > and >=")
         return Condition(field, operator, _time(value))
-    raise _error(f"there is no field {field!r}; the fields are state, type, labels.KEY, {', '.join(_TIMES)}")
+    fields = ", ".join(("state", *_TEXTS, "labels.KEY", *_TIMES))
+    raise _error(f"there is no field {field!r}; the fields are {fields}")
 
 
 def _equality(field: str, operator: str) -> str:

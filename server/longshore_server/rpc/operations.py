@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator
 
 from google.protobuf.message import Message
 
-from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.auth.identity import Principal
 from longshore_server.clock import SECOND
-from longshore_server.contract.types import URL_PREFIX, OperationType
+from longshore_server.contract.types import OperationType
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.signals import Sending
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import EventType
-from longshore_server.rpc import wire
+from longshore_server.rpc import views, wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, stream, unary, wait_until
-from longshore_server.rpc.paging import read_page
+from longshore_server.rpc.catalog import Catalog
+from longshore_server.rpc.listing import Listing
 from longshore_server.rpc.payload import unpack
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
@@ -42,7 +42,6 @@ class OperationsService:
             "Start": unary(pb.StartRequest, self._start),
             "Run": stream(pb.RunRequest, self._run),
             "Get": unary(pb.GetRequest, self._get),
-            "List": unary(pb.ListRequest, self._list),
             "Wait": unary(pb.WaitRequest, self._wait),
             "Watch": stream(pb.WatchRequest, self._watch),
             "Cancel": unary(pb.CancelRequest, self._cancel),
@@ -50,8 +49,8 @@ class OperationsService:
             "Signal": unary(pb.SignalRequest, self._signal),
             "Retry": unary(pb.RetryRequest, self._retry),
             "Delete": unary(pb.DeleteRequest, self._delete),
-            "ListTypes": unary(pb.ListTypesRequest, self._list_types),
-            "GetType": unary(pb.GetTypeRequest, self._get_type),
+            **Listing(self._engine, self._authorization).methods(),
+            **Catalog(self._engine).methods(),
         }
 
     async def _start(self, request: pb.StartRequest, context: Context) -> bytes:
@@ -91,22 +90,8 @@ class OperationsService:
 
     async def _get(self, request: pb.GetRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name)
-        snapshot = wire.snapshot(live.record)
-        if wants_input(request.view):
-            await self._add_input(snapshot, live.record)
-        return snapshot.SerializeToString()
-
-    async def _list(self, request: pb.ListRequest, context: Context) -> bytes:
-        full = wants_input(request.view)
-
-        async def shown(record: OperationRecord) -> operation_pb2.OperationSnapshot:
-            snapshot = wire.snapshot(record)
-            if full:
-                await self._add_input(snapshot, record)
-            return snapshot
-
-        operations, token = await read_page(self._engine, self._authorization.scope(context.caller), request, shown)
-        return pb.ListResponse(operations=operations, next_page_token=token).SerializeToString()
+        full = views.wants_input(request.view)
+        return (await views.snapshot(self._engine, live.record, full=full)).SerializeToString()
 
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
@@ -160,34 +145,6 @@ class OperationsService:
         await self._engine.delete(await self._authorization.find(context.caller, request.name, "cancel"))
         return pb.DeleteResponse().SerializeToString()
 
-    async def _list_types(self, request: pb.ListTypesRequest, context: Context) -> bytes:
-        if request.page_size < 0:
-            raise invalid("page_size", "must not be negative")
-        names = sorted(self._engine.types)
-        if request.page_token:
-            if request.page_token not in names:
-                problem = "is not a next_page_token of this list"
-                raise invalid("page_token", problem, reason=Reason.INVALID_PAGE_TOKEN)
-            names = names[names.index(request.page_token) :]
-        size = request.page_size or len(names)
-        response = pb.ListTypesResponse(types=[describe(self._engine.types[name]) for name in names[:size]])
-        response.next_page_token = names[size] if len(names) > size else ""
-        return response.SerializeToString()
-
-    async def _get_type(self, request: pb.GetTypeRequest, context: Context) -> bytes:
-        found = self._engine.types.get(request.type)
-        if found is None:
-            raise ServiceError(
-                Reason.TYPE_NOT_FOUND, f"{request.type[:200]!r} is not served here.", resource=request.type[:200]
-            )
-        return describe(found).SerializeToString()
-
-    async def _add_input(self, snapshot: operation_pb2.OperationSnapshot, record: OperationRecord) -> None:
-        type = self._engine.types.get(record.type)
-        if type is not None:
-            snapshot.input.type_url = URL_PREFIX + type.input.DESCRIPTOR.full_name
-            snapshot.input.value = await self._engine.input_of(record)
-
 
 def watch_options(
     request: pb.WatchRequest | pb.RunRequest, caller: Principal, after: int | None = None
@@ -219,19 +176,3 @@ def check_uid(record: OperationRecord, uid: str) -> None:
             f"{record.name} is {uid_text(record.uid)} now, not {uid[:64]}: follow the other one as operations/{{uid}}.",
             resource=record.name,
         )
-
-
-def wants_input(view: int) -> bool:
-    """Whether a view includes the input. Raises `ServiceError` for a view that does not exist."""
-    if view not in (0, pb.OPERATION_VIEW_BASIC, pb.OPERATION_VIEW_FULL):
-        raise invalid("view", f"{view} is no view")
-    return view == pb.OPERATION_VIEW_FULL
-
-
-def describe(type: OperationType) -> pb.OperationType:
-    """A type as the catalog shows it."""
-    return pb.OperationType(
-        type=type.name, input_type=type.input.DESCRIPTOR.full_name, progress_type=type.progress.DESCRIPTOR.full_name,
-        output_type=type.output.DESCRIPTOR.full_name, result_type=type.result.DESCRIPTOR.full_name,
-        streaming_method=type.streamed_by, contract=type.contract, description=type.description,
-    )  # fmt: skip

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
@@ -15,7 +15,7 @@ from longshore.v1 import operations_service_pb2
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import filters
-from longshore_server.store.queries import Scope
+from longshore_server.store.pages import Scope
 from longshore_server.store.record import OperationRecord
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -29,24 +29,34 @@ MAX_PAGE_BYTES = 3_500_000
 _OVERHEAD = 8  # of a message in a repeated field: its tag and its length
 
 
+class Query(NamedTuple):
+    """What a page token belongs to."""
+
+    filter: str
+    ascending: bool = False
+
+
 async def read_page(
     engine: Engine,
     scope: Scope | None,
     request: operations_service_pb2.ListRequest | operations_pb2.ListOperationsRequest,
     message: Callable[[OperationRecord], Awaitable[MessageT]],
+    *,
+    ascending: bool = False,
 ) -> tuple[list[MessageT], str]:
-    """One page as messages, newest operation first, and the token of the next page, empty after the last.
+    """One page as messages, and the token of the next page, empty after the last.
 
-    `scope`: which operations the caller may see; None: all.
+    `scope`: which operations the caller may see; None: all. `ascending`: the oldest operation first, else the newest.
 
     Raises `ServiceError` (INVALID_ARGUMENT, INVALID_FILTER, INVALID_PAGE_TOKEN).
     """
     if request.page_size < 0:
         raise invalid("page_size", "must not be negative")
     conditions = filters.parse(request.filter)
-    before = read_token(request.page_token, request.filter) if request.page_token else None
+    query = Query(request.filter, ascending)
+    after = read_token(request.page_token, query) if request.page_token else None
     size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
-    records, following = await engine.list(conditions, before, size, scope)
+    records, following = await engine.list(conditions, after, size, ascending=ascending, scope=scope)
     messages: list[MessageT] = []
     weight, last = 0, None
     for record in records:
@@ -57,27 +67,27 @@ async def read_page(
             break
         messages.append(shown)
         last = record
-    return messages, "" if following is None else make_token(following, request.filter)
+    return messages, "" if following is None else make_token(following, query)
 
 
-def make_token(uid: bytes, filter: str) -> str:
-    """The page token that goes on before `uid`, for this filter only."""
-    return base64.urlsafe_b64encode(uid + _seal(uid, filter)).decode("ascii")
+def make_token(uid: bytes, query: Query) -> str:
+    """The page token that goes on after `uid`, for this query only."""
+    return base64.urlsafe_b64encode(uid + _seal(uid, query)).decode("ascii")
 
 
-def read_token(token: str, filter: str) -> bytes:
+def read_token(token: str, query: Query) -> bytes:
     """The uid of a page token. Raises `ServiceError` (INVALID_PAGE_TOKEN)."""
     try:
         data = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
         data = b""
-    if len(data) != 24 or _seal(data[:16], filter) != data[16:]:
-        problem = "is not a next_page_token of a list with this filter"
+    if len(data) != 24 or _seal(data[:16], query) != data[16:]:
+        problem = "is not a next_page_token of a list with this filter and order"
         raise ServiceError(
             Reason.INVALID_PAGE_TOKEN, f"page_token {problem}.", violations=[Violation("page_token", problem)]
         )
     return data[:16]
 
 
-def _seal(uid: bytes, filter: str) -> bytes:
-    return hashlib.blake2b(uid + filter.encode(), digest_size=8, person=b"longshorelist").digest()
+def _seal(uid: bytes, query: Query) -> bytes:
+    return hashlib.blake2b(uid + repr(query).encode(), digest_size=8, person=b"longshorelist").digest()

@@ -1,4 +1,4 @@
-"""Every SELECT: single operations, their logs and journals, and pages of them.
+"""Every SELECT about single operations, their logs and journals; pages of operations are in `pages`.
 
 Each function takes a sqlite3 connection and runs in its thread.
 """
@@ -16,7 +16,7 @@ from longshore_server.store.record import Event, JournalEntry, OperationRecord, 
 
 T = TypeVar("T")
 
-_COLUMNS = """
+COLUMNS = """
        o.uid, o.id, o.type, o.state, o.revision, o.sequence, o.first_sequence, o.progress_sequence, o.attempt,
        o.crashes, o.under_way, o.begun, o.created, o.updated, o.started, o.ended, o.deadline, o.cancel_requested,
        o.cancel_reason, o.labels, o.owner, o.request_id, o.parent, o.capabilities, o.contract, o.retried_from, o.trace,
@@ -24,45 +24,21 @@ _COLUMNS = """
        p.body, t.body"""
 
 # The latest progress and the outcome are not copied into the operation: they are read from the events that hold them.
-_FROM = """
-  FROM operations AS o
+JOINS = """
   LEFT JOIN events AS p ON p.uid = o.uid AND p.sequence = o.progress_sequence
   LEFT JOIN events AS t ON t.uid = o.uid AND t.sequence = o.sequence AND o.ended IS NOT NULL"""
 
-_LOAD = f"SELECT {_COLUMNS} {_FROM} WHERE o.uid = ?"
-_LIVE = f"SELECT {_COLUMNS} {_FROM} WHERE o.ended IS NULL ORDER BY o.uid"
-
-
-class Condition(NamedTuple):
-    """One comparison of a List filter, already typed.
-
-    `field` is `state`, `type`, `label`, `create_time`, `update_time` or `end_time`; `key` is the label's key.
-    """
-
-    field: str
-    operator: str
-    value: str | int
-    key: str = ""
-
-
-class Scope(NamedTuple):
-    """Which operations a caller may see: all of `types`, and of `owned` those that it started itself."""
-
-    types: tuple[str, ...]
-    owned: tuple[str, ...]
-    owner: str
-
+_LOAD = f"SELECT {COLUMNS} FROM operations AS o {JOINS} WHERE o.uid = ?"  # noqa: S608 - only our own text
+_LIVE = f"SELECT {COLUMNS} FROM operations AS o {JOINS} WHERE o.ended IS NULL ORDER BY o.uid"  # noqa: S608
 
 LOG_BYTES = 1 << 20
 """How many bytes of events a lagging watcher reads at once: each has so much in memory."""
-EXAMINED = 10_000
-"""The most rows that one page of a list looks at; a page may therefore be short."""
 
 
 def load(connection: sqlite3.Connection, uid: bytes) -> OperationRecord | None:
     """The operation with this uid."""
     row = connection.execute(_LOAD, (uid,)).fetchone()
-    return None if row is None else _record(connection, row)
+    return None if row is None else to_record(connection, row)
 
 
 def find(connection: sqlite3.Connection, id: str) -> bytes | None:
@@ -106,7 +82,7 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def live(connection: sqlite3.Connection) -> list[OperationRecord]:
     """Every operation that has not ended, oldest first."""
-    return [_record(connection, row) for row in connection.execute(_LIVE).fetchall()]
+    return [to_record(connection, row) for row in connection.execute(_LIVE).fetchall()]
 
 
 def input_of(connection: sqlite3.Connection, uid: bytes) -> bytes | None:
@@ -181,68 +157,8 @@ def marks(connection: sqlite3.Connection) -> tuple[bytes | None, int]:
     return (None if row is None else bytes(row[0])), int(latest)
 
 
-def page(
-    connection: sqlite3.Connection,
-    conditions: Sequence[Condition],
-    before: bytes | None,
-    size: int,
-    scope: Scope | None = None,
-) -> tuple[list[OperationRecord], bytes | None]:
-    """One page of operations, newest first, and the uid to go on before (None: this was the last page).
-
-    Looks at no more than `EXAMINED` operations, so that a filter that matches little cannot hold the reader.
-    """
-    live_only = any(c.field == "state" and c.operator == "=" and int(c.value) < State.COMPLETED for c in conditions)
-    bounds = ["o.ended IS NULL" if live_only else "TRUE"]
-    values: list[str | int | bytes] = []
-    if before is not None:
-        bounds.append("o.uid < ?")
-        values.append(before)
-    floor = None
-    if conditions or scope is not None:
-        row = connection.execute(
-            f"SELECT o.uid FROM operations AS o WHERE {' AND '.join(bounds)}"  # noqa: S608 - only our own text
-            " ORDER BY o.uid DESC LIMIT 1 OFFSET ?",
-            (*values, EXAMINED - 1),
-        ).fetchone()
-        if row is not None:
-            floor = bytes(row[0])
-            bounds.append("o.uid >= ?")
-            values.append(floor)
-    for condition in conditions:
-        sql, arguments = _where(condition)
-        bounds.append(sql)
-        values.extend(arguments)
-    if scope is not None:
-        bounds.append(f"(o.type IN ({_marks(scope.types)}) OR (o.owner = ? AND o.type IN ({_marks(scope.owned)})))")
-        values.extend((*scope.types, scope.owner, *scope.owned))
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} {_FROM} WHERE {' AND '.join(bounds)} ORDER BY o.uid DESC LIMIT ?", (*values, size + 1)
-    ).fetchall()
-    records = [_record(connection, row) for row in rows[:size]]
-    if len(rows) > size:
-        return records, records[-1].uid
-    return records, floor
-
-
-def _marks(items: Sequence[object]) -> str:
-    return ", ".join("?" * len(items))
-
-
-_TIMES = {"create_time": "o.created", "update_time": "o.updated", "end_time": "o.ended"}
-
-
-def _where(condition: Condition) -> tuple[str, list[str | int | bytes]]:
-    operator = {"=": "IS", "!=": "IS NOT"}.get(condition.operator, condition.operator)
-    if condition.field == "label":
-        # IS, not =: an operation without the label differs from every value, as AIP-160 wants for !=.
-        path = '$."' + condition.key + '"'
-        return f"json_extract(o.labels, ?) {operator} ?", [path, condition.value]
-    column = {"state": "o.state", "type": "o.type", **_TIMES}[condition.field]
-    return f"{column} {operator} ?", [condition.value]
-
-
-def _record(connection: sqlite3.Connection, row: Sequence[object]) -> OperationRecord:
+def to_record(connection: sqlite3.Connection, row: Sequence[object]) -> OperationRecord:
+    """The record of a row of `COLUMNS`."""
     (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, begun,
      created, updated, started, ended, deadline, cancel_requested, cancel_reason, labels, owner, request_id, parent,
      capabilities, contract, retried_from, trace, failures, next_attempt, deferred, stop_requested, stopped, signals,

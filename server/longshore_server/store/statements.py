@@ -83,6 +83,8 @@ INSERT_NAMES = ManyRows(
     "ON CONFLICT (id) DO UPDATE SET uid = excluded.uid, digest = excluded.digest",
 )
 
+INSERT_LABELS = ManyRows("INSERT INTO labels (key, value, uid) VALUES", 3)
+
 INSERT_REQUESTS = ManyRows("INSERT INTO requests (owner, type, request_id, uid, digest) VALUES", 5)
 
 INSERT_JOURNAL = ManyRows(

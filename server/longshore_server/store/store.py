@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from longshore_server.clock import Clock
-from longshore_server.store import queries
+from longshore_server.store import pages, queries
 from longshore_server.store.database import Database, DirectoryLock, open_reader, open_writer
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
@@ -86,14 +86,15 @@ class Store:
         return await self._read(lambda c: queries.journal(c, uid))
 
     async def page(
-        self,
-        conditions: Sequence[queries.Condition],
-        before: bytes | None,
-        size: int,
-        scope: queries.Scope | None = None,
-    ) -> tuple[list[OperationRecord], bytes | None]:
-        """One page of operations, newest first, and where the next one begins."""
-        return await self._read(lambda c: queries.page(c, conditions, before, size, scope))
+        self, conditions: Sequence[pages.Condition], after: bytes | None, size: int, *, ascending: bool = False,
+        scope: pages.Scope | None = None,
+    ) -> tuple[list[OperationRecord], bytes | None]:  # fmt: skip
+        """One page of operations, and the uid to go on after; see `pages.page`."""
+        return await self._read(lambda c: pages.page(c, conditions, after, size, ascending=ascending, scope=scope))
+
+    async def count(self, conditions: Sequence[pages.Condition], *, scope: pages.Scope | None = None) -> pages.Count:
+        """How many operations there are; see `pages.count`."""
+        return await self._read(lambda c: pages.count(c, conditions, scope=scope))
 
     async def waiting_signals(self, uid: bytes) -> list[queries.StoredSignal]:
         """The operation's signals that are not consumed, in the order of acceptance."""

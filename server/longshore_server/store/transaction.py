@@ -76,6 +76,7 @@ class Transaction:
         self._changes: dict[bytes, _Change] = {}
         self._deleted: set[bytes] = set()
         self._inputs: list[tuple[bytearray, bytearray]] = []
+        self._labels: list[tuple[str, str, bytes]] = []
         self._journal: list[tuple[Any, ...]] = []
         self._trims: list[tuple[bytes, int, int | None]] = []
         self._requests: dict[RequestKey, Claim | None] = {}
@@ -136,6 +137,8 @@ class Transaction:
             )  # fmt: skip
             log.append(Event(2, EventType.STARTED, events.encode(record, EventType.STARTED, None)))
         self._inputs.append((bytearray(record.uid), bytearray(input)))
+        if record.labels:
+            self._labels.extend((key, value, record.uid) for key, value in record.labels.items())
         change = self._changes[record.uid] = _Change(record, 0)
         change.events = log
         return record
@@ -239,6 +242,7 @@ class Transaction:
         statements.INSERT_OPERATIONS.run(connection, inserts)
         statements.INSERT_PLAIN_OPERATIONS.run(connection, plain)
         statements.INSERT_INPUTS.run(connection, _taken(self._inputs))
+        statements.INSERT_LABELS.run(connection, _taken(self._labels))
         statements.INSERT_NAMES.run(connection, _taken(self._new_names))
         statements.INSERT_REQUESTS.run(connection, _taken(self._new_requests))
         for statement, rows in zip(_UPDATES, updates, strict=True):

@@ -38,3 +38,23 @@ CREATE TABLE signals (
     PRIMARY KEY (uid, number)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX signals_id ON signals (uid, id);
+
+-- What lists are driven by. Each ends with the uid, so that it gives operations in the order of their acceptance; all but
+-- the first leave out what most operations are, so that these pay nothing for them.
+CREATE INDEX operations_contract ON operations (contract, uid);
+CREATE INDEX operations_unsuccessful ON operations (state, uid) WHERE state >= 5;
+CREATE INDEX operations_reason ON operations (reason, uid) WHERE reason <> '';
+CREATE INDEX operations_owner ON operations (owner, uid) WHERE owner <> 'local';
+CREATE INDEX operations_parent ON operations (parent, uid) WHERE parent <> '';
+
+-- The labels of operations once more, by what they are searched for; those without labels have no rows here.
+CREATE TABLE labels (
+    key   TEXT NOT NULL,
+    value TEXT NOT NULL,
+    uid   BLOB NOT NULL,
+    PRIMARY KEY (key, value, uid)
+) STRICT, WITHOUT ROWID;
+-- A foreign key would need an index by the uid, and that would cost every label a second entry.
+CREATE TRIGGER labels_deleted AFTER DELETE ON operations WHEN old.labels <> '{}' BEGIN
+    DELETE FROM labels WHERE uid = old.uid AND (key, value) IN (SELECT key, value FROM json_each(old.labels));
+END;
