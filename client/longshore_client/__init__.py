@@ -51,11 +51,12 @@ if TYPE_CHECKING:
         Output,
         Progress,
         Reset,
+        Signalled,
         Started,
     )
-    from longshore_client.operation import OperationHandle, OperationMethod
+    from longshore_client.operation import OperationHandle, OperationMethod, SentSignal
     from longshore_client.retry import Retry
-    from longshore_client.snapshot import Snapshot
+    from longshore_client.snapshot import PendingSignal, Snapshot
     from longshore_client.state import State
 
 __all__ = [
@@ -87,11 +88,14 @@ __all__ = [
     "OperationMethod",
     "OutOfRange",
     "Output",
+    "PendingSignal",
     "PermissionDenied",
     "Progress",
     "Reset",
     "ResourceExhausted",
     "Retry",
+    "SentSignal",
+    "Signalled",
     "Snapshot",
     "Started",
     "State",
@@ -145,14 +149,19 @@ _MODULES = {
         "Output",
         "Progress",
         "Reset",
+        "Signalled",
         "Started",
     ),
     "longshore_client.operation": (
         "OperationHandle",
         "OperationMethod",
+        "SentSignal",
     ),
     "longshore_client.retry": ("Retry",),
-    "longshore_client.snapshot": ("Snapshot",),
+    "longshore_client.snapshot": (
+        "PendingSignal",
+        "Snapshot",
+    ),
     "longshore_client.state": ("State",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

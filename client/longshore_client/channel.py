@@ -80,6 +80,9 @@ class Calls:
         self.cancel: UnaryRpc[pb.CancelRequest, OperationSnapshot] = self._unary(
             "Cancel", pb.CancelRequest, OperationSnapshot
         )
+        self.signal: UnaryRpc[pb.SignalRequest, pb.SignalResponse] = self._unary(
+            "Signal", pb.SignalRequest, pb.SignalResponse
+        )
         self.list: UnaryRpc[pb.ListRequest, pb.ListResponse] = self._unary("List", pb.ListRequest, pb.ListResponse)
         self.list_types: UnaryRpc[pb.ListTypesRequest, pb.ListTypesResponse] = self._unary(
             "ListTypes", pb.ListTypesRequest, pb.ListTypesResponse

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Generic, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
@@ -18,10 +19,12 @@ from longshore_client.errors import (
     operation_cancelled,
     operation_failed,
 )
-from longshore_client.snapshot import Snapshot
+from longshore_client.snapshot import PendingSignal, Snapshot
 from longshore_client.state import OutputT, ProgressT, ResultT, State
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
@@ -51,19 +54,22 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         progress_type: Class of the progress message; None: there is none.
         output_type: Class of the output message; None: there is none.
         result_type: Class of the result message; None: the result is empty and callers get None.
+        signal_types: Classes of the signals' payloads, by the signals' names.
     """
 
-    __slots__ = ("_output_type", "_progress_type", "_result_type")
+    __slots__ = ("_output_type", "_progress_type", "_result_type", "_signal_types")
 
     def __init__(
         self,
         progress_type: type[ProgressT] | None,
         output_type: type[OutputT] | None,
         result_type: type[ResultT] | None,
+        signal_types: Mapping[str, type[Any]] = MappingProxyType({}),
     ) -> None:
         self._progress_type = progress_type
         self._output_type = output_type
         self._result_type = result_type
+        self._signal_types = signal_types
 
     def progress(self, value: AnyMessage) -> ProgressT:
         """Decode a progress payload.
@@ -94,6 +100,10 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         if self._result_type is None:
             return cast("ResultT", None)
         return self._payload(value, self._result_type, "result")
+
+    def signal_type(self, name: str) -> type[Any] | None:
+        """The class of a signal's payload; None: this program's contract does not declare the signal."""
+        return self._signal_types.get(name)
 
     def outcome(self, snapshot: OperationSnapshot) -> ResultT:
         """Return the result of an operation that has ended, or raise how it ended instead.
@@ -140,10 +150,14 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
             request_id=wire.request_id,
             parent=wire.parent,
             crashes=wire.crashes,
+            pending_signals=tuple(
+                PendingSignal(signal.number, signal.name, signal.signal_id, to_datetime(signal.accept_time))
+                for signal in wire.pending_signals
+            ),
         )
 
-    def event(self, wire: OperationEvent, operation: str) -> events.Event[ProgressT, OutputT, ResultT] | None:
-        """Decode an event; None for a kind that this version does not know.
+    def event(self, wire: OperationEvent, operation: str) -> events.Event[ProgressT, OutputT, ResultT, Any] | None:
+        """Decode an event; None for a kind that this version, or a signal that this program's contract, does not know.
 
         Raises:
             UnexpectedMessage: A payload is of another type than the contract says.
@@ -189,6 +203,23 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         if kind == "cancelling":
             return events.Cancelling(
                 wire.cancelling.reason, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
+            )
+        if kind == "signal":
+            signal = wire.signal
+            signal_type = self.signal_type(signal.name)
+            if signal_type is None:
+                return None
+            return events.Signalled(
+                signal.name,
+                self._payload(signal.payload, signal_type, f"signal {signal.name}"),
+                signal.signal_id,
+                signal.number,
+                signal.sender,
+                sequence=sequence,
+                revision=revision,
+                attempt=attempt,
+                time=at,
+                state=state,
             )
         if kind == "attempt_failed":
             delay = wire.attempt_failed.retry_delay

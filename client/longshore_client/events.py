@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias
 
-from longshore_client.state import OutputT, ProgressT, ResultT, State
+from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -75,6 +75,20 @@ class Cancelling(EventBase):
 
 
 @dataclass(frozen=True, slots=True)
+class Signalled(EventBase, Generic[SignalT]):
+    """A caller's signal was accepted."""
+
+    name: str
+    payload: SignalT
+    signal_id: str
+    """The id that it was sent with, or that the server made."""
+    number: int
+    """Position among all signals of the operation, from 1."""
+    sender: str
+    """The principal that sent it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completed(EventBase, Generic[ResultT]):
     """It ended with a result. The last event."""
 
@@ -117,6 +131,7 @@ Event: TypeAlias = (
     | Completed[ResultT]
     | Failed
     | Cancelled
+    | Signalled[SignalT]
     | Reset[ProgressT, ResultT]
 )
 """Any event of an operation with these channels."""

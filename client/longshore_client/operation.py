@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, cast
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -18,7 +19,7 @@ from longshore_client.codec import Codec, to_any
 from longshore_client.errors import DeadlineExceeded, StillRunning
 from longshore_client.events import Event, EventBase
 from longshore_client.run import run_following
-from longshore_client.state import OutputT, ProgressT, ResultT, State
+from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
 from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
     events.Output: EventType.EVENT_TYPE_OUTPUT,
     events.AttemptFailed: EventType.EVENT_TYPE_ATTEMPT_FAILED,
     events.Cancelling: EventType.EVENT_TYPE_CANCELLING,
+    events.Signalled: EventType.EVENT_TYPE_SIGNAL,
     events.Completed: EventType.EVENT_TYPE_COMPLETED,
     events.Failed: EventType.EVENT_TYPE_FAILED,
     events.Cancelled: EventType.EVENT_TYPE_CANCELLED,
@@ -47,7 +49,18 @@ _EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
 }
 
 
-class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
+@dataclass(frozen=True, slots=True)
+class SentSignal:
+    """What became of a signal."""
+
+    number: int
+    """Position among all signals of the operation, from 1."""
+    signal_id: str
+    duplicate: bool
+    """It had been accepted before."""
+
+
+class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
     """One operation. Holds no connection of its own and may be dropped at any time: the operation goes on."""
 
     def __init__(
@@ -122,7 +135,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
 
     async def watch(
         self, after: int = 0, *, conflate: bool = False, types: Iterable[type[EventBase]] = ()
-    ) -> AsyncGenerator[Event[ProgressT, OutputT, ResultT], None]:
+    ) -> AsyncGenerator[Event[ProgressT, OutputT, ResultT, SignalT], None]:
         """Yield every event once and in order, the terminal one last, whatever happens to the connection.
 
         Where the server's log no longer reaches back far enough, one `Reset` stands for what is missing, and is the
@@ -171,6 +184,32 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
         self._note(snapshot)
         return self._codec.snapshot(snapshot)
 
+    async def signal(self, name: str, payload: SignalT | None = None, *, signal_id: str | None = None) -> SentSignal:
+        """Send a signal. It is durable when this returns; the handler consumes it once, in the order of acceptance.
+
+        Args:
+            name: The signal, as the contract names it.
+            payload: A message of the type that the contract declares for it. Default: an empty one.
+            signal_id: The same id is the same signal, also after the end. Default: a new one, which makes the retries
+                of this call safe.
+
+        Raises:
+            InvalidArgument: The contract declares no such signal, or another payload, or a rule of it is broken.
+            FailedPrecondition: The operation has ended (reason OPERATION_ENDED).
+            AlreadyExists: The id was used for another signal of this operation.
+            ResourceExhausted: As many signals of this name wait as the contract allows; `retry_after` says when to try
+                again.
+        """
+        request = pb.SignalRequest(
+            name=self._address,
+            signal=name,
+            payload=None if payload is None else to_any(cast("Message", payload)),
+            signal_id=signal_id or str(uuid.uuid4()),
+        )
+        response = await self._channel.invoke(self._channel.calls.signal, request)
+        self._note(response.operation)
+        return SentSignal(response.number, response.signal_id, response.duplicate)
+
     @property
     def _address(self) -> str:
         # A template name may come to mean another operation; the uid never does.
@@ -182,7 +221,11 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT]):
             self._ended = snapshot
 
 
-class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
+# What a method gives out: the generated handle of a contract with signals knows which payload each of them takes.
+HandleT = TypeVar("HandleT", default=OperationHandle[ProgressT, OutputT, ResultT])
+
+
+class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
     """One operation type at one server. Generated clients have one as attribute for each method of the contract."""
 
     def __init__(
@@ -194,13 +237,14 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
         progress_type: type[ProgressT] | None,
         output_type: type[OutputT] | None,
         result_type: type[ResultT] | None,
+        signal_types: Mapping[str, type[Message]] | None = None,
     ) -> None:
         self._channel = channel
         self._type = type_name
         # AIP-155: an input may carry the idempotency key itself, and then that one counts.
         fields = cast("type[Message]", input_type).DESCRIPTOR.fields_by_name
         self._key_in_input = "request_id" in fields and fields["request_id"].type == FieldDescriptor.TYPE_STRING
-        self._codec = Codec(progress_type, output_type, result_type)
+        self._codec = Codec(progress_type, output_type, result_type, signal_types or {})
 
     @property
     def type(self) -> str:
@@ -214,7 +258,7 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
         request_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
-    ) -> OperationHandle[ProgressT, OutputT, ResultT]:
+    ) -> HandleT:
         """Start an operation and return a handle as soon as it is durable.
 
         Args:
@@ -231,11 +275,11 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
         """
         deadline = None if timeout is None else self._channel.monotonic() + timeout
         started = await self._start(request, self._key(request, request_id), labels, None, deadline)
-        return self._handle(started)
+        return cast("HandleT", self._handle(started))
 
-    def attach(self, name: str) -> OperationHandle[ProgressT, OutputT, ResultT]:
+    def attach(self, name: str) -> HandleT:
         """Return a handle on an operation that exists, by its name. Nothing is sent."""
-        return OperationHandle(self._channel, self._codec, name)
+        return cast("HandleT", self._attach(name))
 
     async def run(
         self,
@@ -284,7 +328,7 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
             self._channel,
             self._codec,
             start,
-            self.attach,
+            self._attach,
             on_progress=on_progress,
             on_output=on_output,
             abort=abort,
@@ -312,6 +356,9 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT]):
             wait=None if wait is None else _duration(wait),
         )
         return await self._channel.invoke(self._channel.calls.start, message, wait=wait, deadline=deadline)
+
+    def _attach(self, name: str) -> OperationHandle[ProgressT, OutputT, ResultT]:
+        return OperationHandle(self._channel, self._codec, name)
 
     def _handle(self, started: pb.StartResponse) -> OperationHandle[ProgressT, OutputT, ResultT]:
         return OperationHandle(

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from longshore_client.errors import OperationCancelled, OperationFailed
 
 
+@dataclass(frozen=True, slots=True)
+class PendingSignal:
+    """A signal that is accepted and not consumed yet."""
+
+    number: int
+    """Position among all signals of the operation, from 1."""
+    name: str
+    signal_id: str
+    accept_time: datetime
+    """In UTC."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot(Generic[ProgressT, ResultT]):
     """Where an operation stands. Times are in UTC."""
@@ -52,3 +64,5 @@ class Snapshot(Generic[ProgressT, ResultT]):
     """Name of the operation whose handler started this one."""
     crashes: int = 0
     """How many crashes of the server interrupted it."""
+    pending_signals: tuple[PendingSignal, ...] = ()
+    """The signals that nobody has consumed yet, in the order of their acceptance."""

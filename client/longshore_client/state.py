@@ -1,14 +1,17 @@
-"""The states of an operation, and the types of its three channels: what events and snapshots have in common."""
+"""The states of an operation, and the types of its channels: what events and snapshots have in common."""
 
 from __future__ import annotations
 
 import enum
+from typing import Never
 
 from typing_extensions import TypeVar
 
 ProgressT = TypeVar("ProgressT")
 OutputT = TypeVar("OutputT")
 ResultT = TypeVar("ResultT")
+# The payloads of all signals that the contract declares; Never: it declares none.
+SignalT = TypeVar("SignalT", default=Never)
 
 
 class State(enum.IntEnum):

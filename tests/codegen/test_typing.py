@@ -20,10 +20,25 @@ import "longshore/v1/annotations.proto";
 message In { string id = 1; }
 message Prog { string step = 1; }
 message Res { string status = 1; }
+message Yes { string by = 1; }
+message No { string why = 1; }
 service ThingsService {
   rpc Process(In) returns (google.longrunning.Operation) {
     option (google.longrunning.operation_info) = { response_type: "Res" metadata_type: "Prog" };
     option (longshore.v1.operation) = {};
+  }
+  rpc Ask(In) returns (google.longrunning.Operation) {
+    option (google.longrunning.operation_info) = { response_type: "Res" metadata_type: "Prog" };
+    option (longshore.v1.operation) = {
+      control: {}
+      signals: { name: "yes" payload_type: "Yes" }
+      signals: { name: "no" payload_type: "No" }
+      signals: { name: "poke" payload_type: "google.protobuf.Empty" }
+    };
+  }
+  rpc Once(In) returns (google.longrunning.Operation) {
+    option (google.longrunning.operation_info) = { response_type: "Res" metadata_type: "Prog" };
+    option (longshore.v1.operation) = { control: {} signals: { name: "yes" payload_type: "Yes" } };
   }
   rpc Silent(In) returns (google.longrunning.Operation) {
     option (google.longrunning.operation_info) = {
@@ -38,8 +53,12 @@ SERVICE = """
 from __future__ import annotations
 from typing import assert_type
 from dataclasses import dataclass
-from typed.v1.things_longshore import ThingsService, ProcessOperation, SilentOperation
-from typed.v1.things_pb2 import In, Prog, Res
+from typing import Any
+from longshore_server import Operation, Signal
+from typed.v1.things_longshore import (
+    AskOperation, AskSignal, OnceOperation, ProcessOperation, SilentOperation, ThingsService
+)
+from typed.v1.things_pb2 import In, No, Prog, Res, Yes
 
 @dataclass
 class Services:
@@ -51,21 +70,45 @@ class Things(ThingsService[Services]):
         await op.progress(Prog(step="one"))
         return Res(status=request.id)
 
+    async def ask(self, request: In, op: AskOperation[Services]) -> Res:
+        assert_type(await op.next_signal("yes", timeout=3600), Signal[Yes])
+        assert_type((await op.next_signal("no")).payload, No)
+        async for signal in op.signals("yes", "no"):
+            assert_type(signal, Signal[AskSignal])
+            if isinstance(signal.payload, Yes):
+                break
+        await report(op)
+        return Res()
+
+    async def once(self, request: In, op: OnceOperation[Services]) -> Res:
+        return Res(status=(await op.next_signal("yes")).payload.by)
+
     async def silent(self, request: In, op: SilentOperation[Services]) -> None:
         assert_type(op.input, In)
+
+async def report(op: Operation[Any, Prog, Any, Any]) -> None:
+    await op.progress(Prog(step="one"))
 
 Things()
 """
 
 UNPARAMETRIZED = """
 from __future__ import annotations
-from typed.v1.things_longshore import ThingsService, ProcessOperation, SilentOperation
+from typed.v1.things_longshore import (
+    AskOperation, OnceOperation, ProcessOperation, SilentOperation, ThingsService
+)
 from typed.v1.things_pb2 import In, Prog, Res
 
 class Things(ThingsService):
     async def process(self, request: In, op: ProcessOperation) -> Res:
         await op.progress(Prog(step=op.services.anything))
         return Res()
+
+    async def ask(self, request: In, op: AskOperation) -> Res:
+        return Res(status=(await op.next_signal("yes")).payload.by)
+
+    async def once(self, request: In, op: OnceOperation) -> Res:
+        return Res(status=(await op.next_signal("yes")).payload.by)
 
     async def silent(self, request: In, op: SilentOperation) -> None: ...
 """
@@ -75,12 +118,13 @@ from __future__ import annotations
 import asyncio
 from typing import assert_type, assert_never
 from longshore_client import (
-    Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Output, Progress, Reset, Snapshot, Started,
-    connect
+    Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Output, Progress, Reset, Signalled, Snapshot,
+    Started, connect
 )
 from longshore.v1.channels_pb2 import DiagnosticOutput
-from typed.v1.things_longshore import ProcessEvent, ThingsClient
-from typed.v1.things_pb2 import In, Prog, Res
+from google.protobuf.empty_pb2 import Empty
+from typed.v1.things_longshore import AskEvent, AskHandle, ProcessEvent, ThingsClient
+from typed.v1.things_pb2 import In, No, Prog, Res, Yes
 
 def show(event: ProcessEvent) -> str:
     match event:
@@ -97,9 +141,20 @@ def show(event: ProcessEvent) -> str:
             return error.reason
         case Cancelled(stopped):
             return stopped.reason
-        case Accepted() | Started() | Cancelling() | Reset():
+        case Accepted() | Started() | Cancelling() | Signalled() | Reset():
             return str(event.sequence)
     assert_never(event)
+
+def asked(event: AskEvent) -> None:
+    if isinstance(event, Signalled):
+        assert_type(event.payload, Yes | No | Empty)
+
+async def answer(handle: AskHandle) -> None:
+    await handle.signal("yes", Yes(by="ada"))
+    await handle.signal("no", No(), signal_id="once")
+    await handle.signal("poke")
+    async for event in handle.watch():
+        asked(event)
 
 async def on_progress(value: Prog) -> None: ...
 
@@ -115,6 +170,9 @@ async def main() -> None:
         assert_type(await things.process.run(In(), on_progress=on_progress, on_output=print, abort=abort), Res)
         assert_type(await things.process.attach("operations/x").wait(), Res)
         await things.silent.run(In())
+        await answer(await things.ask(In()))
+        await answer(things.ask.attach("operations/x"))
+        await (await things.once(In())).signal("yes", Yes())
 """
 
 
@@ -199,3 +257,47 @@ def test_a_caller_with_a_wrong_input_or_callback_is_an_error(generated: Path, tm
     status, output = mypy(generated, tmp_path, replaced(CALLER, "on_progress(value: Prog)", "on_progress(value: Res)"))
     assert status == 1
     assert "on_progress" in output
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (
+            'signal("yes", Yes(by="ada"))',
+            'signal("yes", No())',
+            'No overload variant of "signal" of "AskHandle" matches',
+        ),
+        ('signal("yes", Yes(by="ada"))', 'signal("maybe", Yes())', 'No overload variant of "signal" of "AskHandle"'),
+        ('signal("yes", Yes(by="ada"))', 'signal("yes")', 'No overload variant of "signal" of "AskHandle" matches'),
+        ('.signal("yes", Yes())', '.signal("yes", No())', 'has incompatible type "No"; expected "Yes"'),
+        (
+            'things.once(In())).signal("yes", Yes())',
+            'things.process(In())).signal("yes", Yes())',
+            'expected "None"',
+        ),
+    ],
+)
+def test_a_caller_with_a_wrong_signal_is_an_error(
+    generated: Path, tmp_path: Path, right: str, wrong: str, said: str
+) -> None:
+    status, output = mypy(generated, tmp_path, replaced(CALLER, right, wrong))
+    assert status == 1
+    assert said in output
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ('next_signal("no")).payload, No', 'next_signal("no")).payload, Yes', 'Expression is of type "No", not "Yes"'),
+        ('next_signal("no")', 'next_signal("maybe")', "No overload variant of"),
+        ('op.signals("yes", "no")', 'op.signals("yes", "perhaps")', "incompatible type \"Literal['perhaps']\""),
+        ('(status=(await op.next_signal("yes"))', '(status=(await op.next_signal("no"))',
+         "incompatible type \"Literal['no']\""),
+    ],
+)  # fmt: skip
+def test_a_handler_with_a_wrong_signal_is_an_error(
+    generated: Path, tmp_path: Path, right: str, wrong: str, said: str
+) -> None:
+    status, output = mypy(generated, tmp_path, replaced(SERVICE, right, wrong))
+    assert status == 1
+    assert said in output

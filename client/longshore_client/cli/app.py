@@ -25,6 +25,7 @@ _COMMANDS = {
     "watch": _Command("longshore_client.cli.follow", "watch", "cli", "Follow an operation to its end."),
     "wait": _Command("longshore_client.cli.follow", "wait", "cli", "Wait for an operation and print its result."),
     "cancel": _Command("longshore_client.cli.follow", "cancel", "cli", "Ask to cancel an operation."),
+    "signal": _Command("longshore_client.cli.signals", "signal", "cli", "Send a signal to an operation that runs."),
     "types": _Command(
         "longshore_client.cli.listing", "types", "cli", "List the operation types that the server serves."
     ),

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from longshore_client.cli.app import EXIT_CODES
+from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import follow, settle
 from longshore_client.cli.session import Session, with_session
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 
@@ -51,11 +45,11 @@ async def call(
 
     The end of the type's name is enough where it is unique. With --watch or --wait the result is printed as JSON.
     """
-    values = _read_data(data)
+    values = read_data(data)
     wanted_labels = _read_labels(labels)
     info = await session.types.operation_type(operation_type)
     method = await session.types.method(info)
-    request = _to_message(session, values, info.input_type)
+    request = to_message(session, values, info.input_type)
     handle = await method(request, request_id=request_id, labels=wanted_labels)
     if watch:
         return await follow(session, handle, after=0, types=(), timeout=timeout, title=True)
@@ -74,25 +68,6 @@ async def call(
     return None
 
 
-def _read_data(data: str) -> Any:
-    """Read the option's JSON from where it is."""
-    try:
-        if data == "-":
-            text = sys.stdin.read()
-        elif data.startswith("@"):
-            text = Path(data[1:]).read_text(encoding="utf-8")
-        else:
-            text = data
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(
-            f"-d: {data[1:] or 'stdin'} cannot be read: {error.strerror if isinstance(error, OSError) else error}"
-        ) from error
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise click.UsageError(f"-d is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
-
-
 def _read_labels(labels: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for label in labels:
@@ -101,13 +76,3 @@ def _read_labels(labels: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--label {label!r}: write KEY=VALUE, the key in lower case, such as tenant=acme")
         found[key] = value
     return found
-
-
-def _to_message(session: Session, values: Any, name: str) -> Message:
-    try:
-        return session.types.parse(values, session.types.get(name))
-    except ValueError as error:
-        fields = ", ".join(field.name for field in session.types.get(name).DESCRIPTOR.fields)
-        # The first line says it; the rest repeats the fields in a form for programmers.
-        text = str(error).partition("\n")[0].rstrip(".")
-        raise click.UsageError(f"-d does not fit {name}: {text}; its fields are {fields or 'none'}") from error

@@ -29,13 +29,14 @@ _KINDS: dict[str, type[EventBase]] = {
     "output": events.Output,
     "attempt_failed": events.AttemptFailed,
     "cancelling": events.Cancelling,
+    "signal": events.Signalled,
 }
 _ENDS = {State.COMPLETED: 0, State.FAILED: FAILED, State.CANCELLED: CANCELLED}
 
 
 async def follow(
     session: Session,
-    handle: OperationHandle[Any, Any, Any],
+    handle: OperationHandle[Any, Any, Any, Any],
     *,
     after: int,
     types: Iterable[type[EventBase]],
@@ -85,7 +86,7 @@ async def follow(
     return code
 
 
-async def settle(session: Session, handle: OperationHandle[Any, Any, Any], timeout: float | None) -> int:
+async def settle(session: Session, handle: OperationHandle[Any, Any, Any, Any], timeout: float | None) -> int:
     """Wait for the end and print the result, or with --json the last snapshot; return the exit code."""
     session.come_back = f"{handle.name} goes on. Come back with: {session.command(f'wait {handle.name}')}"
     code = 0
@@ -107,7 +108,7 @@ async def settle(session: Session, handle: OperationHandle[Any, Any, Any], timeo
     return code
 
 
-async def _attach(session: Session, name: str) -> OperationHandle[Any, Any, Any]:
+async def _attach(session: Session, name: str) -> OperationHandle[Any, Any, Any, Any]:
     """Attach by name, with what is needed to read its payloads."""
     from longshore.v1 import operations_service_pb2 as pb
 

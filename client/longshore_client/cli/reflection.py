@@ -130,9 +130,26 @@ class Types:
             text = f"the server has no operation type {name!r}{did_you_mean(name, names) or ': see `longshore types`'}"
         raise NotFound(text, reason="TYPE_NOT_FOUND", code=Code.NOT_FOUND, domain="longshore")
 
+    async def payloads(self, info: pb.OperationType) -> dict[str, str]:
+        """Load the payloads of a type's signals, and return the full names of their types by the signals' names."""
+        package = info.type.rpartition("/")[0].rpartition(".")[0]
+        found = {}
+        for signal in info.contract.signals:
+            # As the server resolves what a contract names: a bare name means the contract's own package.
+            name, local = signal.payload_type, f"{package}.{signal.payload_type}"
+            for candidate in (name, local) if "." in name else (local, name):
+                try:
+                    await self.load(candidate)
+                except NotFound:
+                    continue
+                found[signal.name] = candidate
+                break
+        return found
+
     async def method(self, info: pb.OperationType) -> OperationMethod[Any, Any, Any, Any]:
         """Return what starts and follows operations of a type."""
         await self.load(*_message_names(info))
+        await self.payloads(info)
         return _DynamicMethod(self._channel, info.type, self.get(info.input_type), self.codec)
 
     async def learn(self, operation_type: str) -> None:
@@ -147,10 +164,11 @@ class Types:
             request = pb.GetTypeRequest(type=operation_type)
             info = await self._channel.invoke(self._channel.calls.get_type, request)
             await self.load(*_message_names(info))
+            await self.payloads(info)
         except (NotFound, Unimplemented):
             pass
 
-    async def attach(self, name: str, operation_type: str) -> OperationHandle[Any, Any, Any]:
+    async def attach(self, name: str, operation_type: str) -> OperationHandle[Any, Any, Any, Any]:
         """Return a handle on an operation that exists."""
         await self.learn(operation_type)
         return OperationHandle(self._channel, self.codec, name)
@@ -233,6 +251,9 @@ class _DynamicCodec(Codec[Any, Any, Any]):
     def __init__(self, types: Types) -> None:
         super().__init__(Message, Message, Message)
         self._types = types
+
+    def signal_type(self, name: str) -> type[Any]:  # noqa: ARG002 - every one is decoded by what it says of itself
+        return Message
 
     def _payload(self, value: AnyMessage, kind: type[Any], channel: str) -> Any:  # noqa: ARG002 - as in the base
         return self._types.unpack(value)

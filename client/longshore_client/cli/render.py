@@ -6,6 +6,7 @@ operation prints and nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from datetime import UTC, datetime
@@ -111,7 +112,7 @@ def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, An
         "sequence": event.sequence,
         "revision": event.revision,
         "attempt": event.attempt,
-        "time": event.time.isoformat().replace("+00:00", "Z"),
+        "time": _time(event.time),
         "state": event.state.name,
     }
     match event:
@@ -127,6 +128,9 @@ def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, An
             data |= {"error": error_dict(event.error, types), "retry_delay": event.retry_delay.total_seconds()}
         case events.Cancelling():
             data["reason"] = event.reason
+        case events.Signalled():
+            data |= {"name": event.name, "payload": types.to_dict(event.payload), "signal_id": event.signal_id}
+            data |= {"number": event.number, "sender": event.sender}
         case events.Reset():
             data["snapshot"] = snapshot_dict(event.snapshot, types)
         case _:
@@ -142,14 +146,16 @@ def snapshot_dict(snapshot: Snapshot[Any, Any], types: Types) -> dict[str, Any]:
         if isinstance(value, State):
             value = value.name
         elif isinstance(value, datetime):
-            value = value.isoformat().replace("+00:00", "Z")
+            value = _time(value)
         elif field in ("progress", "result") and value is not None:
             value = types.to_dict(value)
         elif field == "error" and value is not None:
             value = error_dict(value, types)
         elif field == "labels":
             value = dict(value)
-        if value not in (None, "", {}):
+        elif field == "pending_signals":
+            value = [{**dataclasses.asdict(signal), "accept_time": _time(signal.accept_time)} for signal in value]
+        if value not in (None, "", {}, []):
             data[field] = value
     return data
 
@@ -210,6 +216,9 @@ class PlainRenderer:
                 self.note(f"attempt {event.attempt} {why}; running again{again}")
             case events.Cancelling():
                 self.note(f"cancelling{f': {event.reason}' if event.reason else ''}")
+            case events.Signalled():
+                said = "  ".join(part for part in describe(event.payload, self._types) if part)
+                self.note(f"signal {event.name} from {event.sender}{f': {said}' if said else ''}")
             case events.Completed():
                 self.outcome(event.state, spent, None)
             case events.Failed() | events.Cancelled():
@@ -317,6 +326,7 @@ _SNAKE: dict[type[events.EventBase], str] = {
     events.Output: "output",
     events.AttemptFailed: "attempt_failed",
     events.Cancelling: "cancelling",
+    events.Signalled: "signal",
     events.Completed: "completed",
     events.Failed: "failed",
     events.Cancelled: "cancelled",
@@ -335,6 +345,10 @@ def _text(message: Message, field: str) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def age(moment: datetime) -> str:

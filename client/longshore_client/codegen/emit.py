@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from google.protobuf import descriptor_pb2
 
 _LINE_LENGTH = 120
+_ALIAS = "typing_extensions.TypeAlias"
+_ABSENT = "typing_extensions.Never"
 
 
 def emit_module(file: descriptor_pb2.FileDescriptorProto, contracts: Sequence[ServiceContract]) -> str:
@@ -42,7 +44,15 @@ class _ModuleWriter:
         self._contracts = contracts
         self._names = _Names()
         # What the module itself needs comes first, so that no contract can take these names.
-        for name in ("abc", "collections", "typing", "typing_extensions", "longshore_client", "longshore_server"):
+        for name in (
+            "abc",
+            "collections",
+            "datetime",
+            "typing",
+            "typing_extensions",
+            "longshore_client",
+            "longshore_server",
+        ):
             self._names.take(name)
         self._names.take("ServicesT")
         self._modules = self._import_names()
@@ -59,6 +69,7 @@ class _ModuleWriter:
             needed.update(
                 kind.proto_file for kind in (method.progress, method.output, method.result) if kind.full_name != EMPTY
             )
+            needed.update(kind.proto_file for _, kind in method.signals)
         modules = {}
         for proto_file in sorted(needed, key=lambda name: (name != self._file.name, name)):
             dotted = module_path(proto_file, "_pb2")
@@ -81,7 +92,7 @@ from __future__ import annotations
 
 import abc
 import collections.abc
-import typing
+{"import datetime" + chr(10) if any(method.signals for method in _methods(self._contracts)) else ""}import typing
 
 import longshore_client
 import typing_extensions
@@ -148,7 +159,8 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
         for method, alias in zip(contract.methods, aliases, strict=True):
             lines += [
                 f"        self.{method.python_name}: longshore_client.OperationMethod[",
-                f"            {alias.input}, {alias.progress}, {alias.output}, {alias.result}",
+                f"            {alias.input}, {alias.progress}, {alias.output}, {alias.result}"
+                + (f", {alias.handle}" if method.signals else ""),
                 "        ] = longshore_client.OperationMethod(",
                 "            channel,",
                 f'            "{contract.full_name}/{method.name}",',
@@ -156,6 +168,7 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
                 f"            progress_type={alias.runtime_type(method.progress)},",
                 f"            output_type={alias.runtime_type(method.output)},",
                 f"            result_type={alias.runtime_type(method.result)},",
+                *alias.signal_types(),
                 "        )",
                 _attribute_doc(method.comment),
             ]
@@ -177,6 +190,9 @@ class _Aliases:
         self.result = take("Result")
         self.event = take("Event")
         self.operation = take("Operation")
+        # Last, and only where there are signals: to declare the first one renames nothing else.
+        self.signal = take("Signal") if method.signals else _ABSENT
+        self.handle = take("Handle") if method.signals else ""
 
     def runtime_type(self, kind: MessageType, *, empty: bool = True) -> str:
         """The message class, or None for a channel that the contract declares as empty."""
@@ -184,32 +200,113 @@ class _Aliases:
             return "None"
         return f"{self._modules[kind.proto_file]}.{kind.nested_name}"
 
+    def signal_types(self) -> list[str]:
+        """The argument that tells the client which payload each signal has."""
+        if not self._method.signals:
+            return []
+        return [
+            "            signal_types={",
+            *(f'                "{name}": {self._payload(kind)},' for name, kind in self._method.signals),
+            "            },",
+        ]
+
     def text(self) -> str:
         method = self._method
-        absent = "typing_extensions.Never"
-        progress = absent if method.progress.full_name == EMPTY else self.runtime_type(method.progress)
-        output = absent if method.output.full_name == EMPTY else self.runtime_type(method.output)
+        progress = _ABSENT if method.progress.full_name == EMPTY else self.runtime_type(method.progress)
+        output = _ABSENT if method.output.full_name == EMPTY else self.runtime_type(method.output)
         channels = f"{self.progress}, {self.output}, {self.result}"
-        alias = "typing_extensions.TypeAlias"
+        payloads = dict.fromkeys(self._payload(kind) for _, kind in method.signals)
         return "\n".join(
             [
-                f"{self.input}: {alias} = {self.runtime_type(method.input, empty=False)}",
-                f"{self.progress}: {alias} = {progress}",
-                f"{self.output}: {alias} = {output}",
-                f"{self.result}: {alias} = {self.runtime_type(method.result)}",
-                f"{self.event}: {alias} = longshore_client.Event[{channels}]",
+                f"{self.input}: {_ALIAS} = {self.runtime_type(method.input, empty=False)}",
+                f"{self.progress}: {_ALIAS} = {progress}",
+                f"{self.output}: {_ALIAS} = {output}",
+                f"{self.result}: {_ALIAS} = {self.runtime_type(method.result)}",
+                *([f"{self.signal}: {_ALIAS} = {' | '.join(payloads)}"] if payloads else []),
+                f"{self.event}: {_ALIAS} = longshore_client.Event[",
+                f"    {channels}, {self.signal}",
+                "]",
                 "",
                 "if typing.TYPE_CHECKING:",
-                f"    {self.operation}: {alias} = longshore_server.Operation[",
-                f"        {self.input}, {channels}, ServicesT",
-                "    ]",
+                *(self._signalled(channels) if method.signals else self._plain(channels)),
                 "else:",
                 "",
                 f"    class {self.operation}(typing.Generic[ServicesT]):",
                 '        """Stands for `longshore_server.Operation` where only annotations need it."""',
                 "",
+                *(
+                    [
+                        f"    class {self.handle}:",
+                        '        """Stands for `longshore_client.OperationHandle` where only annotations need it."""',
+                        "",
+                    ]
+                    if method.signals
+                    else []
+                ),
             ]
         )
+
+    def _plain(self, channels: str) -> list[str]:
+        return [
+            f"    {self.operation}: {_ALIAS} = longshore_server.Operation[",
+            f"        {self.input}, {channels}, ServicesT",
+            "    ]",
+        ]
+
+    def _signalled(self, channels: str) -> list[str]:
+        """Operation and handle, told which payload each signal has. At run time they are what they derive from."""
+        names = ", ".join(f'"{name}"' for name, _ in self._method.signals)
+        awaited = "collections.abc.Coroutine[typing.Any, typing.Any"
+        timeout, id = "timeout: float | datetime.timedelta | None = None", "*, signal_id: str | None = None"
+        nexts, sends = [], []
+        for name, kind in self._method.signals:
+            payload = self._payload(kind)
+            nexts.append(
+                [
+                    "        def next_signal(",
+                    f'            self, name: typing.Literal["{name}"], {timeout}',
+                    f"        ) -> {awaited}, longshore_server.Signal[{payload}]]: ...",
+                ]
+            )
+            given = f"{payload} | None = None" if kind.full_name == EMPTY else payload
+            sends.append(
+                [
+                    "        def signal(",
+                    f'            self, name: typing.Literal["{name}"], payload: {given}, {id}',
+                    f"        ) -> {awaited}, longshore_client.SentSignal]: ...",
+                ]
+            )
+        return [
+            "",
+            f"    class {self.operation}(",
+            f"        longshore_server.Operation[{self.input}, {channels}, ServicesT]",
+            "    ):",
+            *_overloads(nexts),
+            "        def signals(  # type: ignore[override]",
+            f"            self, *names: typing.Literal[{names}]",
+            f"        ) -> collections.abc.AsyncIterator[longshore_server.Signal[{self.signal}]]: ...",
+            "",
+            f"    class {self.handle}(",
+            f"        longshore_client.OperationHandle[{channels}, {self.signal}]",
+            "    ):",
+            *_overloads(sends),
+        ]
+
+    def _payload(self, kind: MessageType) -> str:
+        return self.runtime_type(kind, empty=False)
+
+
+def _overloads(variants: Sequence[Sequence[str]]) -> list[str]:
+    """One method of several signatures. It takes fewer names than what it overrides: that is what it is for."""
+    ignore = "  # type: ignore[override]"
+    if len(variants) == 1:
+        first, *rest = variants[0]
+        return [first + ignore, *rest, ""]
+    lines: list[str] = []
+    for variant in variants:
+        lines += ["        @typing.overload" + ("" if lines else ignore), *variant, ""]
+    name = variants[0][0].strip().removesuffix("(")
+    return [*lines, f"        {name}(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...", ""]
 
 
 def _methods(contracts: Iterable[ServiceContract]) -> Iterable[OperationMethod]:

@@ -49,6 +49,8 @@ class OperationMethod:
     output: MessageType
     result: MessageType
     comment: str
+    signals: tuple[tuple[str, MessageType], ...]
+    """What callers may send to it: names and payloads."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,15 @@ class _ServiceReader:
             ),
             result=self._type(index, "option google.longrunning.operation_info: response_type", info.response_type),
             comment=self._comment((*self._path, _SERVICE_METHOD, index)),
+            signals=tuple(
+                (
+                    signal.name,
+                    self._type(
+                        index, f"option longshore.v1.operation: signals[{position}].payload_type", signal.payload_type
+                    ),
+                )
+                for position, signal in enumerate(declared.signals)
+            ),
         )
 
     def _check_twin(

@@ -26,7 +26,9 @@ OpenInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 OpenProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 OpenOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 OpenResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-OpenEvent: typing_extensions.TypeAlias = longshore_client.Event[OpenProgress, OpenOutput, OpenResult]
+OpenEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    OpenProgress, OpenOutput, OpenResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     OpenOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -42,7 +44,9 @@ GatedInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 GatedProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 GatedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 GatedResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-GatedEvent: typing_extensions.TypeAlias = longshore_client.Event[GatedProgress, GatedOutput, GatedResult]
+GatedEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    GatedProgress, GatedOutput, GatedResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     GatedOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -58,7 +62,9 @@ BareInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 BareProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 BareOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 BareResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-BareEvent: typing_extensions.TypeAlias = longshore_client.Event[BareProgress, BareOutput, BareResult]
+BareEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    BareProgress, BareOutput, BareResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     BareOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -74,7 +80,9 @@ BothInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 BothProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 BothOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 BothResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-BothEvent: typing_extensions.TypeAlias = longshore_client.Event[BothProgress, BothOutput, BothResult]
+BothEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    BothProgress, BothOutput, BothResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     BothOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -90,7 +98,9 @@ OwnInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 OwnProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 OwnOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 OwnResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-OwnEvent: typing_extensions.TypeAlias = longshore_client.Event[OwnProgress, OwnOutput, OwnResult]
+OwnEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    OwnProgress, OwnOutput, OwnResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     OwnOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -106,7 +116,9 @@ OwnNamedInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 OwnNamedProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 OwnNamedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 OwnNamedResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-OwnNamedEvent: typing_extensions.TypeAlias = longshore_client.Event[OwnNamedProgress, OwnNamedOutput, OwnNamedResult]
+OwnNamedEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    OwnNamedProgress, OwnNamedOutput, OwnNamedResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     OwnNamedOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -122,7 +134,9 @@ NamedInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 NamedProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 NamedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 NamedResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
-NamedEvent: typing_extensions.TypeAlias = longshore_client.Event[NamedProgress, NamedOutput, NamedResult]
+NamedEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    NamedProgress, NamedOutput, NamedResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     NamedOperation: typing_extensions.TypeAlias = longshore_server.Operation[

@@ -27,7 +27,9 @@ PlayInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayProgress, PlayOutput, PlayResult]
+PlayEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayProgress, PlayOutput, PlayResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -43,7 +45,9 @@ PlayOnInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayOnProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayOnOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayOnResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayOnEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayOnProgress, PlayOnOutput, PlayOnResult]
+PlayOnEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayOnProgress, PlayOnOutput, PlayOnResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayOnOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -59,7 +63,9 @@ PlayThroughInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayThroughProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayThroughOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayThroughResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayThroughEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayThroughProgress, PlayThroughOutput, PlayThroughResult]
+PlayThroughEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayThroughProgress, PlayThroughOutput, PlayThroughResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayThroughOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -75,7 +81,9 @@ PlayOnceInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayOnceProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayOnceOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayOnceResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayOnceEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayOnceProgress, PlayOnceOutput, PlayOnceResult]
+PlayOnceEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayOnceProgress, PlayOnceOutput, PlayOnceResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayOnceOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -91,7 +99,9 @@ PlayNamedInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayNamedProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayNamedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayNamedResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayNamedEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayNamedProgress, PlayNamedOutput, PlayNamedResult]
+PlayNamedEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayNamedProgress, PlayNamedOutput, PlayNamedResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayNamedOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -107,7 +117,9 @@ PlayAgainInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayAgainProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayAgainOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayAgainResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayAgainEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayAgainProgress, PlayAgainOutput, PlayAgainResult]
+PlayAgainEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayAgainProgress, PlayAgainOutput, PlayAgainResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayAgainOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -123,7 +135,9 @@ PlayShortInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayShortProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayShortOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayShortResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayShortEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayShortProgress, PlayShortOutput, PlayShortResult]
+PlayShortEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayShortProgress, PlayShortOutput, PlayShortResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayShortOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -139,7 +153,9 @@ PlayWhileInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayWhileProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayWhileOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayWhileResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayWhileEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayWhileProgress, PlayWhileOutput, PlayWhileResult]
+PlayWhileEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayWhileProgress, PlayWhileOutput, PlayWhileResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayWhileOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -155,7 +171,9 @@ PlayMinuteInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayMinuteProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayMinuteOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayMinuteResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayMinuteEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayMinuteProgress, PlayMinuteOutput, PlayMinuteResult]
+PlayMinuteEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayMinuteProgress, PlayMinuteOutput, PlayMinuteResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayMinuteOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -171,7 +189,9 @@ ClimbInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 ClimbProgress: typing_extensions.TypeAlias = channels_pb2.MilestoneProgress
 ClimbOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ClimbResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-ClimbEvent: typing_extensions.TypeAlias = longshore_client.Event[ClimbProgress, ClimbOutput, ClimbResult]
+ClimbEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    ClimbProgress, ClimbOutput, ClimbResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     ClimbOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -187,7 +207,9 @@ CountInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 CountProgress: typing_extensions.TypeAlias = channels_pb2.CounterProgress
 CountOutput: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 CountResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-CountEvent: typing_extensions.TypeAlias = longshore_client.Event[CountProgress, CountOutput, CountResult]
+CountEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    CountProgress, CountOutput, CountResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     CountOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -203,7 +225,9 @@ FireInput: typing_extensions.TypeAlias = empty_pb2.Empty
 FireProgress: typing_extensions.TypeAlias = typing_extensions.Never
 FireOutput: typing_extensions.TypeAlias = typing_extensions.Never
 FireResult: typing_extensions.TypeAlias = None
-FireEvent: typing_extensions.TypeAlias = longshore_client.Event[FireProgress, FireOutput, FireResult]
+FireEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    FireProgress, FireOutput, FireResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     FireOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -219,7 +243,9 @@ PlayByRulesInput: typing_extensions.TypeAlias = lab_pb2.RuledRequest
 PlayByRulesProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayByRulesOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayByRulesResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayByRulesEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayByRulesProgress, PlayByRulesOutput, PlayByRulesResult]
+PlayByRulesEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayByRulesProgress, PlayByRulesOutput, PlayByRulesResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayByRulesOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -235,7 +261,9 @@ PlayLiveInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 PlayLiveProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 PlayLiveOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 PlayLiveResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-PlayLiveEvent: typing_extensions.TypeAlias = longshore_client.Event[PlayLiveProgress, PlayLiveOutput, PlayLiveResult]
+PlayLiveEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    PlayLiveProgress, PlayLiveOutput, PlayLiveResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     PlayLiveOperation: typing_extensions.TypeAlias = longshore_server.Operation[

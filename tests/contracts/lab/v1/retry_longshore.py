@@ -27,7 +27,9 @@ TryInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 TryProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 TryOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 TryResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-TryEvent: typing_extensions.TypeAlias = longshore_client.Event[TryProgress, TryOutput, TryResult]
+TryEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TryProgress, TryOutput, TryResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     TryOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -43,7 +45,9 @@ TrySteadilyInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 TrySteadilyProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 TrySteadilyOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 TrySteadilyResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-TrySteadilyEvent: typing_extensions.TypeAlias = longshore_client.Event[TrySteadilyProgress, TrySteadilyOutput, TrySteadilyResult]
+TrySteadilyEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TrySteadilyProgress, TrySteadilyOutput, TrySteadilyResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     TrySteadilyOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -59,7 +63,9 @@ TryForAMinuteInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 TryForAMinuteProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 TryForAMinuteOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 TryForAMinuteResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-TryForAMinuteEvent: typing_extensions.TypeAlias = longshore_client.Event[TryForAMinuteProgress, TryForAMinuteOutput, TryForAMinuteResult]
+TryForAMinuteEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TryForAMinuteProgress, TryForAMinuteOutput, TryForAMinuteResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     TryForAMinuteOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -75,7 +81,9 @@ TryUnlessInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 TryUnlessProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 TryUnlessOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 TryUnlessResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-TryUnlessEvent: typing_extensions.TypeAlias = longshore_client.Event[TryUnlessProgress, TryUnlessOutput, TryUnlessResult]
+TryUnlessEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TryUnlessProgress, TryUnlessOutput, TryUnlessResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     TryUnlessOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -91,7 +99,9 @@ KeepInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 KeepProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 KeepOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 KeepResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-KeepEvent: typing_extensions.TypeAlias = longshore_client.Event[KeepProgress, KeepOutput, KeepResult]
+KeepEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    KeepProgress, KeepOutput, KeepResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     KeepOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -107,7 +117,9 @@ KeepForEverInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 KeepForEverProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 KeepForEverOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 KeepForEverResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-KeepForEverEvent: typing_extensions.TypeAlias = longshore_client.Event[KeepForEverProgress, KeepForEverOutput, KeepForEverResult]
+KeepForEverEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    KeepForEverProgress, KeepForEverOutput, KeepForEverResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     KeepForEverOperation: typing_extensions.TypeAlias = longshore_server.Operation[

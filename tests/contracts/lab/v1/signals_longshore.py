@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import abc
 import collections.abc
+import datetime
 import typing
 
 import longshore_client
 import typing_extensions
 from google.protobuf.descriptor import ServiceDescriptor
 
+from google.protobuf import empty_pb2
 from lab.v1 import lab_pb2
 from lab.v1 import signals_pb2
 from longshore.v1 import channels_pb2
@@ -27,32 +29,112 @@ ListenInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 ListenProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 ListenOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ListenResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-ListenEvent: typing_extensions.TypeAlias = longshore_client.Event[ListenProgress, ListenOutput, ListenResult]
+ListenSignal: typing_extensions.TypeAlias = signals_pb2.Approve | signals_pb2.Reject | empty_pb2.Empty
+ListenEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    ListenProgress, ListenOutput, ListenResult, ListenSignal
+]
 
 if typing.TYPE_CHECKING:
-    ListenOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        ListenInput, ListenProgress, ListenOutput, ListenResult, ServicesT
-    ]
+
+    class ListenOperation(
+        longshore_server.Operation[ListenInput, ListenProgress, ListenOutput, ListenResult, ServicesT]
+    ):
+        @typing.overload  # type: ignore[override]
+        def next_signal(
+            self, name: typing.Literal["approve"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[signals_pb2.Approve]]: ...
+
+        @typing.overload
+        def next_signal(
+            self, name: typing.Literal["reject"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[signals_pb2.Reject]]: ...
+
+        @typing.overload
+        def next_signal(
+            self, name: typing.Literal["poke"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[empty_pb2.Empty]]: ...
+
+        @typing.overload
+        def next_signal(
+            self, name: typing.Literal["few"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[signals_pb2.Approve]]: ...
+
+        def next_signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["approve", "reject", "poke", "few"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[ListenSignal]]: ...
+
+    class ListenHandle(
+        longshore_client.OperationHandle[ListenProgress, ListenOutput, ListenResult, ListenSignal]
+    ):
+        @typing.overload  # type: ignore[override]
+        def signal(
+            self, name: typing.Literal["approve"], payload: signals_pb2.Approve, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["reject"], payload: signals_pb2.Reject, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["poke"], payload: empty_pb2.Empty | None = None, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["few"], payload: signals_pb2.Approve, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
+        def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
+
 else:
 
     class ListenOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class ListenHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 ListenAgainInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 ListenAgainProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 ListenAgainOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ListenAgainResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-ListenAgainEvent: typing_extensions.TypeAlias = longshore_client.Event[ListenAgainProgress, ListenAgainOutput, ListenAgainResult]
+ListenAgainSignal: typing_extensions.TypeAlias = signals_pb2.Approve
+ListenAgainEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ListenAgainSignal
+]
 
 if typing.TYPE_CHECKING:
-    ListenAgainOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        ListenAgainInput, ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ServicesT
-    ]
+
+    class ListenAgainOperation(
+        longshore_server.Operation[ListenAgainInput, ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ServicesT]
+    ):
+        def next_signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[signals_pb2.Approve]]: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["approve"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[ListenAgainSignal]]: ...
+
+    class ListenAgainHandle(
+        longshore_client.OperationHandle[ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ListenAgainSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], payload: signals_pb2.Approve, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
 else:
 
     class ListenAgainOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class ListenAgainHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 class SignalsService(abc.ABC, typing.Generic[ServicesT]):
@@ -84,7 +166,7 @@ class SignalsClient:
 
     def __init__(self, channel: longshore_client.Channel) -> None:
         self.listen: longshore_client.OperationMethod[
-            ListenInput, ListenProgress, ListenOutput, ListenResult
+            ListenInput, ListenProgress, ListenOutput, ListenResult, ListenHandle
         ] = longshore_client.OperationMethod(
             channel,
             "lab.v1.SignalsService/Listen",
@@ -92,10 +174,16 @@ class SignalsClient:
             progress_type=lab_pb2.PlayProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=lab_pb2.PlayResult,
+            signal_types={
+                "approve": signals_pb2.Approve,
+                "reject": signals_pb2.Reject,
+                "poke": empty_pb2.Empty,
+                "few": signals_pb2.Approve,
+            },
         )
         """Two signals of types of its own, one without anything in it, and one of which few may wait."""
         self.listen_again: longshore_client.OperationMethod[
-            ListenAgainInput, ListenAgainProgress, ListenAgainOutput, ListenAgainResult
+            ListenAgainInput, ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ListenAgainHandle
         ] = longshore_client.OperationMethod(
             channel,
             "lab.v1.SignalsService/ListenAgain",
@@ -103,5 +191,8 @@ class SignalsClient:
             progress_type=lab_pb2.PlayProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=lab_pb2.PlayResult,
+            signal_types={
+                "approve": signals_pb2.Approve,
+            },
         )
         """One signal, and a retry policy."""

@@ -26,7 +26,9 @@ QuickInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 QuickProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 QuickOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 QuickResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-QuickEvent: typing_extensions.TypeAlias = longshore_client.Event[QuickProgress, QuickOutput, QuickResult]
+QuickEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    QuickProgress, QuickOutput, QuickResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     QuickOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -42,7 +44,9 @@ StepsInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 StepsProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 StepsOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 StepsResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-StepsEvent: typing_extensions.TypeAlias = longshore_client.Event[StepsProgress, StepsOutput, StepsResult]
+StepsEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    StepsProgress, StepsOutput, StepsResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     StepsOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -58,7 +62,9 @@ SleepsInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 SleepsProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 SleepsOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 SleepsResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-SleepsEvent: typing_extensions.TypeAlias = longshore_client.Event[SleepsProgress, SleepsOutput, SleepsResult]
+SleepsEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    SleepsProgress, SleepsOutput, SleepsResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     SleepsOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -74,7 +80,9 @@ ChattyInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 ChattyProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 ChattyOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ChattyResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-ChattyEvent: typing_extensions.TypeAlias = longshore_client.Event[ChattyProgress, ChattyOutput, ChattyResult]
+ChattyEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    ChattyProgress, ChattyOutput, ChattyResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     ChattyOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -90,7 +98,9 @@ FamilyInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 FamilyProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 FamilyOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 FamilyResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-FamilyEvent: typing_extensions.TypeAlias = longshore_client.Event[FamilyProgress, FamilyOutput, FamilyResult]
+FamilyEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    FamilyProgress, FamilyOutput, FamilyResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     FamilyOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -106,7 +116,9 @@ NamedInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 NamedProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 NamedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 NamedResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-NamedEvent: typing_extensions.TypeAlias = longshore_client.Event[NamedProgress, NamedOutput, NamedResult]
+NamedEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    NamedProgress, NamedOutput, NamedResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     NamedOperation: typing_extensions.TypeAlias = longshore_server.Operation[
@@ -122,7 +134,9 @@ ScriptInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 ScriptProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 ScriptOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ScriptResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
-ScriptEvent: typing_extensions.TypeAlias = longshore_client.Event[ScriptProgress, ScriptOutput, ScriptResult]
+ScriptEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    ScriptProgress, ScriptOutput, ScriptResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     ScriptOperation: typing_extensions.TypeAlias = longshore_server.Operation[

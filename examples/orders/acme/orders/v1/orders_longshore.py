@@ -26,7 +26,9 @@ ProcessInput: typing_extensions.TypeAlias = orders_pb2.ProcessOrderRequest
 ProcessProgress: typing_extensions.TypeAlias = orders_pb2.ProcessOrderProgress
 ProcessOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ProcessResult: typing_extensions.TypeAlias = orders_pb2.ProcessOrderResult
-ProcessEvent: typing_extensions.TypeAlias = longshore_client.Event[ProcessProgress, ProcessOutput, ProcessResult]
+ProcessEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    ProcessProgress, ProcessOutput, ProcessResult, typing_extensions.Never
+]
 
 if typing.TYPE_CHECKING:
     ProcessOperation: typing_extensions.TypeAlias = longshore_server.Operation[
