@@ -181,6 +181,8 @@ def _read_files(config: Config, clock: Clock) -> tuple[Certificates | None, list
         if config.tls_cert is not None and config.tls_key is not None:
             setting = "tls_cert"
             tls = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
+            if config.tls_client_ca is not None:
+                import cryptography.x509  # noqa: F401 - not at the first call
         if config.tokens is not None:
             setting = "tokens"
             found.append(TokenFile(config.tokens, clock))

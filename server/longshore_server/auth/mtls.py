@@ -33,9 +33,6 @@ class CertificateNames(Authenticator):
     """The names of one file. Raises `FileError` when it cannot be used."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        # Where it is missing, the server must not find out at the first call.
-        import cryptography.x509  # noqa: F401
-
         self._clock = clock
         self._names: Watched[Mapping[str, Principal]] = Watched([path], lambda: _read(path))
 
@@ -59,6 +56,21 @@ class CertificateNames(Authenticator):
 
     async def refresh(self, *, force: bool) -> bool:
         return await self._names.refresh(force=force)
+
+
+def names_of(certificate: bytes) -> tuple[str, ...]:
+    """The subject alternative names, with their kinds: a name of one kind must not pass for one of another."""
+    from cryptography import x509
+
+    kinds: Mapping[type[x509.GeneralName], str] = {
+        x509.UniformResourceIdentifier: "URI", x509.DNSName: "DNS", x509.RFC822Name: "EMAIL", x509.IPAddress: "IP"
+    }  # fmt: skip
+    try:
+        extensions = x509.load_pem_x509_certificate(certificate).extensions
+        found = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    return tuple(f"{kinds[type(name)]}:{name.value}" for name in found if type(name) in kinds)
 
 
 def _end(certificate: bytes) -> int:

@@ -8,9 +8,9 @@ import grpc
 
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.identity import LOCAL, Credentials, Principal, unauthenticated
+from longshore_server.auth.mtls import names_of
 
 _CERTIFICATE = "x509_pem_cert"
-_NAMES = {"x509_uri": "URI", "x509_dns": "DNS", "x509_email": "EMAIL", "x509_ip": "IP"}
 
 
 class Callers:
@@ -43,12 +43,5 @@ class Callers:
         known = authentication.known(authorization, certificate)
         if known is not None:
             return known
-        return await authentication.identify(Credentials(authorization, _names(context), certificate))
-
-
-def _names(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str, ...]:
-    """The subject alternative names, with their kinds: a name of one kind must not pass for one of another."""
-    found = context.auth_context()
-    return tuple(
-        f"{kind}:{value.decode('utf-8', 'replace')}" for key, kind in _NAMES.items() for value in found.get(key, ())
-    )
+        names = names_of(certificate) if certificate else ()
+        return await authentication.identify(Credentials(authorization, names, certificate))

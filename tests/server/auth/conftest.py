@@ -65,14 +65,17 @@ Metadata = tuple[tuple[str, str], ...]
 class Guarded:
     """A server that knows its callers by tokens, and whatever else its settings say."""
 
-    def __init__(self, data: Path, *, authenticators: Any = (), tokens: bool = True, **settings: Any) -> None:
+    def __init__(self, data: Path, *, authenticators: Any = (), tokens: bool | Path = True, **settings: Any) -> None:
         self.handlers = Handlers()
         self.clock = LabClock()
         data.mkdir(exist_ok=True)
         self.tokens = data / "tokens.toml"
         self._made: dict[Any, str] = {}
-        if tokens:
+        if tokens is True:
             self.tokens.touch()
+        elif tokens:
+            self.tokens = tokens
+        if tokens:
             settings["tokens"] = self.tokens
         server = Server(self.handlers, authenticators=authenticators)
         self.harness = Harness(server, data / "data", clock=self.clock, **settings)
