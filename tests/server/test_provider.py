@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from lab.v1 import lab_longshore, lab_pb2
+from lab.v1.control_pb2 import Verdict
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import DuplicateNameError, OperationControl, OperationError, Reason, ServiceError
 from longshore_server.lifecycle import State as Word
 from tests.conftest import Crash, Lab, LabHandlers, State, reason_of_end, result_of
+from tests.server.test_control import JUDGE, ControlHandlers, plead
 
 PLAY = lab_longshore.LabService.play
 
@@ -49,7 +51,7 @@ async def test_a_control_is_of_the_handler_s_type(lab: Lab) -> None:
     with pytest.raises(TypeError, match=r"is a lab\.v1\.LabService/Play, not a lab\.v1\.LabService/Climb"):
         await lab.server.operations.control(control.name, lab_longshore.LabService.climb)
     with pytest.raises(TypeError, match="is no handler of this server"):
-        await lab.server.operations.control(control.name, Lab.run)
+        await lab.server.operations.control(control.name, ControlHandlers.judge)
     with pytest.raises(ServiceError) as caught:
         await lab.server.operations.control("operations/nobody")
     assert caught.value.reason is Reason.OPERATION_NOT_FOUND
@@ -272,3 +274,32 @@ async def test_the_end_by_another_hand_reaches_attached_work(lab: Lab) -> None:
     await interrupted.wait()
     assert await attaching is Word.FAILED
     assert reason_of_end(await lab.get(control.name)) == "DEADLINE_EXCEEDED"
+
+
+async def test_a_controller_reads_signals_and_consumes_what_it_is_done_with(make_lab: Any) -> None:
+    lab = await make_lab(services=[ControlHandlers])
+    control = await deferred(lab, JUDGE)
+    await plead(lab, control.name, 1)
+    await plead(lab, control.name, 2, "object")
+    seen = []
+
+    async def read() -> None:
+        async for signal in control.signals("plead"):
+            seen.append(signal.payload.day)
+            if signal.payload.day != 3:
+                await control.consume(signal)
+
+    reading = asyncio.ensure_future(read())
+    await lab.catch_up()
+    assert seen == [1]
+    await plead(lab, control.name, 3)
+    await plead(lab, control.name, 4)
+    await lab.catch_up()
+    assert seen == [1, 3, 4]
+    await control.complete(Verdict(text="yes"))
+    await reading
+    with pytest.raises(ServiceError) as caught:
+        await anext(control.signals("pleed"))
+    assert caught.value.reason is Reason.UNKNOWN_SIGNAL
+    # What was not consumed is there again, for another reader.
+    assert [signal.number async for signal in control.signals()] == [2, 3]
