@@ -9,7 +9,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -29,6 +29,7 @@ from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness, ManualClock
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
+HandlerT = TypeVar("HandlerT", bound=Handler)
 State = operation_pb2.OperationSnapshot.State
 
 
@@ -134,7 +135,7 @@ class Lab:
         self.harness = Harness(self.server, data, clock=clock or LabClock(), **settings)
         self._channel: grpc.aio.Channel | None = None
 
-    def plays(self, handler: Handler) -> Handler:
+    def plays(self, handler: HandlerT) -> HandlerT:
         """Decorator: the handler of every operation from here on."""
         self.handlers.handler = handler
         return handler

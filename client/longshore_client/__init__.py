@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Reset,
         Signalled,
         Started,
+        Stopping,
     )
     from longshore_client.operation import OperationHandle, OperationMethod, SentSignal
     from longshore_client.retry import Retry
@@ -100,6 +101,7 @@ __all__ = [
     "Started",
     "State",
     "StillRunning",
+    "Stopping",
     "Unauthenticated",
     "Unavailable",
     "UnexpectedMessage",
@@ -151,6 +153,7 @@ _MODULES = {
         "Reset",
         "Signalled",
         "Started",
+        "Stopping",
     ),
     "longshore_client.operation": (
         "OperationHandle",

@@ -83,6 +83,13 @@ class Calls:
         self.signal: UnaryRpc[pb.SignalRequest, pb.SignalResponse] = self._unary(
             "Signal", pb.SignalRequest, pb.SignalResponse
         )
+        self.stop: UnaryRpc[pb.StopRequest, OperationSnapshot] = self._unary("Stop", pb.StopRequest, OperationSnapshot)
+        self.retry: UnaryRpc[pb.RetryRequest, pb.StartResponse] = self._unary(
+            "Retry", pb.RetryRequest, pb.StartResponse
+        )
+        self.delete: UnaryRpc[pb.DeleteRequest, pb.DeleteResponse] = self._unary(
+            "Delete", pb.DeleteRequest, pb.DeleteResponse
+        )
         self.list: UnaryRpc[pb.ListRequest, pb.ListResponse] = self._unary("List", pb.ListRequest, pb.ListResponse)
         self.list_types: UnaryRpc[pb.ListTypesRequest, pb.ListTypesResponse] = self._unary(
             "ListTypes", pb.ListTypesRequest, pb.ListTypesResponse

@@ -150,6 +150,12 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
             request_id=wire.request_id,
             parent=wire.parent,
             crashes=wire.crashes,
+            failures=wire.failures,
+            next_attempt_time=time("next_attempt_time"),
+            stop_request_time=time("stop_request_time"),
+            stopped=wire.stopped,
+            retried_from=wire.retried_from,
+            expire_time=time("expire_time"),
             pending_signals=tuple(
                 PendingSignal(signal.number, signal.name, signal.signal_id, to_datetime(signal.accept_time))
                 for signal in wire.pending_signals
@@ -177,7 +183,15 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
             return events.Output(output, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
         if kind == "completed":
             result = self.result(wire.completed.result)
-            return events.Completed(result, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
+            return events.Completed(
+                result,
+                wire.completed.stopped,
+                sequence=sequence,
+                revision=revision,
+                attempt=attempt,
+                time=at,
+                state=state,
+            )
         if kind == "started":
             return events.Started(sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
         if kind == "accepted":
@@ -220,6 +234,10 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
                 attempt=attempt,
                 time=at,
                 state=state,
+            )
+        if kind == "stopping":
+            return events.Stopping(
+                wire.stopping.reason, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
             )
         if kind == "attempt_failed":
             delay = wire.attempt_failed.retry_delay

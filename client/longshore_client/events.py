@@ -89,10 +89,19 @@ class Signalled(EventBase, Generic[SignalT]):
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping(EventBase):
+    """A caller asked to stop it and to keep what there is."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Completed(EventBase, Generic[ResultT]):
     """It ended with a result. The last event."""
 
     result: ResultT
+    stopped: bool = False
+    """It completed after a request to stop: the result may be a part of what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,7 @@ Event: TypeAlias = (
     | Output[OutputT]
     | AttemptFailed
     | Cancelling
+    | Stopping
     | Completed[ResultT]
     | Failed
     | Cancelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, cast
+from typing import TYPE_CHECKING, Generic, Self, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -16,7 +16,7 @@ from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client import events
 from longshore_client.channel import MAX_WAIT, Channel
 from longshore_client.codec import Codec, to_any
-from longshore_client.errors import DeadlineExceeded, StillRunning
+from longshore_client.errors import DeadlineExceeded, NotFound, StillRunning
 from longshore_client.events import Event, EventBase
 from longshore_client.run import run_following
 from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
@@ -40,6 +40,7 @@ _EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
     events.Output: EventType.EVENT_TYPE_OUTPUT,
     events.AttemptFailed: EventType.EVENT_TYPE_ATTEMPT_FAILED,
     events.Cancelling: EventType.EVENT_TYPE_CANCELLING,
+    events.Stopping: EventType.EVENT_TYPE_STOPPING,
     events.Signalled: EventType.EVENT_TYPE_SIGNAL,
     events.Completed: EventType.EVENT_TYPE_COMPLETED,
     events.Failed: EventType.EVENT_TYPE_FAILED,
@@ -183,6 +184,49 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         snapshot = await self._channel.invoke(self._channel.calls.cancel, request)
         self._note(snapshot)
         return self._codec.snapshot(snapshot)
+
+    async def stop(self, reason: str = "") -> Snapshot[ProgressT, ResultT]:
+        """Ask to stop and to keep what there is, and return where the operation stands then.
+
+        What the handler then returns is the result, with `stopped` set. Repeating it does no harm.
+
+        Args:
+            reason: Why, for people; at most 1024 bytes.
+        """
+        request = pb.StopRequest(name=self._address, reason=reason)
+        snapshot = await self._channel.invoke(self._channel.calls.stop, request)
+        self._note(snapshot)
+        return self._codec.snapshot(snapshot)
+
+    async def retry(self, *, request_id: str | None = None) -> Self:
+        """Start an operation that has ended once more, and return a handle on the new one.
+
+        Args:
+            request_id: Idempotency key of the new one. Default: a new key, which makes the retries of this call safe.
+
+        Raises:
+            FailedPrecondition: It has not ended (reason OPERATION_RUNNING).
+            ResourceExhausted: Too many operations wait; `retry_after` says when to try again.
+        """
+        request = pb.RetryRequest(name=self._address, request_id=request_id or str(uuid.uuid4()))
+        started = await self._channel.invoke(self._channel.calls.retry, request)
+        created = started.disposition == pb.StartResponse.DISPOSITION_CREATED
+        name = started.operation.name
+        return type(self)(self._channel, self._codec, name, started=started.operation, created=created)
+
+    async def delete(self) -> None:
+        """Delete an operation that has ended. Repeating it does no harm.
+
+        Raises:
+            FailedPrecondition: It has not ended (reason OPERATION_RUNNING).
+            NotFound: There is no such operation, and this handle has never seen it.
+        """
+        try:
+            await self._channel.invoke(self._channel.calls.delete, pb.DeleteRequest(name=self._address))
+        except NotFound:
+            # It was there when its uid was learnt: gone is what was asked for, by this call or one before it.
+            if not self._uid:
+                raise
 
     async def signal(self, name: str, payload: SignalT | None = None, *, signal_id: str | None = None) -> SentSignal:
         """Send a signal. It is durable when this returns; the handler consumes it once, in the order of acceptance.

@@ -64,5 +64,16 @@ class Snapshot(Generic[ProgressT, ResultT]):
     """Name of the operation whose handler started this one."""
     crashes: int = 0
     """How many crashes of the server interrupted it."""
+    failures: int = 0
+    """How many attempts failed and were made again, or will be."""
+    next_attempt_time: datetime | None = None
+    """When the next attempt begins; None: one is under way, or none is due."""
+    stop_request_time: datetime | None = None
+    stopped: bool = False
+    """It completed after a request to stop: the result may be a part of what was asked for."""
+    retried_from: str = ""
+    """Name of the operation that this one repeats."""
+    expire_time: datetime | None = None
+    """When it is deleted; None: it has not ended, or it is kept for ever."""
     pending_signals: tuple[PendingSignal, ...] = ()
     """The signals that nobody has consumed yet, in the order of their acceptance."""

@@ -189,7 +189,6 @@ async def test_a_batch_is_bounded_in_events_as_well(lab: Lab) -> None:
             report = op.progress(lab_pb2.PlayProgress(number=number))
             if number % 500 == 0:
                 await report
-        await report
         return lab_pb2.PlayResult()
 
     for key in "abcde":

@@ -26,6 +26,9 @@ _COMMANDS = {
     "wait": _Command("longshore_client.cli.follow", "wait", "cli", "Wait for an operation and print its result."),
     "cancel": _Command("longshore_client.cli.follow", "cancel", "cli", "Ask to cancel an operation."),
     "signal": _Command("longshore_client.cli.signals", "signal", "cli", "Send a signal to an operation that runs."),
+    "stop": _Command("longshore_client.cli.follow", "stop", "cli", "Ask to stop, and keep what there is."),
+    "retry": _Command("longshore_client.cli.ended", "retry", "cli", "Start an operation that has ended once more."),
+    "delete": _Command("longshore_client.cli.ended", "delete", "cli", "Delete operations that have ended."),
     "types": _Command(
         "longshore_client.cli.listing", "types", "cli", "List the operation types that the server serves."
     ),

@@ -8,7 +8,7 @@ import click
 
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data, to_message
-from longshore_client.cli.follow import follow, settle
+from longshore_client.cli.follow import started
 from longshore_client.cli.session import Session, with_session
 
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
@@ -51,21 +51,7 @@ async def call(
     method = await session.types.method(info)
     request = to_message(session, values, info.input_type)
     handle = await method(request, request_id=request_id, labels=wanted_labels)
-    if watch:
-        return await follow(session, handle, after=0, types=(), timeout=timeout, title=True)
-    if wait or timeout is not None:
-        if not session.json:
-            click.echo(handle.name, err=True)
-        return await settle(session, handle, timeout)
-    if session.json:
-        from longshore_client.cli.render import print_json, snapshot_dict
-
-        print_json(snapshot_dict(await handle.get(), session.types))
-    else:
-        click.echo(handle.name)
-        if not handle.created:
-            click.echo("it existed already", err=True)
-    return None
+    return await started(session, handle, watch=watch, wait=wait, timeout=timeout)
 
 
 def _read_labels(labels: tuple[str, ...]) -> dict[str, str]:

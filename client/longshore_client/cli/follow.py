@@ -1,4 +1,4 @@
-"""`longshore get`, `watch`, `wait` and `cancel`: one operation that exists."""
+"""`longshore get`, `watch`, `wait`, `cancel` and `stop`: one operation that exists."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _KINDS: dict[str, type[EventBase]] = {
     "output": events.Output,
     "attempt_failed": events.AttemptFailed,
     "cancelling": events.Cancelling,
+    "stopping": events.Stopping,
     "signal": events.Signalled,
 }
 _ENDS = {State.COMPLETED: 0, State.FAILED: FAILED, State.CANCELLED: CANCELLED}
@@ -108,7 +109,26 @@ async def settle(session: Session, handle: OperationHandle[Any, Any, Any, Any], 
     return code
 
 
-async def _attach(session: Session, name: str) -> OperationHandle[Any, Any, Any, Any]:
+async def started(
+    session: Session, handle: OperationHandle[Any, Any, Any, Any], *, watch: bool, wait: bool, timeout: float | None
+) -> int | None:
+    """What a command does with an operation that it has started: follow it, wait for it, or print its name."""
+    if watch:
+        return await follow(session, handle, after=0, types=(), timeout=timeout, title=True)
+    if wait or timeout is not None:
+        if not session.json:
+            click.echo(handle.name, err=True)
+        return await settle(session, handle, timeout)
+    if session.json:
+        print_json(snapshot_dict(await handle.get(), session.types))
+    else:
+        click.echo(handle.name)
+        if not handle.created:
+            click.echo("it existed already", err=True)
+    return None
+
+
+async def attach(session: Session, name: str) -> OperationHandle[Any, Any, Any, Any]:
     """Attach by name, with what is needed to read its payloads."""
     from longshore.v1 import operations_service_pb2 as pb
 
@@ -122,7 +142,7 @@ async def _attach(session: Session, name: str) -> OperationHandle[Any, Any, Any,
 @with_session
 async def get(session: Session, name: str) -> None:
     """Show where the operation NAME stands."""
-    handle = await _attach(session, name)
+    handle = await attach(session, name)
     snapshot = await handle.get()
     if session.json:
         print_json(snapshot_dict(snapshot, session.types))
@@ -155,7 +175,7 @@ async def watch(
 
     Restarts of the server are bridged. Ctrl-C leaves the operation running and says how to come back.
     """
-    handle = await _attach(session, name)
+    handle = await attach(session, name)
     types = [_KINDS[kind] for kind in kinds]
     return await follow(session, handle, after=after, types=types, conflate=conflate, timeout=timeout, title=True)
 
@@ -166,7 +186,7 @@ async def watch(
 @with_session
 async def wait(session: Session, name: str, timeout: float | None) -> int:
     """Wait until the operation NAME has ended, and print its result."""
-    return await settle(session, await _attach(session, name), timeout)
+    return await settle(session, await attach(session, name), timeout)
 
 
 @click.command("cancel", epilog='\b\nExample:\n  longshore cancel orders-process-ord_123 --reason "ordered twice"')
@@ -175,8 +195,25 @@ async def wait(session: Session, name: str, timeout: float | None) -> int:
 @with_session
 async def cancel(session: Session, name: str, reason: str) -> None:
     """Ask to cancel the operation NAME. Repeating it does no harm."""
-    handle = await _attach(session, name)
-    snapshot = await handle.cancel(reason)
+    handle = await attach(session, name)
+    _print_asked(session, await handle.cancel(reason), "cancel")
+
+
+@click.command("stop", epilog='\b\nExample:\n  longshore stop orders-process-ord_123 --reason "good enough"')
+@click.argument("name")
+@click.option("--reason", default="", metavar="TEXT", help="Why; kept in its log.")
+@with_session
+async def stop(session: Session, name: str, reason: str) -> None:
+    """Ask the operation NAME to stop and to keep what there is. Repeating it does no harm.
+
+    What its handler then returns is the result. An attempt that waits to be made again is made at once, as the last.
+    """
+    handle = await attach(session, name)
+    _print_asked(session, await handle.stop(reason), "stop")
+
+
+def _print_asked(session: Session, snapshot: Snapshot[Any, Any], verb: str) -> None:
+    """Where an operation stands that was asked to do something, and how to follow it."""
     if session.json:
         print_json(snapshot_dict(snapshot, session.types))
         return
@@ -184,7 +221,7 @@ async def cancel(session: Session, name: str, reason: str) -> None:
     if snapshot.state.terminal:
         click.echo(f"{snapshot.name} has ended: {state}")
     else:
-        click.echo(f"{snapshot.name} is asked to cancel: {state}")
+        click.echo(f"{snapshot.name} is asked to {verb}: {state}")
         click.echo(f"follow it with: {session.command(f'watch {snapshot.name}')}", err=True)
 
 

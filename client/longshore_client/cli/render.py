@@ -122,11 +122,13 @@ def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, An
             data["value"] = types.to_dict(event.value)
         case events.Completed():
             data["result"] = types.to_dict(event.result)
+            if event.stopped:
+                data["stopped"] = True
         case events.Failed() | events.Cancelled():
             data["error"] = error_dict(event.error, types)
         case events.AttemptFailed():
             data |= {"error": error_dict(event.error, types), "retry_delay": event.retry_delay.total_seconds()}
-        case events.Cancelling():
+        case events.Cancelling() | events.Stopping():
             data["reason"] = event.reason
         case events.Signalled():
             data |= {"name": event.name, "payload": types.to_dict(event.payload), "signal_id": event.signal_id}
@@ -153,6 +155,8 @@ def snapshot_dict(snapshot: Snapshot[Any, Any], types: Types) -> dict[str, Any]:
             value = error_dict(value, types)
         elif field == "labels":
             value = dict(value)
+        elif value is False:
+            value = None
         elif field == "pending_signals":
             value = [{**dataclasses.asdict(signal), "accept_time": _time(signal.accept_time)} for signal in value]
         if value not in (None, "", {}, []):
@@ -216,11 +220,13 @@ class PlainRenderer:
                 self.note(f"attempt {event.attempt} {why}; running again{again}")
             case events.Cancelling():
                 self.note(f"cancelling{f': {event.reason}' if event.reason else ''}")
+            case events.Stopping():
+                self.note(f"stopping{f': {event.reason}' if event.reason else ''}")
             case events.Signalled():
                 said = "  ".join(part for part in describe(event.payload, self._types) if part)
                 self.note(f"signal {event.name} from {event.sender}{f': {said}' if said else ''}")
             case events.Completed():
-                self.outcome(event.state, spent, None)
+                self.outcome(event.state, spent, None, stopped=event.stopped)
             case events.Failed() | events.Cancelled():
                 self.outcome(event.state, spent, event.error)
             case events.Reset():
@@ -232,13 +238,13 @@ class PlainRenderer:
 
     def ended(self, snapshot: Snapshot[Any, Any]) -> None:
         spent = elapsed(((snapshot.end_time or snapshot.update_time) - snapshot.create_time).total_seconds())
-        self.outcome(snapshot.state, spent, snapshot.error)
+        self.outcome(snapshot.state, spent, snapshot.error, stopped=snapshot.stopped)
 
-    def outcome(self, state: State, spent: str, error: LongshoreError | None) -> None:
+    def outcome(self, state: State, spent: str, error: LongshoreError | None, *, stopped: bool = False) -> None:
         """The line that says how it ended."""
         why = f": {error.message}" if error is not None else ""
         if state is State.COMPLETED:
-            self.end("✔", "green", f"completed in {spent}")
+            self.end("✔", "green", f"{'stopped after' if stopped else 'completed in'} {spent}")
         elif state is State.FAILED:
             self.end("✘", "red", f"failed after {spent}{why}{f' ({error.reason})' if error is not None else ''}")
         elif state is State.CANCELLED:
@@ -326,6 +332,7 @@ _SNAKE: dict[type[events.EventBase], str] = {
     events.Output: "output",
     events.AttemptFailed: "attempt_failed",
     events.Cancelling: "cancelling",
+    events.Stopping: "stopping",
     events.Signalled: "signal",
     events.Completed: "completed",
     events.Failed: "failed",
