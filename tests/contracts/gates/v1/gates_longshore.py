@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import collections.abc
+import datetime
 import typing
 
 import longshore_client
@@ -26,36 +27,76 @@ OpenInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 OpenProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 OpenOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 OpenResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
+OpenSignal: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 OpenEvent: typing_extensions.TypeAlias = longshore_client.Event[
-    OpenProgress, OpenOutput, OpenResult, typing_extensions.Never
+    OpenProgress, OpenOutput, OpenResult, OpenSignal
 ]
 
 if typing.TYPE_CHECKING:
-    OpenOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        OpenInput, OpenProgress, OpenOutput, OpenResult, ServicesT
-    ]
+
+    class OpenOperation(
+        longshore_server.Operation[OpenInput, OpenProgress, OpenOutput, OpenResult, ServicesT]
+    ):
+        def next_signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[gates_pb2.GatesProgress]]: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["poke"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[OpenSignal]]: ...
+
+    class OpenHandle(
+        longshore_client.OperationHandle[OpenProgress, OpenOutput, OpenResult, OpenSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
 else:
 
     class OpenOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class OpenHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 GatedInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 GatedProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 GatedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 GatedResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
+GatedSignal: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 GatedEvent: typing_extensions.TypeAlias = longshore_client.Event[
-    GatedProgress, GatedOutput, GatedResult, typing_extensions.Never
+    GatedProgress, GatedOutput, GatedResult, GatedSignal
 ]
 
 if typing.TYPE_CHECKING:
-    GatedOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        GatedInput, GatedProgress, GatedOutput, GatedResult, ServicesT
-    ]
+
+    class GatedOperation(
+        longshore_server.Operation[GatedInput, GatedProgress, GatedOutput, GatedResult, ServicesT]
+    ):
+        def next_signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[gates_pb2.GatesProgress]]: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["poke"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[GatedSignal]]: ...
+
+    class GatedHandle(
+        longshore_client.OperationHandle[GatedProgress, GatedOutput, GatedResult, GatedSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
 else:
 
     class GatedOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class GatedHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 BareInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
@@ -80,18 +121,38 @@ BothInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
 BothProgress: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 BothOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 BothResult: typing_extensions.TypeAlias = gates_pb2.GatesResult
+BothSignal: typing_extensions.TypeAlias = gates_pb2.GatesProgress
 BothEvent: typing_extensions.TypeAlias = longshore_client.Event[
-    BothProgress, BothOutput, BothResult, typing_extensions.Never
+    BothProgress, BothOutput, BothResult, BothSignal
 ]
 
 if typing.TYPE_CHECKING:
-    BothOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        BothInput, BothProgress, BothOutput, BothResult, ServicesT
-    ]
+
+    class BothOperation(
+        longshore_server.Operation[BothInput, BothProgress, BothOutput, BothResult, ServicesT]
+    ):
+        def next_signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[gates_pb2.GatesProgress]]: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["poke"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[BothSignal]]: ...
+
+    class BothHandle(
+        longshore_client.OperationHandle[BothProgress, BothOutput, BothResult, BothSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
 else:
 
     class BothOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class BothHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 OwnInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
@@ -163,15 +224,15 @@ class GatesService(abc.ABC, typing.Generic[ServicesT]):
     }
     LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {
         "Open": 35,
-        "OpenAndWatch": 50,
-        "Gated": 55,
-        "GatedAndWatch": 70,
-        "Bare": 75,
-        "Both": 87,
-        "Own": 110,
-        "OwnAndWatch": 125,
-        "OwnNamed": 130,
-        "Named": 147,
+        "OpenAndWatch": 54,
+        "Gated": 59,
+        "GatedAndWatch": 78,
+        "Bare": 83,
+        "Both": 95,
+        "Own": 126,
+        "OwnAndWatch": 141,
+        "OwnNamed": 146,
+        "Named": 163,
     }
 
     @abc.abstractmethod
@@ -208,7 +269,7 @@ class GatesClient:
 
     def __init__(self, channel: longshore_client.Channel) -> None:
         self.open: longshore_client.OperationMethod[
-            OpenInput, OpenProgress, OpenOutput, OpenResult
+            OpenInput, OpenProgress, OpenOutput, OpenResult, OpenHandle
         ] = longshore_client.OperationMethod(
             channel,
             "gates.v1.GatesService/Open",
@@ -216,10 +277,13 @@ class GatesClient:
             progress_type=gates_pb2.GatesProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=gates_pb2.GatesResult,
+            signal_types={
+                "poke": gates_pb2.GatesProgress,
+            },
         )
         """Everyone who is known may do everything."""
         self.gated: longshore_client.OperationMethod[
-            GatedInput, GatedProgress, GatedOutput, GatedResult
+            GatedInput, GatedProgress, GatedOutput, GatedResult, GatedHandle
         ] = longshore_client.OperationMethod(
             channel,
             "gates.v1.GatesService/Gated",
@@ -227,6 +291,9 @@ class GatesClient:
             progress_type=gates_pb2.GatesProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=gates_pb2.GatesResult,
+            signal_types={
+                "poke": gates_pb2.GatesProgress,
+            },
         )
         """Each gate asks for a capability of its own."""
         self.bare: longshore_client.OperationMethod[
@@ -241,7 +308,7 @@ class GatesClient:
         )
         """Who may start may see; no caller may cancel."""
         self.both: longshore_client.OperationMethod[
-            BothInput, BothProgress, BothOutput, BothResult
+            BothInput, BothProgress, BothOutput, BothResult, BothHandle
         ] = longshore_client.OperationMethod(
             channel,
             "gates.v1.GatesService/Both",
@@ -249,6 +316,9 @@ class GatesClient:
             progress_type=gates_pb2.GatesProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=gates_pb2.GatesResult,
+            signal_types={
+                "poke": gates_pb2.GatesProgress,
+            },
         )
         """A gate with two capabilities asks for both."""
         self.own: longshore_client.OperationMethod[
