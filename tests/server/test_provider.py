@@ -198,7 +198,7 @@ async def test_taking_over_what_waits_for_a_slot_keeps_its_handler_from_beginnin
     assert lab.engine.executor.waiting_of(Lab.TYPE) == 0
 
 
-async def accepted(lab: Lab) -> OperationControl[Any, Any, Any, Any]:
+async def accepted(lab: Lab) -> OperationControl[Any]:
     return await lab.server.operations.accept("lab.v1.LabService/PlayMinute", lab_pb2.PlayRequest())
 
 

@@ -14,12 +14,12 @@ from longshore_server.clock import SECOND
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.engine import Engine, Started
 from longshore_server.engine.live import Live
-from longshore_server.engine.provider import HandlerOf, OperationControl, type_of
+from longshore_server.engine.provider import Handler, OperationControl, OperationT, type_of
 from longshore_server.engine.signals import Sending
 from longshore_server.engine.starts import LOCAL, Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.handler.journal import Asked, place
-from longshore_server.handler.operation import InputT, OutputT, ProgressT, ResultT, current
+from longshore_server.handler.operation import InputT, current
 from longshore_server.lifecycle import State
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import Event
@@ -152,18 +152,18 @@ class Operations:
     async def accept(
         self, type: str, request: Message, *, name: str | None = None, request_id: str = "",
         labels: Mapping[str, str] | None = None, owner: str = "",
-    ) -> OperationControl[Any, Any, Any, Any]: ...  # fmt: skip
+    ) -> OperationControl[Any]: ...  # fmt: skip
 
     @overload
     async def accept(
-        self, type: HandlerOf[InputT, ProgressT, OutputT, ResultT], request: InputT, *, name: str | None = None,
+        self, type: Handler[InputT, OperationT], request: InputT, *, name: str | None = None,
         request_id: str = "", labels: Mapping[str, str] | None = None, owner: str = "",
-    ) -> OperationControl[InputT, ProgressT, OutputT, ResultT]: ...  # fmt: skip
+    ) -> OperationControl[OperationT]: ...  # fmt: skip
 
     async def accept(
         self, type: Any, request: Any, *, name: str | None = None, request_id: str = "",
         labels: Mapping[str, str] | None = None, owner: str = "",
-    ) -> OperationControl[Any, Any, Any, Any]:  # fmt: skip
+    ) -> OperationControl[Any]:  # fmt: skip
         """Accept an operation that no handler will run, and return the control by which this code drives it.
 
         It is PENDING until `started()`. All else is as for `start`, in handlers too; an operation that has the name or
@@ -180,14 +180,12 @@ class Operations:
         return OperationControl(engine, live, created=created)
 
     @overload
-    async def control(self, name: str) -> OperationControl[Any, Any, Any, Any]: ...
+    async def control(self, name: str) -> OperationControl[Any]: ...
 
     @overload
-    async def control(
-        self, name: str, handler: HandlerOf[InputT, ProgressT, OutputT, ResultT]
-    ) -> OperationControl[InputT, ProgressT, OutputT, ResultT]: ...
+    async def control(self, name: str, handler: Handler[Any, OperationT]) -> OperationControl[OperationT]: ...
 
-    async def control(self, name: str, handler: Any = None) -> OperationControl[Any, Any, Any, Any]:
+    async def control(self, name: str, handler: Any = None) -> OperationControl[Any]:
         """The provider's side of the operation called `operations/{id}`: deferred or not, after any restart.
 
         Args:

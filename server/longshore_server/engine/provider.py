@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-HandlerOf: TypeAlias = Callable[
-    [Any, InputT, Operation[InputT, ProgressT, OutputT, ResultT, Any]], Coroutine[Any, Any, ResultT]
-]
+OperationT = TypeVar("OperationT", bound=Operation[Any, Any, Any, Any, Any])
+OperationT_co = TypeVar("OperationT_co", bound=Operation[Any, Any, Any, Any, Any], covariant=True)
+Handler: TypeAlias = Callable[[Any, InputT, OperationT], Coroutine[Any, Any, Any]]
 """A method of a generated base or of a class derived from it, for example `OrdersService.process`."""
 
 
@@ -49,8 +49,10 @@ class Wish:
         return bool(self)
 
 
-class OperationControl(Generic[InputT, ProgressT, OutputT, ResultT]):
+class OperationControl(Generic[OperationT_co]):
     """Drives one operation from outside of its handler: after a restart, too, and while a handler runs.
+
+    `OperationControl[ProcessOperation]` is one whose messages are those of the contract's `Process`.
 
     What changes the operation is durable when it returns the state after that. All of it raises `ServiceError`
     (OPERATION_ENDED, ILLEGAL_MOVE, OPERATION_NOT_FOUND, STORE_UNAVAILABLE, or for a payload that is too large or breaks
@@ -85,7 +87,7 @@ class OperationControl(Generic[InputT, ProgressT, OutputT, ResultT]):
         """Where it stands."""
         return self._live.record.state
 
-    async def input(self) -> InputT:
+    async def input(self: OperationControl[Operation[InputT, Any, Any, Any, Any]]) -> InputT:
         """The request that started it."""
         data = await self._engine.input_of(self._live.record)
         found: Any = self._control.type_of(self._live).input.FromString(data)
@@ -95,23 +97,23 @@ class OperationControl(Generic[InputT, ProgressT, OutputT, ResultT]):
         """Mark it as started; no handler will begin it. Does nothing where it is RUNNING or CANCELLING already."""
         return (await self._control.started(self._live)).state
 
-    async def progress(self, value: ProgressT) -> State:
+    async def progress(self: OperationControl[Operation[Any, ProgressT, Any, Any, Any]], value: ProgressT) -> State:
         """Report progress."""
         message = self._checked("progress", value, lambda type: type.progress)
         return (await self._control.progress(self._live, message)).state
 
-    async def output(self, value: OutputT) -> State:
+    async def output(self: OperationControl[Operation[Any, Any, OutputT, Any, Any]], value: OutputT) -> State:
         """Send output to the callers."""
         message = self._checked("output", value, lambda type: type.output)
         return (await self._control.output(self._live, message)).state
 
     @overload
-    async def complete(self: OperationControl[Any, Any, Any, None]) -> State: ...
+    async def complete(self: OperationControl[Operation[Any, Any, Any, None, Any]]) -> State: ...
 
     @overload
-    async def complete(self, result: ResultT) -> State: ...
+    async def complete(self: OperationControl[Operation[Any, Any, Any, ResultT, Any]], result: ResultT) -> State: ...
 
-    async def complete(self: OperationControl[Any, Any, Any, Any], result: Any = None) -> State:
+    async def complete(self: OperationControl[Any], result: Any = None) -> State:
         """End it with a result. An operation that is CANCELLING ends as CANCELLED, and the result is kept aside."""
         type = self._control.type_of(self._live)
         if result is None and type.void(type.result):
@@ -133,7 +135,9 @@ class OperationControl(Generic[InputT, ProgressT, OutputT, ResultT]):
         """Answer a caller's cancel request: it ends as CANCELLED. Raises `ServiceError` (NO_CANCEL_REQUEST) without."""
         return (await self._control.acknowledge_cancel(self._live)).state
 
-    async def attach(self, work: Awaitable[ResultT | None]) -> State:
+    async def attach(
+        self: OperationControl[Operation[Any, Any, Any, ResultT, Any]], work: Awaitable[ResultT | None]
+    ) -> State:
         """Wait for `work` and let its value complete the operation; returns the state in which it ended.
 
         If `work` returns None and has not ended it by a control call, it fails with ATTACH_NOT_TERMINAL; what `work`
