@@ -17,11 +17,12 @@ from longshore_server.clock import Clock, resolve
 from longshore_server.contract import validation
 from longshore_server.contract.signals import SignalType
 from longshore_server.contract.types import OperationType
-from longshore_server.engine import recovery, signals
+from longshore_server.engine import deploys, recovery, signals
 from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
+from longshore_server.engine.quotas import Quota
 from longshore_server.engine.retries import Chance
 from longshore_server.engine.starts import DEFAULT, Starts, Terms
 from longshore_server.engine.sweeper import Sweeper
@@ -43,6 +44,7 @@ from longshore_server.store.mutations import (
     Settle,
     Shutdown,
     SignalAccepted,
+    StoreContracts,
 )
 from longshore_server.store.pages import Condition, Count, Scope
 from longshore_server.store.record import OperationRecord
@@ -56,10 +58,14 @@ class Limits(NamedTuple):
 
     concurrency: int
     queue: int
+    queue_per_owner: int
+    max_live: int
+    max_live_per_owner: int
     max_events: int
     max_input: int
     max_payload: int
     max_watches: int
+    max_watches_per_owner: int
     retention: int
     """Microseconds that an ended operation is kept where its contract says nothing; 0: for ever."""
 
@@ -90,9 +96,18 @@ class Engine:
         self.sweeper = Sweeper(clock)
         self.executor = Executor(
             types, self.store, clock,
-            concurrency=limits.concurrency, queue=limits.queue, max_payload=limits.max_payload, chance=chance,
+            concurrency=limits.concurrency, queue=limits.queue,
+            queue_per_owner=limits.queue_per_owner, max_payload=limits.max_payload, chance=chance,
         )  # fmt: skip
-        self.watches = Watches(self.store, clock, limits.max_watches)
+        watches = Quota(
+            Reason.TOO_MANY_WATCHES, "watches are open", total=limits.max_watches, share=limits.max_watches_per_owner,
+            retry_after=5.0,
+        )  # fmt: skip
+        self.watches = Watches(self.store, clock, watches)
+        self._live = Quota(
+            Reason.TOO_MANY_OPERATIONS, "operations have not ended", total=limits.max_live,
+            share=limits.max_live_per_owner, retry_after=5.0,
+        )  # fmt: skip
         self.deadlines = Deadlines(clock, self._overdue)
         self.waits = Waits(
             clock, lambda live: self.types[live.record.type].cancel_grace, self.executor.rerun, self._grace_over
@@ -114,26 +129,19 @@ class Engine:
         """Open the store and check that what lives in it can go on. Raises `StoreError`."""
         records, highest = await self.store.open()
         self._past = await self.store.past(recovery.QUICK)
-        orphans: dict[str, int] = {}
-        for record in records:
-            if record.type not in self.types:
-                orphans[record.type] = orphans.get(record.type, 0) + 1
-        if orphans:
-            counts = ", ".join(f"{count} of {name}" for name, count in sorted(orphans.items()))
-            raise StoreError(
-                f"operations of types that this server does not serve have not ended: {counts}. Serve the types again "
-                "until they have, or cancel them with the version that does"
-            )
+        contracts = await deploys.check(self.store, self.types, records)
         try:
             self._epoch = await self.store.writer.submit(Boot())
+            numbers = await self.store.writer.submit(StoreContracts(contracts))
         except ServiceError as error:
             raise StoreError(f"{self.store.path}: {error.message}") from None
         self._starts = Starts(
             self.executor, self.clock, Uids(self.clock, highest), self.store.writer,
-            max_input=self._limits.max_input, closed=self._closed, contracts={},
+            max_input=self._limits.max_input, closed=self._closed, contracts=numbers, live=self._live,
         )  # fmt: skip
         for record in records:
             self.deadlines.add(self.table.add(record))
+            self._live.take(record.owner)
 
     async def recover(self, services: Any) -> int:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
@@ -407,6 +415,7 @@ class Engine:
     def _on_end(self, live: Live) -> None:
         key = (live.record.type, live.record.state)
         self.ended[key] = self.ended.get(key, 0) + 1
+        self._live.give(live.record.owner)
         self.deadlines.remove(live)
         self.waits.forget(live)
         self.executor.forget(live)

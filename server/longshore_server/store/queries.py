@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from longshore_server.lifecycle import EventType, State
@@ -138,6 +138,12 @@ def past(connection: sqlite3.Connection, within: int) -> Past:
             break
         count, following = count + 1, started
     return Past(count, bool(rows) and rows[0][1] is None and bool(rows[0][2]))
+
+
+def contracts(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, bytes]:
+    """The descriptors of stored contracts, serialized, by number."""
+    sql = "SELECT descriptors FROM contracts WHERE id = ?"
+    return {number: bytes(connection.execute(sql, (number,)).fetchone()[0]) for number in numbers}
 
 
 def counts(connection: sqlite3.Connection) -> dict[tuple[str, State], int]:

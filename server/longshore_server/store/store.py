@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,6 +95,10 @@ class Store:
     async def count(self, conditions: Sequence[pages.Condition], *, scope: pages.Scope | None = None) -> pages.Count:
         """How many operations there are; see `pages.count`."""
         return await self._read(lambda c: pages.count(c, conditions, scope=scope))
+
+    async def contracts(self, numbers: Collection[int]) -> dict[int, bytes]:
+        """The descriptors of stored contracts, serialized, by number."""
+        return await self._read(lambda c: queries.contracts(c, numbers))
 
     async def waiting_signals(self, uid: bytes) -> list[queries.StoredSignal]:
         """The operation's signals that are not consumed, in the order of acceptance."""

@@ -66,7 +66,10 @@ class ContractVersion(NamedTuple):
 
 @dataclass(slots=True)
 class StoreContracts(Mutation[dict[str, int]]):
-    """Keep the contracts that operations are started under from now on. Returns their numbers by type."""
+    """Keep the contracts that operations are started under from now on. Returns their numbers by type.
+
+    Those that no operation was started under are forgotten.
+    """
 
     versions: Sequence[ContractVersion]
 
@@ -80,6 +83,12 @@ class StoreContracts(Mutation[dict[str, int]]):
                 "SELECT id FROM contracts WHERE type = ? AND digest = ?", (version.type, version.digest)
             ).fetchone()
             numbers[version.type] = int(row[0])
+        kept = set(numbers.values())
+        unused = tx.connection.execute(
+            "SELECT id FROM contracts AS c"
+            " WHERE NOT EXISTS (SELECT 1 FROM operations INDEXED BY operations_contract WHERE contract = c.id)"
+        ).fetchall()
+        tx.connection.executemany("DELETE FROM contracts WHERE id = ?", [row for row in unused if row[0] not in kept])
         return numbers
 
 

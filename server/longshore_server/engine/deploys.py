@@ -1,0 +1,72 @@
+"""Deploys: what the last server left behind must be understood by the contracts that this one serves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from longshore_server.contract import compatibility
+from longshore_server.contract.types import OperationType
+from longshore_server.store.database import StoreError
+from longshore_server.store.mutations import ContractVersion
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.store import Store
+
+WAYS_OUT = (
+    "Change the contract as it says, or serve the one that they were started under until they have ended, "
+    "or cancel them there"
+)
+
+
+async def check(
+    store: Store, types: Mapping[str, OperationType], live: Sequence[OperationRecord]
+) -> list[ContractVersion]:
+    """The contracts that operations are started under from now on.
+
+    Raises `StoreError` when one of the `live` operations is of a type that is no longer served, or was started under a
+    contract that today's does not fit: what is wrong, how many operations it is about, and the ways out.
+    """
+    _check_served(types, live)
+    today = {name: compatibility.describe(type) for name, type in types.items()}
+    stored = await store.contracts({record.contract for record in live if record.contract is not None})
+    versions: dict[int, list[OperationRecord]] = {}
+    for record in live:
+        if record.contract is not None and stored[record.contract] != today[record.type]:
+            versions.setdefault(record.contract, []).append(record)
+    problems: dict[str, dict[compatibility.Mismatch, int]] = {}
+    for number, records in versions.items():
+        name = records[0].type
+        pending = Counter(signal.name for record in records for signal in record.pending)
+        for mismatch in compatibility.compare(stored[number], today[name], pending):
+            counts = problems.setdefault(name, {})
+            counts[mismatch] = counts.get(mismatch, 0) + len(records)
+    if problems:
+        lines = [
+            f"  {_operations(count)} of {name}: {mismatch}"
+            for name, counts in sorted(problems.items())
+            for mismatch, count in counts.items()
+        ]
+        raise StoreError(
+            f"{store.path}: the contract has changed under operations that have not ended:\n"
+            + "\n".join(lines)
+            + f"\n{WAYS_OUT} (longshore ls --filter 'type=\"{min(problems)}\"')"
+        )
+    return [
+        ContractVersion(name, hashlib.sha256(descriptors).digest()[:16], descriptors)
+        for name, descriptors in today.items()
+    ]
+
+
+def _check_served(types: Mapping[str, OperationType], live: Sequence[OperationRecord]) -> None:
+    orphans = Counter(record.type for record in live if record.type not in types)
+    if orphans:
+        counts = ", ".join(f"{count} of {name}" for name, count in sorted(orphans.items()))
+        raise StoreError(
+            f"operations of types that this server does not serve have not ended: {counts}. Serve the types again "
+            "until they have, or cancel them with the version that does"
+        )
+
+
+def _operations(count: int) -> str:
+    return "1 operation" if count == 1 else f"{count} operations"
