@@ -43,8 +43,11 @@ class Effect(NamedTuple):
 class ServerProcess:
     """`python -m longshore_server` on one data directory, as often as it takes."""
 
-    def __init__(self, data: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, data: Path, *flags: str, environment: Mapping[str, str] | None = None, service: Path = HERE / "service.py"
+    ) -> None:
         self.data = data
+        self.service = service
         # A Unix socket's path may have 108 bytes; pytest's own directories can be longer than that.
         self._sockets = tempfile.TemporaryDirectory(prefix="longshore-faults-")
         self.address = f"unix:{self._sockets.name}/s"
@@ -60,7 +63,7 @@ class ServerProcess:
     async def launch(self) -> None:
         """Start a process, without waiting for it to serve."""
         command = [
-            sys.executable, "-m", "longshore_server", str(HERE / "service.py:server"), "--listen", self.address,
+            sys.executable, "-m", "longshore_server", f"{self.service}:server", "--listen", self.address,
             "--data", str(self.data), "--metrics", "", "--log-level", "warning", *self.flags,
         ]  # fmt: skip
         self.process = await asyncio.create_subprocess_exec(
