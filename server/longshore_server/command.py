@@ -73,6 +73,9 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("reflection", "Who may use reflection.", type=click.Choice(["anyone", "authenticated", "off"]))
 @_setting("concurrency", "Attempts of one type that may run at once.", type=int, metavar="N")
 @_setting("queue", "Operations of one type that may wait for a slot.", type=int, metavar="N")
+@_setting("queue_per_owner", "Those of one caller.", type=int, metavar="N")
+@_setting("max_live", "Operations that have not ended.", type=int, metavar="N")
+@_setting("max_live_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("default_timeout", "Life of operations whose contract has no timeout.", type=float, metavar="SECONDS")
 @_setting("default_retention", "Life of ended ones whose contract has no retention.", type=float, metavar="SECONDS")
 @_setting("drain", "Time for running attempts when the server stops.", type=float, metavar="SECONDS")
@@ -80,6 +83,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("max_input", "The largest input.", type=int, metavar="BYTES")
 @_setting("max_payload", "The largest result, progress or output.", type=int, metavar="BYTES")
 @_setting("max_watches", "Watches that may be open at once.", type=int, metavar="N")
+@_setting("max_watches_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("log_format", "For people or for machines.", type=click.Choice(["text", "json"]))
 @_setting("log_level", "The least that is logged.", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option(

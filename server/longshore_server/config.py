@@ -70,6 +70,12 @@ class Config:
     """How many attempts of one operation type may run at once, 1 to 1,000,000."""
     queue: int = 10_000
     """How many operations of one type may wait for a slot before starts are refused, 0 to 10,000,000."""
+    queue_per_owner: int = 5_000
+    """How many of these may belong to one caller; without authentication callers are not told apart."""
+    max_live: int = 100_000
+    """How many operations may not have ended, those that no handler runs included, 1 to 10,000,000."""
+    max_live_per_owner: int = 20_000
+    """How many of these may belong to one caller; as for `queue_per_owner`."""
     default_timeout: float = 86_400.0
     """Seconds that an operation may last when its contract says nothing, more than zero."""
     default_retention: float = 2_592_000.0
@@ -84,6 +90,8 @@ class Config:
     """The largest result, progress or output in bytes, 1 KiB to 64 MiB; stock clients receive 4 MiB at most."""
     max_watches: int = 20_000
     """How many watches may be open at once, at least 1."""
+    max_watches_per_owner: int = 5_000
+    """How many of these may belong to one caller; as for `queue_per_owner`."""
     log_format: str = "text"
     """`text` for people, `json` for machines."""
     log_level: str = "info"
@@ -96,7 +104,8 @@ class Config:
             "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1e9),
             "default_retention": (0, 1e9), "drain": (0, 1e6),
             "max_events": (16, 1e9), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
-            "max_watches": (1, 1_000_000), "jwt_skew": (0, 600),
+            "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
+            "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "jwt_skew": (0, 600),
         }  # fmt: skip
         for name, (low, high) in bounds.items():
             if not low <= getattr(self, name) <= high:

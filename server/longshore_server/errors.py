@@ -73,7 +73,7 @@ class Reason(enum.Enum):
     CREDENTIALS_EXPIRED = Code.UNAUTHENTICATED, "The time of the credentials is over; call again with new ones."
     CAPABILITY_MISSING = Code.PERMISSION_DENIED, "The caller lacks a capability that the contract's gate asks for."
     INPUT_TOO_LARGE = Code.RESOURCE_EXHAUSTED, "The input is larger than the server accepts."
-    TOO_MANY_OPERATIONS = Code.RESOURCE_EXHAUSTED, "Too many operations of this type wait already; try again later."
+    TOO_MANY_OPERATIONS = Code.RESOURCE_EXHAUSTED, "Too many operations wait or run already; try again later."
     TOO_MANY_SIGNALS = Code.RESOURCE_EXHAUSTED, "As many signals of this name wait as the contract allows."
     TOO_MANY_WATCHES = Code.RESOURCE_EXHAUSTED, "Too many watches are open already; try again later."
     TOO_MUCH_UNACKNOWLEDGED = Code.RESOURCE_EXHAUSTED, "More reports wait to be durable than may; await them."

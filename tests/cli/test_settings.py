@@ -54,6 +54,9 @@ SETTINGS = {
     "reflection": Setting("off", ("--reflection", "off"), "off", '"off"'),
     "concurrency": Setting(7, ("--concurrency", "7"), "7", "7", "N"),
     "queue": Setting(7, ("--queue", "7"), "7", "7", "N"),
+    "queue_per_owner": Setting(7, ("--queue-per-owner", "7"), "7", "7", "N"),
+    "max_live": Setting(7, ("--max-live", "7"), "7", "7", "N"),
+    "max_live_per_owner": Setting(7, ("--max-live-per-owner", "7"), "7", "7", "N"),
     "default_timeout": Setting(7.5, ("--default-timeout", "7.5"), "7.5", "7.5", "SECONDS"),
     "default_retention": Setting(0.0, ("--default-retention", "0"), "0", "0", "SECONDS"),
     "drain": Setting(0.0, ("--drain", "0"), "0", "0", "SECONDS"),
@@ -61,6 +64,7 @@ SETTINGS = {
     "max_input": Setting(7777, ("--max-input", "7777"), "7777", "7777", "BYTES"),
     "max_payload": Setting(7777, ("--max-payload", "7777"), "7777", "7777", "BYTES"),
     "max_watches": Setting(7, ("--max-watches", "7"), "7", "7", "N"),
+    "max_watches_per_owner": Setting(7, ("--max-watches-per-owner", "7"), "7", "7", "N"),
     "log_format": Setting("json", ("--log-format", "json"), "json", '"json"'),
     "log_level": Setting("debug", ("--log-level", "debug"), "debug", '"debug"'),
 }  # fmt: skip

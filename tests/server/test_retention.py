@@ -271,6 +271,7 @@ async def expire(lab: Lab, count: int) -> None:
     changes = []
     for _ in range(count):
         uid = uids.next()
+        lab.engine._live.take("local")
         record = new_record(
             uid=uid, id=uid.hex(), type="lab.v1.RetryService/Keep", created=lab.clock.now(), deadline=None, labels={},
             owner="local", request_id="", parent="", deferred=True,

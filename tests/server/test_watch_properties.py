@@ -42,7 +42,11 @@ class World:
         self.uid = b""
 
     async def open(self) -> None:
-        limits = Limits(100, 100, self.max_events, 1 << 20, 1 << 20, 1000)
+        limits = Limits(
+            concurrency=100, queue=100, queue_per_owner=100, max_live=1000, max_live_per_owner=1000,
+            max_events=self.max_events, max_input=1 << 20, max_payload=1 << 20, max_watches=1000,
+            max_watches_per_owner=1000, retention=0,
+        )  # fmt: skip
         self.engine = Engine(self.types, self.directory, self.clock, limits)
         await self.engine.open()
         await self.engine.recover(None)

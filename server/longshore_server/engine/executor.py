@@ -13,6 +13,7 @@ from longshore_server.clock import Clock
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.attempt import Attempt, Ending
 from longshore_server.engine.live import Live
+from longshore_server.engine.quotas import Quota
 from longshore_server.engine.retries import Chance, Retries
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import State
@@ -25,12 +26,30 @@ log = logging.getLogger(__name__)
 class _Queue:
     """One type: how many attempts run, and which operations wait."""
 
-    __slots__ = ("accepting", "running", "waiting")
+    __slots__ = ("places", "running", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, places: Quota) -> None:
         self.running = 0
-        self.accepting = 0  # starts whose commit is under way and that will have to wait
+        self.places = places  # of those that wait, and of starts whose commit is under way and that will have to
         self.waiting: OrderedDict[Live, None] = OrderedDict()
+
+    def add(self, live: Live) -> None:
+        """Let an operation wait. Repeatable."""
+        if live not in self.waiting:
+            self.waiting[live] = None
+            self.places.take(live.record.owner)
+
+    def remove(self, live: Live) -> None:
+        """It waits no more. Repeatable."""
+        if live in self.waiting:
+            del self.waiting[live]
+            self.places.give(live.record.owner)
+
+    def pop(self) -> Live:
+        """The one that has waited longest."""
+        live, _ = self.waiting.popitem(last=False)
+        self.places.give(live.record.owner)
+        return live
 
 
 class Executor:
@@ -44,6 +63,7 @@ class Executor:
         *,
         concurrency: int,
         queue: int,
+        queue_per_owner: int,
         max_payload: int,
         chance: Chance,
     ) -> None:
@@ -57,8 +77,15 @@ class Executor:
         self.held = False
         """While true, new operations wait: recovery runs suspects apart (see `engine/recovery.py`)."""
         self._concurrency = concurrency
-        self._queue_limit = queue
-        self._queues = {name: _Queue() for name in self.types}
+        self._queues = {
+            name: _Queue(
+                Quota(
+                    Reason.TOO_MANY_OPERATIONS, f"operations of type {name} wait", total=queue, share=queue_per_owner,
+                    retry_after=1.0, metadata={"type": name},
+                )
+            )
+            for name in self.types
+        }  # fmt: skip
         # Kept, because asyncio.create_task() makes a system call every time to find it.
         self.loop = asyncio.get_running_loop()
         self.context = contextvars.Context()
@@ -79,36 +106,29 @@ class Executor:
         """How many operations of one type wait for a slot."""
         return len(self._queues[type].waiting)
 
-    def reserve(self, type: OperationType) -> bool:
-        """Take a slot for a start, if one is free and nobody waits for it."""
+    def reserve(self, type: OperationType, owner: str) -> bool:
+        """Take a slot for a start, if one is free and nobody waits for it, else a place in the queue."""
         queue = self._queues[type.name]
         if self.held or self.stopping or queue.waiting or queue.running >= self._concurrency:
-            queue.accepting += 1
+            queue.places.take(owner)
             return False
         queue.running += 1
         return True
 
-    def settled(self, type: OperationType, reserved: bool, created: bool) -> None:
+    def settled(self, type: OperationType, owner: str, reserved: bool, created: bool) -> None:
         """The start for which `reserve` was called is through; a slot that it does not use is free again."""
         queue = self._queues[type.name]
         if not reserved:
-            queue.accepting -= 1
+            queue.places.give(owner)
         elif not created:
             queue.running -= 1
             self._next(queue)
 
-    def refusal(self, type: OperationType) -> ServiceError | None:
-        """Why no further operation of this type may begin now, if so."""
+    def refusal(self, type: OperationType, owner: str) -> ServiceError | None:
+        """Why no further operation of this type may begin now for this owner, if so."""
         queue = self._queues[type.name]
         full = self.held or queue.running >= self._concurrency
-        if full and len(queue.waiting) + queue.accepting >= self._queue_limit:
-            return ServiceError(
-                Reason.TOO_MANY_OPERATIONS,
-                f"{self._queue_limit} operations of type {type.name} wait already: try again later.",
-                retry_after=1.0,
-                metadata={"type": type.name, "limit": str(self._queue_limit)},
-            )
-        return None
+        return queue.places.refusal(owner) if full else None
 
     def admit(self, live: Live) -> None:
         """A new operation is published: run it if it has its slot, else let it wait."""
@@ -122,12 +142,12 @@ class Executor:
         """No handler is to begin: if the operation waited for a slot, its place in the queue is free."""
         queue = self._queues.get(live.record.type)
         if queue is not None:
-            queue.waiting.pop(live, None)
+            queue.remove(live)
 
     def rerun(self, live: Live) -> None:
         """Let an operation wait for a slot: a new one, or one whose attempt was lost or has failed; never refused."""
         queue = self._queues[live.record.type]
-        queue.waiting[live] = None
+        queue.add(live)
         self._next(queue)
 
     def release(self) -> None:
@@ -195,7 +215,7 @@ class Executor:
 
     def _next(self, queue: _Queue) -> None:
         while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
-            live, _ = queue.waiting.popitem(last=False)
+            live = queue.pop()
             if live.record.terminal or live.record.deferred:
                 continue
             queue.running += 1

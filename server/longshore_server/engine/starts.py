@@ -13,6 +13,7 @@ from longshore_server.clock import Clock
 from longshore_server.contract import validation
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.executor import Executor
+from longshore_server.engine.quotas import Quota
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.ids import Uids
 from longshore_server.store.events import uid_text
@@ -57,7 +58,7 @@ class Starts:
 
     def __init__(
         self, executor: Executor, clock: Clock, uids: Uids, writer: Writer, *, max_input: int,
-        closed: Callable[[], ServiceError | None], contracts: Mapping[str, int],
+        closed: Callable[[], ServiceError | None], contracts: Mapping[str, int], live: Quota,
     ) -> None:  # fmt: skip
         self._executor = executor
         self._clock = clock
@@ -66,6 +67,7 @@ class Starts:
         self._max_input = max_input
         self._closed = closed
         self._contracts = contracts
+        self._live = live
         self.inputs: dict[bytes, Message] = {}
         """The inputs of starts whose commit is under way, by uid: their handlers need not parse them again."""
 
@@ -77,7 +79,7 @@ class Starts:
 
         `begun` gets the outcome in the step that publishes it.
         """
-        request_id, labels, child = terms.request_id, terms.labels, terms.child
+        owner, request_id, labels, child = terms.owner, terms.request_id, terms.labels, terms.child
         if type.keyed and not terms.retried_from:
             # A retry has the input of the operation that this key started.
             request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
@@ -99,7 +101,7 @@ class Starts:
         now = self._uids.time
         record = new_record(
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
-            labels=dict(labels) if labels else {}, owner=terms.owner, request_id=request_id, parent=terms.parent,
+            labels=dict(labels) if labels else {}, owner=owner, request_id=request_id, parent=terms.parent,
             capabilities=terms.capabilities, contract=self._contracts.get(type.name), retried_from=terms.retried_from,
             trace=terms.trace, deferred=terms.deferred,
         )  # fmt: skip
@@ -107,18 +109,22 @@ class Starts:
         # would fail instead of going on later.
         refusal = None
         if child is None:
-            refusal = self._closed() or self._executor.refusal(type)
+            refusal = self._closed() or self._live.refusal(owner) or self._executor.refusal(type, owner)
         if refusal is not None and not request_id and type.template is None:
             raise refusal
         digest = _digest(type, body, terms) if request_id or type.template is not None else b""
-        reserved = not terms.deferred and self._executor.reserve(type)
+        reserved = not terms.deferred and self._executor.reserve(type, owner)
+        self._live.take(owner)
         self.inputs[uid] = input
 
         def settled(outcome: Accepted | Exception) -> None:
             # Not where the future is awaited: a caller that goes away cancels that, and the slot would be lost.
             self.inputs.pop(uid, None)
+            created = isinstance(outcome, Accepted) and outcome.created
+            if not created:
+                self._live.give(owner)
             if not terms.deferred:
-                self._executor.settled(type, reserved, isinstance(outcome, Accepted) and outcome.created)
+                self._executor.settled(type, owner, reserved, created)
             if begun is not None:
                 begun(outcome)
 

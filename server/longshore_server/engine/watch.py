@@ -15,6 +15,7 @@ from typing import NamedTuple
 from longshore_server.auth.identity import expired
 from longshore_server.clock import SECOND, Clock, Timer
 from longshore_server.engine.live import Live
+from longshore_server.engine.quotas import Quota
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import TERMINAL_EVENTS, EventType
 from longshore_server.store.record import Event, OperationRecord
@@ -71,18 +72,17 @@ class WatchOptions:
 class Watches:
     """All watches of this server."""
 
-    def __init__(self, store: Store, clock: Clock, limit: int) -> None:
+    def __init__(self, store: Store, clock: Clock, places: Quota) -> None:
         self._store = store
         self._clock = clock
-        self._limit = limit
-        self._places = 0
+        self._places = places
         self._open: dict[_Pulse, Live] = {}
         self._draining: ServiceError | None = None
 
     @property
     def count(self) -> int:
         """How many are open."""
-        return self._places
+        return self._places.count
 
     def end(self, reason: ServiceError) -> None:
         """End every watch, and every later one, with `reason`."""
@@ -91,20 +91,19 @@ class Watches:
             live.wake()
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """The place of one watch. Who starts what it will watch takes it first: a refusal leaves nothing behind.
+    def place(self, owner: str) -> Iterator[None]:
+        """The place of one watch of `owner`. Who starts what it will watch takes it first: a refusal leaves nothing.
 
         Raises `ServiceError` (TOO_MANY_WATCHES).
         """
-        if self._places >= self._limit:
-            raise ServiceError(
-                Reason.TOO_MANY_WATCHES, f"{self._limit} watches are open: try again later.", retry_after=5.0
-            )
-        self._places += 1
+        refusal = self._places.refusal(owner)
+        if refusal is not None:
+            raise refusal
+        self._places.take(owner)
         try:
             yield
         finally:
-            self._places -= 1
+            self._places.give(owner)
 
     def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
         """Follow `live` to its end, in batches of what is there, in a `place`. Raises `ServiceError`, even later."""

@@ -76,7 +76,7 @@ class ContractServices:
             engine, caller = self._engine, context.caller
             metadata = _read(context)
             self._authorization.check_start(caller, type, follow=True)
-            with engine.watches.place():
+            with engine.watches.place(caller.name):
                 terms = self._authorization.terms(caller, metadata.request_id, metadata.labels)
                 started = await engine.start(type, request, terms)
                 await context.send_initial_metadata(_answer(started, started.live.record.sequence))

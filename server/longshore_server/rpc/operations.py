@@ -71,7 +71,7 @@ class OperationsService:
     async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[bytes]:
         engine, caller = self._engine, context.caller
         options = watch_options(request, caller)
-        with engine.watches.place():
+        with engine.watches.place(caller.name):
             type, input = self._input(request, caller, follow=True)
             terms = self._authorization.terms(caller, request.request_id, request.labels)
             live, _ = await engine.start(type, input, terms)
@@ -107,7 +107,7 @@ class OperationsService:
         options = watch_options(request, context.caller, after)
         live = await self._authorization.find(context.caller, request.name)
         check_uid(live.record, request.uid)
-        with self._engine.watches.place():
+        with self._engine.watches.place(context.caller.name):
             async for batch in self._engine.watch(live, options):
                 for item in batch:
                     yield wire.watch_response(item)

@@ -1,0 +1,65 @@
+"""Bounds on what callers can fill: in all, and for each of them, so that one cannot take the place of the others."""
+
+from __future__ import annotations
+
+from longshore_server.auth.identity import LOCAL
+from longshore_server.errors import Reason, ServiceError
+
+
+class Quota:
+    """How many of something there may be at once.
+
+    Args:
+        reason: of the refusal.
+        what: what there are too many of, for people, for example `watches are open`.
+        total: how many in all.
+        share: how many of one owner. The local principal, who is everyone, has no bound of its own.
+        retry_after: seconds after which trying again makes sense.
+        metadata: further facts for the refusal.
+    """
+
+    __slots__ = ("_metadata", "_owners", "_reason", "_retry_after", "_share", "_total", "_what", "count")
+
+    def __init__(
+        self, reason: Reason, what: str, *, total: int, share: int, retry_after: float,
+        metadata: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self._reason = reason
+        self._what = what
+        self._total = total
+        self._share = share
+        self._retry_after = retry_after
+        self._metadata = metadata or {}
+        self._owners: dict[str, int] = {}
+        self.count = 0
+        """How many there are."""
+
+    def refusal(self, owner: str) -> ServiceError | None:
+        """Why there may not be one more of this owner now, if so."""
+        if self.count >= self._total:
+            return self._too_many(self._total, "server", "")
+        if self._owners.get(owner, 0) >= self._share and owner != LOCAL.name:
+            return self._too_many(self._share, "caller", f" for {owner}")
+        return None
+
+    def take(self, owner: str) -> None:
+        """There is one more, whatever the bounds: the server's own work is never refused."""
+        self.count += 1
+        self._owners[owner] = self._owners.get(owner, 0) + 1
+
+    def give(self, owner: str) -> None:
+        """There is one less."""
+        self.count -= 1
+        left = self._owners[owner] - 1
+        if left:
+            self._owners[owner] = left
+        else:
+            del self._owners[owner]
+
+    def _too_many(self, limit: int, scope: str, whose: str) -> ServiceError:
+        return ServiceError(
+            self._reason,
+            f"{limit} {self._what} already{whose}: try again later.",
+            retry_after=self._retry_after,
+            metadata={**self._metadata, "limit": str(limit), "scope": scope},
+        )
