@@ -10,7 +10,15 @@ import grpc.aio
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import OperationSnapshot
-from longshore_client.errors import CallCancelled, CallError, Code, DeadlineExceeded, Unavailable, call_error
+from longshore_client.errors import (
+    CallCancelled,
+    CallError,
+    Code,
+    DeadlineExceeded,
+    ResourceExhausted,
+    Unavailable,
+    call_error,
+)
 from longshore_client.outage import Outage
 from longshore_client.retry import Backoff, Retry
 
@@ -234,6 +242,9 @@ class Channel:
             if not isinstance(failure, DeadlineExceeded):
                 self.outage.answered(backoff)
             return False
+        busy = isinstance(failure, ResourceExhausted)
+        if busy:
+            self.outage.answered(backoff)
         # Only a Longshore server says so: it can be reached, although it asks to come again.
         if failure.domain == "longshore":
             self.outage.contacted = True
@@ -242,7 +253,8 @@ class Channel:
                 failure.retry_after,
                 deadline,
                 contacted=self.outage.contacted,
-                before=lambda: self.outage.lost(backoff, failure),
+                busy=busy,
+                before=None if busy else lambda: self.outage.lost(backoff, failure),
             )
         except asyncio.CancelledError:
             self.outage.left(backoff)
@@ -315,4 +327,7 @@ def error_of(error: grpc.aio.AioRpcError) -> CallError:
 def may_retry(error: CallError, *, waiting: bool = False) -> bool:
     """Whether trying again makes sense without being asked."""
     # CANCELLED reaches this place only when the other side said it: servers do under a burst, and when they stop.
+    if isinstance(error, ResourceExhausted):
+        # Too many of something; what is too large stays so, and comes without a time.
+        return error.retry_after is not None
     return isinstance(error, (Unavailable, CallCancelled)) or (waiting and isinstance(error, DeadlineExceeded))

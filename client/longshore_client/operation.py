@@ -206,7 +206,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
 
         Raises:
             FailedPrecondition: It has not ended (reason OPERATION_RUNNING).
-            ResourceExhausted: Too many operations wait; `retry_after` says when to try again.
+            ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
         request = pb.RetryRequest(name=self._address, request_id=request_id or str(uuid.uuid4()))
         started = await self._channel.invoke(self._channel.calls.retry, request)
@@ -315,7 +315,7 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         Raises:
             InvalidArgument: The input breaks a rule; `field_violations` says which. Nothing was started.
             AlreadyExists: The request id or the operation's name was used with another input.
-            ResourceExhausted: Too many operations wait; `retry_after` says when to try again.
+            ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
         deadline = None if timeout is None else self._channel.monotonic() + timeout
         started = await self._start(request, self._key(request, request_id), labels, None, deadline)

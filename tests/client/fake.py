@@ -103,6 +103,13 @@ class Record:
 class FakeOperations(pb_grpc.OperationsServiceServicer):
     """The service. `handler` runs each new operation; `trouble` is what the next calls meet."""
 
+    # Nobody asks it for these.
+    Stop: Any = None
+    Signal: Any = None
+    Retry: Any = None
+    Delete: Any = None
+    Count: Any = None
+
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.by_request: dict[str, Record] = {}

@@ -131,7 +131,8 @@ async def test_errors_keep_their_type_and_details(
         error_details_pb2.BadRequest(
             field_violations=[error_details_pb2.BadRequest.FieldViolation(field="order_id", description="is empty")]
         ),
-        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)),
+        # Longer than the client is ready to wait for a busy server.
+        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=90, nanos=500_000_000)),
         error_details_pb2.ResourceInfo(resource_name="operations/x"),
     )
     server.service.refuse = [Refusal(status(code, "SOME_REASON", "some text", *details))]
@@ -143,7 +144,7 @@ async def test_errors_keep_their_type_and_details(
         "SOME_REASON", "some text", "longshore", {"k": "v"}
     )  # fmt: skip
     assert error.field_violations == (("order_id", "is empty"),)
-    assert error.retry_after == 1.5
+    assert error.retry_after == 90.5
     assert error.resource == "operations/x"
     assert error.code == code
     assert str(error) == "SOME_REASON: some text"

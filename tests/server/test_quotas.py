@@ -43,7 +43,7 @@ class Callers(Lab):
     def who(self, name: str) -> tuple[tuple[str, str]]:
         return (("authorization", f"Bearer {self.tokens[name]}"),)
 
-    async def start(self, name: str = "", type: str = "Try", request_id: str = "") -> Any:  # type: ignore[override]
+    async def start(self, name: str = "", type: str = "Try", request_id: str = "") -> Any:
         """With a name: an operation of that caller."""
         if not name:
             return await super().start()
