@@ -348,7 +348,9 @@ class OperationContract(_message.Message):
 
     @_builtins.property
     def retention(self) -> _duration_pb2.Duration:
-        """How long an ended operation is kept. Absent: the server's default."""
+        """How long an ended operation is kept before it is deleted; zero: for ever. Absent: the server's default, 30 days
+        unless it is configured otherwise. What has ended keeps the time that held when it ended.
+        """
 
     @_builtins.property
     def retry(self) -> Global___RetryPolicy:
@@ -440,7 +442,13 @@ Global___SignalContract: _TypeAlias = SignalContract  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):
-    """When and how a failed attempt is made again."""
+    """When and how a failed attempt is made again.
+
+    An attempt has failed when its handler raised an error or took longer than `attempt_timeout`. What another attempt
+    would only repeat is final: a result of another type or too large, and NON_DETERMINISTIC. An attempt that a crash or a
+    stop of the server cut off has not failed: `max_crashes` counts those. There is no further attempt that would be due
+    after the operation's deadline, and none after a failure that follows a request to cancel or to stop.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -452,26 +460,28 @@ class RetryPolicy(_message.Message):
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     NON_RETRYABLE_REASONS_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
-    """How many attempts there may be in all, the first included."""
+    """How many attempts there may be in all, the first included. Required, at least 1."""
     backoff: Global___Backoff.ValueType
     """How the delay grows."""
     jitter: _builtins.float
-    """The share of the delay that is drawn at random, 0 to 1."""
+    """By which share of itself a delay is made shorter or longer at random, at most; 0 to 1. Default 0."""
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
-        """The delay before the second attempt."""
+        """The delay before the second attempt. Default 1 s; zero: at once."""
 
     @_builtins.property
     def max_delay(self) -> _duration_pb2.Duration:
-        """No delay is longer than this; applied after the jitter."""
+        """No delay is longer than this; applied after the jitter. Default 1 h, or `initial_delay` where that is longer."""
 
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """No attempt begins later than this after the first one did."""
+        """No attempt is due later than this after the first one began. It may begin later: it waits for a slot like any other."""
 
     @_builtins.property
     def non_retryable_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Reasons of errors after which no further attempt is made."""
+        """Reasons of errors after which no further attempt is made, for example `CARD_DECLINED`. HANDLER_ERROR means every
+        exception that is no OperationError, ATTEMPT_TIMEOUT every attempt that took too long.
+        """
 
     def __init__(
         self,

@@ -124,8 +124,8 @@ class OperationsServiceServicer(object):
         """Starts an operation, or returns the one that the same request already started.
 
         Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
-        ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations
-        wait; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+        ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
+        this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,7 +182,9 @@ class OperationsServiceServicer(object):
 
     def Stop(self, request, context):
         """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
-        The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+        The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended. On one
+        that is being cancelled it changes nothing. An attempt that waits for its time by the contract's retry policy is made
+        at once: only the handler can give what there is. No further attempt follows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,15 +203,18 @@ class OperationsServiceServicer(object):
 
     def Retry(self, request, context):
         """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
-        Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+        Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
+        the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
+        OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+        not, and as Start does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Deletes an operation that has ended, with its log, its input and its idempotency key.
-        Fails with FAILED_PRECONDITION where it has not ended.
+        """Deletes an operation that has ended, with its log, its input and its idempotency key, before its retention is over.
+        Fails with FAILED_PRECONDITION (reason OPERATION_RUNNING) where it has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

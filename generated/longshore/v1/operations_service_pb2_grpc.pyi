@@ -43,8 +43,8 @@ class OperationsServiceStub:
     """Starts an operation, or returns the one that the same request already started.
 
     Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
-    ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations
-    wait; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+    ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
+    this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
     """
     Run: _grpc.UnaryStreamMultiCallable[_operations_service_pb2.RunRequest, _operations_service_pb2.WatchResponse]
     """Starts an operation and watches it in one call: the snapshot first, then every event after it.
@@ -71,7 +71,9 @@ class OperationsServiceStub:
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.StopRequest, _operation_pb2.OperationSnapshot]
     """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
-    The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+    The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended. On one
+    that is being cancelled it changes nothing. An attempt that waits for its time by the contract's retry policy is made
+    at once: only the handler can give what there is. No further attempt follows it.
     """
     Signal: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.SignalRequest, _operations_service_pb2.SignalResponse]
     """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
@@ -82,11 +84,14 @@ class OperationsServiceStub:
     """
     Retry: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.RetryRequest, _operations_service_pb2.StartResponse]
     """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
-    Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+    Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
+    the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
+    OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+    not, and as Start does.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.DeleteRequest, _operations_service_pb2.DeleteResponse]
-    """Deletes an operation that has ended, with its log, its input and its idempotency key.
-    Fails with FAILED_PRECONDITION where it has not ended.
+    """Deletes an operation that has ended, with its log, its input and its idempotency key, before its retention is over.
+    Fails with FAILED_PRECONDITION (reason OPERATION_RUNNING) where it has not ended.
     """
     Count: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.CountRequest, _operations_service_pb2.CountResponse]
     """Counts operations by type and state. Fails as List does."""
@@ -109,8 +114,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Starts an operation, or returns the one that the same request already started.
 
     Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
-    ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations
-    wait; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+    ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
+    this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
     """
     Run: _aio.UnaryStreamMultiCallable[_operations_service_pb2.RunRequest, _operations_service_pb2.WatchResponse]  # type: ignore[assignment]
     """Starts an operation and watches it in one call: the snapshot first, then every event after it.
@@ -137,7 +142,9 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """
     Stop: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.StopRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
-    The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+    The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended. On one
+    that is being cancelled it changes nothing. An attempt that waits for its time by the contract's retry policy is made
+    at once: only the handler can give what there is. No further attempt follows it.
     """
     Signal: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.SignalRequest, _operations_service_pb2.SignalResponse]  # type: ignore[assignment]
     """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
@@ -148,11 +155,14 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """
     Retry: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.RetryRequest, _operations_service_pb2.StartResponse]  # type: ignore[assignment]
     """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
-    Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+    Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
+    the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
+    OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+    not, and as Start does.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.DeleteRequest, _operations_service_pb2.DeleteResponse]  # type: ignore[assignment]
-    """Deletes an operation that has ended, with its log, its input and its idempotency key.
-    Fails with FAILED_PRECONDITION where it has not ended.
+    """Deletes an operation that has ended, with its log, its input and its idempotency key, before its retention is over.
+    Fails with FAILED_PRECONDITION (reason OPERATION_RUNNING) where it has not ended.
     """
     Count: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.CountRequest, _operations_service_pb2.CountResponse]  # type: ignore[assignment]
     """Counts operations by type and state. Fails as List does."""
@@ -178,8 +188,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts an operation, or returns the one that the same request already started.
 
         Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
-        ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations
-        wait; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+        ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
+        this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
         """
 
     @_abc_1.abstractmethod
@@ -248,7 +258,9 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
         """Asks to stop and to keep what there is: what the handler then returns completes the operation with `stopped` set.
-        The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended.
+        The request is durable before the answer; repeating it is OK, and so is stopping an operation that has ended. On one
+        that is being cancelled it changes nothing. An attempt that waits for its time by the contract's retry policy is made
+        at once: only the handler can give what there is. No further attempt follows it.
         """
 
     @_abc_1.abstractmethod
@@ -271,7 +283,10 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.StartResponse, _abc.Awaitable[_operations_service_pb2.StartResponse]]:
         """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
-        Under a template the name then means the new one. Fails with FAILED_PRECONDITION where it has not ended.
+        Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
+        the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
+        OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+        not, and as Start does.
         """
 
     @_abc_1.abstractmethod
@@ -280,8 +295,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.DeleteResponse, _abc.Awaitable[_operations_service_pb2.DeleteResponse]]:
-        """Deletes an operation that has ended, with its log, its input and its idempotency key.
-        Fails with FAILED_PRECONDITION where it has not ended.
+        """Deletes an operation that has ended, with its log, its input and its idempotency key, before its retention is over.
+        Fails with FAILED_PRECONDITION (reason OPERATION_RUNNING) where it has not ended.
         """
 
     @_abc_1.abstractmethod
