@@ -57,7 +57,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @click.argument("target", metavar="SERVER")
 @_setting("listen", "HOST:PORT or unix:PATH; may be repeated.", multiple=True, metavar="ADDRESS")
 @_setting("data", "Directory that holds everything.", type=click.Path(path_type=Path))
-@_setting("metrics", "Where Prometheus reads metrics; '' for nowhere.", metavar="HOST:PORT")
+@_setting("metrics", "Where Prometheus reads metrics, or off.", metavar="HOST:PORT")
 @_setting("allow_unauthenticated", "Listen beyond this machine without authentication.", is_flag=True)
 @_setting("tokens", "File with the hashes of bearer tokens; see `longshore token`.", type=_FILE)
 @_setting("jwt_keys", "JWKS that JSON Web Tokens are checked by.", metavar="PATH|URL")

@@ -6,21 +6,64 @@ import dataclasses
 import logging
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from longshore_server.auth.jwt import url_problem
 
 log = logging.getLogger(__name__)
 
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1_000_000_000),
+    "default_retention": (0, 1_000_000_000), "drain": (0, 1_000_000),
+    "max_events": (16, 1_000_000_000), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
+    "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
+    "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "jwt_skew": (0, 600),
+}  # fmt: skip
+"""The least and the most that a number may be."""
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "health": ("anyone", "authenticated"), "reflection": ("anyone", "authenticated", "off"),
+    "log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error"),
+}  # fmt: skip
+"""The words that a setting may be."""
 # Each means nothing without the other.
 _TOGETHER = (
     ("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("tls_client_ca", "tls_cert"),
     ("tls_identities", "tls_client_ca"),
     ("jwt_keys", "jwt_issuer"), ("jwt_keys", "jwt_audience"), ("jwt_issuer", "jwt_keys"), ("jwt_audience", "jwt_keys"),
 )  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """What a setting is, by the annotation of its field."""
+
+    name: str
+    """For people, with its article."""
+    toml: tuple[type, ...]
+    """What it is in a TOML file."""
+    make: Callable[[Any], Any]
+    """Its value from what is given. Raises `KeyError`, `ValueError` or `OverflowError`."""
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    return tuple(given.split(",") if isinstance(given, str) else given)
+
+
+def _truth(given: Any) -> bool:
+    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(given).lower()]
+
+
+KINDS: Mapping[str, Kind] = {
+    "int": Kind("a whole number", (int,), int),
+    "float": Kind("a number", (int, float), float),
+    "bool": Kind("true or false", (bool,), _truth),
+    "str": Kind("a text", (str,), str),
+    "Path": Kind("a path", (str,), Path),
+    "Path | None": Kind("a path", (str,), Path),
+    "tuple[str, ...]": Kind("a list of texts", (list, str), _texts),
+}
 
 
 class ConfigError(Exception):
@@ -39,7 +82,7 @@ class Config:
     data: Path = Path("data")
     """The directory that holds everything; made if it is not there."""
     metrics: str = "127.0.0.1:9464"
-    """Where Prometheus reads metrics, `HOST:PORT`; empty: nowhere."""
+    """Where Prometheus reads metrics, `HOST:PORT`; `off`: nowhere."""
     allow_unauthenticated: bool = False
     """Listen beyond this machine although nobody has to say who they are."""
     tokens: Path | None = None
@@ -53,7 +96,7 @@ class Config:
     jwt_claim: str = "scope"
     """The claim that holds the capabilities: a text with spaces in between, or a list."""
     jwt_skew: float = 30.0
-    """Seconds by which the issuer's clock may be off, 0 to 600."""
+    """Seconds by which the issuer's clock may be off."""
     tls_cert: Path | None = None
     """The listener's certificate, in PEM, with those between it and the root. None: plain text."""
     tls_key: Path | None = None
@@ -63,58 +106,47 @@ class Config:
     tls_identities: Path | None = None
     """File that says which principal a name in a client certificate stands for. None: certificates identify nobody."""
     health: str = "anyone"
-    """Who may ask for health: `anyone` or `authenticated`."""
+    """Who may ask for health."""
     reflection: str = "authenticated"
-    """Who may use gRPC reflection, which grpcurl and `longshore call` need: `anyone`, `authenticated` or `off`."""
+    """Who may use gRPC reflection, which grpcurl and `longshore call` need; `off`: nobody."""
     concurrency: int = 10_000
-    """How many attempts of one operation type may run at once, 1 to 1,000,000."""
+    """How many attempts of one operation type may run at once."""
     queue: int = 10_000
-    """How many operations of one type may wait for a slot before starts are refused, 0 to 10,000,000."""
+    """How many operations of one type may wait for a slot before starts are refused."""
     queue_per_owner: int = 5_000
     """How many of these may belong to one caller; without authentication callers are not told apart."""
     max_live: int = 100_000
-    """How many operations may not have ended, those that no handler runs included, 1 to 10,000,000."""
+    """How many operations may not have ended, those that no handler runs included."""
     max_live_per_owner: int = 20_000
     """How many of these may belong to one caller; as for `queue_per_owner`."""
     default_timeout: float = 86_400.0
-    """Seconds that an operation may last when its contract says nothing, more than zero."""
+    """Seconds that an operation may last when its contract says nothing."""
     default_retention: float = 2_592_000.0
     """Seconds that an ended operation is kept when its contract says nothing: 30 days; 0: for ever."""
     drain: float = 20.0
-    """Seconds that running attempts get to end when the server stops, zero or more."""
+    """Seconds that running attempts get to end when the server stops."""
     max_events: int = 10_000
-    """How many events of one operation are kept, at least 16; older ones are dropped."""
+    """How many events of one operation are kept; older ones are dropped."""
     max_input: int = 4 * 1024 * 1024 - 65_536
-    """The largest input in bytes, 1 KiB to 64 MiB."""
+    """The largest input in bytes."""
     max_payload: int = 4 * 1024 * 1024 - 65_536
-    """The largest result, progress or output in bytes, 1 KiB to 64 MiB; stock clients receive 4 MiB at most."""
+    """The largest result, progress or output in bytes; stock clients receive 4 MiB at most."""
     max_watches: int = 20_000
-    """How many watches may be open at once, at least 1."""
+    """How many watches may be open at once."""
     max_watches_per_owner: int = 5_000
     """How many of these may belong to one caller; as for `queue_per_owner`."""
     log_format: str = "text"
     """`text` for people, `json` for machines."""
     log_level: str = "info"
-    """`debug`, `info`, `warning` or `error`."""
+    """The least that is logged."""
 
     def __post_init__(self) -> None:
         if not self.listen:
             raise ConfigError("listen: at least one address is needed, for example 127.0.0.1:50051")
-        bounds: dict[str, tuple[float, float]] = {
-            "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1e9),
-            "default_retention": (0, 1e9), "drain": (0, 1e6),
-            "max_events": (16, 1e9), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
-            "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
-            "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "jwt_skew": (0, 600),
-        }  # fmt: skip
-        for name, (low, high) in bounds.items():
+        for name, (low, high) in BOUNDS.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}: {getattr(self, name)} is not between {low:g} and {high:g}")
-        words = {
-            "health": ("anyone", "authenticated"), "reflection": ("anyone", "authenticated", "off"),
-            "log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error"),
-        }  # fmt: skip
-        for name, known in words.items():
+                raise ConfigError(f"{name}: {getattr(self, name)} is not between {low:,} and {high:,}")
+        for name, known in WORDS.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
         for name, needed in _TOGETHER:
@@ -124,8 +156,13 @@ class Config:
             raise ConfigError(f"jwt_keys: {problem}")
         for address in self.listen:
             self._check_address(address)
-        if self.metrics and not _has_port(self.metrics):
-            raise ConfigError(f"metrics: {self.metrics!r} is neither HOST:PORT nor empty")
+        if self.metrics_address and not _has_port(self.metrics_address):
+            raise ConfigError(f"metrics: {self.metrics!r} is neither HOST:PORT nor off")
+
+    @property
+    def metrics_address(self) -> str:
+        """Where metrics are read; empty: nowhere."""
+        return "" if self.metrics == "off" else self.metrics
 
     def _check_address(self, address: str) -> None:
         if not address.startswith("unix:") and not _has_port(address):
@@ -155,11 +192,16 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
     if file is not None:
         try:
             table = tomllib.loads(file.read_text("utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from None
+        except ValueError as error:
             raise ConfigError(f"{file}: {error}") from None
         for name, value in table.items():
             if name not in fields:
                 raise ConfigError(f"{file}: there is no setting {name!r}; the settings are {', '.join(fields)}")
+            type = str(fields[name].type)
+            if value.__class__ not in KINDS[type].toml or (isinstance(value, list) and not _are_texts(value)):
+                raise ConfigError(f"{file}: {_wrong(name, type, value)}")
             values[name] = value
     origin = dict.fromkeys(values, str(file))
     for name in fields:
@@ -178,15 +220,17 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
 
 def _convert(name: str, type: str, value: Any) -> Any:
     try:
-        if type == "tuple[str, ...]":
-            return tuple(value.split(",")) if isinstance(value, str) else tuple(str(item) for item in value)
-        if type == "bool":
-            if isinstance(value, bool):
-                return value
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(value).lower()]
-        return {"int": int, "float": float, "str": str, "Path": Path, "Path | None": Path}[type](value)
-    except (KeyError, ValueError, TypeError):
-        raise ConfigError(f"{name}: {value!r} is not a value for it ({type})") from None
+        return KINDS[type].make(value)
+    except (KeyError, ValueError, OverflowError):
+        raise _wrong(name, type, value) from None
+
+
+def _wrong(name: str, type: str, value: Any) -> ConfigError:
+    return ConfigError(f"{name}: {value!r} is not {KINDS[type].name}")
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _has_port(address: str) -> bool:

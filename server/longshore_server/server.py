@@ -118,13 +118,13 @@ class Running:
             self._stack.push_async_callback(self.engine.close)
             await self.engine.open()
             self.engine.store.writer.on_failure = self._store_failed
-            if self.config.metrics:
+            if self.config.metrics_address:
                 try:
-                    self.metrics = MetricsServer(self.engine, self.listener.calls, self.config.metrics)
+                    self.metrics = MetricsServer(self.engine, self.listener.calls, self.config.metrics_address)
                 except OSError:
                     raise ListenError(
-                        f"cannot listen on {self.config.metrics} for metrics: it is in use or not this machine's; "
-                        "choose another with --metrics, or '' for none"
+                        f"cannot listen on {self.config.metrics_address} for metrics: it is in use or not this "
+                        "machine's; choose another with --metrics, or off for none"
                     ) from None
                 self._stack.callback(self.metrics.stop)
             await self.listener.start(self.config.listen)

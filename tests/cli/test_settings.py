@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from longshore_server.command import serve
-from longshore_server.config import Config, ConfigError, load
+from longshore_server.config import BOUNDS, Config, ConfigError, load
 
 
 class Setting(NamedTuple):
@@ -68,6 +70,7 @@ SETTINGS = {
     "log_format": Setting("json", ("--log-format", "json"), "json", '"json"'),
     "log_level": Setting("debug", ("--log-level", "debug"), "debug", '"debug"'),
 }  # fmt: skip
+ROOT = Path(__file__).parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
@@ -86,7 +89,7 @@ def test_every_setting_is_tested_with_another_value_than_its_default() -> None:
 def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
     setting = SETTINGS[name]
     others = {other: value for other, value in setting.others.items() if other != name}
-    environment = {f"LONGSHORE_{other.upper()}": str(value) for other, value in others.items()}
+    environment = _together(name)
     expected = dataclasses.replace(Config(), **others, **{name: setting.value})
     assert load(given(*setting.flags), environment) == expected
     assert load(given(), {**environment, f"LONGSHORE_{name.upper()}": setting.text}) == expected
@@ -98,8 +101,29 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("queue = -1", "queue: -1 is not between 0 and 1e+07"),
-        ('queue = "many"', "queue: 'many' is not a value for it (int)"),
+        ("queue = -1", "queue: -1 is not between 0 and 10,000,000"),
+        ("concurrency = 0", "concurrency: 0 is not between 1 and 1,000,000"),
+        ("default_timeout = 0.0", "default_timeout: 0.0 is not between 0.001 and 1,000,000,000"),
+        ("drain = nan", "drain: nan is not between 0 and 1,000,000"),
+        ("drain = inf", "drain: inf is not between 0 and 1,000,000"),
+        (f"drain = 1{'0' * 400}", f"drain: 1{'0' * 400} is not a number"),
+        ('queue = "7"', "queue: '7' is not a whole number"),
+        ("queue = 7.5", "queue: 7.5 is not a whole number"),
+        ("queue = true", "queue: True is not a whole number"),
+        ("drain = true", "drain: True is not a number"),
+        ('drain = "7"', "drain: '7' is not a number"),
+        ("allow_unauthenticated = 1", "allow_unauthenticated: 1 is not true or false"),
+        ('allow_unauthenticated = "true"', "allow_unauthenticated: 'true' is not true or false"),
+        ("jwt_claim = 7", "jwt_claim: 7 is not a text"),
+        ("data = 7", "data: 7 is not a path"),
+        ("tokens = false", "tokens: False is not a path"),
+        ("listen = 7", "listen: 7 is not a list of texts"),
+        ("listen = [7]", "listen: [7] is not a list of texts"),
+        ("listen = []", "listen: at least one address is needed, for example 127.0.0.1:50051"),
+        ('listen = ["here"]', "listen: 'here' is neither HOST:PORT nor unix:PATH"),
+        ('metrics = "none"', "metrics: 'none' is neither HOST:PORT nor off"),
+        ("[queue]", "queue: {} is not a whole number"),
+        ('log_level = "loud"', "log_level: 'loud' is none of debug, info, warning, error"),
         ('health = "nobody"', "health: 'nobody' is none of anyone, authenticated"),
         ('tls_cert = "c"', "tls_cert: it means nothing without tls_key; set both or neither"),
         ('tls_identities = "i"', "tls_identities: it means nothing without tls_client_ca; set both or neither"),
@@ -123,11 +147,71 @@ def test_a_wrong_setting_is_refused_with_where_it_stands(text: str, problem: str
     assert str(caught.value) == f"{file}: {problem}"
 
 
-def test_a_wrong_setting_names_the_variable_or_the_option() -> None:
-    with pytest.raises(ConfigError, match=r"^LONGSHORE_QUEUE: queue: -1 is not between"):
-        load({}, {"LONGSHORE_QUEUE": "-1"})
-    with pytest.raises(ConfigError, match=r"^--jwt-skew: jwt_skew: 601.0 is not between 0 and 600"):
-        load({"jwt_skew": 601.0}, {})
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file or directory"),
+        (b"queue = ", "Invalid value"),
+        (b"queue = 1\nqueue = 2\n", "Cannot overwrite a value"),
+        (b'data = "\xff"', "'utf-8' codec can't decode byte 0xff"),
+    ],
+    ids=["absent", "no TOML", "twice", "no UTF-8"],
+)
+def test_a_file_that_cannot_be_read_is_refused(content: bytes | None, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load({}, {}, file)
+    assert str(caught.value).startswith(f"{file}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("queue", "-1", "-1 is not between 0 and 10,000,000"),
+        ("queue", "7.5", "'7.5' is not a whole number"),
+        ("drain", "soon", "'soon' is not a number"),
+        ("allow_unauthenticated", "perhaps", "'perhaps' is not true or false"),
+        ("health", "nobody", "'nobody' is none of anyone, authenticated"),
+        ("listen", "127.0.0.1:1,here", "'here' is neither HOST:PORT nor unix:PATH"),
+        ("metrics", "none", "'none' is neither HOST:PORT nor off"),
+        ("tls_key", "k", "it means nothing without tls_cert; set both or neither"),
+    ],
+)
+def test_a_wrong_setting_names_its_variable(name: str, text: str, problem: str) -> None:
+    variable = f"LONGSHORE_{name.upper()}"
+    with pytest.raises(ConfigError) as caught:
+        load({}, {variable: text})
+    assert str(caught.value) == f"{variable}: {name}: {problem}"
+
+
+def test_a_wrong_setting_names_its_option() -> None:
+    with pytest.raises(ConfigError, match=r"^--jwt-skew: jwt_skew: 601.0 is not between 0 and 600$"):
+        load({"jwt_skew": 601.0}, {"LONGSHORE_JWT_SKEW": "7"})
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_both_bounds_of_a_number_are_allowed_and_what_is_beyond_is_not(name: str) -> None:
+    for bound, beyond in zip(BOUNDS[name], (-1, 1), strict=True):
+        allowed: dict[str, Any] = {name: bound}
+        assert getattr(Config(**allowed), name) == bound
+        refused: dict[str, Any] = {name: bound + beyond}
+        with pytest.raises(ConfigError, match=f"^{name}: "):
+            Config(**refused)
+
+
+def test_every_number_has_bounds() -> None:
+    assert BOUNDS.keys() == {name for name, field in FIELDS.items() if field.type in ("int", "float")}
+
+
+def test_metrics_are_turned_off_by_the_same_word_everywhere(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('metrics = "off"')
+    for config in (load(given("--metrics", "off"), {}), load({}, {"LONGSHORE_METRICS": "off"}), load({}, {}, file)):
+        assert config.metrics_address == ""
+    assert load(given("--metrics", ""), {}).metrics_address == ""
+    assert load({}, {"LONGSHORE_METRICS": ""}).metrics_address == Config().metrics, "not set"
 
 
 def test_nothing_given_is_the_default() -> None:
@@ -163,3 +247,25 @@ def test_help_shows_every_setting_with_its_unit_and_default() -> None:
             assert shown[2] == ("yes" if default else "no")
         else:
             assert load({name: shown[2]}, {}) == Config(), "what is shown means the default"
+
+
+def test_the_page_has_every_setting_as_it_is() -> None:
+    command = [sys.executable, str(ROOT / "docs/generate.py"), "--check"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {}
+    for line in (ROOT / "docs/configuration.md").read_text("utf-8").splitlines():
+        if line.startswith("| `"):
+            key, *rest = (cell.strip() for cell in line.strip("|").split(" | "))
+            rows[key.strip("`")] = rest
+    assert list(rows) == list(FIELDS)
+    options = {option.name: option.opts[0] for option in serve.params}
+    for name, (option, variable, kind, _, _, meaning) in rows.items():
+        assert option.strip("`") == options[name]
+        assert load(given(), {variable.strip("`"): SETTINGS[name].text, **_together(name)}) != Config()
+        assert kind
+        assert meaning.endswith(".")
+
+
+def _together(name: str) -> dict[str, str]:
+    return {f"LONGSHORE_{key.upper()}": str(value) for key, value in SETTINGS[name].others.items() if key != name}
