@@ -107,7 +107,8 @@ class Torture(TortureService[Ledger]):
     async def script(self, request: WorkRequest, op: ScriptOperation[Ledger]) -> WorkResult:
         """One instruction a line; `die N` and `step NAME die N` kill the process in the attempts up to N.
 
-        `stubborn N` ends by no cancellation, in the attempts up to N.
+        `stubborn N` ends by no cancellation, in the attempts up to N. `defer die` and `attach die` kill it whenever the
+        operation is handed over.
         """
         tokens = []
         for number, line in enumerate(request.script.splitlines()):
@@ -145,6 +146,11 @@ class Torture(TortureService[Ledger]):
                     while op.attempt <= int(count):
                         with contextlib.suppress(asyncio.CancelledError):
                             await asyncio.Event().wait()
+                case ["defer", "die"]:
+                    await op.defer()
+                    die()
+                case ["attach", "die"]:
+                    return await op.attach(attached(op))
                 case ["note", name]:
                     note(op.services, op.uid, name, op.attempt)
                 case ["die", count]:
@@ -165,6 +171,14 @@ def effect(ledger: Ledger, uid: str, name: str, attempt: int, *, fatal: bool = F
         return token
 
     return run
+
+
+async def attached(op: ScriptOperation[Ledger]) -> WorkResult | None:
+    """Work that is lost with its process."""
+    note(op.services, op.uid, "attached", op.attempt)
+    await op.progress(WorkProgress(text="attached"))
+    die()
+    return None
 
 
 def note(ledger: Ledger, uid: str, name: str, attempt: int) -> None:
