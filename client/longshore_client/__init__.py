@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from longshore_client.channel import Channel, connect
+    from longshore_client.credentials import tls
     from longshore_client.errors import (
         Aborted,
         AlreadyExists,
@@ -107,6 +108,7 @@ __all__ = [
     "UnexpectedMessage",
     "Unimplemented",
     "connect",
+    "tls",
 ]
 
 _MODULES = {
@@ -114,6 +116,7 @@ _MODULES = {
         "Channel",
         "connect",
     ),
+    "longshore_client.credentials": ("tls",),
     "longshore_client.errors": (
         "Aborted",
         "AlreadyExists",

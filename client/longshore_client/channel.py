@@ -10,6 +10,7 @@ import grpc.aio
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import OperationSnapshot
+from longshore_client.credentials import Token
 from longshore_client.errors import (
     CallCancelled,
     CallError,
@@ -129,6 +130,7 @@ class Channel:
         target: str,
         *,
         credentials: grpc.ChannelCredentials | None,
+        token: Token | None,
         metadata: Mapping[str, str] | None,
         retry: Retry,
         call_timeout: float,
@@ -140,7 +142,8 @@ class Channel:
         self.call_timeout = call_timeout
         self.heartbeat_interval = heartbeat_interval
         self.outage = Outage(target, self.monotonic)
-        self.metadata = tuple(metadata.items()) if metadata else None
+        self._token = token
+        self._metadata = tuple(metadata.items()) if metadata else ()
         self._credentials = credentials
         self._options = (*_OPTIONS, *options)
         self._calls: Calls | None = None
@@ -160,6 +163,14 @@ class Channel:
                 channel = grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
             self._calls = Calls(channel)
         return self._calls
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with the next call."""
+        if self._token is None:
+            return self._metadata
+        token = self._token if isinstance(self._token, str) else self._token()
+        return (*self._metadata, ("authorization", f"Bearer {token}"))
 
     async def close(self) -> None:
         """Close the connection. Calls under way are cancelled; operations are not."""
@@ -237,7 +248,9 @@ class Channel:
         Returns:
             False if the failure is final, or it is time to give up.
         """
-        if not may_retry(failure, waiting=waiting):
+        # What ends with a token goes on with the next, where there is somebody who has one.
+        renewed = failure.reason == "CREDENTIALS_EXPIRED" and callable(self._token)
+        if not renewed and not may_retry(failure, waiting=waiting):
             # A refusal is an answer, too; our own deadline is none.
             if not isinstance(failure, DeadlineExceeded):
                 self.outage.answered(backoff)
@@ -284,6 +297,7 @@ def connect(
     target: str = "localhost:50051",
     *,
     credentials: grpc.ChannelCredentials | None = None,
+    token: Token | None = None,
     metadata: Mapping[str, str] | None = None,
     retry: Retry | None = None,
     call_timeout: float = 30.0,
@@ -294,8 +308,10 @@ def connect(
 
     Args:
         target: `host:port`, or `unix:PATH` for a Unix socket.
-        credentials: For TLS. Default: none, plain text.
-        metadata: Sent with every call, for example authorization.
+        credentials: For TLS, see `tls`. Default: none, plain text, in which a token can be read on the way.
+        token: Sent with every call as `authorization: Bearer TOKEN`. A function is asked before every call, so that
+            tokens may expire: what was cut off by the end of one goes on with the next.
+        metadata: Sent with every call.
         retry: How to go on when the server cannot be reached.
         call_timeout: Seconds that the server has to answer a call that does not wait for an operation.
         heartbeat_interval: Seconds, 1 to 300: how often a watch asks for a sign of life. After three that did not come
@@ -309,6 +325,7 @@ def connect(
     return Channel(
         target,
         credentials=credentials,
+        token=token,
         metadata=metadata,
         retry=retry or Retry(),
         call_timeout=call_timeout,

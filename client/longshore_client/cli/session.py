@@ -9,12 +9,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec
 
 import click
 
 from longshore_client.channel import Channel, connect
 from longshore_client.cli.reflection import Types
+from longshore_client.credentials import tls
 from longshore_client.errors import (
     CallError,
     LongshoreError,
@@ -22,6 +24,7 @@ from longshore_client.errors import (
     OperationCancelled,
     OperationFailed,
     StillRunning,
+    Unauthenticated,
     Unavailable,
     Unimplemented,
 )
@@ -29,6 +32,8 @@ from longshore_client.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+    import grpc
 
 P = ParamSpec("P")
 
@@ -88,15 +93,26 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
         metavar="ADDRESS",
         help="host:port or unix:PATH.  [env: LONGSHORE_SERVER; default: localhost:50051]",
     )
+    @click.option(
+        "--token",
+        envvar="LONGSHORE_TOKEN",
+        metavar="TOKEN",
+        help="Who you are; @FILE reads it.  [env: LONGSHORE_TOKEN]",
+    )
+    @click.option("--tls", is_flag=True, envvar="LONGSHORE_TLS", help="Talk over TLS.  [env: LONGSHORE_TLS]")
+    @_file("--tls-ca", "LONGSHORE_TLS_CA", "Who signs the server's certificate; implies --tls.")
+    @_file("--tls-client-cert", "LONGSHORE_TLS_CLIENT_CERT", "Your own certificate; implies --tls.")
+    @_file("--tls-client-key", "LONGSHORE_TLS_CLIENT_KEY", "Its private key.")
     @click.option("--json", is_flag=True, help="Only events and snapshots, on stdout, one JSON object a line.")
     @functools.wraps(command)
     def callback(*args: P.args, **kwargs: P.kwargs) -> None:
         server, json = _with_port(str(kwargs.pop("server"))), bool(kwargs.pop("json"))
+        token, credentials = _read_token(kwargs.pop("token")), _read_tls(kwargs)
         sessions: list[Session] = []
 
         async def run() -> int | None:
             retry = Retry(give_up_after=_RECONNECT, first_contact=_FIRST_CONTACT)
-            async with connect(server, retry=retry) as channel:
+            async with connect(server, credentials=credentials, token=token, retry=retry) as channel:
                 session = Session(server, json, channel, Types(channel))
                 channel.outage.listener = session
                 sessions.append(session)
@@ -115,6 +131,35 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
             fail(*explain(error, server))
 
     return callback
+
+
+def _file(name: str, variable: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    kind = click.Path(exists=True, dir_okay=False)
+    return click.option(name, envvar=variable, type=kind, metavar="FILE", help=f"{help}  [env: {variable}]")
+
+
+def _read_token(given: object) -> str | None:
+    token = str(given) if given else ""
+    if token.startswith("@"):
+        try:
+            token = Path(token[1:]).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--token: {token[1:]} cannot be read: {error}") from None
+    if not token.isascii() or not token.isprintable():
+        raise click.UsageError("--token: a token has only printable ASCII characters")
+    return token or None
+
+
+def _read_tls(options: dict[str, Any]) -> grpc.ChannelCredentials | None:
+    """Take the options of TLS out of `options` and make credentials of them."""
+    wanted, ca = options.pop("tls"), options.pop("tls_ca")
+    certificate, key = options.pop("tls_client_cert"), options.pop("tls_client_key")
+    if not (wanted or ca or certificate or key):
+        return None
+    try:
+        return tls(ca, certificate=certificate, key=key)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--tls-client-cert: {error}") from None
 
 
 def _with_port(server: str) -> str:
@@ -143,6 +188,8 @@ def explain(error: LongshoreError, server: str) -> tuple[str, int]:
             return f"{server} is not available: {error.message} ({error.reason}); try again later", UNREACHABLE
         case Unimplemented() if error.domain != "longshore":
             return f"{server} answers but is not a Longshore server: name another with --server", REFUSED
+        case Unauthenticated():
+            return f"{error.message.rstrip('.')}; give a token by --token or LONGSHORE_TOKEN", REFUSED
         case NotFound() if "OPERATION" in error.reason:
             return f"{error.message.rstrip('.')}; `longshore ls` shows what exists", REFUSED
         case CallError() if error.field_violations:
