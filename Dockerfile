@@ -33,5 +33,6 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python3", "-m", "longshore_server.health_probe", "127.0.0.1:50051"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["longshore", "serve"]
-# Nobody is authenticated in this version, so who can reach the port may call: publish it with care.
+# Nobody has to say who they are until you configure it (docs/guides/capabilities.md) and leave out the last flag: who can
+# reach the port may call, so publish it with care.
 CMD ["service.py:server", "--listen", "0.0.0.0:50051", "--data", "/data", "--metrics", "0.0.0.0:9464", "--allow-unauthenticated"]

@@ -115,7 +115,7 @@ async def test_who_may_start_but_not_see_is_told_what_a_new_operation_would_tell
     )
     operation = await call
     assert (operation.name, operation.done, operation.metadata.value) == (over.name, False, b"")
-    sent = dict(await call.initial_metadata())
+    sent = await call.initial_metadata()
     assert (sent["longshore-disposition"], sent["longshore-sequence"]) == ("existing", "1")
 
 

@@ -191,7 +191,8 @@ ROWS.update({path: typed_rows(path) for path in PATHS if path.startswith("/gates
 
 
 def test_every_rpc_has_a_row() -> None:
-    assert ROWS.keys() == PATHS.keys()
+    new = {"/grpc.health.v1.Health/List"}  # the lowest version that we run on does not know it
+    assert ROWS.keys() - new == PATHS.keys() - new
 
 
 def test_every_option_about_access_is_crossed() -> None:
