@@ -110,42 +110,45 @@ class OperationControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportStarted(self, request, context):
-        """Marks an accepted operation as started. Repeating it is OK.
+        """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
+        handler has begun, which changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportProgress(self, request, context):
-        """Reports progress.
+        """Reports progress. Fails with FAILED_PRECONDITION before the operation has started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportOutput(self, request, context):
-        """Sends output.
+        """Sends output. Fails with FAILED_PRECONDITION before the operation has started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Complete(self, request, context):
-        """Ends the operation with a result.
+        """Ends the operation with a result. Fails with FAILED_PRECONDITION before it has started. One that is CANCELLING ends
+        as CANCELLED, and the result is kept in its journal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fail(self, request, context):
-        """Ends the operation with an error.
+        """Ends the operation with an error. One that is CANCELLING ends as CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelOperation(self, request, context):
-        """Cancels the operation as its provider, whatever the contract allows callers.
+        """Cancels the operation as its provider, whatever the contract allows callers: at once, or, while a handler runs,
+        within the contract's grace. Repeating it is OK; one that has ended is returned as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,14 +156,14 @@ class OperationControlServiceServicer(object):
 
     def AcknowledgeCancel(self, request, context):
         """Answers a caller's cancel request: ends the operation as cancelled. Fails with FAILED_PRECONDITION where nobody
-        asked to cancel.
+        asked to cancel. Repeating it is OK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSignals(self, request, context):
-        """Returns the signals that wait, in the order of their acceptance.
+        """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,23 +43,29 @@ class OperationControlServiceStub:
     GetOperation: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.GetOperationRequest, _operation_pb2.OperationSnapshot]
     """Returns the latest snapshot, with the input: cancel and stop requests and waiting signals are in it."""
     ReportStarted: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportStartedRequest, _operation_pb2.OperationSnapshot]
-    """Marks an accepted operation as started. Repeating it is OK."""
+    """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
+    handler has begun, which changes nothing.
+    """
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportProgressRequest, _operation_pb2.OperationSnapshot]
-    """Reports progress."""
+    """Reports progress. Fails with FAILED_PRECONDITION before the operation has started."""
     ReportOutput: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportOutputRequest, _operation_pb2.OperationSnapshot]
-    """Sends output."""
+    """Sends output. Fails with FAILED_PRECONDITION before the operation has started."""
     Complete: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.CompleteRequest, _operation_pb2.OperationSnapshot]
-    """Ends the operation with a result."""
+    """Ends the operation with a result. Fails with FAILED_PRECONDITION before it has started. One that is CANCELLING ends
+    as CANCELLED, and the result is kept in its journal.
+    """
     Fail: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.FailRequest, _operation_pb2.OperationSnapshot]
-    """Ends the operation with an error."""
+    """Ends the operation with an error. One that is CANCELLING ends as CANCELLED."""
     CancelOperation: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.CancelOperationRequest, _operation_pb2.OperationSnapshot]
-    """Cancels the operation as its provider, whatever the contract allows callers."""
+    """Cancels the operation as its provider, whatever the contract allows callers: at once, or, while a handler runs,
+    within the contract's grace. Repeating it is OK; one that has ended is returned as it is.
+    """
     AcknowledgeCancel: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.AcknowledgeCancelRequest, _operation_pb2.OperationSnapshot]
     """Answers a caller's cancel request: ends the operation as cancelled. Fails with FAILED_PRECONDITION where nobody
-    asked to cancel.
+    asked to cancel. Repeating it is OK.
     """
     ListSignals: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListSignalsRequest, _operation_control_service_pb2.ListSignalsResponse]
-    """Returns the signals that wait, in the order of their acceptance."""
+    """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
     ConsumeSignal: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ConsumeSignalRequest, _operation_pb2.OperationSnapshot]
     """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
 
@@ -77,23 +83,29 @@ class OperationControlServiceAsyncStub(OperationControlServiceStub):
     GetOperation: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.GetOperationRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Returns the latest snapshot, with the input: cancel and stop requests and waiting signals are in it."""
     ReportStarted: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportStartedRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
-    """Marks an accepted operation as started. Repeating it is OK."""
+    """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
+    handler has begun, which changes nothing.
+    """
     ReportProgress: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportProgressRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
-    """Reports progress."""
+    """Reports progress. Fails with FAILED_PRECONDITION before the operation has started."""
     ReportOutput: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportOutputRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
-    """Sends output."""
+    """Sends output. Fails with FAILED_PRECONDITION before the operation has started."""
     Complete: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.CompleteRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
-    """Ends the operation with a result."""
+    """Ends the operation with a result. Fails with FAILED_PRECONDITION before it has started. One that is CANCELLING ends
+    as CANCELLED, and the result is kept in its journal.
+    """
     Fail: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.FailRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
-    """Ends the operation with an error."""
+    """Ends the operation with an error. One that is CANCELLING ends as CANCELLED."""
     CancelOperation: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.CancelOperationRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
-    """Cancels the operation as its provider, whatever the contract allows callers."""
+    """Cancels the operation as its provider, whatever the contract allows callers: at once, or, while a handler runs,
+    within the contract's grace. Repeating it is OK; one that has ended is returned as it is.
+    """
     AcknowledgeCancel: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.AcknowledgeCancelRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Answers a caller's cancel request: ends the operation as cancelled. Fails with FAILED_PRECONDITION where nobody
-    asked to cancel.
+    asked to cancel. Repeating it is OK.
     """
     ListSignals: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListSignalsRequest, _operation_control_service_pb2.ListSignalsResponse]  # type: ignore[assignment]
-    """Returns the signals that wait, in the order of their acceptance."""
+    """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
     ConsumeSignal: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ConsumeSignalRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
 
@@ -120,7 +132,9 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.ReportStartedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
-        """Marks an accepted operation as started. Repeating it is OK."""
+        """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
+        handler has begun, which changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def ReportProgress(
@@ -128,7 +142,7 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.ReportProgressRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
-        """Reports progress."""
+        """Reports progress. Fails with FAILED_PRECONDITION before the operation has started."""
 
     @_abc_1.abstractmethod
     def ReportOutput(
@@ -136,7 +150,7 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.ReportOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
-        """Sends output."""
+        """Sends output. Fails with FAILED_PRECONDITION before the operation has started."""
 
     @_abc_1.abstractmethod
     def Complete(
@@ -144,7 +158,9 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.CompleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
-        """Ends the operation with a result."""
+        """Ends the operation with a result. Fails with FAILED_PRECONDITION before it has started. One that is CANCELLING ends
+        as CANCELLED, and the result is kept in its journal.
+        """
 
     @_abc_1.abstractmethod
     def Fail(
@@ -152,7 +168,7 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.FailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
-        """Ends the operation with an error."""
+        """Ends the operation with an error. One that is CANCELLING ends as CANCELLED."""
 
     @_abc_1.abstractmethod
     def CancelOperation(
@@ -160,7 +176,9 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.CancelOperationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
-        """Cancels the operation as its provider, whatever the contract allows callers."""
+        """Cancels the operation as its provider, whatever the contract allows callers: at once, or, while a handler runs,
+        within the contract's grace. Repeating it is OK; one that has ended is returned as it is.
+        """
 
     @_abc_1.abstractmethod
     def AcknowledgeCancel(
@@ -169,7 +187,7 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
         """Answers a caller's cancel request: ends the operation as cancelled. Fails with FAILED_PRECONDITION where nobody
-        asked to cancel.
+        asked to cancel. Repeating it is OK.
         """
 
     @_abc_1.abstractmethod
@@ -178,7 +196,7 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.ListSignalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_control_service_pb2.ListSignalsResponse, _abc.Awaitable[_operation_control_service_pb2.ListSignalsResponse]]:
-        """Returns the signals that wait, in the order of their acceptance."""
+        """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
 
     @_abc_1.abstractmethod
     def ConsumeSignal(
