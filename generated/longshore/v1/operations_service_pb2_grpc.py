@@ -125,7 +125,8 @@ class OperationsServiceServicer(object):
 
         Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
         ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
-        this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+        this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and
+        UNAVAILABLE (the server is starting or draining).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

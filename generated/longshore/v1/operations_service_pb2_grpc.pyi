@@ -44,7 +44,8 @@ class OperationsServiceStub:
 
     Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
     ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
-    this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+    this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and
+    UNAVAILABLE (the server is starting or draining).
     """
     Run: _grpc.UnaryStreamMultiCallable[_operations_service_pb2.RunRequest, _operations_service_pb2.WatchResponse]
     """Starts an operation and watches it in one call: the snapshot first, then every event after it.
@@ -115,7 +116,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
 
     Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
     ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
-    this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+    this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and
+    UNAVAILABLE (the server is starting or draining).
     """
     Run: _aio.UnaryStreamMultiCallable[_operations_service_pb2.RunRequest, _operations_service_pb2.WatchResponse]  # type: ignore[assignment]
     """Starts an operation and watches it in one call: the snapshot first, then every event after it.
@@ -189,7 +191,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with INVALID_ARGUMENT (unknown type, malformed or wrong input, bad labels: nothing is written),
         ALREADY_EXISTS (the request id or the name was used with another input), RESOURCE_EXHAUSTED (too many operations of
-        this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and UNAVAILABLE (the server is starting or draining).
+        this type wait, or too many have not ended, in all or of this caller; `RetryInfo` says when to try again) and
+        UNAVAILABLE (the server is starting or draining).
         """
 
     @_abc_1.abstractmethod
