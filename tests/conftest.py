@@ -25,6 +25,7 @@ from longshore.v1 import operation_pb2, operations_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
 from longshore_server.clock import SECOND
+from longshore_server.reasons import Reason
 from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness, ManualClock
 
@@ -327,7 +328,13 @@ async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, status_pb
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     status = status_of(caught.value)
-    return caught.value.code(), reason_of(status), status
+    reason = reason_of(status)
+    # What docs/errors.md says that it carries: whatever is refused in any test is held against it.
+    carried = {detail.type_url.rpartition(".")[2] for detail in status.details}
+    promised = set(Reason[reason].details)
+    allowed = promised | {"BadRequest", "ResourceInfo"}
+    assert promised <= carried <= allowed, f"{reason} carries {carried}, not {promised}"
+    return caught.value.code(), reason, status
 
 
 async def first(stream: Any) -> Any:

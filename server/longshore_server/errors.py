@@ -6,13 +6,19 @@ code. A `ServiceError` refuses a call. A `Failure` says how an operation ended w
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+
+from longshore_server.reasons import Code, Reason
+
+__all__ = [
+    "Code", "OperationError", "Reason", "ServiceError", "Violation", "failure", "invalid", "make_status", "reason_of",
+    "shorten",
+]  # fmt: skip
 
 DOMAIN = "longshore"
 """The `ErrorInfo.domain` of every error that the server itself makes."""
@@ -24,97 +30,6 @@ MAX_FIELD = 256
 """The longest name of a field or a resource, in bytes."""
 MAX_VIOLATIONS = 2400
 """How many bytes of violations are told; the first ones count."""
-
-
-class Code(enum.IntEnum):
-    """The canonical status codes of gRPC (`google.rpc.Code`) that Longshore uses."""
-
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
-
-class Reason(enum.Enum):
-    """Why: the word, and the status code that it always comes with."""
-
-    # Calls that are refused.
-    MALFORMED_REQUEST = Code.INVALID_ARGUMENT, "The bytes are not the request message."
-    INVALID_ARGUMENT = Code.INVALID_ARGUMENT, "A field of the request breaks a rule; the violations name it."
-    UNKNOWN_TYPE = Code.INVALID_ARGUMENT, "No operation type has this name."
-    WRONG_INPUT_TYPE = Code.INVALID_ARGUMENT, "The input is not of the type's input message."
-    UNKNOWN_SIGNAL = Code.INVALID_ARGUMENT, "The contract declares no signal of this name."
-    WRONG_PAYLOAD_TYPE = Code.INVALID_ARGUMENT, "The payload is of another message type than the contract declares."
-    INVALID_FILTER = Code.INVALID_ARGUMENT, "The filter is not one that List understands."
-    INVALID_PAGE_TOKEN = Code.INVALID_ARGUMENT, "The page token was not made by this server for this request."
-    INVALID_NAME = Code.INVALID_ARGUMENT, "The name has another form than operations/{id}."
-    OPERATION_NOT_FOUND = Code.NOT_FOUND, "No operation has this name."
-    TYPE_NOT_FOUND = Code.NOT_FOUND, "No operation type has this name."
-    REQUEST_ID_REUSED = Code.ALREADY_EXISTS, "The request id was used with another input or other labels."
-    SIGNAL_ID_REUSED = Code.ALREADY_EXISTS, "The signal id was used for another signal of this operation."
-    NAME_IN_USE = (
-        Code.ALREADY_EXISTS,
-        "The name belongs to an operation that was started with another input, or by another caller.",
-    )
-    CREDENTIALS_MISSING = Code.UNAUTHENTICATED, "The call carries no credentials."
-    CREDENTIALS_INVALID = Code.UNAUTHENTICATED, "The credentials are not ones that this server accepts."
-    CREDENTIALS_EXPIRED = Code.UNAUTHENTICATED, "The time of the credentials is over; call again with new ones."
-    CAPABILITY_MISSING = Code.PERMISSION_DENIED, "The caller lacks a capability that the contract's gate asks for."
-    INPUT_TOO_LARGE = Code.RESOURCE_EXHAUSTED, "The input is larger than the server accepts."
-    TOO_MANY_OPERATIONS = Code.RESOURCE_EXHAUSTED, "Too many operations wait or run already; try again later."
-    TOO_MANY_SIGNALS = Code.RESOURCE_EXHAUSTED, "As many signals of this name wait as the contract allows."
-    TOO_MANY_WATCHES = Code.RESOURCE_EXHAUSTED, "Too many watches are open already; try again later."
-    TOO_MUCH_UNACKNOWLEDGED = Code.RESOURCE_EXHAUSTED, "More reports wait to be durable than may; await them."
-    NOT_CANCELLABLE = Code.FAILED_PRECONDITION, "The contract does not let callers cancel."
-    OPERATION_RUNNING = Code.FAILED_PRECONDITION, "The operation has not ended."
-    UID_MISMATCH = Code.FAILED_PRECONDITION, "The name now belongs to another operation."
-    ILLEGAL_MOVE = Code.FAILED_PRECONDITION, "The operation's state does not allow it."
-    OPERATION_ENDED = Code.FAILED_PRECONDITION, "The operation has already ended."
-    NO_CANCEL_REQUEST = Code.FAILED_PRECONDITION, "Nobody asked to cancel the operation."
-    SIGNAL_CONSUMED = Code.FAILED_PRECONDITION, "The signal is consumed already, or was never accepted."
-    STALE_ATTEMPT = Code.FAILED_PRECONDITION, "This attempt is no longer the operation's current one."
-    SEQUENCE_OUT_OF_RANGE = Code.OUT_OF_RANGE, "The log has no such sequence yet."
-    UNSUPPORTED_FIELD = Code.UNIMPLEMENTED, "This server does not support the field."
-    SERVER_STARTING = Code.UNAVAILABLE, "The server is starting; try again."
-    SERVER_DRAINING = Code.UNAVAILABLE, "The server is shutting down; try again, on the next one."
-    IDENTITY_UNAVAILABLE = Code.UNAVAILABLE, "What proves who calls cannot be asked for now; try again."
-    STORE_UNAVAILABLE = Code.UNAVAILABLE, "The store cannot write now; nothing was changed."
-    INTERNAL = Code.INTERNAL, "Something unexpected went wrong; the server's log has the trace."
-
-    # Operations that end without a result, and attempts that end without an outcome.
-    HANDLER_ERROR = Code.UNKNOWN, "The handler raised an error that is not for callers; the server's log has the trace."
-    DEADLINE_EXCEEDED = Code.DEADLINE_EXCEEDED, "The operation did not end before its deadline."
-    ATTEMPT_TIMEOUT = Code.DEADLINE_EXCEEDED, "The attempt took longer than the contract allows."
-    INTERRUPTED = Code.ABORTED, "The server stopped while the attempt was under way."
-    CRASH_LOOP = Code.ABORTED, "The operation was part of as many crashes as the contract allows."
-    NON_DETERMINISTIC = Code.ABORTED, "A re-run asked for something else than the journal has recorded."
-    ATTACH_NOT_TERMINAL = Code.INTERNAL, "What was attached to the operation returned without ending it."
-    FAILED = Code.UNKNOWN, "The provider ended the operation with an error that gives no reason of its own."
-    RESULT_TOO_LARGE = Code.RESOURCE_EXHAUSTED, "The result is larger than a caller could receive."
-    WRONG_RESULT_TYPE = Code.INTERNAL, "The handler returned something else than the contract's result message."
-    CANCELLED = Code.CANCELLED, "The operation was cancelled."
-
-    def __init__(self, code: Code, meaning: str) -> None:
-        self.code = code
-        self.meaning = meaning
-
-    def __new__(cls, code: Code, _meaning: str) -> Self:
-        member = object.__new__(cls)
-        # Reasons share codes: without a value of its own the second of a code would become an alias of the first.
-        member._value_ = (len(cls.__members__), code)
-        return member
 
 
 class Violation(NamedTuple):

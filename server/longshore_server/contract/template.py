@@ -57,7 +57,9 @@ class IdTemplate:
             parts.append(literal)
         rendered = "".join(parts)
         if parse_uid(rendered) is not None:
-            raise ServiceError(Reason.INVALID_ARGUMENT, f"{rendered!r} has the form of a uid and cannot be a name.")
+            field = ".".join(self._paths[0])
+            problem = f"makes {rendered!r}, which has the form of a uid and cannot be a name"
+            raise ServiceError(Reason.INVALID_ARGUMENT, f"{field} {problem}.", violations=[Violation(field, problem)])
         return rendered
 
     def _path(self, dotted: str, input: Descriptor) -> list[str]:

@@ -348,16 +348,13 @@ class Engine:
         if body is None:
             raise not_found(record.name)
         if type is None:
-            raise ServiceError(Reason.UNKNOWN_TYPE, f"{record.type} is not served here any more.", resource=record.name)
+            raise invalid("name", f"{record.type} is not served here any more", reason=Reason.UNKNOWN_TYPE)
         try:
             input = type.input.FromString(body)
         except DecodeError:
             expected = type.input.DESCRIPTOR.full_name
-            raise ServiceError(
-                Reason.WRONG_INPUT_TYPE,
-                f"The input of {record.name} cannot be read as the {expected} of today: start a new one with another.",
-                resource=record.name,
-            ) from None
+            problem = f"its input cannot be read as the {expected} of today; start a new one with another"
+            raise invalid("name", problem, reason=Reason.WRONG_INPUT_TYPE) from None
         return await self.start(type, input, terms._replace(retried_from=f"operations/{uid_text(record.uid)}"))
 
     async def signal(self, live: Live, sending: signals.Sending) -> SignalAccepted:

@@ -124,7 +124,8 @@ class Transaction:
         if record is None and uid not in self._deleted:
             record = queries.load(self.connection, uid)
         if record is None:
-            raise ServiceError(Reason.OPERATION_NOT_FOUND, "The operation does not exist any more.")
+            name = f"operations/{events.uid_text(uid)}"
+            raise ServiceError(Reason.OPERATION_NOT_FOUND, f"{name} does not exist any more.", resource=name)
         return record
 
     def insert(self, record: OperationRecord, input: bytes, *, begin: bool = False) -> OperationRecord:
