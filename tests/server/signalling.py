@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from lab.v1 import signals_longshore
-from lab.v1.signals_pb2 import Approve
+from lab.v1.signals_pb2 import Approve, Reject
 
 from longshore.v1 import operations_service_pb2 as pb
 from tests.conftest import Lab, LabHandlers
@@ -29,6 +33,17 @@ class SignalHandlers(signals_longshore.SignalsService):
         return await self._lab._play(request, op)
 
 
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    """A laboratory that has started, with a manual clock."""
+    found = Lab(tmp_path / "data", services=[SignalHandlers])
+    await found.start()
+    try:
+        yield found
+    finally:
+        await found.stop()
+
+
 def packed(message: Message) -> AnyMessage:
     """As callers send it."""
     found = AnyMessage()
@@ -39,8 +54,10 @@ def packed(message: Message) -> AnyMessage:
 async def send(
     lab: Lab, name: str, signal: str = "approve", payload: Message | None = None, *, id: str = "", amount: int = 0
 ) -> pb.SignalResponse:
-    """Send a signal, by default `Approve` with an amount to tell it by."""
-    message = payload if payload is not None else Approve(amount=amount)
+    """Send a signal, by default with an amount to tell it by, where its payload has one."""
+    message = payload
+    if message is None:
+        message = {"reject": Reject(), "poke": Empty()}.get(signal, Approve(amount=amount))
     return await lab.operations.Signal(
         pb.SignalRequest(name=name, signal=signal, payload=packed(message), signal_id=id)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,46 +73,16 @@ class SignalStream(Generic[PayloadT_co]):
 
 
 class _Line:
-    """The waits for the same names: the handler's calls told apart by their order, the occurrences of the journal.
+    """The waits for the same names, told apart by their order. One that is cancelled counts: a re-run makes it, too."""
 
-    A wait that was cancelled gives its occurrence to the next one, unless the journal knows it already. So a re-run,
-    whose waits may be cancelled at other moments, finds its way through the same entries.
-    """
-
-    __slots__ = ("_count", "_free", "ahead", "left", "recorded")
+    __slots__ = ("ahead", "count", "left")
 
     def __init__(self) -> None:
-        self._free: list[int] = []
-        self._count = 0
-        self.recorded: set[int] = set()
-        """The occurrences that the journal knows."""
+        self.count = 0
         self.ahead: set[int] = set()
-        """Those of them that earlier attempts have an outcome for and this one has not asked for yet."""
+        """The waits that earlier attempts have an outcome for, and that this one has not come to yet."""
         self.left: deque[asyncio.Future[StoredSignal | None]] = deque()
         """What was on its way to waits when they were cancelled: it is for the next ones."""
-
-    def take(self) -> int:
-        if self._free:
-            return heapq.heappop(self._free)
-        self._count += 1
-        return self._count - 1
-
-    def release(self, occurrence: int) -> None:
-        if occurrence not in self.recorded:
-            heapq.heappush(self._free, occurrence)
-
-    def leave(self, occurrence: int, under_way: asyncio.Future[StoredSignal | None]) -> None:
-        """The wait is cancelled while a signal may be on its way to it."""
-        known = occurrence in self.recorded
-        self.recorded.add(occurrence)
-        self.left.append(under_way)
-
-        def settled(future: asyncio.Future[StoredSignal | None]) -> None:
-            if not future.cancelled() and (future.exception() or future.result() is None) and not known:
-                self.recorded.discard(occurrence)
-                self.release(occurrence)
-
-        under_way.add_done_callback(settled)
 
     async def left_over(self) -> StoredSignal | None:
         """A signal that came to a wait which had been cancelled, if there is one."""
@@ -140,10 +109,8 @@ class Inbox:
         self._waiting: set[asyncio.Future[None]] = set()
         self._lines: defaultdict[str, _Line] = defaultdict(_Line)
         for kind, label, occurrence in journal.recorded_keys():
-            if kind in (KIND, UNTIL):
-                self._lines[label].recorded.add(occurrence)
-                if kind == KIND:
-                    self._lines[label].ahead.add(occurrence)
+            if kind == KIND:
+                self._lines[label].ahead.add(occurrence)
 
     def check(self, names: Iterable[str]) -> None:
         """Raises `ValueError` for a name that the contract does not declare."""
@@ -164,11 +131,9 @@ class Inbox:
         line = self._lines[label]
         found = await line.left_over()
         if found is None:
-            key = (KIND, label, line.take())
-            try:
-                found = await self._wait(line, key, names, None if seconds is None else float(seconds))
-            finally:
-                line.release(key[2])
+            key = (KIND, label, line.count)
+            line.count += 1
+            found = await self._wait(line, key, names, None if seconds is None else float(seconds))
         if found is None:
             raise TimeoutError(f"no signal{f' {label!r}' if label else ''} came within {seconds:g} seconds")
         return received(self._type, found)
@@ -183,10 +148,9 @@ class Inbox:
         until: int | None = None
         while True:
             late = until is not None and self._clock.now() >= until
-            # What earlier attempts got comes first, though the calls may come in another order: then new ones.
+            # Later waits got something in an earlier attempt, and this one did not: it gets nothing before they do.
             held = any(other > key[2] for other in line.ahead)
             if late:
-                line.recorded.add(key[2])
                 outcome = outcome._replace(codec=UNTIL)
             if late and held:
                 await self._store.writer.submit(Record(self._uid, outcome))
@@ -196,15 +160,15 @@ class Inbox:
                 try:
                     await asyncio.wait([under_way])
                 except asyncio.CancelledError:
-                    line.leave(key[2], under_way)
+                    line.left.append(under_way)
+                    # Looked at, in case that no other wait will: the operation may be over.
+                    under_way.add_done_callback(lambda future: future.cancelled() or future.exception())
                     raise
                 signal = under_way.result()
-                if signal is not None:
-                    line.recorded.add(key[2])
                 if signal is not None or late:
                     return signal
             elif until is None and seconds is not None:
-                until = await self._until(line, key, asked, seconds)
+                until = await self._until(key, asked, seconds)
             else:
                 await self._change(until)
 
@@ -217,14 +181,13 @@ class Inbox:
             return None
         return await self._store.signal(self._uid, int(entry.outcome))
 
-    async def _until(self, line: _Line, key: Key, asked: Asked, seconds: float) -> int:
+    async def _until(self, key: Key, asked: Asked, seconds: float) -> int:
         """When the wait ends, recorded at its first call: a re-run waits only what is left."""
         _, label, occurrence = key
         kept = self._journal.recorded((UNTIL, label, occurrence), asked)
         if kept is not None:
             return int(kept.outcome)
         until = self._clock.now() + int(seconds * SECOND)
-        line.recorded.add(occurrence)
         entry = self._entry((UNTIL, label, occurrence), asked, UNTIL)._replace(outcome=str(until).encode())
         await self._store.writer.submit(Record(self._uid, entry))
         return until

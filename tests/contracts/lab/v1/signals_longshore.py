@@ -147,7 +147,8 @@ class SignalsService(abc.ABC, typing.Generic[ServicesT]):
     }
     LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {
         "Listen": 15,
-        "ListenAgain": 50,
+        "ListenAndWatch": 50,
+        "ListenAgain": 55,
     }
 
     @abc.abstractmethod

@@ -29,7 +29,7 @@ from lab.v1 import lab_pb2 as lab_dot_v1_dot_lab__pb2
 from longshore.v1 import annotations_pb2 as longshore_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14lab/v1/signals.proto\x12\x06lab.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x10lab/v1/lab.proto\x1a\x1elongshore/v1/annotations.proto\"L\n\x07\x41pprove\x12\x13\n\x02\x62y\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x1c\n\x06others\x18\x03 \x03(\tB\x0c\xbaH\t\x92\x01\x06\"\x04r\x02\x10\x01\"\x15\n\x06Reject\x12\x0b\n\x03why\x18\x01 \x01(\t2\x81\x03\n\x0eSignalsService\x12\xe1\x01\n\x06Listen\x12\x13.lab.v1.PlayRequest\x1a\x1d.google.longrunning.Operation\"\xa2\x01\xca\x41\x1a\n\nPlayResult\x12\x0cPlayProgress\xb2\xf5\"\x80\x01\n\x00\x1a\x00\"\x00(\x01\x32\x02\x08\n:\"\n\x07\x61pprove\x12\x07\x41pprove\"\x0eLets it go on.:\x17\n\x06reject\x12\rlab.v1.Reject:\x1d\n\x04poke\x12\x15google.protobuf.Empty:\x10\n\x03\x66\x65w\x12\x07\x41pprove\x18\x02`\x01\x88\x01\xe8\x07\x12\x8a\x01\n\x0bListenAgain\x12\x13.lab.v1.PlayRequest\x1a\x1d.google.longrunning.Operation\"G\xca\x41\x1a\n\nPlayResult\x12\x0cPlayProgress\xb2\xf5\"&\n\x00\x1a\x00\"\x00(\x01:\x12\n\x07\x61pprove\x12\x07\x41pprovez\x08\x08\x03\x10\x03\x1a\x02\x08<b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14lab/v1/signals.proto\x12\x06lab.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#google/longrunning/operations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x10lab/v1/lab.proto\x1a\x1elongshore/v1/annotations.proto\"L\n\x07\x41pprove\x12\x13\n\x02\x62y\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x08\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x1c\n\x06others\x18\x03 \x03(\tB\x0c\xbaH\t\x92\x01\x06\"\x04r\x02\x10\x01\"\x15\n\x06Reject\x12\x0b\n\x03why\x18\x01 \x01(\t2\xd8\x03\n\x0eSignalsService\x12\xe1\x01\n\x06Listen\x12\x13.lab.v1.PlayRequest\x1a\x1d.google.longrunning.Operation\"\xa2\x01\xca\x41\x1a\n\nPlayResult\x12\x0cPlayProgress\xb2\xf5\"\x80\x01\n\x00\x1a\x00\"\x00(\x01\x32\x02\x08\n:\"\n\x07\x61pprove\x12\x07\x41pprove\"\x0eLets it go on.:\x17\n\x06reject\x12\rlab.v1.Reject:\x1d\n\x04poke\x12\x15google.protobuf.Empty:\x10\n\x03\x66\x65w\x12\x07\x41pprove\x18\x02`\x01\x88\x01\xe8\x07\x12U\n\x0eListenAndWatch\x12\x13.lab.v1.PlayRequest\x1a\x1d.google.longrunning.Operation\"\r\xb2\xf5\"\t\xaa\x01\x06Listen0\x01\x12\x8a\x01\n\x0bListenAgain\x12\x13.lab.v1.PlayRequest\x1a\x1d.google.longrunning.Operation\"G\xca\x41\x1a\n\nPlayResult\x12\x0cPlayProgress\xb2\xf5\"&\n\x00\x1a\x00\"\x00(\x01:\x12\n\x07\x61pprove\x12\x07\x41pprovez\x08\x08\x03\x10\x03\x1a\x02\x08<b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVE'].fields_by_name['others']._serialized_options = b'\272H\t\222\001\006\"\004r\002\020\001'
   _globals['_SIGNALSSERVICE'].methods_by_name['Listen']._loaded_options = None
   _globals['_SIGNALSSERVICE'].methods_by_name['Listen']._serialized_options = b'\312A\032\n\nPlayResult\022\014PlayProgress\262\365\"\200\001\n\000\032\000\"\000(\0012\002\010\n:\"\n\007approve\022\007Approve\"\016Lets it go on.:\027\n\006reject\022\rlab.v1.Reject:\035\n\004poke\022\025google.protobuf.Empty:\020\n\003few\022\007Approve\030\002`\001\210\001\350\007'
+  _globals['_SIGNALSSERVICE'].methods_by_name['ListenAndWatch']._loaded_options = None
+  _globals['_SIGNALSSERVICE'].methods_by_name['ListenAndWatch']._serialized_options = b'\262\365\"\t\252\001\006Listen'
   _globals['_SIGNALSSERVICE'].methods_by_name['ListenAgain']._loaded_options = None
   _globals['_SIGNALSSERVICE'].methods_by_name['ListenAgain']._serialized_options = b'\312A\032\n\nPlayResult\022\014PlayProgress\262\365\"&\n\000\032\000\"\000(\001:\022\n\007approve\022\007Approvez\010\010\003\020\003\032\002\010<'
   _globals['_APPROVE']._serialized_start=177
@@ -49,5 +51,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REJECT']._serialized_start=255
   _globals['_REJECT']._serialized_end=276
   _globals['_SIGNALSSERVICE']._serialized_start=279
-  _globals['_SIGNALSSERVICE']._serialized_end=664
+  _globals['_SIGNALSSERVICE']._serialized_end=751
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,11 @@ class SignalsServiceStub(object):
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.ListenAndWatch = channel.unary_stream(
+                '/lab.v1.SignalsService/ListenAndWatch',
+                request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.ListenAgain = channel.unary_unary(
                 '/lab.v1.SignalsService/ListenAgain',
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
@@ -59,6 +64,13 @@ class SignalsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListenAndWatch(self, request, context):
+        """Starts `Listen` and follows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListenAgain(self, request, context):
         """One signal, and a retry policy.
         """
@@ -71,6 +83,11 @@ def add_SignalsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Listen': grpc.unary_unary_rpc_method_handler(
                     servicer.Listen,
+                    request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'ListenAndWatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListenAndWatch,
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -106,6 +123,33 @@ class SignalsService(object):
             request,
             target,
             '/lab.v1.SignalsService/Listen',
+            lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListenAndWatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lab.v1.SignalsService/ListenAndWatch',
             lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

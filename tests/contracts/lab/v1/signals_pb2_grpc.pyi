@@ -36,6 +36,8 @@ class SignalsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SignalsServiceAsyncStub: ...
     Listen: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Two signals of types of its own, one without anything in it, and one of which few may wait."""
+    ListenAndWatch: _grpc.UnaryStreamMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
+    """Starts `Listen` and follows it."""
     ListenAgain: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """One signal, and a retry policy."""
 
@@ -46,6 +48,8 @@ class SignalsServiceAsyncStub(SignalsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Listen: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Two signals of types of its own, one without anything in it, and one of which few may wait."""
+    ListenAndWatch: _aio.UnaryStreamMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Starts `Listen` and follows it."""
     ListenAgain: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """One signal, and a retry policy."""
 
@@ -59,6 +63,14 @@ class SignalsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Two signals of types of its own, one without anything in it, and one of which few may wait."""
+
+    @_abc_1.abstractmethod
+    def ListenAndWatch(
+        self,
+        request: _lab_pb2.PlayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_operations_pb2.Operation], _abc.AsyncIterator[_operations_pb2.Operation]]:
+        """Starts `Listen` and follows it."""
 
     @_abc_1.abstractmethod
     def ListenAgain(
