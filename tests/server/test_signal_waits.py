@@ -348,7 +348,7 @@ async def test_concurrent_waits_get_their_own_signals_again(lab: Lab) -> None:
 
     @lab.plays
     async def handler(request, op):
-        async def wait(n: int) -> int:
+        async def wait(n: int) -> Any:
             await asyncio.sleep(0)
             return (await op.next_signal("approve", timeout=n * 1000 or None)).payload.amount
 
@@ -390,7 +390,8 @@ async def test_a_wait_that_is_cancelled_consumes_nothing(lab: Lab) -> None:
 
 @pytest.mark.parametrize("timeout", [None, 1000])
 async def test_what_was_on_its_way_to_a_cancelled_wait_is_for_the_next(lab: Lab, timeout: float | None) -> None:
-    crash, seen = Crash(lab), []
+    crash = Crash(lab)
+    seen: list[int] = []
 
     @lab.plays
     async def handler(request, op):
