@@ -77,6 +77,24 @@ else:
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
+TrySoonInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
+TrySoonProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
+TrySoonOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+TrySoonResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
+TrySoonEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TrySoonProgress, TrySoonOutput, TrySoonResult, typing_extensions.Never
+]
+
+if typing.TYPE_CHECKING:
+    TrySoonOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult, ServicesT
+    ]
+else:
+
+    class TrySoonOperation(typing.Generic[ServicesT]):
+        """Stands for `longshore_server.Operation` where only annotations need it."""
+
+
 TryUnlessInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 TryUnlessProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 TryUnlessOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
@@ -139,6 +157,7 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "Try": "try_",
         "TrySteadily": "try_steadily",
         "TryForAMinute": "try_for_a_minute",
+        "TrySoon": "try_soon",
         "TryUnless": "try_unless",
         "Keep": "keep",
         "KeepForEver": "keep_for_ever",
@@ -147,9 +166,10 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "Try": 13,
         "TrySteadily": 30,
         "TryForAMinute": 48,
-        "TryUnless": 65,
-        "Keep": 87,
-        "KeepForEver": 102,
+        "TrySoon": 65,
+        "TryUnless": 83,
+        "Keep": 105,
+        "KeepForEver": 120,
     }
 
     @abc.abstractmethod
@@ -167,6 +187,10 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         self, request: TryForAMinuteInput, op: TryForAMinuteOperation[ServicesT], /
     ) -> TryForAMinuteResult:
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+
+    @abc.abstractmethod
+    async def try_soon(self, request: TrySoonInput, op: TrySoonOperation[ServicesT], /) -> TrySoonResult:
+        """Three attempts, 2 s apart: for tests that have no clock to move."""
 
     @abc.abstractmethod
     async def try_unless(self, request: TryUnlessInput, op: TryUnlessOperation[ServicesT], /) -> TryUnlessResult:
@@ -220,6 +244,17 @@ class RetryClient:
             result_type=lab_pb2.PlayResult,
         )
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+        self.try_soon: longshore_client.OperationMethod[
+            TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult
+        ] = longshore_client.OperationMethod(
+            channel,
+            "lab.v1.RetryService/TrySoon",
+            input_type=lab_pb2.PlayRequest,
+            progress_type=lab_pb2.PlayProgress,
+            output_type=channels_pb2.DiagnosticOutput,
+            result_type=lab_pb2.PlayResult,
+        )
+        """Three attempts, 2 s apart: for tests that have no clock to move."""
         self.try_unless: longshore_client.OperationMethod[
             TryUnlessInput, TryUnlessProgress, TryUnlessOutput, TryUnlessResult
         ] = longshore_client.OperationMethod(

@@ -51,6 +51,11 @@ class RetryServiceStub(object):
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.TrySoon = channel.unary_unary(
+                '/lab.v1.RetryService/TrySoon',
+                request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.TryUnless = channel.unary_unary(
                 '/lab.v1.RetryService/TryUnless',
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
@@ -93,6 +98,13 @@ class RetryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TrySoon(self, request, context):
+        """Three attempts, 2 s apart: for tests that have no clock to move.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TryUnless(self, request, context):
         """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes.
         """
@@ -129,6 +141,11 @@ def add_RetryServiceServicer_to_server(servicer, server):
             ),
             'TryForAMinute': grpc.unary_unary_rpc_method_handler(
                     servicer.TryForAMinute,
+                    request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'TrySoon': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrySoon,
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -228,6 +245,33 @@ class RetryService(object):
             request,
             target,
             '/lab.v1.RetryService/TryForAMinute',
+            lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrySoon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lab.v1.RetryService/TrySoon',
             lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

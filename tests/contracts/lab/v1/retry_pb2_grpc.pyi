@@ -40,6 +40,8 @@ class RetryServiceStub:
     """Ten attempts, about 10 s apart, never more than 12."""
     TryForAMinute: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+    TrySoon: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
+    """Three attempts, 2 s apart: for tests that have no clock to move."""
     TryUnless: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
     Keep: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
@@ -58,6 +60,8 @@ class RetryServiceAsyncStub(RetryServiceStub):
     """Ten attempts, about 10 s apart, never more than 12."""
     TryForAMinute: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+    TrySoon: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Three attempts, 2 s apart: for tests that have no clock to move."""
     TryUnless: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
     Keep: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -91,6 +95,14 @@ class RetryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+
+    @_abc_1.abstractmethod
+    def TrySoon(
+        self,
+        request: _lab_pb2.PlayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Three attempts, 2 s apart: for tests that have no clock to move."""
 
     @_abc_1.abstractmethod
     def TryUnless(
