@@ -40,7 +40,7 @@ def _read(certificate: Path, key: Path, client_ca: Path | None) -> KeyPair:
     try:
         # Two files are replaced one after the other: a certificate with the key of another would refuse every caller.
         context.load_cert_chain(certificate, key, password=_no_password)
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:  # an SSLError is an OSError, as is a file that has just gone
         what = getattr(error, "reason", None) or str(error)
         raise FileError(certificate, f"it is no certificate for the key {key}: {what}") from None
     if client_ca is not None and found.client_ca is not None:

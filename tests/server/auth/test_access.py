@@ -167,6 +167,26 @@ async def test_handlers_know_the_caller_also_after_a_crash(guarded: Guarded) -> 
     assert (after.principal, after.capabilities) == ("ada", {"gates.start", "gates.see"})
 
 
+async def test_what_a_handler_starts_belongs_to_its_caller(guarded: Guarded) -> None:
+    async def parent(request: Any, op: Any) -> Any:
+        guarded.handlers.seen.append(op.caller)
+        if not request.key:
+            child = await guarded.server.operations.start(
+                "gates.v1.GatesService/Own", gates_pb2.GatesRequest(key="child", done=True)
+            )
+            await child.wait()
+        return gates_pb2.GatesResult()
+
+    guarded.handlers.handler = parent
+    (ada,) = await known(guarded, ("ada", "gates.start", "gates.see"))
+    await ended(guarded, "Gated", ada)
+    found = await guarded.operations.List(pb.ListRequest(), metadata=ada)
+    assert [operation.owner for operation in found.operations] == ["ada", "ada"]
+    first, second = guarded.handlers.seen
+    assert first == second
+    assert second.capabilities == {"gates.start", "gates.see"}
+
+
 async def test_what_was_started_without_authentication_is_nobodys_afterwards(make_guarded: Make) -> None:
     guarded = await make_guarded(tokens=False)
     local = await guarded.begin("Own", ())
