@@ -146,6 +146,13 @@ class Torture(TortureService[Ledger]):
                     while op.attempt <= int(count):
                         with contextlib.suppress(asyncio.CancelledError):
                             await asyncio.Event().wait()
+                case ["signal"]:
+                    tokens.append((await op.next_signal("say")).payload.text)
+                case ["signal", timeout]:
+                    try:
+                        tokens.append((await op.next_signal("say", timeout=float(timeout))).payload.text)
+                    except TimeoutError:
+                        tokens.append("timeout")
                 case ["defer", "die"]:
                     await op.defer()
                     die()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import collections.abc
+import datetime
 import typing
 
 import longshore_client
@@ -134,18 +135,38 @@ ScriptInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 ScriptProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 ScriptOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ScriptResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
+ScriptSignal: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 ScriptEvent: typing_extensions.TypeAlias = longshore_client.Event[
-    ScriptProgress, ScriptOutput, ScriptResult, typing_extensions.Never
+    ScriptProgress, ScriptOutput, ScriptResult, ScriptSignal
 ]
 
 if typing.TYPE_CHECKING:
-    ScriptOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        ScriptInput, ScriptProgress, ScriptOutput, ScriptResult, ServicesT
-    ]
+
+    class ScriptOperation(
+        longshore_server.Operation[ScriptInput, ScriptProgress, ScriptOutput, ScriptResult, ServicesT]
+    ):
+        def next_signal(  # type: ignore[override]
+            self, name: typing.Literal["say"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[torture_pb2.WorkProgress]]: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["say"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[ScriptSignal]]: ...
+
+    class ScriptHandle(
+        longshore_client.OperationHandle[ScriptProgress, ScriptOutput, ScriptResult, ScriptSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["say"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
 else:
 
     class ScriptOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class ScriptHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 class TortureService(abc.ABC, typing.Generic[ServicesT]):
@@ -271,7 +292,7 @@ class TortureClient:
         )
         """Named by its input, steps like `Steps`."""
         self.script: longshore_client.OperationMethod[
-            ScriptInput, ScriptProgress, ScriptOutput, ScriptResult
+            ScriptInput, ScriptProgress, ScriptOutput, ScriptResult, ScriptHandle
         ] = longshore_client.OperationMethod(
             channel,
             "torture.v1.TortureService/Script",
@@ -279,5 +300,8 @@ class TortureClient:
             progress_type=torture_pb2.WorkProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=torture_pb2.WorkResult,
+            signal_types={
+                "say": torture_pb2.WorkProgress,
+            },
         )
         """Does what its script says, which may be to kill the process. The default cap on crashes."""
