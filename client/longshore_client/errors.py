@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MessageT = TypeVar("MessageT", bound=Message)
+_POOL = descriptor_pool.Default()
 
 
 class Code(enum.IntEnum):
@@ -87,6 +89,15 @@ class LongshoreError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # What worker processes raise is pickled, and the base class would call the constructor with the message alone.
         return _unpickle, (type(self), str(self.message), self.__dict__)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The details as messages, in their order, without the `ErrorInfo` that `reason` comes from.
+
+        Types that this program does not know are left out: it knows those of the contracts whose modules it has
+        imported, and `google.rpc`'s own.
+        """
+        return tuple(found for item in self.details if (found := _message(item)) is not None)
 
     def detail(self, message_type: type[MessageT]) -> MessageT | None:
         """Return the first detail of a type, or None if there is none that can be read."""
@@ -329,6 +340,16 @@ def _code(value: int) -> Code:
         return Code(value)
     except ValueError:
         return Code.UNKNOWN
+
+
+def _message(item: AnyMessage) -> Message | None:
+    name = item.type_url.rpartition("/")[2]
+    if name == error_details_pb2.ErrorInfo.DESCRIPTOR.full_name:
+        return None
+    try:
+        return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name)).FromString(item.value)
+    except (KeyError, DecodeError):
+        return None
 
 
 def _detail(details: Sequence[AnyMessage], message_type: type[MessageT]) -> MessageT | None:

@@ -202,7 +202,7 @@ def test_every_option_of_the_contract_is_enforced_or_refused() -> None:
     enforced = {
         "cancellation", "cancel_grace", "output_type", "id_template", "on_terminal", "timeout", "unbounded",
         "attempt_timeout", "on_crash", "max_crashes", "watches", "call", "observe", "cancel", "control", "visibility",
-        "signals", "retention", "retry",
+        "signals", "retention", "retry", "errors",
     }  # fmt: skip
     declared = {field.name for field in annotations_pb2.OperationContract.DESCRIPTOR.fields}
     assert declared == enforced | set(loading._LATER)

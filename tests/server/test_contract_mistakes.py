@@ -52,7 +52,22 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='signals { name: "a" }'),
         "option control: it must be present, because signals are declared; say `control: {}` to mean everyone",
     ),
-    "errors": (method(options='errors: "a.B"'), f"option errors: {LATER}"),
+    "an unknown error type": (
+        method(options='errors: "Other" errors: "Othre"'),
+        "option errors[1]: no message is called 'Othre' in PKG or any imported file. Did you mean 'Other'?",
+    ),
+    "an error type twice": (
+        method(options='errors: "Other" errors: "Other"'),
+        "option errors[1]: PKG.Other is declared twice; leave one out",
+    ),
+    "an error type that every failure carries": (
+        method(options='errors: "google.rpc.ErrorInfo"'),
+        "option errors[0]: every failure carries a google.rpc.ErrorInfo; leave it out",
+    ),
+    "an error type without a name": (
+        method(options='errors: ""'),
+        "option errors[0]: it is empty; name a message, or leave it out",
+    ),
     "transfer": (method(options="transfer {}"), f"option transfer: {LATER}"),
     "a gate with an undeclared capability": (
         method(options='observe { all_of: "orders.read" }'),

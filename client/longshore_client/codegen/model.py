@@ -165,6 +165,8 @@ class _ServiceReader:
             raise self._error(index, f"has the option longshore.v1.operation, so it must return {OPERATION}")
         if method.client_streaming:
             raise self._error(index, "is an operation, so its request cannot be a stream")
+        for position, name in enumerate(declared.errors):
+            self._type(index, f"option longshore.v1.operation: errors[{position}]", name)
         info = method.options.Extensions[operations_pb2.operation_info]
         return OperationMethod(
             name=method.name,

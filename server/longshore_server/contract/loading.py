@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
 from longshore_server.contract import retry
+from longshore_server.contract.details import read_details
 from longshore_server.contract.durations import micros
 from longshore_server.contract.signals import read_signals
 from longshore_server.contract.template import IdTemplate
@@ -32,7 +33,7 @@ MAX_CRASHES = 5
 MAX_CAPABILITY = 128
 
 # Declared in longshore/v1 already, enforced by a later version: refused until then, never ignored.
-_LATER = ("errors", "transfer")
+_LATER = ("transfer",)
 _CAPABILITY = re.compile(r"[a-z0-9]+([._:-][a-z0-9]+)*")
 BUILT_IN = "longshore."
 """What the names of the server's own capabilities begin with: no contract can declare or ask for one."""
@@ -215,6 +216,9 @@ class _Loader:
             retention=self._duration(method, contract, "retention", zero=True),
             signals=read_signals(
                 contract.signals, functools.partial(self._message, method), functools.partial(self._error, method)
+            ),
+            details=read_details(
+                contract.errors, functools.partial(self._message, method), functools.partial(self._error, method)
             ),
             streamed_by=twin or (f"/{self._descriptor.full_name}/{method.name}" if _streams(method) else ""),
             description=self._comment(method),

@@ -63,6 +63,8 @@ class OperationType:
     """How long an ended operation is kept; 0: for ever; None: as the server's configuration says."""
     signals: Mapping[str, SignalType]
     """What callers may send to a running operation, by name."""
+    details: tuple[type[Message], ...]
+    """What its failures may carry, besides others."""
     streamed_by: str = ""
     """Path of the method that starts and watches in one call, if the contract has one."""
     description: str = ""
