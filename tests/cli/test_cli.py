@@ -420,7 +420,7 @@ def test_help_is_fast_and_has_examples_and_exit_codes() -> None:
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     for text in ("Examples:", "Exit codes:", "longshore call", "LONGSHORE_SERVER", "serve"):
         assert text in done.stdout
-    for command in ("call", "ls", "get", "watch", "wait", "cancel", "types", "generate"):
+    for command in ("call", "ls", "get", "watch", "wait", "cancel", "signal", "types", "generate"):
         shown = subprocess.run([*COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
         assert "Example" in shown, command
 
