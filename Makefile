@@ -118,10 +118,10 @@ endef
 
 # A stamp instead of a phony recipe: the second run only compares two dates.
 $(VENV)/.installed: pyproject.toml constraints/highest.txt
-	$(call environment,$(VENV),'.[server$(COMMA)auth$(COMMA)cli]' --group dev --constraint constraints/highest.txt)
+	$(call environment,$(VENV),'.[server$(COMMA)auth$(COMMA)cli$(COMMA)otel]' --group dev --constraint constraints/highest.txt)
 
 $(LOWEST)/.installed: pyproject.toml constraints/lowest.txt
-	$(call environment,$(LOWEST),'.[server$(COMMA)auth$(COMMA)cli]' --group test --constraint constraints/lowest.txt)
+	$(call environment,$(LOWEST),'.[server$(COMMA)auth$(COMMA)cli$(COMMA)otel]' --group test --constraint constraints/lowest.txt)
 
 $(GENERATE)/.installed: pyproject.toml
 	$(call environment,$(GENERATE),. --group generate)
@@ -139,7 +139,7 @@ lock: ## resolve anew the versions that make install and make test-lowest use
 	$(UV)/bin/uv pip compile $(LOCK) --resolution lowest-direct --output-file .tools/minimums.txt
 	$(UV)/bin/uv pip compile $(LOCK) --constraint .tools/minimums.txt --group test --output-file constraints/lowest.txt
 
-LOCK := pyproject.toml --quiet --upgrade --python-version 3.11 --no-header --no-annotate --extra server --extra auth --extra cli
+LOCK := pyproject.toml --quiet --upgrade --python-version 3.11 --no-header --no-annotate --extra server --extra auth --extra cli --extra otel
 
 .PHONY: clean
 clean: ## remove the environments and everything that tools left behind

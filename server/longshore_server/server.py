@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.files import FileError
@@ -23,7 +23,12 @@ from longshore_server.contract import loading
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
 from longshore_server.rpc.listener import Listener, ListenError
+from longshore_server.telemetry import tracing
 from longshore_server.telemetry.metrics import MetricsServer
+from longshore_server.tracer import Tracer
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +44,20 @@ class Server:
             handlers as `op.services`.
         authenticators: further ways to find out who calls, asked in this order and before those that the
             configuration names. With none of either everyone is the local principal, who may do everything.
+        tracer_provider: whose OpenTelemetry spans the server makes. Default: the program's, if it has set one by the
+            time that the lifespan has begun.
 
     Raises `ContractError` when a contract cannot be enforced.
     """
 
     def __init__(
-        self, *services: object, lifespan: Lifespan | None = None, authenticators: Sequence[Authenticator] = ()
-    ) -> None:
+        self, *services: object, lifespan: Lifespan | None = None, authenticators: Sequence[Authenticator] = (),
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:  # fmt: skip
         self.services = services
         self.lifespan = lifespan
         self.authenticators = tuple(authenticators)
+        self.tracer_provider = tracer_provider
         self.config = Config()
         """The configuration of the run that is under way, or the defaults."""
         self.operations = Operations()
@@ -93,7 +102,8 @@ class Running:
             max_watches_per_owner=config.max_watches_per_owner,
             retention=int(config.default_retention * SECOND),
         )  # fmt: skip
-        self.engine = Engine(types, config.data, clock, limits, chance)
+        self._tracer = Tracer()
+        self.engine = Engine(types, config.data, clock, limits, chance, self._tracer)
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection,
@@ -127,6 +137,7 @@ class Running:
                         "machine's; choose another with --metrics, or off for none"
                     ) from None
                 self._stack.callback(self.metrics.stop)
+            outside = tracing.ambient()
             await self.listener.start(self.config.listen)
             self._stack.push_async_callback(self.listener.stop, 1.0)
             self._server.config = self.config
@@ -134,6 +145,8 @@ class Running:
             services = None
             if self._server.lifespan is not None:
                 services = await self._stack.enter_async_context(self._server.lifespan(self._server))
+            # Only here: the lifespan may be what sets OpenTelemetry up.
+            self._tracer.backend = tracing.backend(self._server.tracer_provider, outside)
             self.recovered = await self.engine.recover(services)
             await self.listener.health.set(serving=True)
         except BaseException:

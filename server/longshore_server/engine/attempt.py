@@ -22,6 +22,7 @@ from longshore_server.handler.signals import Inbox
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
+from longshore_server.tracer import UNRECORDED
 
 if TYPE_CHECKING:
     from longshore_server.engine.executor import Executor
@@ -52,6 +53,7 @@ class Attempt:
         self._work = Work(live.record.uid)
         self._in_handler = False
         self._graced = False
+        self._span = UNRECORDED
         self.holds_slot = True
         """Whether it counts among the attempts that its type may have at once."""
         self.task = executor.loop.create_task(self._run(), name=self._record.name, context=executor.context.copy())
@@ -110,18 +112,24 @@ class Attempt:
             self._settle(outcome)
 
     async def _run(self) -> None:
+        record = self._record
+        self._span = self._executor.tracer.attempt(record.name, record.type, record.attempt, record.trace)
+        outcome: Outcome | None = None
         try:
             outcome = await self._execute()
             if outcome is not None:
                 self._settle(outcome)
-        except Exception:
+        except Exception as error:
             log.exception("attempt %d of %s broke", self.number, self._record.name, extra=self._fields)
+            self._span.note(error)
+            outcome = Outcome(Move.FAIL, failure(Reason.INTERNAL))
             if not self._executor.stopping:
-                self._settle(Outcome(Move.FAIL, failure(Reason.INTERNAL)))
+                self._settle(outcome)
         finally:
             for timer in self._timers:
                 timer.cancel()
             self._executor.finished(self._type, self.live, self)
+            self._end_span(outcome)
 
     async def _execute(self) -> Outcome | None:
         operation = await self._prepare()
@@ -149,6 +157,14 @@ class Attempt:
             return self._raised(operation.fatal)
         return outcome
 
+    def _end_span(self, outcome: Outcome | None) -> None:
+        if self._operation is not None and self._operation.hand_over.complete:
+            self._span.end("hand over")
+        elif outcome is None:
+            self._span.end("interrupt")
+        else:
+            self._span.end(outcome.move.value, reason_of(outcome.payload) if outcome.move is Move.FAIL else "")
+
     async def _prepare(self) -> Operation[Any, Any, Any, Any, Any] | None:
         """The context of the attempt: its input, and what earlier attempts have recorded."""
         record, type, executor = self._record, self._type, self._executor
@@ -162,6 +178,7 @@ class Attempt:
         self._operation = Operation(
             type, record, request, journal, executor.store.writer, executor.clock, executor.services,
             executor.max_payload, Inbox(type, self.live, journal, executor.store, executor.clock),
+            executor.tracer,
         )  # fmt: skip
         self._operation.hand_over.then = self._handed_over
         self.request(self.live.record)
@@ -176,6 +193,7 @@ class Attempt:
         return returned(self._type, result, self._executor.max_payload, attached=operation.hand_over.attached)
 
     def _raised(self, error: BaseException) -> Outcome:
+        self._span.note(error)
         return raised(self._type, self._record.name, error, self._executor.max_payload, self._fields)
 
     def _interrupted(self) -> Outcome | None:

@@ -49,6 +49,7 @@ from longshore_server.store.mutations import (
 from longshore_server.store.pages import Condition, Count, Scope
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
+from longshore_server.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,9 @@ class Engine:
 
     def __init__(
         self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits,
-        chance: Chance = random.random,
+        chance: Chance = random.random, tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
+        self.tracer = tracer or Tracer()
         self.types = {type.name: type for type in types}
         self.clock = clock
         self._limits = limits
@@ -98,6 +100,7 @@ class Engine:
             types, self.store, clock,
             concurrency=limits.concurrency, queue=limits.queue,
             queue_per_owner=limits.queue_per_owner, max_payload=limits.max_payload, chance=chance,
+            tracer=self.tracer,
         )  # fmt: skip
         watches = Quota(
             Reason.TOO_MANY_WATCHES, "watches are open", total=limits.max_watches, share=limits.max_watches_per_owner,
@@ -138,6 +141,7 @@ class Engine:
         self._starts = Starts(
             self.executor, self.clock, Uids(self.clock, highest), self.store.writer,
             max_input=self._limits.max_input, closed=self._closed, contracts=numbers, live=self._live,
+            tracer=self.tracer,
         )  # fmt: skip
         for record in records:
             self.deadlines.add(self.table.add(record))

@@ -19,6 +19,7 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import State
 from longshore_server.store.mutations import Begin
 from longshore_server.store.store import Store
+from longshore_server.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,14 @@ class Executor:
         queue_per_owner: int,
         max_payload: int,
         chance: Chance,
+        tracer: Tracer,
     ) -> None:
         self.types = {type.name: type for type in types}
         self.store = store
         self.clock = clock
         self.max_payload = max_payload
         self.retries = Retries(clock, chance)
+        self.tracer = tracer
         self.services: Any = None
         self.stopping = False
         self.held = False

@@ -21,6 +21,7 @@ from longshore_server.store.mutations import Accept, Accepted
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import new_record
 from longshore_server.store.writer import Writer
+from longshore_server.tracer import Tracer
 
 LOCAL = "local"
 """The principal of every caller while no authentication is configured."""
@@ -35,8 +36,6 @@ class Terms(NamedTuple):
     """What that principal may do."""
     request_id: str = ""
     labels: Mapping[str, str] = {}
-    trace: str = ""
-    """W3C traceparent of the caller."""
     parent: str = ""
     """Name of the operation whose handler starts it."""
     child: tuple[bytes, JournalEntry] | None = None
@@ -59,6 +58,7 @@ class Starts:
     def __init__(
         self, executor: Executor, clock: Clock, uids: Uids, writer: Writer, *, max_input: int,
         closed: Callable[[], ServiceError | None], contracts: Mapping[str, int], live: Quota,
+        tracer: Tracer,
     ) -> None:  # fmt: skip
         self._executor = executor
         self._clock = clock
@@ -67,6 +67,7 @@ class Starts:
         self._max_input = max_input
         self._closed = closed
         self._contracts = contracts
+        self._tracer = tracer
         self._live = live
         self.inputs: dict[bytes, Message] = {}
         """The inputs of starts whose commit is under way, by uid: their handlers need not parse them again."""
@@ -103,7 +104,7 @@ class Starts:
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
             labels=dict(labels) if labels else {}, owner=owner, request_id=request_id, parent=terms.parent,
             capabilities=terms.capabilities, contract=self._contracts.get(type.name), retried_from=terms.retried_from,
-            trace=terms.trace, deferred=terms.deferred,
+            trace=self._tracer.traceparent(), deferred=terms.deferred,
         )  # fmt: skip
         # A child is its parent's work, not new work: a parent whose start was refused
         # would fail instead of going on later.

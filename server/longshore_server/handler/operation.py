@@ -29,6 +29,7 @@ from longshore_server.lifecycle import Move
 from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Record, Report
 from longshore_server.store.record import JournalEntry, OperationRecord
+from longshore_server.tracer import Tracer
 
 if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
@@ -132,7 +133,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
 
     def __init__(
         self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, writer: Writer,
-        clock: Clock, services: ServicesT, max_payload: int, inbox: Inbox,
+        clock: Clock, services: ServicesT, max_payload: int, inbox: Inbox, tracer: Tracer,
     ) -> None:  # fmt: skip
         self._type = type
         self._record = record
@@ -141,6 +142,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self._clock = clock
         self._max_payload = max_payload
         self._inbox = inbox
+        self._tracer = tracer
         self._unacknowledged = 0
         self.hand_over = HandOver(record, writer)
         """For the engine: what this attempt has given away."""
@@ -283,22 +285,29 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         asked = Asked(*args)
         entry = self._journal.recorded(key, asked)
         if entry is None:
-            token = _step_key.set(f"{self.uid}/{name}")
-            try:
-                result = function(*args)
-                if inspect.isawaitable(result):
-                    result = await result
-            except BaseException:
-                self._journal.release(key)
-                raise
-            finally:
-                _step_key.reset(token)
-            try:
-                stored = codec.encode(result)
-            except codec.NotStorableError as error:
-                raise TypeError(f"step {name!r}: {error}") from None
-            entry = await self._record_entry(key, asked, stored)
+            with self._tracer.step(name):
+                entry = await self._run_step(key, asked, function, args)
         return codec.decode(codec.Encoded(entry.codec, entry.outcome))
+
+    async def _run_step(
+        self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> JournalEntry:
+        name = key[1]
+        token = _step_key.set(f"{self.uid}/{name}")
+        try:
+            result = function(*args)
+            if inspect.isawaitable(result):
+                result = await result
+        except BaseException:
+            self._journal.release(key)
+            raise
+        finally:
+            _step_key.reset(token)
+        try:
+            stored = codec.encode(result)
+        except codec.NotStorableError as error:
+            raise TypeError(f"step {name!r}: {error}") from None
+        return await self._record_entry(key, asked, stored)
 
     async def sleep(self, duration: float | timedelta) -> None:
         """Sleep durably: the end is recorded at the first call, and a re-run sleeps only what is left of it.

@@ -22,6 +22,7 @@ from longshore_server.clock import SECOND, Clock
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.histogram import Histogram
 from longshore_server.rpc.callers import Callers
+from longshore_server.tracer import Metadata, Span
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,10 @@ _OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 
 Durations: TypeAlias = defaultdict[str, Histogram]
 """Seconds that the calls of one method took, by the name of the status code that they ended with."""
-Method: TypeAlias = "Callable[[Durations, Callers], grpc.RpcMethodHandler[bytes, bytes]]"
-"""A method that is to be given a place for what it measures, and what finds out who calls it."""
+Traced: TypeAlias = Callable[[Metadata], Span]
+"""Begins the span of a call of one method."""
+Method: TypeAlias = "Callable[[Durations, Callers, Traced], grpc.RpcMethodHandler[bytes, bytes]]"
+"""A method that is to be given a place for what it measures, what finds out who calls it, and what traces it."""
 
 
 class Context:
@@ -60,9 +63,9 @@ class Context:
 def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]) -> Method:
     """A unary method over `function`."""
 
-    def measured(durations: Durations, callers: Callers) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            begin, code = perf_counter(), _CANCELLED
+            begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
             try:
                 context = Context(inner, await callers.of(inner))
                 answer = await function(decode(request_type, data), context)
@@ -75,6 +78,7 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
                 raise AssertionError("abort always raises") from caught
             finally:
                 durations[code].observe(perf_counter() - begin)
+                span.end(code)
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -84,9 +88,9 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
 def stream(request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[bytes]]) -> Method:
     """A server-streaming method over an async generator (interceptors of others break coroutine-style streams)."""
 
-    def measured(durations: Durations, callers: Callers) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-            begin, code = perf_counter(), _CANCELLED
+            begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
             try:
                 context = Context(inner, await callers.of(inner))
                 async for message in function(decode(request_type, data), context):
@@ -98,6 +102,7 @@ def stream(request_type: type[RequestT], function: Callable[[RequestT, Context],
                 await abort(inner, error)
             finally:
                 durations[code].observe(perf_counter() - begin)
+                span.end(code)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 

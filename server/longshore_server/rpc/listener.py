@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -78,7 +79,10 @@ class Listener:
             methods.update((f"/{service}/{name}", method) for name, method in found.items())
         self.calls: dict[str, Durations] = {path: defaultdict(Histogram) for path in methods}
         """How long the calls of each method took, by its path and the code that they ended with."""
-        handlers = {path: method(self.calls[path], callers) for path, method in methods.items()}
+        handlers = {
+            path: method(self.calls[path], callers, partial(engine.tracer.call, path))
+            for path, method in methods.items()
+        }
         self._server.add_generic_rpc_handlers((_Router(handlers),))
         if reflection != "off":
             allowed = None if reflection == "anyone" else callers

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import grpc
@@ -33,7 +35,21 @@ class _Guard:
             await abort(context, refusal(caught))
 
 
-class _GuardedHealth(health.aio.HealthServicer):
+class _Health(health.aio.HealthServicer):
+    """The stock servicer with its Watch as an async generator: interceptors of others break a coroutine that writes."""
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> Any:  # noqa: N802 - its name
+        said: asyncio.Queue[health_pb2.HealthCheckResponse] = asyncio.Queue()
+        writer: Any = SimpleNamespace(write=said.put)
+        work = asyncio.ensure_future(super().Watch(request, writer))
+        try:
+            while True:
+                yield await said.get()
+        finally:
+            work.cancel()
+
+
+class _GuardedHealth(_Health):
     def __init__(self, guard: _Guard) -> None:
         super().__init__()
         self._guard = guard
@@ -42,9 +58,10 @@ class _GuardedHealth(health.aio.HealthServicer):
         await self._guard.check(context)
         return await super().Check(request, context)
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:  # noqa: N802 - its name
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> Any:  # noqa: N802 - its name
         await self._guard.check(context)
-        await super().Watch(request, context)
+        async for answer in super().Watch(request, context):
+            yield answer
 
 
 class Health:
@@ -55,7 +72,7 @@ class Health:
 
     def __init__(self, services: Sequence[str], callers: Callers | None) -> None:
         self._services = ("", *services)
-        self._servicer = health.aio.HealthServicer() if callers is None else _GuardedHealth(_Guard(callers))
+        self._servicer = _Health() if callers is None else _GuardedHealth(_Guard(callers))
 
     async def add_to(self, server: grpc.aio.Server) -> None:
         """Serve it."""

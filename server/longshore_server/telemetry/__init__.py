@@ -1,1 +1,1 @@
-"""What operators see: metrics for Prometheus and structured logs. Flows out only."""
+"""What operators see: metrics for Prometheus, structured logs, traces by OpenTelemetry. Flows out only."""

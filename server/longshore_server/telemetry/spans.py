@@ -1,0 +1,157 @@
+"""The spans of OpenTelemetry: one of each call, attempt and step. The only module that imports it.
+
+An operation belongs to the trace of whoever started it: every attempt is a child of the call that brought the start,
+also after a restart, since the call's `traceparent` is stored with the operation. A link would be the other way. But
+viewers draw one trace, and show what is linked as a reference to somewhere else, if at all; and samplers decide by the
+parent, so that with links the attempts of a sampled call would be sampled or not by a chance of their own.
+
+The sampler is asked once for an operation, at the call. What it has not taken costs a few microseconds: its attempts
+and steps ask nobody, and only carry the decision on to the handler's own spans and calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from opentelemetry.context import Context, attach
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TracerProvider,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace import Span as OtelSpan
+
+from longshore_server.errors import Code
+from longshore_server.tracer import UNRECORDED, Metadata, Span
+
+_ROOT = Context()
+_NOTHING = nullcontext()
+_KEY = "traceparent"
+_LENGTH = 55
+_HEX = frozenset("0123456789abcdef")
+
+# What the conventions of OpenTelemetry call a fault of the server, and not of its caller.
+_FAULTS = frozenset({
+    Code.UNKNOWN.name, Code.DEADLINE_EXCEEDED.name, Code.UNIMPLEMENTED.name, Code.INTERNAL.name, Code.UNAVAILABLE.name,
+    Code.DATA_LOSS.name,
+})  # fmt: skip
+_NUMBERS = {"OK": 0} | {code.name: int(code) for code in Code}
+
+
+class _Recorded(Span):
+    """A span that is recorded."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: OtelSpan) -> None:
+        self._span = span
+
+    def note(self, error: BaseException) -> None:
+        self._span.record_exception(error)
+
+
+class _Call(_Recorded):
+    """A call; its outcome is the name of a status code."""
+
+    __slots__ = ()
+
+    def end(self, outcome: str, problem: str = "") -> None:  # noqa: ARG002 - the code says all
+        self._span.set_attribute("rpc.grpc.status_code", _NUMBERS[outcome])
+        if outcome in _FAULTS:
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
+
+
+class _Attempt(_Recorded):
+    """An attempt; a problem is the reason of its failure."""
+
+    __slots__ = ()
+
+    def end(self, outcome: str, problem: str = "") -> None:
+        self._span.set_attribute("longshore.outcome", outcome)
+        if problem:
+            self._span.set_status(Status(StatusCode.ERROR, problem))
+        self._span.end()
+
+
+class Spans:
+    """The backend of a `Tracer`.
+
+    Args:
+        provider: whose spans they are.
+        outside: the span that was current where the server began to listen.
+    """
+
+    def __init__(self, provider: TracerProvider, outside: OtelSpan | None) -> None:
+        self._tracer = provider.get_tracer("longshore")
+        self._outside = outside
+        self._paths: dict[str, Mapping[str, str]] = {}
+
+    def call(self, path: str, metadata: Metadata) -> Span:
+        """See `Tracer`. Every call has a task and so a context of its own: what is made current there ends with it."""
+        current = get_current_span()
+        if current is not self._outside and current.get_span_context().is_valid:
+            # An interceptor of somebody else's has made the span of this call.
+            return UNRECORDED
+        parent = _ROOT
+        for key, value in metadata() or ():
+            if key == _KEY:
+                sender = _remote(value)
+                if sender is not None:
+                    parent = set_span_in_context(NonRecordingSpan(sender), _ROOT)
+                break
+        attributes = self._paths.get(path)
+        if attributes is None:
+            service, _, method = path[1:].partition("/")
+            attributes = self._paths[path] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
+        span = self._tracer.start_span(path[1:], parent, SpanKind.SERVER, attributes)
+        attach(set_span_in_context(span))
+        return _Call(span) if span.is_recording() else UNRECORDED
+
+    def attempt(self, operation: str, type: str, number: int, trace: str) -> Span:
+        """See `Tracer`. The context of an attempt's task is its own, too."""
+        start = _remote(trace)
+        parent = _ROOT if start is None else set_span_in_context(NonRecordingSpan(start), _ROOT)
+        if start is not None and not start.trace_flags.sampled:
+            attach(set_span_in_context(NonRecordingSpan(start)))
+            return UNRECORDED
+        span = self._tracer.start_span(
+            f"attempt {type}",
+            parent,
+            # Its caller does not wait for it: to viewers it is an entry of its own, like the receipt of a message.
+            SpanKind.CONSUMER,
+            {"longshore.operation": operation, "longshore.type": type, "longshore.attempt": number},
+        )
+        attach(set_span_in_context(span))
+        return _Attempt(span) if span.is_recording() else UNRECORDED
+
+    def step(self, name: str) -> AbstractContextManager[object]:
+        """See `Tracer`."""
+        if not get_current_span().is_recording():
+            return _NOTHING
+        return self._tracer.start_as_current_span(f"step {name}", attributes={"longshore.step": name})
+
+    def traceparent(self) -> str:
+        """See `Tracer`."""
+        found = get_current_span().get_span_context()
+        return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else ""
+
+
+def _remote(traceparent: str | bytes) -> SpanContext | None:
+    """What a W3C traceparent of any version says; None for what is none."""
+    if not isinstance(traceparent, str) or len(traceparent) < _LENGTH:
+        return None
+    version, trace, span, flags = traceparent[:2], traceparent[3:35], traceparent[36:52], traceparent[53:55]
+    dashes = traceparent[2] + traceparent[35] + traceparent[52]
+    longer = len(traceparent) > _LENGTH and (version == "00" or traceparent[_LENGTH] != "-")
+    if dashes != "---" or longer or version == "ff" or not _HEX.issuperset(version + trace + span + flags):
+        return None
+    found = SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
+    return found if found.is_valid else None
