@@ -32,7 +32,7 @@ dependency: "longshore/v1/channels.proto"
 message_type {
   name: "Input"
   field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "amount" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }
+  field { name: "amount" number: 12 type: TYPE_INT32 label: LABEL_OPTIONAL }
   field { name: "items" number: 3 type: TYPE_MESSAGE type_name: ".shop.v1.Item" label: LABEL_REPEATED }
   field { name: "card" number: 4 type: TYPE_STRING label: LABEL_OPTIONAL oneof_index: 0 }
   field { name: "cash" number: 5 type: TYPE_BOOL label: LABEL_OPTIONAL oneof_index: 0 }
@@ -185,7 +185,7 @@ def refused(problem: str, count: str = "1 operation") -> str:
     )
 
 
-AMOUNT = 'field { name: "amount" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }'
+AMOUNT = 'field { name: "amount" number: 12 type: TYPE_INT32 label: LABEL_OPTIONAL }'
 BLUE = 'value { name: "BLUE" number: 2 }'
 SIGNAL = 'signals { name: "approve" payload_type: "Approval" }'
 
@@ -209,10 +209,8 @@ def moved(where: str, old: str, new: str) -> str:
     return f"{where} was {old}, and is {new}; put it back, or add the new one under another name and number"
 
 
-GONE = "shop.v1.Input.amount (number 2) is gone; give it back, or write `reserved 2;` where its data may be forgotten"
-RENAMED = (
-    "shop.v1.Input.amount (number 2) is now called 'total'; call it 'amount' again, or give 'total' a number of its own"
-)
+GONE = "shop.v1.Input.amount (number 12) is gone; give it back, or write `reserved 12;` where its data may be forgotten"
+RENAMED = "shop.v1.Input.amount (number 12) is now called 'total'; call it 'amount' again, or give 'total' a number of its own"
 ITEMS = 'type_name: ".shop.v1.Item" label: LABEL_REPEATED }\n  field { name: "card"'
 CASH = 'name: "cash" number: 5 type: TYPE_BOOL label: LABEL_OPTIONAL oneof_index: 0'
 CHANNELS = 'dependency: "longshore/v1/channels.proto"'
@@ -231,11 +229,11 @@ INCOMPATIBLE: dict[str, tuple[list[tuple[str, str]], str]] = {
     ),
     "a removed field": ([(AMOUNT, "")], GONE),
     "a removed field while other numbers are reserved": (
-        [(AMOUNT, "reserved_range { start: 7 end: 9 } reserved_range { start: 11 end: 12 }")], GONE,
+        [(AMOUNT, "reserved_range { start: 7 end: 12 } reserved_range { start: 13 end: 14 }")], GONE,
     ),
     "a field with another number": (
-        [(AMOUNT, AMOUNT.replace("number: 2", "number: 9"))],
-        "shop.v1.Input.amount had number 2, and has 9; numbers are for ever: set it back",
+        [(AMOUNT, AMOUNT.replace("number: 12", "number: 9"))],
+        "shop.v1.Input.amount had number 12, and has 9; numbers are for ever: set it back",
     ),
     "a field that left its oneof": (
         [(CASH, CASH.removesuffix(" oneof_index: 0"))],
@@ -324,7 +322,7 @@ COMPATIBLE: dict[str, list[tuple[str, str]]] = {
         ('name: "Color"', 'name: "Color" options { allow_alias: true }'),
         (BLUE, BLUE + ' value { name: "AZURE" number: 2 }'),
     ],
-    "a removed field whose number is reserved": [(AMOUNT, "reserved_range { start: 2 end: 3 }")],
+    "a removed field whose number is reserved": [(AMOUNT, "reserved_range { start: 12 end: 13 }")],
     "a removed enum value whose number is reserved": [(BLUE, "reserved_range { start: 2 end: 2 }")],
     "a message that nobody uses is gone": [
         ('message_type { name: "Unused" field { name: "by" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL } }', ""),
@@ -380,12 +378,12 @@ async def test_a_removed_method_is_refused_with_counts(shop: Shop) -> None:
 async def test_every_version_with_live_operations_is_compared(shop: Shop) -> None:
     """The oldest one has a field that the second has reserved, and that nobody may give another meaning."""
     old = await shop.buy("old", amount=1)
-    await shop.deploy((AMOUNT, "reserved_range { start: 2 end: 3 }"))
+    await shop.deploy((AMOUNT, "reserved_range { start: 12 end: 13 }"))
     await shop.buy("new")
     assert len(shop.stored()) == 2
     renamed = AMOUNT.replace("amount", "total")
     assert await shop.refusal((AMOUNT, renamed)) == refused(RENAMED)
-    version = await shop.deploy((AMOUNT, "reserved_range { start: 2 end: 3 }"))
+    version = await shop.deploy((AMOUNT, "reserved_range { start: 12 end: 13 }"))
     await shop.operations.Cancel(pb.CancelRequest(name=old))
     shop.harness.clock.advance(10)  # type: ignore[union-attr]
     await shop.operations.Wait(pb.WaitRequest(name=old))
