@@ -8,8 +8,9 @@ import pytest
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server import OperationError
+from longshore_server import OperationError, Reason, ServiceError
 from tests.conftest import Lab, State, reason_of_end, result_of, turns
+from tests.server.retrying import RetryHandlers
 
 
 async def deferred(lab: Lab, type: str = "Play") -> str:
@@ -35,6 +36,11 @@ async def test_a_deferred_operation_is_not_run_again(lab: Lab) -> None:
         await lab.catch_up()
         snapshot = await lab.get(name)
         assert (snapshot.state, snapshot.attempt, snapshot.crashes) == (State.STATE_RUNNING, 1, 0)
+
+
+async def test_the_result_of_a_deferral_is_nobody_s_business(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    await deferred(lab)
+    assert not caplog.records
 
 
 async def test_deferral_is_durable_when_it_returns_and_frees_the_slot(make_lab) -> None:
@@ -135,6 +141,109 @@ async def test_what_is_attached_completes_the_operation(lab: Lab) -> None:
     snapshot = await lab.run()
     assert result_of(snapshot).text == "done"
     assert await lab.kinds(snapshot.name) == ["accepted", "started", "progress", "completed"]
+
+
+async def test_the_time_of_an_attempt_does_not_count_for_attached_work(lab: Lab) -> None:
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        async def work():
+            entered.set()
+            await gate.wait()
+            return lab_pb2.PlayResult(text="late")
+
+        return await op.attach(work())
+
+    name = (await lab.begin("PlayShort")).operation.name
+    await entered.wait()
+    lab.clock.advance(59)
+    await lab.catch_up()
+    gate.set()
+    assert result_of(await lab.end(name)).text == "late"
+
+
+async def test_a_cancel_request_reaches_attached_work(lab: Lab) -> None:
+    entered, interrupted = asyncio.Event(), asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        async def work():
+            entered.set()
+            await op.cancelled.wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                interrupted.set()
+
+        return await op.attach(work())
+
+    name = (await lab.begin()).operation.name
+    await entered.wait()
+    assert (await lab.operations.Cancel(pb.CancelRequest(name=name))).state == State.STATE_CANCELLING
+    lab.clock.advance(9.999)
+    await lab.catch_up()
+    assert not interrupted.is_set()
+    lab.clock.advance(0.001)
+    await interrupted.wait()
+    assert (await lab.end(name)).state == State.STATE_CANCELLED
+
+
+async def test_attached_work_that_fails_is_not_tried_again(make_lab) -> None:
+    lab = await make_lab(services=[RetryHandlers])
+
+    @lab.plays
+    async def handler(request, op):
+        async def work():
+            raise OperationError("NO_STOCK")
+
+        return await op.attach(work())
+
+    snapshot = await lab.end((await lab.begin("RetryService/Try")).operation.name)
+    assert (snapshot.attempt, snapshot.failures, reason_of_end(snapshot)) == (1, 0, "NO_STOCK")
+
+
+async def test_what_cannot_be_attached_any_more_is_never_begun(lab: Lab) -> None:
+    begun, errors, done = [], [], asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        async def work():
+            begun.append(True)
+
+        await (await lab.server.operations.control(op.name)).complete(lab_pb2.PlayResult())
+        try:
+            await op.attach(work())
+        except ServiceError as error:
+            errors.append(error.reason)
+        done.set()
+
+    await lab.run("PlayNamed", key="k")
+    await done.wait()
+    assert (errors, begun) == ([Reason.OPERATION_ENDED], [])
+
+
+async def test_a_stop_gives_attached_work_the_time_of_the_drain_and_says_what_is_lost(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered = asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        async def work():
+            entered.set()
+            await asyncio.Event().wait()
+
+        return await op.attach(work())
+
+    name = (await lab.begin()).operation.name
+    await entered.wait()
+    stopping = asyncio.ensure_future(lab.engine.stop(lab.clock.now() + 10_000_000))
+    await lab.clock.armed(10)
+    assert not stopping.done()
+    lab.clock.advance(10)
+    await stopping
+    assert f"{name} is not run again" in caplog.text
 
 
 async def test_attached_work_without_a_value_fails_the_operation(lab: Lab) -> None:

@@ -190,12 +190,13 @@ async def test_taking_over_what_waits_for_a_slot_keeps_its_handler_from_beginnin
     first = (await lab.begin(key="first")).operation.name
     second = (await lab.begin(key="second")).operation.name
     control = await lab.server.operations.control(second)
+    assert lab.engine.executor.waiting_of(Lab.TYPE) == 1
     assert await control.started() is Word.RUNNING
+    assert lab.engine.executor.waiting_of(Lab.TYPE) == 0
     gate.set()
     await lab.end(first)
     await lab.catch_up()
     assert (control.state, ran) == (Word.RUNNING, ["first"])
-    assert lab.engine.executor.waiting_of(Lab.TYPE) == 0
 
 
 async def accepted(lab: Lab) -> OperationControl[Any]:
@@ -303,3 +304,70 @@ async def test_a_controller_reads_signals_and_consumes_what_it_is_done_with(make
     assert caught.value.reason is Reason.UNKNOWN_SIGNAL
     # What was not consumed is there again, for another reader.
     assert [signal.number async for signal in control.signals()] == [2, 3]
+
+
+async def test_a_handler_whose_control_call_was_refused_is_interrupted_by_the_end(lab: Lab) -> None:
+    entered, interrupted = asyncio.Event(), asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        with pytest.raises(ServiceError):
+            await (await lab.server.operations.control(op.name)).acknowledge_cancel()
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            interrupted.set()
+
+    name = (await lab.begin("PlayMinute")).operation.name
+    await entered.wait()
+    lab.clock.advance(60)
+    assert reason_of_end(await lab.end(name)) == "DEADLINE_EXCEEDED"
+    await interrupted.wait()
+
+
+async def test_work_is_not_attached_to_what_has_ended(lab: Lab) -> None:
+    control, begun = await accepted(lab), []
+    await control.cancel()
+
+    async def work():
+        begun.append(True)
+
+    with pytest.raises(ServiceError) as caught:
+        await control.attach(work())
+    assert (caught.value.reason, begun) == (Reason.OPERATION_ENDED, [])
+
+
+async def test_attached_work_ends_with_the_call_that_attached_it(lab: Lab) -> None:
+    control, entered, interrupted = await accepted(lab), asyncio.Event(), asyncio.Event()
+
+    async def work():
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            interrupted.set()
+
+    attaching = asyncio.ensure_future(control.attach(work()))
+    await entered.wait()
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    assert interrupted.is_set()
+    assert control.state is Word.RUNNING
+
+
+async def test_a_rerun_that_starts_what_it_accepted_before_is_non_deterministic(lab: Lab) -> None:
+    crash = Crash(lab)
+
+    @lab.plays
+    async def handler(request, op):
+        operations = lab.server.operations
+        await (operations.accept if op.attempt == 1 else operations.start)(
+            "lab.v1.LabService/PlayOn", lab_pb2.PlayRequest()
+        )
+        await crash.here(op)
+
+    name = (await lab.begin()).operation.name
+    await crash.happen()
+    assert reason_of_end(await lab.end(name)) == "NON_DETERMINISTIC"

@@ -139,10 +139,12 @@ class Control:
         # Its own work ends it: that may go on to its own end and is not interrupted, as it would be otherwise.
         work.ending = True
         try:
-            return await self._change(mutation)
+            record = await self._change(mutation)
         except ServiceError:
             work.ending = False
             raise
+        work.ending = record.terminal
+        return record
 
     def _packed(self, field: str, value: Message) -> bytes:
         data = value.SerializeToString()

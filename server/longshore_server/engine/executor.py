@@ -219,7 +219,7 @@ class Executor:
     def _next(self, queue: _Queue) -> None:
         while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
             live = queue.pop()
-            if live.record.terminal or live.record.deferred:
+            if live.record.terminal:
                 continue
             queue.running += 1
             self.spawn(self._begin(queue, live))
