@@ -417,11 +417,13 @@ class SignalContract(_message.Message):
     MAX_PENDING_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The signal's name, unique within the operation type: lower case letters, digits, `_` and `-`."""
+    """The signal's name, unique within the operation type: at most 63 lower case letters, digits, `_` and `-`, the first
+    one a letter.
+    """
     payload_type: _builtins.str
     """Full name of the payload's message type, resolved like `operation_info` types."""
     max_pending: _builtins.int
-    """How many signals of this name may wait unconsumed. Zero: the server's default."""
+    """How many signals of this name may wait unconsumed, at most 1000. Zero: 100."""
     description: _builtins.str
     """What the signal does, for people."""
     def __init__(

@@ -192,7 +192,8 @@ class OperationsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Signal(self, request, context):
-        """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+        """Sends a signal. It is durable before the answer, and consumed once, by the handler or a controller, in the order of
+        acceptance. It may be sent from the acceptance of the operation to its end; one that was accepted is known ever after.
 
         Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
         broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)

@@ -77,7 +77,8 @@ class OperationsServiceStub:
     at once: only the handler can give what there is. No further attempt follows it.
     """
     Signal: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.SignalRequest, _operations_service_pb2.SignalResponse]
-    """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+    """Sends a signal. It is durable before the answer, and consumed once, by the handler or a controller, in the order of
+    acceptance. It may be sent from the acceptance of the operation to its end; one that was accepted is known ever after.
 
     Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
     broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
@@ -149,7 +150,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     at once: only the handler can give what there is. No further attempt follows it.
     """
     Signal: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.SignalRequest, _operations_service_pb2.SignalResponse]  # type: ignore[assignment]
-    """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+    """Sends a signal. It is durable before the answer, and consumed once, by the handler or a controller, in the order of
+    acceptance. It may be sent from the acceptance of the operation to its end; one that was accepted is known ever after.
 
     Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
     broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
@@ -272,7 +274,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_service_pb2.SignalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.SignalResponse, _abc.Awaitable[_operations_service_pb2.SignalResponse]]:
-        """Sends a signal. It is durable before the answer, and consumed once by the handler, in the order of acceptance.
+        """Sends a signal. It is durable before the answer, and consumed once, by the handler or a controller, in the order of
+        acceptance. It may be sent from the acceptance of the operation to its end; one that was accepted is known ever after.
 
         Fails with INVALID_ARGUMENT (a name or a payload type that the contract does not declare; a rule of the payload is
         broken), FAILED_PRECONDITION (the operation has ended), ALREADY_EXISTS (the signal id was used for another signal)
