@@ -7,16 +7,72 @@ python docs/generate.py --check    fail when a file is not what would be written
 # ruff: noqa: INP001
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from longshore_server import lifecycle, reasons
+from longshore_server import config, lifecycle, reasons
 
 DOCS = Path(__file__).parent
+
+
+def _settings() -> Iterator[str]:
+    """The lines of the table of settings, one for each field of `Config`."""
+    meanings = _meanings()
+    yield "| TOML key | option | variable | type | default | may be | meaning |"
+    yield "|---|---|---|---|---|---|---|"
+    for field in dataclasses.fields(config.Config):
+        name = field.name
+        cells = (
+            f"`{name}`", f"`--{name.replace('_', '-')}`", f"`LONGSHORE_{name.upper()}`",
+            config.KINDS[str(field.type)].name.removeprefix("a "), _shown(field.default), _bounds(name),
+            meanings[name],
+        )  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+
+
+def _meanings() -> Mapping[str, str]:
+    """The docstring below each field. One that has none is missing here."""
+    (body,) = ast.parse(inspect.getsource(config.Config)).body
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, after in zip(body.body, body.body[1:], strict=False):
+        match statement, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def _shown(default: Any) -> str:
+    match default:
+        case None | "":
+            return ""
+        case bool():
+            return f"`{str(default).lower()}`"
+        case tuple():
+            return f"`{', '.join(default)}`"
+        case float():
+            return f"`{default:.15g}`"
+    return f"`{default}`"
+
+
+def _bounds(name: str) -> str:
+    if name in config.WORDS:
+        return ", ".join(f"`{word}`" for word in config.WORDS[name])
+    if name in config.BOUNDS:
+        low, high = config.BOUNDS[name]
+        return f"{low:,} to {high:,}"
+    return ""
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "lifecycle.md": {"diagram": lambda: f"```mermaid\n{lifecycle.diagram()}\n```", "table": lifecycle.table},
+    "configuration.md": {"settings": lambda: "\n".join(_settings())},
     "errors.md": {"refusals": lambda: reasons.table(ends=False), "ends": lambda: reasons.table(ends=True)},
 }
 """By page: what stands between its markers."""
