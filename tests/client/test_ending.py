@@ -89,6 +89,7 @@ async def test_retry(lab: Lab, client: RetryClient) -> None:
     assert again.created
     assert (await again.wait()).text == "played"
     snapshot = await again.get()
+    assert snapshot.request_id, "without a key a lost answer would start another"
     assert (snapshot.retried_from, snapshot.labels) == (f"operations/{handle.uid}", {"tenant": "acme"})
     one, two = await handle.retry(request_id="k"), await handle.retry(request_id="k")
     assert (one.uid == two.uid, one.created, two.created) == (True, True, False)

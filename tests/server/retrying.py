@@ -24,6 +24,9 @@ class RetryHandlers(retry_longshore.RetryService):
     async def try_for_a_minute(self, request: Any, op: Any, /) -> Any:
         return await self._lab._play(request, op)
 
+    async def try_at_once(self, request: Any, op: Any, /) -> Any:
+        return await self._lab._play(request, op)
+
     async def try_soon(self, request: Any, op: Any, /) -> Any:
         return await self._lab._play(request, op)
 

@@ -205,6 +205,14 @@ async def test_a_mistake_that_another_attempt_would_repeat_is_final(
     assert (reason_of_end(snapshot), snapshot.attempt) == (reason, attempts)
 
 
+async def test_a_delay_of_nothing(lab: Lab) -> None:
+    """Attempts that are all due at the same moment, since the clock stands still."""
+    handler = lab.plays(Failing(9))
+    snapshot = await lab.end(await start(lab, "TryAtOnce"))
+    assert (result_of(snapshot).number, snapshot.failures) == (10, 9)
+    assert handler.attempts == list(range(1, 11))
+
+
 async def test_the_jitter_comes_before_the_cap(lab: Lab) -> None:
     lab.plays(Failing(99))
     name = await start(lab, "TrySteadily")

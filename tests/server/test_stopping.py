@@ -223,9 +223,10 @@ async def test_a_due_attempt_that_waits_for_a_slot_begins_once(make_lab: Any, ca
     name = (await lab.begin("RetryService/Try")).operation.name
     await lab.reached(name, "attempt_failed")
     held = (await lab.begin("RetryService/Try", script="hold")).operation.name
-    lab.clock.advance(10)
+    due = (await lab.get(name)).next_attempt_time
+    lab.clock.advance(15)
     await lab.catch_up()
-    await stop(lab, name)
+    assert (await stop(lab, name)).next_attempt_time == due, "it is due already"
     gate.set()
     await stop(lab, name)
     await lab.end(held)

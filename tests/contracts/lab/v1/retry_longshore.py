@@ -77,6 +77,24 @@ else:
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
+TryAtOnceInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
+TryAtOnceProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
+TryAtOnceOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+TryAtOnceResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
+TryAtOnceEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TryAtOnceProgress, TryAtOnceOutput, TryAtOnceResult, typing_extensions.Never
+]
+
+if typing.TYPE_CHECKING:
+    TryAtOnceOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        TryAtOnceInput, TryAtOnceProgress, TryAtOnceOutput, TryAtOnceResult, ServicesT
+    ]
+else:
+
+    class TryAtOnceOperation(typing.Generic[ServicesT]):
+        """Stands for `longshore_server.Operation` where only annotations need it."""
+
+
 TrySoonInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 TrySoonProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 TrySoonOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
@@ -157,6 +175,7 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "Try": "try_",
         "TrySteadily": "try_steadily",
         "TryForAMinute": "try_for_a_minute",
+        "TryAtOnce": "try_at_once",
         "TrySoon": "try_soon",
         "TryUnless": "try_unless",
         "Keep": "keep",
@@ -166,10 +185,11 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "Try": 13,
         "TrySteadily": 30,
         "TryForAMinute": 48,
-        "TrySoon": 65,
-        "TryUnless": 83,
-        "Keep": 105,
-        "KeepForEver": 120,
+        "TryAtOnce": 65,
+        "TrySoon": 80,
+        "TryUnless": 98,
+        "Keep": 120,
+        "KeepForEver": 135,
     }
 
     @abc.abstractmethod
@@ -187,6 +207,10 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         self, request: TryForAMinuteInput, op: TryForAMinuteOperation[ServicesT], /
     ) -> TryForAMinuteResult:
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+
+    @abc.abstractmethod
+    async def try_at_once(self, request: TryAtOnceInput, op: TryAtOnceOperation[ServicesT], /) -> TryAtOnceResult:
+        """Ten attempts, one right after the other."""
 
     @abc.abstractmethod
     async def try_soon(self, request: TrySoonInput, op: TrySoonOperation[ServicesT], /) -> TrySoonResult:
@@ -244,6 +268,17 @@ class RetryClient:
             result_type=lab_pb2.PlayResult,
         )
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+        self.try_at_once: longshore_client.OperationMethod[
+            TryAtOnceInput, TryAtOnceProgress, TryAtOnceOutput, TryAtOnceResult
+        ] = longshore_client.OperationMethod(
+            channel,
+            "lab.v1.RetryService/TryAtOnce",
+            input_type=lab_pb2.PlayRequest,
+            progress_type=lab_pb2.PlayProgress,
+            output_type=channels_pb2.DiagnosticOutput,
+            result_type=lab_pb2.PlayResult,
+        )
+        """Ten attempts, one right after the other."""
         self.try_soon: longshore_client.OperationMethod[
             TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult
         ] = longshore_client.OperationMethod(

@@ -51,6 +51,11 @@ class RetryServiceStub(object):
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.TryAtOnce = channel.unary_unary(
+                '/lab.v1.RetryService/TryAtOnce',
+                request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.TrySoon = channel.unary_unary(
                 '/lab.v1.RetryService/TrySoon',
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
@@ -93,6 +98,13 @@ class RetryServiceServicer(object):
 
     def TryForAMinute(self, request, context):
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TryAtOnce(self, request, context):
+        """Ten attempts, one right after the other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,6 +153,11 @@ def add_RetryServiceServicer_to_server(servicer, server):
             ),
             'TryForAMinute': grpc.unary_unary_rpc_method_handler(
                     servicer.TryForAMinute,
+                    request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'TryAtOnce': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryAtOnce,
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -245,6 +262,33 @@ class RetryService(object):
             request,
             target,
             '/lab.v1.RetryService/TryForAMinute',
+            lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryAtOnce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lab.v1.RetryService/TryAtOnce',
             lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

@@ -40,6 +40,8 @@ class RetryServiceStub:
     """Ten attempts, about 10 s apart, never more than 12."""
     TryForAMinute: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+    TryAtOnce: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
+    """Ten attempts, one right after the other."""
     TrySoon: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Three attempts, 2 s apart: for tests that have no clock to move."""
     TryUnless: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
@@ -60,6 +62,8 @@ class RetryServiceAsyncStub(RetryServiceStub):
     """Ten attempts, about 10 s apart, never more than 12."""
     TryForAMinute: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+    TryAtOnce: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Ten attempts, one right after the other."""
     TrySoon: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Three attempts, 2 s apart: for tests that have no clock to move."""
     TryUnless: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -95,6 +99,14 @@ class RetryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+
+    @_abc_1.abstractmethod
+    def TryAtOnce(
+        self,
+        request: _lab_pb2.PlayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Ten attempts, one right after the other."""
 
     @_abc_1.abstractmethod
     def TrySoon(
