@@ -100,6 +100,9 @@ class Calls:
             "Delete", pb.DeleteRequest, pb.DeleteResponse
         )
         self.list: UnaryRpc[pb.ListRequest, pb.ListResponse] = self._unary("List", pb.ListRequest, pb.ListResponse)
+        self.count: UnaryRpc[pb.CountRequest, pb.CountResponse] = self._unary(
+            "Count", pb.CountRequest, pb.CountResponse
+        )
         self.list_types: UnaryRpc[pb.ListTypesRequest, pb.ListTypesResponse] = self._unary(
             "ListTypes", pb.ListTypesRequest, pb.ListTypesResponse
         )

@@ -18,12 +18,14 @@ from longshore_client.channel import MAX_WAIT, Channel
 from longshore_client.codec import Codec, to_any
 from longshore_client.errors import DeadlineExceeded, NotFound, StillRunning
 from longshore_client.events import Event, EventBase
+from longshore_client.listing import count_operations, list_operations, of_type
 from longshore_client.run import run_following
 from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
 from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
     import asyncio
+    from collections import Counter
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from google.protobuf.message import Message
@@ -324,6 +326,28 @@ class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
     def attach(self, name: str) -> HandleT:
         """Return a handle on an operation that exists, by its name. Nothing is sent."""
         return cast("HandleT", self._attach(name))
+
+    def list(
+        self, filter: str = "", *, oldest_first: bool = False
+    ) -> AsyncGenerator[Snapshot[ProgressT, ResultT], None]:
+        """Yield where each operation of this type stands that the caller may see.
+
+        Args:
+            filter: Only these, for example `state=RUNNING AND labels.tenant="acme"`. Default: all.
+            oldest_first: In the order of their acceptance. Default: the newest first.
+
+        Raises:
+            InvalidArgument: The filter is not one that the server understands (reason INVALID_FILTER).
+        """
+        return list_operations(self._channel, self._codec, of_type(self._type, filter), oldest_first=oldest_first)
+
+    async def count(self, filter: str = "") -> Counter[State]:
+        """Return how many operations of this type there are in each state; of very many only the newest count.
+
+        Args:
+            filter: Only these, as for `list`.
+        """
+        return await count_operations(self._channel, of_type(self._type, filter))
 
     async def run(
         self,

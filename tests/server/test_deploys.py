@@ -210,7 +210,10 @@ def moved(where: str, old: str, new: str) -> str:
 
 
 GONE = "shop.v1.Input.amount (number 12) is gone; give it back, or write `reserved 12;` where its data may be forgotten"
-RENAMED = "shop.v1.Input.amount (number 12) is now called 'total'; call it 'amount' again, or give 'total' a number of its own"
+RENAMED = (
+    "shop.v1.Input.amount (number 12) is now called 'total'; call it 'amount' again, or give 'total' a number of its "
+    "own"
+)
 ITEMS = 'type_name: ".shop.v1.Item" label: LABEL_REPEATED }\n  field { name: "card"'
 CASH = 'name: "cash" number: 5 type: TYPE_BOOL label: LABEL_OPTIONAL oneof_index: 0'
 CHANNELS = 'dependency: "longshore/v1/channels.proto"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 from google.longrunning import operations_pb2 as lro
 from google.longrunning import operations_pb2_grpc as lro_grpc
@@ -14,7 +15,7 @@ from lab.v1 import lab_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
 from longshore_server.store import pages
-from tests.conftest import Lab, State
+from tests.conftest import Lab, State, fields_of, refused
 
 FULL = pb.OPERATION_VIEW_FULL
 
@@ -85,6 +86,15 @@ CASES = {
     'update_time>"2026-01-01T00:00:80Z"'.replace("00:80", "01:20"): (9,),
     f'end_time>="{T0}"': (0, 2, 3, 4, 6, 8, 9),
     'end_time>"2026-01-01T00:00:40.000001Z"': (6, 8, 9),
+    "owner=local": range(10),
+    "owner=ada": (),
+    "owner!=ada": range(10),
+    "reason=THIRD": (0, 3, 6, 9),
+    "reason!=THIRD": (1, 2, 4, 5, 7, 8),
+    "reason=THIRD AND labels.tenant=acme": (0, 3),
+    'parent=""': range(10),
+    "parent=operations/named-1": (),
+    'start_time>="2026-01-01T00:00:50Z"': range(5, 10),
     "  state=RUNNING   AND\tlabels.tenant = acme ": (1,),
 }
 
@@ -95,9 +105,63 @@ async def test_a_filter_selects_newest_first(populated: Lab, filter: str) -> Non
     assert await names(populated, filter) == expected
     assert await names(populated, filter, page_size=1) == expected
     assert await names(populated, filter, page_size=3) == expected
+    oldest_first = await names(populated, filter, page_size=2, order_by="create_time")
+    assert oldest_first == expected[::-1]
     stub: Any = lro_grpc.OperationsStub(populated.channel)
     listed = await stub.ListOperations(lro.ListOperationsRequest(name="operations", filter=filter, page_size=100))
     assert [operation.name for operation in listed.operations] == expected
+
+
+@pytest.mark.parametrize("order", ["", "create_time desc", "  create_time   desc "])
+async def test_the_newest_first_is_the_default_order(populated: Lab, order: str) -> None:
+    assert await names(populated, order_by=order, page_size=4) == [f"operations/named-{n}" for n in range(9, -1, -1)]
+
+
+@pytest.mark.parametrize("order", ["name", "create_time asc", "update_time", "create_time desc, name", "CREATE_TIME"])
+async def test_another_order_is_refused(populated: Lab, order: str) -> None:
+    code, reason, status = await refused(populated.operations.List(pb.ListRequest(order_by=order)))
+    assert (code, reason, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", ["order_by"])
+
+
+async def test_a_token_belongs_to_one_order(populated: Lab) -> None:
+    token = (await populated.operations.List(pb.ListRequest(page_size=4))).next_page_token
+    await populated.operations.List(pb.ListRequest(page_token=token, order_by="create_time desc"))
+    code, reason, _ = await refused(populated.operations.List(pb.ListRequest(page_token=token, order_by="create_time")))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+
+
+async def test_counts_by_type_and_state(populated: Lab) -> None:
+    await populated.run("PlayAgain", key="x", count=2)
+
+    async def count(filter: str = "") -> dict[tuple[str, int], int]:
+        response = await populated.operations.Count(pb.CountRequest(filter=filter))
+        assert not response.truncated
+        return {(entry.type.rpartition("/")[2], entry.state): entry.count for entry in response.counts}
+
+    failed, completed, running = State.STATE_FAILED, State.STATE_COMPLETED, State.STATE_RUNNING
+    assert await count() == {
+        ("PlayNamed", failed): 4, ("PlayNamed", completed): 3, ("PlayNamed", running): 3, ("PlayAgain", completed): 1,
+    }  # fmt: skip
+    assert await count("labels.tenant=acme") == {
+        ("PlayNamed", failed): 2, ("PlayNamed", completed): 2, ("PlayNamed", running): 1,
+    }  # fmt: skip
+    assert await count("type=lab.v1.LabService/PlayAgain") == {("PlayAgain", completed): 1}
+    assert await count("labels.nobody=x") == {}
+    code, reason, _ = await refused(populated.operations.Count(pb.CountRequest(filter="state")))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FILTER")
+
+
+async def test_children_are_found_by_their_parent(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        if request.script == "parent":
+            child = await lab.server.operations.start(Lab.TYPE, lab_pb2.PlayRequest(), name="child")
+            await child.wait()
+        return lab_pb2.PlayResult()
+
+    parent = await lab.run("PlayNamed", key="p", script="parent")
+    (child,) = (await lab.operations.List(pb.ListRequest(filter=f"parent={parent.name}"))).operations
+    assert (child.type, child.parent) == (Lab.TYPE, "operations/named-p")
 
 
 async def test_pages_are_as_large_as_asked_for(populated: Lab) -> None:

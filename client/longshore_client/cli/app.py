@@ -21,6 +21,7 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "call": _Command("longshore_client.cli.call", "call", "cli", "Start an operation, and follow it if asked to."),
     "ls": _Command("longshore_client.cli.listing", "ls", "cli", "List operations, newest first."),
+    "count": _Command("longshore_client.cli.listing", "count", "cli", "Count operations by type and state."),
     "get": _Command("longshore_client.cli.follow", "get", "cli", "Show where an operation stands."),
     "watch": _Command("longshore_client.cli.follow", "watch", "cli", "Follow an operation to its end."),
     "wait": _Command("longshore_client.cli.follow", "wait", "cli", "Wait for an operation and print its result."),

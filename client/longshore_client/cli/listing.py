@@ -1,4 +1,4 @@
-"""`longshore ls` and `types`: what the server has."""
+"""`longshore ls`, `count` and `types`: what the server has."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ _COLORS = {
     State.CANCELLED: "yellow",
 }
 _PAGE = 500
+_ORDERS = {"newest": "create_time desc", "oldest": "create_time"}
+_FILTER = click.option(
+    "--filter",
+    "filter_",
+    default="",
+    metavar="EXPR",
+    help="Comparisons joined by AND over state, type, owner, labels.KEY, reason, parent, create_time, start_time, "
+    "update_time and end_time.",
+)
 
 
 @click.command(
@@ -32,20 +41,24 @@ _PAGE = 500
 Examples:
   longshore ls
   longshore ls --filter 'state=RUNNING AND labels.tenant="acme"'
-  longshore ls --filter 'create_time>"2026-01-01T00:00:00Z"' --all --json | jq -r .name
+  longshore ls --filter 'reason=OUT_OF_STOCK AND create_time>"2026-01-01T00:00:00Z"' --all --json | jq -r .name
+  longshore ls --filter 'state=RUNNING' --order oldest --limit 10
 """,
 )
-@click.option("--filter", "filter_", default="", metavar="EXPR", help="Over state, type, labels.KEY and *_time.")
+@_FILTER
+@click.option(
+    "--order", type=click.Choice(list(_ORDERS)), default="newest", show_default=True, help="Which come first."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="The most operations to show.")
 @click.option("--all", "everything", is_flag=True, help="Show all, however many.")
 @with_session
-async def ls(session: Session, filter_: str, limit: int, everything: bool) -> None:
+async def ls(session: Session, filter_: str, order: str, limit: int, everything: bool) -> None:
     """List operations, newest first."""
     shown = 0
     token = ""
     while True:
         size = _PAGE if everything else min(_PAGE, limit - shown)
-        request = pb.ListRequest(filter=filter_, page_size=size, page_token=token)
+        request = pb.ListRequest(filter=filter_, page_size=size, page_token=token, order_by=_ORDERS[order])
         page = await session.channel.invoke(session.channel.calls.list, request)
         for operation_type in {snapshot.type for snapshot in page.operations}:
             await session.types.learn(operation_type)
@@ -64,6 +77,36 @@ async def ls(session: Session, filter_: str, limit: int, everything: bool) -> No
             click.echo("no operations" + (" match the filter" if filter_ else ""), err=True)
         elif token:
             click.echo(f"there are more than {shown}: --limit N or --all shows them", err=True)
+
+
+@click.command(
+    "count",
+    epilog="""\b
+Examples:
+  longshore count
+  longshore count --filter 'labels.tenant="acme" AND end_time>"2026-01-01T00:00:00Z"' --json
+""",
+)
+@_FILTER
+@with_session
+async def count(session: Session, filter_: str) -> None:
+    """Count operations by type and state."""
+    found = await session.channel.invoke(session.channel.calls.count, pb.CountRequest(filter=filter_))
+    rows = [(entry.type, State(entry.state).name, entry.count) for entry in found.counts]
+    if session.json:
+        for type_, state, number in rows:
+            print_json({"type": type_, "state": state, "count": number})
+    elif rows:
+        type_width = max(len(row[0]) for row in rows)
+        width = max(5, *(len(str(row[2])) for row in rows))
+        click.echo(click.style(f"{'TYPE':<{type_width}}  {'STATE':<10}  {'COUNT':>{width}}", bold=True))
+        for type_, state, number in rows:
+            shown = click.style(f"{state:<10}", fg=_COLORS.get(State[state]))
+            click.echo(f"{type_:<{type_width}}  {shown}  {number:>{width}}")
+    if not rows and not session.json:
+        click.echo("no operations" + (" match the filter" if filter_ else ""), err=True)
+    if found.truncated:
+        click.echo("there are more: only the newest were counted; a filter narrows it down", err=True)
 
 
 @click.command("types", epilog="\b\nExample:\n  longshore types --json | jq -r .type")
