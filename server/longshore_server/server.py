@@ -159,6 +159,7 @@ class Running:
             await asyncio.to_thread(self._tls.update, force=True)
         if self._authentication is not None:
             await self._authentication.refresh(force=True)
+        log.info("everything that says who may call is read again")
 
     async def stop(self) -> None:
         """Health NOT_SERVING, no new starts, watches end, attempts drain, then everything closes. Repeatable."""

@@ -93,10 +93,16 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
     servicer = reflection.aio.ReflectionServicer((*services, *REFLECTION))
     guard = None if callers is None else _Guard(callers)
 
+    async def admitted(requests: AsyncIterable[Any], context: _Context) -> AsyncIterator[Any]:
+        # Not before the first request is here: a client of grpc.aio that still sends takes a refusal for a broken call.
+        async for request in requests:
+            if guard is not None:
+                await guard.check(context)
+            yield request
+
     async def reflect(requests: AsyncIterable[Any], context: _Context) -> AsyncIterator[Any]:
-        if guard is not None:
-            await guard.check(context)
-        answers: Any = servicer.ServerReflectionInfo(requests, context)  # an async generator, whatever its stub says
+        # An async generator, whatever its stub says.
+        answers: Any = servicer.ServerReflectionInfo(admitted(requests, context), context)
         async for answer in answers:
             yield answer
 

@@ -209,6 +209,7 @@ def test_a_signal_makes_the_server_read_its_files_again(
         (tmp_path / "tokens.toml").write_text("")
         process.send_signal(signal.SIGHUP)
         assert "read tokens.toml again" in process.stderr.readline()
+        assert "everything that says who may call is read again" in process.stderr.readline()
         with pytest.raises(grpc.RpcError) as caught:
             operations.ListTypes(pb.ListTypesRequest(), metadata=sent, timeout=30)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
