@@ -22,10 +22,13 @@ from longshore_client.errors import (
 )
 from longshore_client.outage import Outage
 from longshore_client.retry import Backoff, Retry
+from longshore_client.tracing import Tracing, tracing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
     from types import TracebackType
+
+    from opentelemetry.trace import TracerProvider
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -79,8 +82,9 @@ class StreamRpc(Protocol[RequestT_contra, ResponseT_co]):
 class Calls:
     """The methods of `longshore.v1.OperationsService`, looked up once and not for every call."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing | None) -> None:
         self.channel = channel
+        self._tracing = tracing
         self.start: UnaryRpc[pb.StartRequest, pb.StartResponse] = self._unary(
             "Start", pb.StartRequest, pb.StartResponse
         )
@@ -113,16 +117,18 @@ class Calls:
         self.watch: StreamRpc[pb.WatchRequest, pb.WatchResponse] = self._stream("Watch", pb.WatchRequest)
 
     def _unary(self, method: str, request: Any, response: Any) -> Any:
-        return self.channel.unary_unary(
-            _SERVICE + method, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        path = _SERVICE + method
+        rpc = self.channel.unary_unary(
+            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
+        return rpc if self._tracing is None else self._tracing.unary(path, rpc)
 
     def _stream(self, method: str, request: Any) -> Any:
-        return self.channel.unary_stream(
-            _SERVICE + method,
-            request_serializer=request.SerializeToString,
-            response_deserializer=pb.WatchResponse.FromString,
+        path = _SERVICE + method
+        rpc = self.channel.unary_stream(
+            path, request_serializer=request.SerializeToString, response_deserializer=pb.WatchResponse.FromString
         )
+        return rpc if self._tracing is None else self._tracing.stream(path, rpc)
 
 
 class Channel:
@@ -139,6 +145,7 @@ class Channel:
         call_timeout: float,
         heartbeat_interval: float,
         options: Sequence[tuple[str, Any]],
+        tracer_provider: TracerProvider | None,
     ) -> None:
         self.target = target
         self.retry = retry
@@ -149,6 +156,7 @@ class Channel:
         self._metadata = tuple(metadata.items()) if metadata else ()
         self._credentials = credentials
         self._options = (*_OPTIONS, *options)
+        self._tracer_provider = tracer_provider
         self._calls: Calls | None = None
         self._closed = False
         self.streams: set[StreamCall[pb.WatchResponse]] = set()
@@ -164,7 +172,7 @@ class Channel:
                 channel = grpc.aio.insecure_channel(self.target, options=self._options)
             else:
                 channel = grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
-            self._calls = Calls(channel)
+            self._calls = Calls(channel, tracing(self._tracer_provider))
         return self._calls
 
     @property
@@ -306,6 +314,7 @@ def connect(
     call_timeout: float = 30.0,
     heartbeat_interval: float = 15.0,
     options: Sequence[tuple[str, Any]] = (),
+    tracer_provider: TracerProvider | None = None,
 ) -> Channel:
     """Name a server. Nothing is sent before the first call, so there is nothing to await.
 
@@ -320,6 +329,8 @@ def connect(
         heartbeat_interval: Seconds, 1 to 300: how often a watch asks for a sign of life. After three that did not come
             the connection counts as dead and the watch resumes on a new one.
         options: Further options of the gRPC channel.
+        tracer_provider: Whose OpenTelemetry spans the calls make. Default: the program's, if it has set one by the
+            first call.
 
     Example:
         async with connect("localhost:50051") as channel:
@@ -334,6 +345,7 @@ def connect(
         call_timeout=call_timeout,
         heartbeat_interval=heartbeat_interval,
         options=options,
+        tracer_provider=tracer_provider,
     )
 
 
