@@ -65,6 +65,13 @@ def test_a_second_method_is_refused(made: Any, message: str) -> None:
     assert refusal(method(options='id_template: "play-{key}"'), made) == message
 
 
+def test_a_second_stream_of_one_operation_is_refused() -> None:
+    """Only one of them would have been served."""
+    assert refusal(method(), twin(), twin("Trail")) == (
+        "FILE:7: Orders.Trail: option watches: 'Play' has Follow already; leave one out"
+    )
+
+
 def test_a_service_without_operations_is_refused() -> None:
     assert refusal(method(options=None)) == "FILE: Orders: no method carries the option (longshore.v1.operation)"
 

@@ -73,6 +73,9 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='observe { all_of: "orders.read" }'),
         "option observe: capability 'orders.read' is not declared by the service",
     ),
+    "observe on nothing": (
+        method(options='observe { all_of: "" }'), "option observe: capability '' is not declared by the service",
+    ),
     "a gate with a built-in capability": (
         method(options='control { all_of: "longshore.provider" }'),
         "option control: capability 'longshore.provider' is not declared by the service",
@@ -181,6 +184,22 @@ CASES: dict[str, tuple[Any, str]] = {
     "a negative timeout": (
         method(options="timeout { seconds: -1 }"), "option timeout: it must be longer than zero",
     ),
+    "a timeout beyond all time": (
+        method(options="timeout { seconds: 9223372036854775807 }"),
+        "option timeout: it must not be longer than 1,000,000,000 seconds",
+    ),
+    "a timeout whose parts disagree": (
+        method(options="timeout { seconds: 1 nanos: -5 }"),
+        "option timeout: it is no duration: its nanos must be between 0 and 999,999,999",
+    ),
+    "a timeout with too many nanoseconds": (
+        method(options="timeout { seconds: 1 nanos: 1000000000 }"),
+        "option timeout: it is no duration: its nanos must be between 0 and 999,999,999",
+    ),
+    "a negative attempt timeout": (
+        method(options="attempt_timeout { seconds: -1 }"),
+        "option attempt_timeout: it must be longer than zero",
+    ),
     "an attempt timeout of nothing": (
         method(options="attempt_timeout {}"),
         "option attempt_timeout: it must be longer than zero",
@@ -269,3 +288,12 @@ CASES: dict[str, tuple[Any, str]] = {
 def test_a_method_is_refused(case: str) -> None:
     proto, message = CASES[case]
     assert refusal(proto) == f"FILE:7: Orders.Play: {message}"
+
+
+def test_the_table_names_the_place_of_every_mistake() -> None:
+    """Twenty kinds at least, each with the option that is wrong, but for those of the method's own form."""
+    form = {"takes a stream", "returns another message"}
+    assert len(CASES) >= 20
+    assert [
+        case for case, (_, message) in CASES.items() if case not in form and not message.startswith("option ")
+    ] == []

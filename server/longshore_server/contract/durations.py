@@ -11,6 +11,9 @@ LONGEST = 1_000_000_000
 def micros(value: Duration, *, zero: bool = False) -> int:
     """Microseconds. Raises `ValueError` with one sentence when it is negative, too long or, without `zero`, nothing."""
     found = value.seconds * 1_000_000 + value.nanos // 1000
+    # Of a whole that is negative the nanos are negative, too.
+    if abs(value.nanos) > 999_999_999 or value.seconds > 0 > value.nanos:
+        raise ValueError("it is no duration: its nanos must be between 0 and 999,999,999")
     if found < 0 or (found == 0 and not zero):
         raise ValueError("it must not be negative" if zero else "it must be longer than zero")
     if found > LONGEST * 1_000_000:

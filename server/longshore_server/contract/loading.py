@@ -88,6 +88,10 @@ class _Loader:
             target = _contract(method).watches
             if target:
                 self._check_twin(method, target)
+                if target in twins:
+                    raise self._error(
+                        method, "watches", f"{target!r} has {twins[target].rpartition('/')[2]} already; leave one out"
+                    )
                 twins[target] = f"/{self._descriptor.full_name}/{method.name}"
         own = [m for m in methods if not _contract(m).watches]
         types = [self._type(method, twins.get(method.name, "")) for method in own]
