@@ -1,6 +1,6 @@
 """A test for every sentence of seed 2's operation part, named after it, on the contract of examples/orders.
 
-Its sentences on jobs, on `attach` and on named signals belong to what comes later; until then they are refused.
+Those on accepting, controlling and attaching are in `test_seeds_deferral.py`; those on jobs belong to what comes later.
 """
 
 from __future__ import annotations

@@ -371,3 +371,31 @@ async def test_a_rerun_that_starts_what_it_accepted_before_is_non_deterministic(
     name = (await lab.begin()).operation.name
     await crash.happen()
     assert reason_of_end(await lab.end(name)) == "NON_DETERMINISTIC"
+
+
+async def test_a_handler_that_only_asked_to_cancel_its_operation_is_interrupted_by_the_end(lab: Lab) -> None:
+    entered, interrupted = asyncio.Event(), asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        assert await (await lab.server.operations.control(op.id)).cancel() is Word.CANCELLING
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            interrupted.set()
+
+    name = (await lab.begin("PlayMinute")).operation.name  # its deadline comes before its grace
+    await entered.wait()
+    lab.clock.advance(60)
+    assert (await lab.end(name)).state == State.STATE_CANCELLED
+    await interrupted.wait()
+
+
+async def test_a_controller_is_told_of_a_stop_and_completes_with_what_there_is(lab: Lab) -> None:
+    control = await deferred(lab)
+    waiting = asyncio.ensure_future(control.stopping.wait())
+    await lab.operations.Stop(pb.StopRequest(name=control.name))
+    assert await waiting is True
+    await control.complete(lab_pb2.PlayResult(text="half"))
+    assert (await lab.get(control.name)).stopped

@@ -186,15 +186,16 @@ class Operations:
     async def control(self, name: str, handler: Handler[Any, OperationT]) -> OperationControl[OperationT]: ...
 
     async def control(self, name: str, handler: Any = None) -> OperationControl[Any]:
-        """The provider's side of the operation called `operations/{id}`: deferred or not, after any restart.
+        """The provider's side of one operation: deferred or not, after any restart.
 
         Args:
+            name: `operations/{id}`, or the id alone, as `op.id` gives it.
             handler: the operation's handler, for example `OrdersService.process`: it gives the control its types.
 
         Raises `ServiceError` (OPERATION_NOT_FOUND), `TypeError` when it is an operation of another type.
         """
         engine = self._require()
-        live = await engine.find(name)
+        live = await engine.find(name if "/" in name else f"operations/{name}")
         if handler is not None and type_of(engine, handler).name != live.record.type:
             raise TypeError(f"{name} is a {live.record.type}, not a {type_of(engine, handler).name}")
         return OperationControl(engine, live)
