@@ -1,7 +1,7 @@
 """Traces by OpenTelemetry: a span of each call, from which those of the server and of the operation's handler go on.
 
-A call that is made again has a span for every try. OpenTelemetry is loaded only in a program that has set it up, or that
-gives `connect` a provider; in others nothing is done, and nothing costs.
+A call that is made again has a span for every try. OpenTelemetry is loaded only in a program that has set it up, or
+that gives `connect` a provider; in others nothing is done, and nothing costs.
 """
 
 from __future__ import annotations
