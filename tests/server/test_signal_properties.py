@@ -109,7 +109,7 @@ class World:
         with sqlite3.connect(f"file:{self.directory / 'longshore.db'}?mode=ro", uri=True) as database:
             rows = database.execute("SELECT number, name, id, consumed IS NULL FROM signals ORDER BY number").fetchall()
             entries = database.execute(
-                "SELECT outcome FROM journal WHERE kind = 'signal' AND codec = 'signal'"
+                "SELECT outcome FROM journal WHERE kind = 'signal' AND outcome <> x''"
             ).fetchall()
         database.close()
         assert {(id, number, name) for number, name, id, _ in rows} >= {

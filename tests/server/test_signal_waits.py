@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from lab.v1.lab_pb2 import PlayResult
-from lab.v1.signals_pb2 import Reject
+from lab.v1.signals_pb2 import Approve, Reject
 
 from longshore_server import NonDeterministicError
-from longshore_server.store.mutations import ConsumeNext
+from longshore_server.store.mutations import ConsumeNext, SendSignal
 from tests.conftest import Crash, Lab, State, reason_of_end, result_of, turns
-from tests.server.signalling import AGAIN, LISTEN, lab, pending, send
+from tests.server.signalling import AGAIN, LISTEN, lab, packed, pending, send
 
 __all__ = ["lab"]
 
@@ -240,6 +240,24 @@ async def test_a_timeout_that_passed_while_no_server_ran_is_over_at_once(lab: La
     await lab.harness.start()
     await lab.connect()
     assert await outcome(lab, name) == ["timeout"]
+
+
+async def test_a_signal_that_comes_as_the_time_is_up_comes_again_in_a_rerun(lab: Lab) -> None:
+    crash = Crash(lab)
+
+    @lab.plays
+    async def handler(request, op):
+        if op.attempt == 1:
+            # On its way when the wait begins, which finds its time to be up before it finds the signal.
+            payload = packed(Approve(amount=7)).SerializeToString()
+            lab.engine.store.writer.submit(SendSignal(op.uid_bytes, "approve", "one", payload, "local", 9))
+        got = (await op.next_signal("approve", timeout=0)).payload.amount
+        await crash.here(op)
+        return told([got])
+
+    name = (await lab.begin(LISTEN)).operation.name
+    await crash.happen()
+    assert await outcome(lab, name) == [7]
 
 
 async def test_a_recorded_timeout_is_one_again_though_a_signal_has_come(lab: Lab) -> None:

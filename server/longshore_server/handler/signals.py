@@ -144,14 +144,12 @@ class Inbox:
         entry = self._journal.recorded(key, asked)
         if entry is not None:
             return await self._again(line, entry)
-        wanted, outcome = frozenset(names), self._entry(key, asked, KIND)
+        wanted, outcome = frozenset(names), self._entry(key, asked)
         until: int | None = None
         while True:
             late = until is not None and self._clock.now() >= until
             # Later waits got something in an earlier attempt, and this one did not: it gets nothing before they do.
             held = any(other > key[2] for other in line.ahead)
-            if late:
-                outcome = outcome._replace(codec=UNTIL)
             if late and held:
                 await self._store.writer.submit(Record(self._uid, outcome))
                 return None
@@ -177,7 +175,7 @@ class Inbox:
         line.ahead.discard(entry.occurrence)
         for future in self._waiting:
             resolve(future)
-        if entry.codec == UNTIL:
+        if not entry.outcome:
             return None
         return await self._store.signal(self._uid, int(entry.outcome))
 
@@ -188,7 +186,7 @@ class Inbox:
         if kept is not None:
             return int(kept.outcome)
         until = self._clock.now() + int(seconds * SECOND)
-        entry = self._entry((UNTIL, label, occurrence), asked, UNTIL)._replace(outcome=str(until).encode())
+        entry = self._entry((UNTIL, label, occurrence), asked)._replace(outcome=str(until).encode())
         await self._store.writer.submit(Record(self._uid, entry))
         return until
 
@@ -208,8 +206,8 @@ class Inbox:
     def _comes(self, names: frozenset[str]) -> bool:
         return any(not names or waiting.name in names for waiting in self._source.record.pending)
 
-    def _entry(self, key: Key, asked: Asked, codec: str) -> JournalEntry:
-        return JournalEntry(*key, self._attempt, asked.digest, asked.text, codec, b"")
+    def _entry(self, key: Key, asked: Asked) -> JournalEntry:
+        return JournalEntry(*key, self._attempt, asked.digest, asked.text, key[0], b"")
 
 
 def received(type: OperationType, stored: StoredSignal) -> Signal[Any]:
