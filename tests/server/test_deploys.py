@@ -23,6 +23,7 @@ from longshore.v1 import operations_service_pb2_grpc
 from longshore_server import Server
 from longshore_server.store.database import StoreError
 from longshore_server.testing import Harness
+from tests.conftest import refused
 
 TYPE = "shop.v1.Shop/Buy"
 CONTRACT = """
@@ -176,7 +177,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     await made.stop()
 
 
-def refused(problem: str, count: str = "1 operation") -> str:
+def refusal_of(problem: str, count: str = "1 operation") -> str:
     return (
         "DATA/longshore.db: the contract has changed under operations that have not ended:\n"
         f"  {count} of {TYPE}: {problem}\n"
@@ -300,7 +301,7 @@ async def test_a_contract_that_has_changed_under_live_operations_is_refused(shop
     if case == "another input":
         # The template goes with it.
         found = found.replace(f"  1 operation of {TYPE}: {template('buy-{key}', 'buy-{sku}')}\n", "")
-    assert found == refused(problem)
+    assert found == refusal_of(problem)
     # A refused start has changed nothing: the version that they were started under goes on.
     version = await shop.deploy()
     version.finish = True
@@ -363,7 +364,7 @@ async def test_a_removed_signal_is_refused_while_some_wait(shop: Shop) -> None:
     names = [await shop.buy(key) for key in "ab"]
     for name in (names[0], names[0], names[1]):
         await shop.approve(name)
-    assert await shop.refusal((SIGNAL, "")) == refused(
+    assert await shop.refusal((SIGNAL, "")) == refusal_of(
         "signal 'approve' is gone, but 3 of them wait to be consumed; declare it again until they are", "2 operations"
     )
 
@@ -385,7 +386,7 @@ async def test_every_version_with_live_operations_is_compared(shop: Shop) -> Non
     await shop.buy("new")
     assert len(shop.stored()) == 2
     renamed = AMOUNT.replace("amount", "total")
-    assert await shop.refusal((AMOUNT, renamed)) == refused(RENAMED)
+    assert await shop.refusal((AMOUNT, renamed)) == refusal_of(RENAMED)
     version = await shop.deploy((AMOUNT, "reserved_range { start: 12 end: 13 }"))
     await shop.operations.Cancel(pb.CancelRequest(name=old))
     shop.harness.clock.advance(10)  # type: ignore[union-attr]
@@ -399,6 +400,28 @@ async def test_operations_that_have_ended_refuse_nothing(shop: Shop) -> None:
     await shop.operations.Wait(pb.WaitRequest(name=await shop.buy()))
     await shop.deploy(*INCOMPATIBLE["a renamed field"][0])
     assert len(shop.stored()) == 2
+
+
+async def test_a_retry_of_an_input_that_means_something_else_today_is_refused(shop: Shop) -> None:
+    shop.deployed.finish = True
+    first = await shop.operations.Wait(pb.WaitRequest(name=await shop.buy(amount=3)))
+    name = f"operations/{first.uid}"
+    await shop.deploy(*COMPATIBLE["a new field"])
+    shop.deployed.finish = True
+    again = await shop.operations.Retry(pb.RetryRequest(name=name))
+    await shop.operations.Wait(pb.WaitRequest(name=again.operation.name))
+    await shop.deploy(*INCOMPATIBLE["a changed type"][0])
+    for uid in (first.uid, again.operation.uid):
+        retry = shop.operations.Retry(pb.RetryRequest(name=f"operations/{uid}"))
+        code, reason, status = await refused(retry)
+        assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "WRONG_INPUT_TYPE")
+        assert status.message == (
+            "name: its input was written under another contract: shop.v1.Input.amount was int32, and is int64; "
+            "start a new one"
+        )
+    # What is another message only for what it sends back can be started again.
+    await shop.deploy(*INCOMPATIBLE["another progress"][0])
+    await shop.operations.Retry(pb.RetryRequest(name=name))
 
 
 async def test_a_version_that_no_operation_refers_to_is_dropped(shop: Shop) -> None:

@@ -154,6 +154,11 @@ def compare(before: bytes, now: bytes, pending: Mapping[str, int]) -> list[Misma
     return _Comparison(_Contract(before), _Contract(now)).run(pending)
 
 
+def compare_input(before: bytes, now: bytes) -> list[Mismatch]:
+    """What in `now` no longer fits an input that was written under `before`."""
+    return _Comparison(_Contract(before), _Contract(now)).run_input()
+
+
 class _Contract:
     """A stored contract, read again."""
 
@@ -205,6 +210,10 @@ class _Comparison:
                 "names would no longer tell which operation is meant",
                 "set it back, or declare another method with the new one",
             )
+        return self._found
+
+    def run_input(self) -> list[Mismatch]:
+        self._root("the input", self._before.channels["input"], self._now.channels["input"])
         return self._found
 
     def _note(self, where: str, problem: str, remedy: str) -> None:

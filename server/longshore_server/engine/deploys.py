@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from longshore_server.contract import compatibility
 from longshore_server.contract.types import OperationType
+from longshore_server.errors import Reason, invalid
 from longshore_server.store.database import StoreError
 from longshore_server.store.mutations import ContractVersion
 from longshore_server.store.record import OperationRecord
@@ -56,6 +57,19 @@ async def check(
         ContractVersion(name, hashlib.sha256(descriptors).digest()[:16], descriptors)
         for name, descriptors in today.items()
     ]
+
+
+async def check_input(store: Store, type: OperationType, record: OperationRecord) -> None:
+    """Raises `ServiceError` (WRONG_INPUT_TYPE) when the input of an ended operation means something else today."""
+    if record.contract is None:
+        return
+    before = (await store.contracts([record.contract]))[record.contract]
+    now = compatibility.describe(type)
+    mismatches = compatibility.compare_input(before, now) if before != now else []
+    if mismatches:
+        first = mismatches[0]
+        problem = f"its input was written under another contract: {first.where} {first.problem}"
+        raise invalid("name", f"{problem}; start a new one", reason=Reason.WRONG_INPUT_TYPE)
 
 
 def _check_served(types: Mapping[str, OperationType], live: Sequence[OperationRecord]) -> None:

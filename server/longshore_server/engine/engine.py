@@ -353,6 +353,7 @@ class Engine:
             raise not_found(record.name)
         if type is None:
             raise invalid("name", f"{record.type} is not served here any more", reason=Reason.UNKNOWN_TYPE)
+        await deploys.check_input(self.store, type, record)
         try:
             input = type.input.FromString(body)
         except DecodeError:
