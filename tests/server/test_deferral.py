@@ -284,3 +284,32 @@ async def test_attached_work_that_is_lost_with_its_process_is_not_run_again(lab:
     assert ((await lab.get(name)).state, runs) == (State.STATE_RUNNING, [1])
     lab.clock.advance(60)
     assert reason_of_end(await lab.end(name)) == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize("way", ["defer", "attach"])
+async def test_an_interruption_on_the_way_to_the_deferral_leaves_no_zombie(lab: Lab, way: str) -> None:
+    """The time of the attempt is up while the deferral is being written: whichever counts, it can still be ended."""
+    begun = []
+
+    @lab.plays
+    async def handler(request, op):
+        async def work():
+            begun.append(True)
+            return lab_pb2.PlayResult()
+
+        giving = asyncio.ensure_future(op.defer() if way == "defer" else op.attach(work()))
+        await asyncio.sleep(0)
+        lab.clock.advance(5)
+        return await giving
+
+    name = (await lab.begin("PlayWhile")).operation.name
+    await lab.reached(name, "started")
+    await lab.catch_up()
+    snapshot = await lab.get(name)
+    assert lab.engine.executor.running == lab.engine.executor.running_of("lab.v1.LabService/PlayWhile") == 0
+    if snapshot.state == State.STATE_FAILED:
+        assert reason_of_end(snapshot) == "ATTEMPT_TIMEOUT"
+    else:
+        assert (snapshot.deferred, way) == (True, "defer")
+        await (await lab.server.operations.control(name)).cancel()
+    assert not begun
