@@ -10,7 +10,7 @@ import grpc.aio
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import OperationSnapshot
-from longshore_client.credentials import Token
+from longshore_client.credentials import Token, is_local
 from longshore_client.errors import (
     CallCancelled,
     CallError,
@@ -320,9 +320,10 @@ def connect(
 
     Args:
         target: `host:port`, or `unix:PATH` for a Unix socket.
-        credentials: For TLS, see `tls`. Default: none, plain text, in which a token can be read on the way.
+        credentials: For TLS, see `tls`. Default: none, plain text.
         token: Sent with every call as `authorization: Bearer TOKEN`. A function is asked before every call, so that
-            tokens may expire: what was cut off by the end of one goes on with the next.
+            tokens may expire: what was cut off by the end of one goes on with the next. Without `credentials` it goes
+            to loopback addresses and Unix sockets only.
         metadata: Sent with every call.
         retry: How to go on when the server cannot be reached.
         call_timeout: Seconds that the server has to answer a call that does not wait for an operation.
@@ -332,10 +333,15 @@ def connect(
         tracer_provider: Whose OpenTelemetry spans the calls make. Default: the program's, if it has set one by the
             first call.
 
+    Raises:
+        ValueError: The token could be read on the way: there are no `credentials`, and the target is another machine.
+
     Example:
         async with connect("localhost:50051") as channel:
             orders = OrdersClient(channel)
     """
+    if token is not None and credentials is None and not is_local(target):
+        raise ValueError(f"the token would go to {target} in plain text: pass credentials=tls(...) as well")
     return Channel(
         target,
         credentials=credentials,

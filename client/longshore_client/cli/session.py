@@ -16,7 +16,7 @@ import click
 
 from longshore_client.channel import Channel, connect
 from longshore_client.cli.reflection import Types
-from longshore_client.credentials import tls
+from longshore_client.credentials import is_local, tls
 from longshore_client.errors import (
     CallError,
     LongshoreError,
@@ -108,6 +108,8 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
     def callback(*args: P.args, **kwargs: P.kwargs) -> None:
         server, json = _with_port(str(kwargs.pop("server"))), bool(kwargs.pop("json"))
         token, credentials = _read_token(kwargs.pop("token")), _read_tls(kwargs)
+        if token is not None and credentials is None and not is_local(server):
+            raise click.UsageError(f"--token: it would go to {server} in plain text; give --tls as well")
         sessions: list[Session] = []
 
         async def run() -> int | None:

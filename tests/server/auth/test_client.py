@@ -94,6 +94,33 @@ async def test_a_token_that_ends_without_another_is_an_error(guarded: Guarded) -
     assert caught.value.reason == "CREDENTIALS_EXPIRED"
 
 
+LOCAL = (
+    "localhost:50051", "LOCALHOST", "127.0.0.1:50051", "127.8.8.8:1", "[::1]:50051", "::1", "unix:/run/orders.sock",
+    "unix:///run/orders.sock", "unix-abstract:orders", "dns:localhost:50051", "dns:///localhost:50051",
+    "ipv4:127.0.0.1:1,127.0.0.2:2", "ipv6:[::1]:50051",
+)  # fmt: skip
+REMOTE = (
+    "orders.acme.example:50051", "10.0.0.7:50051", "0.0.0.0:50051", "[2001:db8::1]:50051", "2001:db8::1",
+    "127.example:1", "localhost.example:50051", "127.0.0.1.example", "dns:///orders.example:50051",
+    "dns://localhost/orders.example:50051", "ipv4:127.0.0.1:1,10.0.0.7:2", "unix.example:50051", "xds:///localhost", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", LOCAL)
+async def test_a_token_goes_to_this_machine_without_tls(target: str) -> None:
+    await connect(target, token="t").close()
+
+
+@pytest.mark.parametrize("target", REMOTE)
+async def test_a_token_goes_to_another_machine_with_tls_only(target: str) -> None:
+    with pytest.raises(ValueError, match="in plain text: pass credentials=tls"):
+        connect(target, token="t")
+    with pytest.raises(ValueError, match="in plain text"):
+        connect(target, token=lambda: "t")
+    await connect(target, token="t", credentials=tls()).close()
+    await connect(target).close()
+
+
 class Secure(NamedTuple):
     guarded: Guarded
     authority: Authority
@@ -164,6 +191,16 @@ async def test_the_command_line_says_who_it_is(guarded: Guarded, tmp_path: Path)
     for wrong, problem in (("@/nothing", "--token: /nothing cannot be read"), ("t\u00f6ken", "only printable ASCII")):
         code, _, err = await run(address, "ls", "--token", wrong)
         assert (code, problem in err) == (2, True)
+
+
+async def test_the_command_line_sends_no_token_to_another_machine_without_tls() -> None:
+    code, _, err = await run("orders.invalid:1", "ls", "--token", "t")
+    assert (code, "error: --token: it would go to orders.invalid:1 in plain text; give --tls" in err) == (2, True), err
+    code, _, err = await run("orders.invalid:1", "ls", LONGSHORE_TOKEN="t")
+    assert (code, "in plain text" in err) == (2, True), err
+    # With TLS it goes; nobody is there to take it.
+    code, _, err = await run("orders.invalid:1", "ls", "--token", "t", "--tls")
+    assert (code, "no Longshore server answers" in err) == (5, True), err
 
 
 async def test_the_command_line_speaks_tls(secure: Secure) -> None:
