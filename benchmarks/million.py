@@ -56,6 +56,7 @@ def _batch(database: Database, clock: SystemClock, uids: Uids, count: int) -> No
     database.raw.execute("BEGIN IMMEDIATE")
     now = clock.now()
     transaction = Transaction(database.raw, {}, now, 10_000, {})
+    added = []
     for _ in range(count):
         uid = uids.next()
         record = new_record(
@@ -63,6 +64,10 @@ def _batch(database: Database, clock: SystemClock, uids: Uids, count: int) -> No
             owner="local", request_id="", parent="",
         )  # fmt: skip
         Accept(record, input, b"", template=False, renew=False, begin=True).apply(transaction)
+        added.append(uid)
+    # A row begins as the writer always begins it; what follows changes it.
+    transaction.flush()
+    for uid in added:
         Report(uid, 1, Move.PROGRESS, progress).apply(transaction)
         Settle(uid, 1, Move.COMPLETE, result).apply(transaction)
     transaction.flush()
