@@ -8,6 +8,7 @@ import inspect
 import sqlite3
 import threading
 import tracemalloc
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,18 @@ import pytest
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server import ServiceError
+from longshore_server import ServiceError, StoreError
 from longshore_server.histogram import Histogram
 from longshore_server.rpc import boundary, listener
 from longshore_server.rpc.callers import Callers
 from longshore_server.store.database import Database, open_reader, open_writer
 from longshore_server.store.mutations import Delete, Mutation, Nothing
 from longshore_server.store.transaction import Transaction
+from longshore_server.tracer import Tracer
 from tests.conftest import Lab, State, refused, turns
 
 ANYONE = Callers(None, certificates=False)
+UNTRACED = partial(Tracer().call, "/a.Service/Method")
 
 OPTIONS = dict(listener.OPTIONS)
 
@@ -57,7 +60,7 @@ def test_handlers_take_and_give_bytes(make: Any) -> None:
     async def function(request: Any, context: Any) -> bytes:
         return b""
 
-    handler = make(pb.GetRequest, function)(boundary.Durations(Histogram), ANYONE)
+    handler = make(pb.GetRequest, function)(boundary.Durations(Histogram), ANYONE, UNTRACED)
     assert (handler.request_deserializer, handler.response_serializer) == (None, None)
 
 
@@ -67,7 +70,7 @@ def test_streams_are_async_generators() -> None:
     async def function(request: Any, context: Any) -> Any:
         yield b""
 
-    handler = boundary.stream(pb.WatchRequest, function)(boundary.Durations(Histogram), ANYONE)
+    handler = boundary.stream(pb.WatchRequest, function)(boundary.Durations(Histogram), ANYONE, UNTRACED)
     assert inspect.isasyncgenfunction(handler.unary_stream)
 
 
@@ -85,7 +88,7 @@ async def test_a_cancelled_call_is_not_swallowed_by_its_handler(streams: bool) -
         yield await wait(request, context)
 
     method = boundary.stream(pb.GetRequest, follow) if streams else boundary.unary(pb.GetRequest, wait)
-    handler: Any = method(boundary.Durations(Histogram), ANYONE)
+    handler: Any = method(boundary.Durations(Histogram), ANYONE, UNTRACED)
     call = anext(handler.unary_stream(b"", None)) if streams else handler.unary_unary(b"", None)
     task = asyncio.ensure_future(call)
     await entered.wait()
@@ -163,6 +166,21 @@ async def test_a_function_runs_whole_in_the_thread_of_the_connection(tmp_path: P
             await database.run(int, "no number")
     finally:
         await database.close()
+
+
+def test_a_connection_that_cannot_be_made_leaves_no_thread_that_answers_to_a_closed_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lost = tmp_path / "longshore.db", []
+    path.write_bytes(b"This is a text, and a long one at that. " * 100)
+    monkeypatch.setattr(threading, "excepthook", lost.append)
+    for _ in range(50):
+        with pytest.raises(StoreError):
+            asyncio.run(open_writer(path))
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            thread.join()
+    assert not lost
 
 
 async def test_a_cancelled_await_still_runs(tmp_path: Path) -> None:

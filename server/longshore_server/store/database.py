@@ -5,6 +5,7 @@ One directory holds everything: `longshore.db` (with its `-wal` and `-shm`) and 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import re
@@ -32,11 +33,25 @@ class StoreError(Exception):
 class Database(aiosqlite.Connection):
     """An aiosqlite connection that runs a whole function in its thread: one hop a batch instead of one a statement."""
 
+    _stopped: asyncio.Future[None] | None = None
+
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in the connection's thread and return what it returns. A cancelled await still runs it."""
         # aiosqlite has no public way to do this; tests/server/test_store.py fails when the private one changes.
         result: T = await self._execute(function, *args, **kwargs)  # type: ignore[no-untyped-call]
         return result
+
+    def stop(self) -> asyncio.Future[None] | None:
+        """End the thread. Done with what is returned."""
+        self._stopped = super().stop()
+        return self._stopped
+
+    async def close(self) -> None:
+        """Close the connection and end the thread, also where no connection was made: aiosqlite itself does not wait
+        for the thread then, which would answer to an event loop that is closed."""
+        await super().close()
+        if self._stopped is not None:
+            await self._stopped
 
     @property
     def raw(self) -> sqlite3.Connection:
