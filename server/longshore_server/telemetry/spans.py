@@ -145,7 +145,7 @@ class Spans:
 
 
 def _remote(traceparent: str | bytes) -> SpanContext | None:
-    """What a W3C traceparent of any version says; None for what is none."""
+    """What a W3C traceparent of any version says; None for what is none. All-zero ids are the API's to ignore."""
     if not isinstance(traceparent, str) or len(traceparent) < _LENGTH:
         return None
     version, trace, span, flags = traceparent[:2], traceparent[3:35], traceparent[36:52], traceparent[53:55]
@@ -153,5 +153,4 @@ def _remote(traceparent: str | bytes) -> SpanContext | None:
     longer = len(traceparent) > _LENGTH and (version == "00" or traceparent[_LENGTH] != "-")
     if dashes != "---" or longer or version == "ff" or not _HEX.issuperset(version + trace + span + flags):
         return None
-    found = SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
-    return found if found.is_valid else None
+    return SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
