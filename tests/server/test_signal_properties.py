@@ -151,38 +151,41 @@ def test_each_signal_is_given_out_once_in_order_and_none_is_lost(
         with tempfile.TemporaryDirectory() as folder:
             world = World(Path(folder), script)
             await world.begin()
-            sending: set[asyncio.Task[None]] = set()
-            for action in actions:
-                match action:
-                    case ("send", name, id, amount):
-                        task = asyncio.create_task(world.send(name, str(id), amount))
-                        sending.add(task)
-                    case ("permit", count):
-                        for _ in range(count):
-                            world.permits.release()
-                    case ("advance", seconds):
-                        world.clock.advance(seconds)
-                    case ("settle",):
-                        await world.settle()
-                        await asyncio.gather(*sending)
-                        sending.clear()
-                        world.check()
-                    case ("turn",):
-                        await turns(3)
-                    case ("crash" | "stop",) as how:
-                        await turns(1)
-                        await world.restart(crash=how[0] == "crash")
-                        # What was under way at a crash may be accepted or not: nobody was told.
-                        for task in sending:
-                            task.cancel()
-                        await asyncio.gather(*sending, return_exceptions=True)
-                        sending.clear()
-            await world.settle()
-            await asyncio.gather(*sending)
-            for _ in script:
-                world.permits.release()
-            await world.settle()
-            world.check()
-            await world.harness.stop()
+            try:
+                sending: set[asyncio.Task[None]] = set()
+                for action in actions:
+                    match action:
+                        case ("send", name, id, amount):
+                            task = asyncio.create_task(world.send(name, str(id), amount))
+                            sending.add(task)
+                        case ("permit", count):
+                            for _ in range(count):
+                                world.permits.release()
+                        case ("advance", seconds):
+                            world.clock.advance(seconds)
+                        case ("settle",):
+                            await world.settle()
+                            await asyncio.gather(*sending)
+                            sending.clear()
+                            world.check()
+                        case ("turn",):
+                            await turns(3)
+                        case ("crash" | "stop",) as how:
+                            await turns(1)
+                            await world.restart(crash=how[0] == "crash")
+                            # What was under way at a crash may be accepted or not: nobody was told.
+                            for task in sending:
+                                task.cancel()
+                            await asyncio.gather(*sending, return_exceptions=True)
+                            sending.clear()
+                await world.settle()
+                await asyncio.gather(*sending)
+                for _ in script:
+                    world.permits.release()
+                await world.settle()
+                world.check()
+            finally:
+                # Also after a failure: threads that are left behind would keep the process alive.
+                await world.harness.stop()
 
     asyncio.run(play())
