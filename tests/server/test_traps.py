@@ -11,6 +11,7 @@ import tracemalloc
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiosqlite
@@ -89,7 +90,8 @@ async def test_a_cancelled_call_is_not_swallowed_by_its_handler(streams: bool) -
 
     method = boundary.stream(pb.GetRequest, follow) if streams else boundary.unary(pb.GetRequest, wait)
     handler: Any = method(boundary.Durations(Histogram), ANYONE, UNTRACED)
-    call = anext(handler.unary_stream(b"", None)) if streams else handler.unary_unary(b"", None)
+    context = SimpleNamespace(invocation_metadata=tuple)
+    call = anext(handler.unary_stream(b"", context)) if streams else handler.unary_unary(b"", context)
     task = asyncio.ensure_future(call)
     await entered.wait()
     task.cancel()
