@@ -173,7 +173,8 @@ async def test_a_function_runs_whole_in_the_thread_of_the_connection(tmp_path: P
 def test_a_connection_that_cannot_be_made_leaves_no_thread_that_answers_to_a_closed_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, lost = tmp_path / "longshore.db", []
+    path = tmp_path / "longshore.db"
+    lost: list[Any] = []
     path.write_bytes(b"This is a text, and a long one at that. " * 100)
     monkeypatch.setattr(threading, "excepthook", lost.append)
     for _ in range(50):
