@@ -14,7 +14,7 @@ TERMINAL = ("completed", "failed", "cancelled")
 
 @dataclass(frozen=True)
 class Started:
-    """An acknowledged start."""
+    """An acknowledged start, or retry of the operation with the uid `retried`."""
 
     type: str
     request_id: str
@@ -22,13 +22,36 @@ class Started:
     name: str
     uid: str
     created: bool
+    retried: str = ""
 
 
 @dataclass(frozen=True)
-class Cancelled:
-    """An acknowledged cancel request."""
+class Asked:
+    """An acknowledged request to cancel or to stop, and the state that the answer shows."""
 
     uid: str
+    state: int
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """An acknowledged signal."""
+
+    uid: str
+    number: int
+    name: str
+    id: str
+    payload: bytes
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An acknowledged control call that ends: its verb, the text in its result or error, and the answer's state."""
+
+    uid: str
+    verb: str
+    text: str
     state: int
 
 
@@ -43,18 +66,43 @@ class History:
         """Every request id that was sent, acknowledged or not."""
         self.keys: set[str] = set()
         """Every template key that was sent."""
-        self.cancels: list[Cancelled] = []
+        self.cancels: list[Asked] = []
+        self.stops: list[Asked] = []
         self.snapshots: list[Any] = []
         self.events: dict[str, dict[int, bytes]] = defaultdict(dict)
         """Per uid and sequence the bytes of the event, as they came over the wire."""
+        self.signals: list[Signalled] = []
+        self.signal_ids: dict[str, set[str]] = defaultdict(set)
+        """Per uid every signal id that was sent, acknowledged or not."""
+        self.refused_signals: dict[str, set[str]] = defaultdict(set)
+        """Per uid the ids of signals that came after the end."""
+        self.consumed: dict[str, set[int]] = defaultdict(set)
+        """Per uid the numbers of signals that a controller asked to consume, acknowledged or not."""
+        self.consumptions: list[tuple[str, int]] = []
+        """Those of them that were acknowledged, with the uid."""
+        self.reports: dict[str, Counter[str]] = defaultdict(Counter)
+        """Per uid how often a controller sent a report, by its text."""
+        self.reported: list[tuple[str, str]] = []
+        """Those of them that were acknowledged: uid and text."""
+        self.endings: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        """Per uid what controllers tried to end it with, acknowledged or not: verb and text."""
+        self.ended: list[Ended] = []
+        self.deletes: set[str] = set()
+        """The uids that somebody asked to delete, acknowledged or not."""
+        self.deleted: set[str] = set()
+        """Those of them that were acknowledged."""
+        self.missing: dict[str, int] = {}
+        """The uids that were answered with NOT_FOUND, and when that was first: microseconds since the epoch."""
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
 
-    def started(self, type: str, response: pb.StartResponse, *, request_id: str = "", key: str = "") -> None:
-        """An answer to Start."""
+    def started(
+        self, type: str, response: pb.StartResponse, *, request_id: str = "", key: str = "", retried: str = ""
+    ) -> None:
+        """An answer to Start or to Retry."""
         snapshot = response.operation
         created = response.disposition == pb.StartResponse.DISPOSITION_CREATED
-        self.starts.append(Started(type, request_id, key, snapshot.name, snapshot.uid, created))
+        self.starts.append(Started(type, request_id, key, snapshot.name, snapshot.uid, created, retried))
         self.snapshot(snapshot)
 
     def snapshot(self, snapshot: Any) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 from torture.v1 import torture_pb2_grpc
 from torture.v1.torture_pb2 import WorkRequest
 
 from longshore.v1 import operations_service_pb2 as pb
-from tests.faults.history import TERMINAL, Cancelled, History
-from tests.faults.process import SERVICE, Caller, ServerProcess
-
-T = TypeVar("T")
-RawStream = Callable[..., Any]
+from tests.faults.calls import Calls, Serving
+from tests.faults.history import History
+from tests.faults.process import SERVICE, ServerProcess
+from tests.faults.steering import Steering
 
 # How often each kind is started, and how much of it at most.
 KINDS = {"Quick": (3, 1), "Steps": (3, 5), "Sleeps": (2, 4), "Chatty": (1, 150), "Family": (1, 4), "Named": (2, 4)}
@@ -27,16 +26,18 @@ NAMES = 4000
 class Load:
     """One caller with a channel of its own and several sessions at a time, each from start to end of an operation."""
 
-    def __init__(self, server: ServerProcess, history: History, serving: asyncio.Event, seed: str) -> None:
-        self._caller = Caller(server)
+    def __init__(self, server: ServerProcess, history: History, serving: Serving, seed: str, steered: float) -> None:
+        """`steered`: the share of the sessions in which somebody steers, see `steering`."""
+        self._calls = Calls(server, history, serving)
+        self._caller = self._calls.caller
         self._typed = torture_pb2_grpc.TortureServiceStub(self._caller.channel)
-        prefix = "/longshore.v1.OperationsService/"
-        # As the stock stubs do it, only without a deserializer: the bytes themselves are compared with the store.
-        self._watch: RawStream = self._caller.channel.unary_stream(prefix + "Watch", pb.WatchRequest.SerializeToString)
-        self._run: RawStream = self._caller.channel.unary_stream(prefix + "Run", pb.RunRequest.SerializeToString)
+        self._run: Callable[..., Any] = self._caller.channel.unary_stream(
+            "/longshore.v1.OperationsService/Run", pb.RunRequest.SerializeToString
+        )
+        self._steering = Steering(self._calls, seed.partition("/")[0])
         self._history = history
-        self._serving = serving
         self._seed = seed
+        self._steered = steered
         self._stopping = False
         self._number = 0
 
@@ -60,6 +61,9 @@ class Load:
                 self._history.wrong(f"a caller broke: {error!r}")
 
     async def _session(self, rng: random.Random, id: str) -> None:
+        if rng.random() < self._steered:
+            await self._steering.session(rng, id)
+            return
         kind = rng.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
         count = rng.randint(1, KINDS[kind][1])
         request = WorkRequest(count=count, text=f"{id} " + "x" * rng.choice([0, 10, 300]))
@@ -76,25 +80,29 @@ class Load:
             return
         name, uid = started
         if rng.random() < 0.2:
-            self._history.snapshot(await self._insist(lambda: self._caller.operations.Get(pb.GetRequest(name=name))))
+            await self._calls.get(uid)
         match follow:
             case "watch":
-                await self._follow(name, uid, rng.choice([None, 0]))
+                await self._calls.follow(name, uid, rng.choice([None, 0]))
             case "watches":
                 await asyncio.gather(
-                    self._follow(name, uid, 0), self._follow(name, uid, None), self._follow(name, uid, 0, conflate=True)
+                    self._calls.follow(name, uid, 0),
+                    self._calls.follow(name, uid, None),
+                    self._calls.follow(name, uid, 0, conflate=True),
                 )
             case "leave":
-                last = await self._follow(name, uid, 0, leave_after=rng.randint(1, 4))
+                last = await self._calls.follow(name, uid, 0, leave_after=rng.randint(1, 4))
                 await asyncio.sleep(rng.random() * 0.3)
-                await self._follow(name, uid, last)
+                await self._calls.follow(name, uid, last)
             case "wait":
                 await self._wait(name)
             case "cancel":
-                watching = asyncio.create_task(self._follow(name, uid, 0))
+                watching = asyncio.create_task(self._calls.follow(name, uid, 0))
                 await asyncio.sleep(rng.random() * 0.3)
-                await asyncio.gather(*(self._cancel(name, uid) for _ in range(rng.randint(1, 2))))
+                await asyncio.gather(*(self._calls.cancel(name, uid) for _ in range(rng.randint(1, 2))))
                 await watching
+        if kind != "Named" and how != "anonymous" and follow != "nothing":
+            await self._steering.afterwards(rng, f"{SERVICE}/{kind}", request, uid, id)
 
     async def _start(self, how: str, kind: str, request: WorkRequest, id: str) -> tuple[str, str] | None:
         history, type = self._history, f"{SERVICE}/{kind}"
@@ -107,7 +115,7 @@ class Load:
             try:
                 response = await self._caller.start(kind, request)
             except grpc.aio.AioRpcError as error:
-                await self._unavailable(error)
+                await self._calls.unavailable(error)
                 history.counts["starts of unknown fate"] += 1
                 return None
             history.started(type, response)
@@ -119,7 +127,7 @@ class Load:
             return await self._start_typed(kind, request, id)
         send = 2 if how == "twice" else 1
         responses = await asyncio.gather(
-            *(self._insist(lambda: self._caller.start(kind, request, request_id=id)) for _ in range(send))
+            *(self._calls.insist(lambda: self._caller.start(kind, request, request_id=id)) for _ in range(send))
         )
         for response in responses:
             history.started(type, response, request_id=id, key=key)
@@ -136,7 +144,7 @@ class Load:
             metadata = dict(tuple(await call.initial_metadata()))
             return operation.name, metadata["longshore-uid"], metadata["longshore-disposition"] == "created"
 
-        name, uid, created = await self._insist(start)
+        name, uid, created = await self._calls.insist(start)
         response = pb.StartResponse(
             disposition=pb.StartResponse.DISPOSITION_CREATED if created else pb.StartResponse.DISPOSITION_EXISTING
         )
@@ -161,86 +169,18 @@ class Load:
                         name, uid, last = message.snapshot.name, message.snapshot.uid, message.snapshot.sequence
                         history.snapshot(message.snapshot)
                     elif message.HasField("event"):
-                        last = self._see(uid, raw, message, last)
+                        last = self._calls.see(uid, raw, message, last)
             except grpc.aio.AioRpcError as error:
-                await self._unavailable(error)
+                await self._calls.unavailable(error)
             if name:
                 # From the start, so that what the run has shown is seen again.
                 history.counts["runs"] += 1
-                await self._follow(name, uid, 0)
+                await self._calls.follow(name, uid, 0)
                 return
 
-    async def _follow(
-        self, name: str, uid: str, after: int | None, *, leave_after: int = 0, conflate: bool = False
-    ) -> int:
-        """Watch to the end, or until some events were seen, across restarts; the last sequence that was seen."""
-        last, seen = after, 0
-        ended = bool(after) and self._history.is_end(uid, after or 0)
-        while True:
-            request = pb.WatchRequest(name=name, uid=uid, conflate=conflate)
-            if last is not None:
-                request.after_sequence = last
-            call = self._watch(request, wait_for_ready=True)
-            try:
-                async for raw in call:
-                    message = pb.WatchResponse.FromString(raw)
-                    if message.HasField("snapshot"):
-                        self._history.snapshot(message.snapshot)
-                        if last is not None:
-                            self._history.wrong(f"{name}: a snapshot in a watch that resumed after {last}")
-                        last = message.snapshot.sequence
-                        ended = message.snapshot.HasField("end_time")
-                    elif message.HasField("event"):
-                        if ended or last is None:
-                            self._history.wrong(f"{name}: an event after the end, or before the snapshot")
-                        last = self._see(uid, raw, message, last or 0, conflate=conflate)
-                        ended = message.event.WhichOneof("event") in TERMINAL
-                        seen += 1
-                        if seen == leave_after:
-                            call.cancel()
-                            return last
-            except grpc.aio.AioRpcError as error:
-                await self._unavailable(error)
-                self._history.counts["watches resumed"] += 1
-                continue
-            if not ended:
-                self._history.wrong(f"{name}: the watch ended at {last}, and the operation had not")
-            self._history.counts["watches to the end"] += 1
-            return last or 0
-
-    def _see(self, uid: str, raw: bytes, message: Any, last: int, *, conflate: bool = False) -> int:
-        sequence = message.event.sequence
-        covered = conflate and message.HasField("covers_after") and message.covers_after == last < sequence
-        if sequence != last + 1 and not covered:
-            self._history.wrong(f"{uid}: event {sequence} followed {last}")
-        self._history.event(uid, raw, message)
-        return int(sequence)
-
     async def _wait(self, name: str) -> None:
-        snapshot = await self._insist(lambda: self._caller.end(name))
+        snapshot = await self._calls.insist(lambda: self._caller.end(name))
         self._history.snapshot(snapshot)
         self._history.counts["waits"] += 1
         if not snapshot.HasField("end_time"):
             self._history.wrong(f"{name}: a wait without a limit was answered before the end")
-
-    async def _cancel(self, name: str, uid: str) -> None:
-        request = pb.CancelRequest(name=name, reason="no longer wanted")
-        snapshot = await self._insist(lambda: self._caller.operations.Cancel(request, wait_for_ready=True))
-        self._history.snapshot(snapshot)
-        self._history.cancels.append(Cancelled(uid, snapshot.state))
-
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await call()
-            except grpc.aio.AioRpcError as error:
-                await self._unavailable(error)
-
-    async def _unavailable(self, error: grpc.aio.AioRpcError) -> None:
-        """Return once there is a server again; anything else than that there was none is raised."""
-        # What has reached a server that stops, and no handler yet, gRPC itself answers with a bare CANCELLED.
-        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            raise error
-        self._history.counts["calls broken off"] += 1
-        self._history.counts["calls cancelled by a stop"] += error.code() is grpc.StatusCode.CANCELLED
-        await self._serving.wait()

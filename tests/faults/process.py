@@ -20,6 +20,7 @@ from longshore.v1 import operations_service_pb2_grpc
 
 HERE = Path(__file__).parent
 SERVICE = "torture.v1.TortureService"
+STEERED = "torture.v1.SteeredService"
 OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # A server that comes back is found at once; a test has no reason to be polite.
@@ -195,9 +196,9 @@ class Caller:
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
 
-    async def start(self, method: str, request: Any, **fields: Any) -> pb.StartResponse:
+    async def start(self, method: str, request: Any, service: str = SERVICE, **fields: Any) -> pb.StartResponse:
         """Start an operation of `torture.v1.TortureService`, as soon as there is a server."""
-        start = pb.StartRequest(type=f"{SERVICE}/{method}", **fields)
+        start = pb.StartRequest(type=f"{service}/{method}", **fields)
         start.input.Pack(request)
         return await self.operations.Start(start, wait_for_ready=True)
 

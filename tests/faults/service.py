@@ -11,12 +11,11 @@ import os
 import random
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 # The server is started with this file alone on its path.
-sys.path.append(str(Path(__file__).parents[1] / "contracts"))
+sys.path += [str(Path(__file__).parents[1] / "contracts"), str(Path(__file__).parents[2])]
 
 from torture.v1.torture_longshore import (
     ChattyOperation,
@@ -30,28 +29,13 @@ from torture.v1.torture_longshore import (
 )
 from torture.v1.torture_pb2 import WorkProgress, WorkRequest, WorkResult
 
-from longshore_server import Server, step
+from longshore_server import Server
+from tests.faults.ledger import Ledger
+from tests.faults.steered import Steered
 
 QUICK = "torture.v1.TortureService/Quick"
 STEPS = "torture.v1.TortureService/Steps"
 SCRIPT = "torture.v1.TortureService/Script"
-
-
-class Ledger:
-    """Every run of an effect, as a line: key, uid, name, attempt, token."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def enter(self, uid: str, name: str, attempt: int) -> str:
-        """Write one line, at once; returns its token, which is another one at every run."""
-        token = uuid.uuid4().hex
-        os.write(self._file, f"{step.key}\t{uid}\t{name}\t{attempt}\t{token}\n".encode())
-        return token
-
-    def close(self) -> None:
-        """Nothing is buffered."""
-        os.close(self._file)
 
 
 class Torture(TortureService[Ledger]):
@@ -64,7 +48,7 @@ class Torture(TortureService[Ledger]):
     async def steps(self, request: WorkRequest, op: StepsOperation[Ledger]) -> WorkResult:
         tokens = []
         for n in range(request.count):
-            tokens.append(await op.step(f"s{n}", effect(op.services, op.uid, f"s{n}", op.attempt)))
+            tokens.append(await op.step(f"s{n}", op.services.effect(op.uid, f"s{n}", op.attempt)))
             await asyncio.sleep(random.random() * 0.05)
             await op.progress(WorkProgress(number=n + 1, text=request.text))
         return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
@@ -73,7 +57,7 @@ class Torture(TortureService[Ledger]):
         tokens = []
         for n in range(request.count):
             await op.sleep(0.1)
-            tokens.append(await op.step(f"s{n}", effect(op.services, op.uid, f"s{n}", op.attempt)))
+            tokens.append(await op.step(f"s{n}", op.services.effect(op.uid, f"s{n}", op.attempt)))
             op.progress(WorkProgress(number=n + 1, text=request.text))
         return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
 
@@ -100,7 +84,7 @@ class Torture(TortureService[Ledger]):
     async def named(self, request: WorkRequest, op: NamedOperation[Ledger]) -> WorkResult:
         tokens = []
         for n in range(request.count):
-            tokens.append(await op.step(f"s{n}", effect(op.services, op.uid, f"s{n}", op.attempt)))
+            tokens.append(await op.step(f"s{n}", op.services.effect(op.uid, f"s{n}", op.attempt)))
             await op.progress(WorkProgress(number=n + 1, text=request.text))
         return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
 
@@ -114,10 +98,10 @@ class Torture(TortureService[Ledger]):
         for number, line in enumerate(request.script.splitlines()):
             match line.split():
                 case ["step", name]:
-                    tokens.append(await op.step(name, effect(op.services, op.uid, name, op.attempt)))
+                    tokens.append(await op.step(name, op.services.effect(op.uid, name, op.attempt)))
                 case ["step", name, "die", count]:
-                    fatal = op.attempt <= int(count)
-                    tokens.append(await op.step(name, effect(op.services, op.uid, name, op.attempt, fatal=fatal)))
+                    effect = op.services.effect(op.uid, name, op.attempt)
+                    tokens.append(await op.step(name, deadly(effect) if op.attempt <= int(count) else effect))
                 case ["sleep", seconds]:
                     await op.sleep(float(seconds))
                 case ["child", name]:
@@ -159,7 +143,7 @@ class Torture(TortureService[Ledger]):
                 case ["attach", "die"]:
                     return await op.attach(attached(op))
                 case ["note", name]:
-                    note(op.services, op.uid, name, op.attempt)
+                    op.services.note(op.uid, name, op.attempt)
                 case ["die", count]:
                     if op.attempt <= int(count):
                         die()
@@ -168,13 +152,12 @@ class Torture(TortureService[Ledger]):
         return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
 
 
-def effect(ledger: Ledger, uid: str, name: str, attempt: int, *, fatal: bool = False) -> Callable[[], str]:
-    """A step's function: one line in the ledger, and the end of the process if that is wanted."""
+def deadly(effect: Callable[[], str]) -> Callable[[], str]:
+    """An effect, and the end of the process."""
 
     def run() -> str:
-        token = ledger.enter(uid, name, attempt)
-        if fatal:
-            die()
+        token = effect()
+        die()
         return token
 
     return run
@@ -182,15 +165,10 @@ def effect(ledger: Ledger, uid: str, name: str, attempt: int, *, fatal: bool = F
 
 async def attached(op: ScriptOperation[Ledger]) -> WorkResult | None:
     """Work that is lost with its process."""
-    note(op.services, op.uid, "attached", op.attempt)
+    op.services.note(op.uid, "attached", op.attempt)
     await op.progress(WorkProgress(text="attached"))
     die()
     return None
-
-
-def note(ledger: Ledger, uid: str, name: str, attempt: int) -> None:
-    """A line in the ledger that is no step's: the handler came by here."""
-    os.write(ledger._file, f"-\t{uid}\t{name}\t{attempt}\t-\n".encode())
 
 
 def die() -> None:
@@ -208,4 +186,4 @@ async def lifespan(running: Server) -> AsyncIterator[Ledger]:
         ledger.close()
 
 
-server = Server(Torture(), lifespan=lifespan)
+server = Server(Torture(), Steered(), lifespan=lifespan)

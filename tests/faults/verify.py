@@ -5,60 +5,35 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
-
-from torture.v1.torture_pb2 import WorkResult
 
 from longshore.v1 import operation_pb2
 from tests.faults.history import TERMINAL, History
-from tests.faults.process import SERVICE, Effect, ServerProcess
+from tests.faults.process import SERVICE, STEERED, Effect
+from tests.faults.stored import Stored, uid_text
+from tests.faults.verify_steered import SteeredChecks
 
 State = operation_pb2.OperationSnapshot.State
-STEPPED = ("Steps", "Sleeps", "Named")
-
-
-def uid_text(uid: bytes) -> str:
-    text = uid.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-class Stored:
-    """All of a store, read from its file after the server has stopped."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.bodies: dict[str, list[bytes]] = defaultdict(list)
-        self.journal: dict[str, list[Any]] = defaultdict(list)
-        with server.database() as database:
-            self.health = [row[0] for row in database.execute("PRAGMA integrity_check")]
-            self.orphans = database.execute("PRAGMA foreign_key_check").fetchall()
-            self.operations = {uid_text(r["uid"]): r for r in database.execute("SELECT * FROM operations")}
-            self.numbers: dict[str, list[int]] = defaultdict(list)
-            for row in database.execute("SELECT uid, sequence, body FROM events ORDER BY uid, sequence"):
-                self.bodies[uid_text(row["uid"])].append(row["body"])
-                self.numbers[uid_text(row["uid"])].append(row["sequence"])
-            for row in database.execute("SELECT * FROM journal"):
-                self.journal[uid_text(row["uid"])].append(row)
-            self.requests = {
-                (r["type"], r["request_id"]): uid_text(r["uid"]) for r in database.execute("SELECT * FROM requests")
-            }
-            self.names = {r["id"]: uid_text(r["uid"]) for r in database.execute("SELECT * FROM names")}
-        self.events = {
-            uid: [operation_pb2.OperationEvent.FromString(body) for body in bodies]
-            for uid, bodies in self.bodies.items()
-        }
-        self.ledger: dict[str, list[Effect]] = defaultdict(list)
-        for effect in server.ledger():
-            self.ledger[effect.uid].append(effect)
+STEPPED = ("Steps", "Sleeps", "Named", "Falter", "Endure", "Keep")
+KEEP = f"{STEERED}/Keep"
+NAMED = {f"{SERVICE}/Named": "torture-", KEEP: "kept-"}
+"""The types with a template, and how their names begin."""
+MAY_FAIL = (f"{STEERED}/Falter", f"{STEERED}/Defer")
 
 
 class Verdict:
     """Findings, and how much was looked at: a verdict over nothing is none."""
 
-    def __init__(self, stored: Stored, history: History) -> None:
+    def __init__(self, stored: Stored, history: History, shown: Mapping[str, Any]) -> None:
+        """`shown`: the snapshots of all operations as the wire shows them in the end, by uid."""
         self.stored = stored
         self.history = history
+        self.shown = shown
         self.wrong: list[str] = list(history.violations)
         self.counts: Counter[str] = Counter(history.counts)
+        self.kept = {start.uid for start in history.starts if start.type == KEEP}
+        """What goes by itself, a second after its end."""
 
     def all(self) -> None:
         """Every check."""
@@ -72,6 +47,13 @@ class Verdict:
         self.check_seen()
         self.check_snapshots()
         self.check_cancels()
+        SteeredChecks(self).all()
+
+    def gone(self, uid: str) -> bool:
+        """Whether it is not stored any more, for a reason."""
+        if uid in self.stored.operations:
+            return False
+        return uid in self.history.deletes or uid in self.kept
 
     def that(self, condition: object, what: str) -> None:
         """One promise."""
@@ -81,7 +63,7 @@ class Verdict:
     def check_log(self, uid: str) -> None:
         """Gapless from 1, one terminal event and it is last, nothing goes back, and the row is what the log led to."""
         row, events = self.stored.operations[uid], self.stored.events.get(uid, [])
-        kinds = [str(event.WhichOneof("event")) for event in events]
+        kinds = self.stored.kinds(uid)
         self.counts["operations"] += 1
         self.counts["events stored"] += len(events)
         self.counts["operations interrupted"] += row["crashes"] > 0
@@ -100,18 +82,22 @@ class Verdict:
         if not events:
             return
         self.that(events[-1].state == row["state"], f"{uid}: the row's state is not the last event's")
-        # No handler here fails by itself: whatever was not cancelled has to come to its result.
+        failed = [event.attempt for event in events if event.HasField("attempt_failed")]
+        self.that(failed == list(range(1, len(failed) + 1)), f"{uid}: attempts that failed: {failed}")
+        self.that(row["attempt"] - len(failed) in (0, 1), f"{uid}: {len(failed)} of {row['attempt']} attempts failed")
+        self.counts["completed"] += row["state"] == State.STATE_COMPLETED
+        if row["type"] in MAY_FAIL:
+            return
+        # No other handler fails by itself: whatever was not cancelled has to come to its result.
         cancelled = row["cancel_requested"] is not None
         self.that(row["state"] == State.STATE_COMPLETED or cancelled, f"{uid} {row['type']}: {events[-1]}")
         self.that(row["state"] != State.STATE_FAILED, f"{uid}: failed: {events[-1]}")
         if row["state"] == State.STATE_COMPLETED:
-            self.that(kinds.count("attempt_failed") == row["attempt"] - 1, f"{uid}: attempts and events: {kinds}")
-            self.that(result(events).attempt == row["attempt"], f"{uid}: completed by another attempt")
-            self.counts["completed"] += 1
+            self.that(self.stored.result(uid).attempt == row["attempt"], f"{uid}: completed by another attempt")
 
     def check_effects(self, uid: str) -> None:
         """A step has one key, its effect is made until it is recorded and not after, its result is the recorded one."""
-        row, ledger = self.stored.operations[uid], self.stored.ledger[uid]
+        row, ledger = self.stored.operations[uid], self.stored.effects[uid]
         steps = {e["name"]: e for e in self.stored.journal[uid] if e["kind"] == "step"}
         effects: dict[str, list[Effect]] = defaultdict(list)
         for effect in ledger:
@@ -130,7 +116,7 @@ class Verdict:
         kind = row["type"].rpartition("/")[2]
         if row["state"] == State.STATE_COMPLETED and kind in STEPPED:
             tokens = [json.loads(steps[name]["outcome"]) for name in sorted(steps)]
-            self.that(list(result(self.stored.events[uid]).tokens) == tokens, f"{uid}: the result's steps")
+            self.that(list(self.stored.result(uid).tokens) == tokens, f"{uid}: the result's steps")
         for entry in self.stored.journal[uid]:
             if entry["kind"] == "sleep" and row["state"] == State.STATE_COMPLETED:
                 self.counts["sleeps"] += 1
@@ -142,48 +128,52 @@ class Verdict:
         if row["type"] != f"{SERVICE}/Family":
             return
         recorded = [uid_text(e["outcome"]) for e in self.stored.journal[uid] if e["kind"] == "child"]
-        real = [u for u, r in self.stored.operations.items() if r["parent"] == f"operations/{row['id']}"]
+        real = self.stored.children[f"operations/{row['id']}"]
         self.that(sorted(recorded) == sorted(real), f"{uid}: children recorded {recorded}, real {real}")
         self.counts["children"] += len(real)
         if row["state"] == State.STATE_COMPLETED:
-            tokens = result(self.stored.events[uid]).tokens
+            tokens = self.stored.result(uid).tokens
             self.that(sorted(tokens) == sorted(real), f"{uid}: children in its result: {tokens}, real {real}")
 
     def check_starts(self) -> None:
-        """What was acknowledged is stored; a key made one operation; nothing is there that nobody asked for."""
+        """What was acknowledged is stored; a key made one operation at a time; nothing is there that nobody sent."""
         operations = self.stored.operations
-        uids: dict[str, set[str]] = defaultdict(set)
-        created: Counter[str] = Counter()
+        uids: dict[str, dict[str, int]] = defaultdict(dict)
         for start in self.history.starts:
             self.counts["starts acknowledged"] += 1
             row = operations.get(start.uid)
-            self.that(row is not None and row["type"] == start.type, f"start of {start} is not stored")
+            found_type = self.gone(start.uid) or (row is not None and row["type"] == start.type)
+            self.that(found_type, f"start of {start} is not stored")
             key = start.request_id or start.key
+            if key:
+                made = uids[key]
+                made[start.uid] = made.get(start.uid, 0) + start.created
             if row is None or not key:
                 continue
-            uids[key].add(start.uid)
-            created[key] += start.created
             found = self.stored.requests.get((start.type, start.request_id)) if start.request_id else None
-            found = found or self.stored.names.get(f"torture-{start.key}")
+            found = found or self.stored.names.get(row["id"])
             self.that(found == start.uid, f"{start} is stored as {found}")
         for key, several in uids.items():
-            self.that(len(several) == 1, f"{key} started {several}")
-            self.that(created[key] <= 1, f"{key} was created {created[key]} times")
+            left = [uid for uid in several if not self.gone(uid)]
+            self.that(len(left) <= 1, f"{key} started {left}")
+            for uid, created in several.items():
+                self.that(created <= 1, f"{key}: {uid} was created {created} times")
         self.counts["starts answered with what existed"] = sum(not s.created for s in self.history.starts)
         keyed = Counter(r["request_id"] for r in operations.values() if r["request_id"])
         self.that(set(keyed.values()) <= {1}, "a request id has several operations")
         self.that(set(keyed) <= self.history.request_ids, "request ids that nobody sent")
-        named = Counter(r["id"] for r in operations.values() if r["type"] == f"{SERVICE}/Named")
+        named = Counter(r["id"] for r in operations.values() if r["type"] in NAMED)
         self.that(set(named.values()) <= {1}, "a name has several operations")
-        self.that(set(named) <= {f"torture-{key}" for key in self.history.keys}, "names that nobody sent")
-        anonymous = sum(
-            not r["request_id"] and not r["parent"] and r["type"] != f"{SERVICE}/Named" for r in operations.values()
-        )
+        sent = {prefix + key for key in self.history.keys for prefix in NAMED.values()}
+        self.that(set(named) <= sent, "names that nobody sent")
+        anonymous = sum(not r["request_id"] and not r["parent"] and r["type"] not in NAMED for r in operations.values())
         self.that(anonymous <= self.history.anonymous_tries, f"{anonymous} anonymous operations")
 
     def check_seen(self) -> None:
         """Every event that any watcher saw is stored, byte for byte."""
         for uid, events in self.history.events.items():
+            if self.gone(uid):
+                continue
             bodies = self.stored.bodies.get(uid, [])
             for sequence, body in events.items():
                 self.counts["different events seen"] += 1
@@ -193,6 +183,8 @@ class Verdict:
     def check_snapshots(self) -> None:
         """Every snapshot that anyone saw is what the log led to at its sequence."""
         for snapshot in self.history.snapshots:
+            if self.gone(snapshot.uid):
+                continue
             self.counts["snapshots seen"] += 1
             events = self.stored.events.get(snapshot.uid, [])
             if not 1 <= snapshot.sequence <= len(events):
@@ -210,14 +202,21 @@ class Verdict:
                 self.counts["ends seen"] += 1
                 last = events[-1]
                 outcome: Any = last.completed.result if last.HasField("completed") else last.cancelled.error
+                if last.HasField("failed"):
+                    outcome = last.failed.error
                 shown: Any = snapshot.result if last.HasField("completed") else snapshot.error
                 self.that(snapshot.sequence == len(events), f"{snapshot.uid}: ended, and then went on")
                 self.that(shown == outcome, f"{snapshot.uid}: its end was shown as {shown}, stored is {outcome}")
+                snapshot.ClearField("input")  # only some calls show it
+                final = self.shown.get(snapshot.uid, snapshot)
+                self.that(snapshot == final, f"{snapshot.uid}: had ended as {snapshot}, and is {final}")
 
     def check_cancels(self) -> None:
         """An acknowledged request is in the log, and where the contract is cooperative it won."""
         for cancel in self.history.cancels:
             self.counts["cancels acknowledged"] += 1
+            if self.gone(cancel.uid):
+                continue
             row = self.stored.operations.get(cancel.uid)
             if row is None:
                 self.wrong.append(f"{cancel.uid}: cancelled, and not stored")
@@ -231,10 +230,3 @@ class Verdict:
             self.that(kinds.count("cancelling") == 1, f"{cancel.uid}: cancelled while it ran: {kinds}")
             if cancel.state == State.STATE_CANCELLING:
                 self.that(row["state"] == State.STATE_CANCELLED, f"{cancel.uid}: CANCELLING, then {row['state']}")
-
-
-def result(events: list[operation_pb2.OperationEvent]) -> WorkResult:
-    """The result in the last event."""
-    found = WorkResult()
-    events[-1].completed.result.Unpack(found)
-    return found
