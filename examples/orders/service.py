@@ -19,6 +19,8 @@ from longshore_server import OperationError, Server, step
 
 CARD_LIMIT = 500_000
 """Cents that a card is good for."""
+REVIEW_SECONDS = 1800
+"""How long an order waits for its approval."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Reservation:
 
     warehouse: str
     pieces: int
+    needs_review: bool
 
 
 class Orders(OrdersService[Ledger]):
@@ -36,6 +39,10 @@ class Orders(OrdersService[Ledger]):
         """Take an order to the door. Each step is done once, whatever happens in between."""
         await op.progress(ProcessOrderProgress(step="reserve", message=f"Reserving {request.order_id}"))
         reservation = await op.step("reserve", reserve, op.services, request)
+        if reservation.needs_review:
+            await review(op)
+        if op.cancelled:
+            raise asyncio.CancelledError  # while nothing is charged yet
 
         await op.progress(ProcessOrderProgress(step="charge", message=f"Charging {request.amount / 100:.2f}"))
         receipt = await op.step("charge", charge, op.services, request)
@@ -59,7 +66,18 @@ async def reserve(ledger: Ledger, request: ProcessOrderRequest) -> Reservation:
     await ledger.enter(step.key, request.order_id, "reserve")
     await _world(request)
     warehouse = random.Random(request.order_id).choice(["Vienna", "Lisbon", "Oslo"])
-    return Reservation(warehouse, sum(item.quantity for item in request.items))
+    restricted = any(item.sku.startswith("restricted-") for item in request.items)
+    return Reservation(warehouse, sum(item.quantity for item in request.items), restricted)
+
+
+async def review(op: ProcessOperation[Ledger]) -> None:
+    """Wait until somebody approves the order. A crash in between neither prolongs the wait nor loses the approval."""
+    await op.progress(ProcessOrderProgress(step="review", message="Waiting for an approval"))
+    try:
+        approval = await op.next_signal("approve", timeout=REVIEW_SECONDS)
+    except TimeoutError:
+        raise OperationError("NOT_APPROVED", "nobody approved the order in time") from None
+    op.log.info("order is approved", by=approval.payload.by)
 
 
 async def charge(ledger: Ledger, request: ProcessOrderRequest) -> str:

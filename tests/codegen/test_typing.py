@@ -119,7 +119,7 @@ import asyncio
 from typing import assert_type, assert_never
 from longshore_client import (
     Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Output, Progress, Reset, Signalled, Snapshot,
-    Started, connect
+    Started, Stopping, connect
 )
 from longshore.v1.channels_pb2 import DiagnosticOutput
 from google.protobuf.empty_pb2 import Empty
@@ -141,7 +141,7 @@ def show(event: ProcessEvent) -> str:
             return error.reason
         case Cancelled(stopped):
             return stopped.reason
-        case Accepted() | Started() | Cancelling() | Signalled() | Reset():
+        case Accepted() | Started() | Stopping() | Cancelling() | Signalled() | Reset():
             return str(event.sequence)
     assert_never(event)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import collections.abc
+import datetime
 import typing
 
 import longshore_client
@@ -26,18 +27,38 @@ ProcessInput: typing_extensions.TypeAlias = orders_pb2.ProcessOrderRequest
 ProcessProgress: typing_extensions.TypeAlias = orders_pb2.ProcessOrderProgress
 ProcessOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
 ProcessResult: typing_extensions.TypeAlias = orders_pb2.ProcessOrderResult
+ProcessSignal: typing_extensions.TypeAlias = orders_pb2.ApproveOrder
 ProcessEvent: typing_extensions.TypeAlias = longshore_client.Event[
-    ProcessProgress, ProcessOutput, ProcessResult, typing_extensions.Never
+    ProcessProgress, ProcessOutput, ProcessResult, ProcessSignal
 ]
 
 if typing.TYPE_CHECKING:
-    ProcessOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        ProcessInput, ProcessProgress, ProcessOutput, ProcessResult, ServicesT
-    ]
+
+    class ProcessOperation(
+        longshore_server.Operation[ProcessInput, ProcessProgress, ProcessOutput, ProcessResult, ServicesT]
+    ):
+        def next_signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], timeout: float | datetime.timedelta | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_server.Signal[orders_pb2.ApproveOrder]]: ...
+
+        def signals(  # type: ignore[override]
+            self, *names: typing.Literal["approve"]
+        ) -> collections.abc.AsyncIterator[longshore_server.Signal[ProcessSignal]]: ...
+
+    class ProcessHandle(
+        longshore_client.OperationHandle[ProcessProgress, ProcessOutput, ProcessResult, ProcessSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], payload: orders_pb2.ApproveOrder, *, signal_id: str | None = None
+        ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
+
 else:
 
     class ProcessOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
+
+    class ProcessHandle:
+        """Stands for `longshore_client.OperationHandle` where only annotations need it."""
 
 
 class OrdersService(abc.ABC, typing.Generic[ServicesT]):
@@ -48,13 +69,13 @@ class OrdersService(abc.ABC, typing.Generic[ServicesT]):
         "Process": "process",
     }
     LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {
-        "Process": 14,
-        "ProcessAndWatch": 28,
+        "Process": 25,
+        "ProcessAndWatch": 49,
     }
 
     @abc.abstractmethod
     async def process(self, request: ProcessInput, op: ProcessOperation[ServicesT], /) -> ProcessResult:
-        """Reserves, charges and ships an order.
+        """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
         The operation's name comes from the order, so an order is never processed twice.
         """
@@ -65,7 +86,7 @@ class OrdersClient:
 
     def __init__(self, channel: longshore_client.Channel) -> None:
         self.process: longshore_client.OperationMethod[
-            ProcessInput, ProcessProgress, ProcessOutput, ProcessResult
+            ProcessInput, ProcessProgress, ProcessOutput, ProcessResult, ProcessHandle
         ] = longshore_client.OperationMethod(
             channel,
             "acme.orders.v1.OrdersService/Process",
@@ -73,8 +94,11 @@ class OrdersClient:
             progress_type=orders_pb2.ProcessOrderProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=orders_pb2.ProcessOrderResult,
+            signal_types={
+                "approve": orders_pb2.ApproveOrder,
+            },
         )
-        """Reserves, charges and ships an order.
+        """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
         The operation's name comes from the order, so an order is never processed twice.
         """

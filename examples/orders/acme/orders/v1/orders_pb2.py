@@ -26,15 +26,17 @@ from google.longrunning import operations_pb2 as google_dot_longrunning_dot_oper
 from longshore.v1 import annotations_pb2 as longshore_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x63me/orders/v1/orders.proto\x12\x0e\x61\x63me.orders.v1\x1a#google/longrunning/operations.proto\x1a\x1elongshore/v1/annotations.proto\"a\n\x13ProcessOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12(\n\x05items\x18\x02 \x03(\x0b\x32\x19.acme.orders.v1.OrderItem\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"*\n\tOrderItem\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"5\n\x14ProcessOrderProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"6\n\x12ProcessOrderResult\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t2\x9f\x02\n\rOrdersService\x12\xa4\x01\n\x07Process\x12#.acme.orders.v1.ProcessOrderRequest\x1a\x1d.google.longrunning.Operation\"U\xca\x41*\n\x12ProcessOrderResult\x12\x14ProcessOrderProgress\xb2\xf5\"$(\x01J\x19orders-process-{order_id}P\x01Z\x03\x08\x90\x1c\x12g\n\x0fProcessAndWatch\x12#.acme.orders.v1.ProcessOrderRequest\x1a\x1d.google.longrunning.Operation\"\x0e\xb2\xf5\"\n\xaa\x01\x07Process0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61\x63me/orders/v1/orders.proto\x12\x0e\x61\x63me.orders.v1\x1a#google/longrunning/operations.proto\x1a\x1elongshore/v1/annotations.proto\"a\n\x13ProcessOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12(\n\x05items\x18\x02 \x03(\x0b\x32\x19.acme.orders.v1.OrderItem\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"*\n\tOrderItem\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\"5\n\x14ProcessOrderProgress\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"6\n\x12ProcessOrderResult\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\"\x1a\n\x0c\x41pproveOrder\x12\n\n\x02\x62y\x18\x01 \x01(\t2\xeb\x03\n\rOrdersService\x12\xb0\x02\n\x07Process\x12#.acme.orders.v1.ProcessOrderRequest\x1a\x1d.google.longrunning.Operation\"\xe0\x01\xca\x41*\n\x12ProcessOrderResult\x12\x14ProcessOrderProgress\xb2\xf5\"\xae\x01\n\x0e\n\x0corders.write\x12\r\n\x0borders.read\x1a\x0e\n\x0corders.write\"\x0e\n\x0corders.write(\x01:C\n\x07\x61pprove\x12\x0c\x41pproveOrder\"*Lets an order with restricted goods go on.J\x19orders-process-{order_id}P\x01Z\x03\x08\x90\x1cr\x04\x08\x80\xf5$\x12g\n\x0fProcessAndWatch\x12#.acme.orders.v1.ProcessOrderRequest\x1a\x1d.google.longrunning.Operation\"\x0e\xb2\xf5\"\n\xaa\x01\x07Process0\x01\x1a>\xb2\xf5\":\n\x1a\n\x0borders.read\x12\x0bRead orders\n\x1c\n\x0corders.write\x12\x0cPlace ordersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acme.orders.v1.orders_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ORDERSSERVICE']._loaded_options = None
+  _globals['_ORDERSSERVICE']._serialized_options = b'\262\365\":\n\032\n\013orders.read\022\013Read orders\n\034\n\014orders.write\022\014Place orders'
   _globals['_ORDERSSERVICE'].methods_by_name['Process']._loaded_options = None
-  _globals['_ORDERSSERVICE'].methods_by_name['Process']._serialized_options = b'\312A*\n\022ProcessOrderResult\022\024ProcessOrderProgress\262\365\"$(\001J\031orders-process-{order_id}P\001Z\003\010\220\034'
+  _globals['_ORDERSSERVICE'].methods_by_name['Process']._serialized_options = b'\312A*\n\022ProcessOrderResult\022\024ProcessOrderProgress\262\365\"\256\001\n\016\n\014orders.write\022\r\n\013orders.read\032\016\n\014orders.write\"\016\n\014orders.write(\001:C\n\007approve\022\014ApproveOrder\"*Lets an order with restricted goods go on.J\031orders-process-{order_id}P\001Z\003\010\220\034r\004\010\200\365$'
   _globals['_ORDERSSERVICE'].methods_by_name['ProcessAndWatch']._loaded_options = None
   _globals['_ORDERSSERVICE'].methods_by_name['ProcessAndWatch']._serialized_options = b'\262\365\"\n\252\001\007Process'
   _globals['_PROCESSORDERREQUEST']._serialized_start=116
@@ -45,6 +47,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSORDERPROGRESS']._serialized_end=312
   _globals['_PROCESSORDERRESULT']._serialized_start=314
   _globals['_PROCESSORDERRESULT']._serialized_end=368
-  _globals['_ORDERSSERVICE']._serialized_start=371
-  _globals['_ORDERSSERVICE']._serialized_end=658
+  _globals['_APPROVEORDER']._serialized_start=370
+  _globals['_APPROVEORDER']._serialized_end=396
+  _globals['_ORDERSSERVICE']._serialized_start=399
+  _globals['_ORDERSSERVICE']._serialized_end=890
 # @@protoc_insertion_point(module_scope)

@@ -53,7 +53,7 @@ class OrdersServiceServicer(object):
     """
 
     def Process(self, request, context):
-        """Reserves, charges and ships an order.
+        """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
         The operation's name comes from the order, so an order is never processed twice.
         """

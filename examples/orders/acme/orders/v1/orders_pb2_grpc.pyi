@@ -35,7 +35,7 @@ class OrdersServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrdersServiceAsyncStub: ...
     Process: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ProcessOrderRequest, _operations_pb2.Operation]
-    """Reserves, charges and ships an order.
+    """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
     The operation's name comes from the order, so an order is never processed twice.
     """
@@ -48,7 +48,7 @@ class OrdersServiceAsyncStub(OrdersServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Process: _aio.UnaryUnaryMultiCallable[_orders_pb2.ProcessOrderRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Reserves, charges and ships an order.
+    """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
     The operation's name comes from the order, so an order is never processed twice.
     """
@@ -64,7 +64,7 @@ class OrdersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.ProcessOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Reserves, charges and ships an order.
+        """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
         The operation's name comes from the order, so an order is never processed twice.
         """
