@@ -31,6 +31,9 @@ MAX_FIELD = 256
 MAX_VIOLATIONS = 2400
 """How many bytes of violations are told; the first ones count."""
 
+_RESOURCES = {Reason.TYPE_NOT_FOUND: "longshore.v1.OperationType", Reason.SERVICE_NOT_FOUND: "grpc.health.v1.Service"}
+"""What a refusal's resource is, where it is no operation."""
+
 
 class Violation(NamedTuple):
     """One broken rule of a request: the path of the field and what is wrong with it."""
@@ -93,11 +96,9 @@ class ServiceError(Exception):
             )
             details.append(error_details_pb2.PreconditionFailure(violations=[failed]))
         if resource is not None:
-            kind = "OperationType" if self.reason is Reason.TYPE_NOT_FOUND else "Operation"
+            kind = _RESOURCES.get(self.reason, "longshore.v1.Operation")
             details.append(
-                error_details_pb2.ResourceInfo(
-                    resource_type=f"longshore.v1.{kind}", resource_name=resource, description=message
-                )
+                error_details_pb2.ResourceInfo(resource_type=kind, resource_name=resource, description=message)
             )
         if self.retry_after is not None:
             info = error_details_pb2.RetryInfo()

@@ -88,6 +88,10 @@ class Reason(enum.Enum):
         Code.NOT_FOUND, "No operation type has this name.", Again.NO,
         "Ask ListTypes for the types that this server serves.",
     )
+    SERVICE_NOT_FOUND = (
+        Code.NOT_FOUND, "The server has no service of this name whose health could be asked for.", Again.NO,
+        "Ask for one that reflection lists, or for the empty name, which stands for the whole server.",
+    )
     REQUEST_ID_REUSED = (
         Code.ALREADY_EXISTS, "The request id was used with another input or other labels.", Again.NO,
         "Use a new request id for a new request; to repeat one, send exactly the same.",

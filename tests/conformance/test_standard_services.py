@@ -18,7 +18,7 @@ from lab.v1 import lab_pb2
 
 from longshore_server import Config, ConfigError, StoreError
 from longshore_server.rpc.listener import ListenError
-from tests.conftest import Lab, turns
+from tests.conftest import Lab, refused, turns
 
 SERVICES = [
     "", "lab.v1.LabService", "longshore.v1.OperationsService", "longshore.v1.OperationControlService",
@@ -57,9 +57,12 @@ async def test_health_is_serving_and_says_so_to_who_watches_until_it_drains(lab:
 
 
 async def test_health_of_an_unknown_service(lab: Lab) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await health(lab.channel, "no.such.Service")
-    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    code, reason, _ = await refused(health(lab.channel, "no.such.Service"))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND")
+    stub: Any = health_pb2_grpc.HealthStub(lab.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
 
 
 async def test_health_is_not_serving_while_the_server_starts(tmp_path: Path) -> None:

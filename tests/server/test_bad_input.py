@@ -165,7 +165,8 @@ async def test_bytes_that_are_no_request_are_invalid_and_not_unknown(intact: Lab
 @pytest.mark.parametrize(
     "path",
     [f"/google.longrunning.Operations/{m}Operation" for m in ("Get", "Cancel", "Delete", "Wait")]
-    + ["/google.longrunning.Operations/ListOperations", "/lab.v1.LabService/Play", "/lab.v1.LabService/PlayByRules"],
+    + ["/google.longrunning.Operations/ListOperations", "/lab.v1.LabService/Play", "/lab.v1.LabService/PlayByRules"]
+    + ["/grpc.health.v1.Health/Check"],
 )
 async def test_bytes_that_are_no_request_elsewhere(intact: Lab, path: str) -> None:
     await _refuses_bytes(intact, path, b"\x0a\xff", False)
@@ -174,6 +175,22 @@ async def test_bytes_that_are_no_request_elsewhere(intact: Lab, path: str) -> No
 @pytest.mark.parametrize("path", ["/lab.v1.LabService/PlayAndWatch", "/lab.v1.LabService/PlayLive"])
 async def test_bytes_that_are_no_request_of_a_typed_stream(intact: Lab, path: str) -> None:
     await _refuses_bytes(intact, path, b"\x12\x02\xff\xfe", True)
+
+
+async def test_bytes_that_are_no_request_to_watch_health(intact: Lab) -> None:
+    await _refuses_bytes(intact, "/grpc.health.v1.Health/Watch", b"\x0a\xff", True)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_bytes_that_are_no_request_of_reflection_end_it_after_the_answers_before(
+    intact: Lab, version: str
+) -> None:
+    channel: Any = intact.channel
+    call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+    answers = call(iter([b"\x3a\x00", b"\x0a\xff"]))
+    assert b"lab.v1.LabService" in await answers.read()
+    code, reason, _ = await refused(answers.read())
+    assert (code, reason) == (INVALID, "MALFORMED_REQUEST")
 
 
 async def _refuses_bytes(lab: Lab, path: str, data: bytes, streams: bool) -> None:

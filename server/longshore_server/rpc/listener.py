@@ -18,6 +18,7 @@ from longshore_server.rpc import control, longrunning, operations, standard
 from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
+from longshore_server.tracer import UNRECORDED
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     # Two servers on one port would share its callers, on two stores: the second must fail to bind instead.
@@ -68,7 +69,7 @@ class Listener:
         services = [*contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE]
         self._tls = tls
         callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
-        self.health = standard.Health(services, None if health == "anyone" else callers)
+        self.health = standard.Health(services)
         self._server = grpc.aio.server(options=OPTIONS)
         methods = dict(ContractServices(engine).methods())
         for service, found in (
@@ -83,6 +84,10 @@ class Listener:
             path: method(self.calls[path], callers, partial(engine.tracer.call, path))
             for path, method in methods.items()
         }
+        # Probes come all the time: they are neither counted nor traced.
+        asking = Callers(None, certificates=False) if health == "anyone" else callers
+        for name, method in self.health.methods().items():
+            handlers[f"/{standard.HEALTH}/{name}"] = method(defaultdict(Histogram), asking, lambda _: UNRECORDED)
         self._server.add_generic_rpc_handlers((_Router(handlers),))
         if reflection != "off":
             allowed = None if reflection == "anyone" else callers
@@ -93,7 +98,6 @@ class Listener:
 
     async def start(self, addresses: Iterable[str]) -> None:
         """Bind and begin to answer. Raises `ListenError`."""
-        await self.health.add_to(self._server)
         credentials = None if self._tls is None else _credentials(self._tls)
         for address in addresses:
             if address.startswith("unix:"):
