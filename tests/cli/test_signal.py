@@ -112,3 +112,9 @@ async def test_an_operation_that_has_ended_or_takes_none(lab: Lab, run: Run) -> 
     done = await run("signal", "nope", "poke")
     assert done.code == 6
     assert "`longshore ls` shows what exists" in done.err
+
+
+async def test_the_types_tell_their_signals(lab: Lab, run: Run) -> None:
+    out = (await run("types")).out
+    _, _, listen = out.partition("lab.v1.SignalsService/Listen\n")
+    assert "  signal    approve: Approve\n  signal    reject: lab.v1.Reject\n" in listen

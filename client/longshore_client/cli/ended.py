@@ -20,7 +20,7 @@ Examples:
 _DELETE_EPILOG = """\b
 Examples:
   longshore delete orders-process-ord_123
-  longshore ls --filter 'state=FAILED' --all --json | jq -r .name | xargs longshore delete
+  longshore ls --filter 'state=FAILED' --all --json | jq -r .uid | xargs longshore delete
 """
 
 

@@ -129,6 +129,8 @@ async def types(session: Session) -> None:
             ("result", info.result_type),
         ):
             click.echo(f"  {label:<9} {'none' if name == 'google.protobuf.Empty' else name}")
+        for signal in info.contract.signals:
+            click.echo(f"  {'signal':<9} {signal.name}: {signal.payload_type}")
     if not catalog.types and not session.json:
         click.echo("the server serves no operation types", err=True)
 

@@ -24,7 +24,7 @@ Examples:
 @click.option("--id", "signal_id", metavar="KEY", help="The same key is the same signal, however often it is sent.")
 @with_session
 async def signal(session: Session, name: str, signal: str, data: str, signal_id: str | None) -> None:
-    """Send SIGNAL to the operation NAME. Its contract says which signals there are: see `longshore types --json`.
+    """Send SIGNAL to the operation NAME. Its contract says which signals there are: see `longshore types`.
 
     The signal is durable when this returns; the handler takes it when it comes to it, each one once, in order.
     """
