@@ -30,6 +30,8 @@ CALLERS = 4
 SESSIONS = 6
 CALM = 90
 """Seconds in which everything has to end once nobody interrupts any more."""
+STUCK = 30
+"""Seconds after which an operation that nobody waited for will never end."""
 
 
 class Torturer:
@@ -117,7 +119,11 @@ class Torturer:
 
             async def read(operation: Any) -> None:
                 name = f"operations/{operation.uid}"
-                messages = [raw async for raw in watch(pb.WatchRequest(name=name, after_sequence=0))]
+                try:
+                    async with asyncio.timeout(STUCK):
+                        messages = [raw async for raw in watch(pb.WatchRequest(name=name, after_sequence=0))]
+                except TimeoutError:
+                    return  # it has not ended: the verdict will say so
                 logs[operation.uid] = [event_bytes(raw) for raw in messages if raw[0] == 0x12]
                 shown[operation.uid] = operation
 
