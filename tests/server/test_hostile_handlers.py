@@ -91,9 +91,9 @@ async def test_a_delete_in_the_midst_of_the_end_leaves_no_ghost(lab: Lab) -> Non
     gate.set()
     while not live.record.terminal:
         # In the very batch of the end, or before it: refused either way.
-        await asyncio.gather(lab.engine.delete(live), return_exceptions=True)
+        await asyncio.gather(lab.engine.requests.delete(live), return_exceptions=True)
     assert (await watch)[-1].HasField("completed")
-    await lab.engine.delete(live)
+    await lab.engine.requests.delete(live)
     assert lab.engine.table.get(live.record.uid) is None
     code, reason, _ = await refused(lab.operations.Get(pb.GetRequest(name=name)))
     assert reason == "OPERATION_NOT_FOUND", code

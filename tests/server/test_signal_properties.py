@@ -70,7 +70,7 @@ class World:
     async def send(self, name: str, id: str, amount: int) -> None:
         """Whatever is acknowledged counts: a duplicate has to tell of the same signal."""
         live = await self.engine.load(self.uid)
-        sending = self.engine.signal(live, Sending(name, Approve(amount=amount), "ada", id))
+        sending = self.engine.requests.signal(live, Sending(name, Approve(amount=amount), "ada", id))
         (answer,) = await asyncio.gather(sending, return_exceptions=True)
         if isinstance(answer, BaseException):
             assert isinstance(answer, ServiceError)

@@ -100,7 +100,7 @@ class Control:
         Raises `ServiceError` (UNKNOWN_SIGNAL), and SERVER_DRAINING while it waits.
         """
         if name:
-            self._engine.signal_type(live, name)
+            self._engine.requests.signal_type(live, name)
         while True:
             if any(not name or waiting.name == name for waiting in live.record.pending):
                 found = await self._engine.store.waiting_signals(live.record.uid)

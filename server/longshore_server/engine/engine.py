@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from longshore_server.clock import Clock, resolve
 from longshore_server.contract import validation
-from longshore_server.contract.signals import SignalType
 from longshore_server.contract.types import OperationType
-from longshore_server.engine import deploys, recovery, signals
+from longshore_server.engine import deploys, recovery
 from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
 from longshore_server.engine.quotas import Quota
+from longshore_server.engine.requests import Requests, Started, not_found
 from longshore_server.engine.retries import Chance
 from longshore_server.engine.starts import DEFAULT, Starts, Terms
 from longshore_server.engine.sweeper import Sweeper
@@ -36,14 +36,10 @@ from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import (
     Accepted,
     Boot,
-    Delete,
     Interrupt,
     Nothing,
-    RequestCancel,
-    RequestStop,
     Settle,
     Shutdown,
-    SignalAccepted,
     StoreContracts,
 )
 from longshore_server.store.pages import Condition, Count, Scope
@@ -69,13 +65,6 @@ class Limits(NamedTuple):
     max_watches_per_owner: int
     retention: int
     """Microseconds that an ended operation is kept where its contract says nothing; 0: for ever."""
-
-
-class Started(NamedTuple):
-    """The answer to a start."""
-
-    live: Live
-    created: bool
 
 
 class Engine:
@@ -115,6 +104,7 @@ class Engine:
         self.waits = Waits(
             clock, lambda live: self.types[live.record.type].cancel_grace, self.executor.rerun, self._grace_over
         )
+        self.requests = Requests(self.types, self.store, self.start, max_payload=limits.max_payload)
         self.accepting = False
         """Whether new operations may begin."""
         self.draining = False
@@ -124,7 +114,6 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._starts: Starts
         self._epoch = 0
-        self._prefixes = {type.template.prefix: type for type in types if type.template is not None}
 
     # Life.
 
@@ -314,72 +303,6 @@ class Engine:
         """Follow an operation. Raises `ServiceError` from the iterator."""
         return self.watches.watch(live, options)
 
-    async def cancel(self, live: Live, reason: str = "") -> OperationRecord:
-        """Ask to cancel, durably. Repeatable. Raises `ServiceError` (NOT_CANCELLABLE)."""
-        validation.check_reason(reason)
-        record = live.record
-        if record.terminal:
-            return record
-        type = self.types[record.type]
-        if not type.cancellable:
-            raise ServiceError(
-                Reason.NOT_CANCELLABLE,
-                f"{record.type} declares no cancellation: its operations end by themselves.",
-                resource=record.name,
-            )
-        move = Move.REQUEST_CANCEL if type.cooperative else Move.FLAG_CANCEL
-        return await self.store.writer.submit(RequestCancel(record.uid, reason, move))
-
-    async def request_stop(self, live: Live, reason: str = "") -> OperationRecord:
-        """Ask to stop and to keep what there is, durably. Repeatable."""
-        validation.check_reason(reason)
-        record = live.record
-        return record if record.terminal else await self.store.writer.submit(RequestStop(record.uid, reason))
-
-    async def retry(self, live: Live, terms: Terms) -> Started:
-        """Start an operation that has ended once more: a new one with its input, on `terms`.
-
-        Raises `ServiceError`: OPERATION_RUNNING, UNKNOWN_TYPE, WRONG_INPUT_TYPE, and what `start` raises.
-        """
-        record = live.record
-        if not record.terminal:
-            raise ServiceError(
-                Reason.OPERATION_RUNNING,
-                f"{record.name} is {record.state.name}: only what has ended can be started once more.",
-                resource=record.name,
-            )
-        type, body = self.types.get(record.type), await self.store.input(record.uid)
-        if body is None:
-            raise not_found(record.name)
-        if type is None:
-            raise invalid("name", f"{record.type} is not served here any more", reason=Reason.UNKNOWN_TYPE)
-        await deploys.check_input(self.store, type, record)
-        try:
-            input = type.input.FromString(body)
-        except DecodeError:
-            expected = type.input.DESCRIPTOR.full_name
-            problem = f"its input cannot be read as the {expected} of today; start a new one with another"
-            raise invalid("name", problem, reason=Reason.WRONG_INPUT_TYPE) from None
-        return await self.start(type, input, terms._replace(retried_from=f"operations/{uid_text(record.uid)}"))
-
-    async def signal(self, live: Live, sending: signals.Sending) -> SignalAccepted:
-        """Send a signal, durably. One with the id of an accepted one is that one, also after the end.
-
-        Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, FAILED_PRECONDITION or RESOURCE_EXHAUSTED.
-        """
-        declared = self.signal_type(live, sending.name)
-        return await self.store.writer.submit(
-            signals.check(declared, live.record.uid, sending, self._limits.max_payload)
-        )
-
-    def signal_type(self, live: Live, name: str) -> SignalType:
-        """The signal that the operation's contract declares by this name. Raises `ServiceError` (UNKNOWN_SIGNAL)."""
-        return signals.declared(self.types, live.record, name)
-
-    async def delete(self, live: Live) -> None:
-        """Remove an ended operation. Raises `ServiceError` (OPERATION_RUNNING)."""
-        await self.store.writer.submit(Delete(live.record.uid))
-
     async def list(
         self, conditions: Sequence[Condition], after: bytes | None, size: int, *, ascending: bool = False,
         scope: Scope | None = None,
@@ -443,13 +366,6 @@ class Engine:
         if self.draining:
             return ServiceError(Reason.SERVER_DRAINING, Reason.SERVER_DRAINING.meaning, retry_after=1.0)
         return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)
-
-
-def not_found(name: str) -> ServiceError:
-    """The refusal of a name that nothing has, or nothing that the caller may see."""
-    return ServiceError(
-        Reason.OPERATION_NOT_FOUND, f"There is no {name}: it never existed, or it was deleted.", resource=name
-    )
 
 
 def _log_refusal(future: asyncio.Future[Any]) -> None:

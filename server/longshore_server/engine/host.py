@@ -12,9 +12,10 @@ from google.rpc import status_pb2
 from longshore.v1 import operation_pb2
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import OperationType
-from longshore_server.engine.engine import Engine, Started
+from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.provider import Handler, OperationControl, OperationT, type_of
+from longshore_server.engine.requests import Started
 from longshore_server.engine.signals import Sending
 from longshore_server.engine.starts import LOCAL, Terms
 from longshore_server.engine.watch import WatchOptions
@@ -91,7 +92,7 @@ class OperationRef:
 
     async def cancel(self, reason: str = "") -> State:
         """Ask to cancel, as a caller would. Returns the state after it. Raises `ServiceError` (NOT_CANCELLABLE)."""
-        return (await self._engine.cancel(await self._live(), reason)).state
+        return (await self._engine.requests.cancel(await self._live(), reason)).state
 
     async def signal(self, name: str, payload: Message | None = None, *, signal_id: str = "") -> int:
         """Send a signal, as a caller would. Returns its number among all of the operation's, once it is durable.
@@ -104,7 +105,7 @@ class OperationRef:
         Raises `ServiceError` as a caller's signal would, `TypeError` for another payload than the contract's.
         """
         live = await self._live()
-        declared = self._engine.signal_type(live, name)
+        declared = self._engine.requests.signal_type(live, name)
         if payload is None:
             payload = declared.payload()
         if payload.__class__ is not declared.payload:
@@ -115,7 +116,7 @@ class OperationRef:
         if parent is not None:
             sender = parent.caller.principal
             signal_id = signal_id or parent.signal_id(self.uid, name)
-        return (await self._engine.signal(live, Sending(name, payload, sender, signal_id))).number
+        return (await self._engine.requests.signal(live, Sending(name, payload, sender, signal_id))).number
 
     async def _live(self) -> Live:
         return await self._engine.load(self._uid, self.name)

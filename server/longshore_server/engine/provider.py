@@ -178,7 +178,7 @@ class OperationControl(Generic[OperationT_co]):
         after = 0
         type = self._control.type_of(self._live)
         for name in names:
-            self._engine.signal_type(self._live, name)
+            self._engine.requests.signal_type(self._live, name)
         while True:
             for stored in await self._control.signals(self._live):
                 if stored.number > after and (not names or stored.name in names):

@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 
 from longshore_server.auth.identity import Principal
 from longshore_server.contract.types import OperationType
-from longshore_server.engine.engine import Engine, not_found
+from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
+from longshore_server.engine.requests import not_found
 from longshore_server.engine.starts import Terms
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import State

@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.types import OperationType
-from longshore_server.engine.engine import Engine, Started
+from longshore_server.engine.engine import Engine
+from longshore_server.engine.requests import Started
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.errors import invalid
 from longshore_server.rpc import wire

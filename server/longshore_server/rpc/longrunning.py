@@ -57,11 +57,11 @@ class LongRunningOperations:
         return bytes(pb.ListOperationsResponse(operations=operations, next_page_token=token).SerializeToString())
 
     async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:
-        await self._engine.cancel(await self._authorization.find(context.caller, request.name, "cancel"))
+        await self._engine.requests.cancel(await self._authorization.find(context.caller, request.name, "cancel"))
         return Empty().SerializeToString()
 
     async def _delete(self, request: pb.DeleteOperationRequest, context: Context) -> bytes:
-        await self._engine.delete(await self._authorization.find(context.caller, request.name, "cancel"))
+        await self._engine.requests.delete(await self._authorization.find(context.caller, request.name, "cancel"))
         return Empty().SerializeToString()
 
     async def _wait(self, request: pb.WaitOperationRequest, context: Context) -> bytes:

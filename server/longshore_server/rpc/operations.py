@@ -114,21 +114,21 @@ class OperationsService:
 
     async def _cancel(self, request: pb.CancelRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "cancel")
-        return wire.snapshot(await self._engine.cancel(live, request.reason)).SerializeToString()
+        return wire.snapshot(await self._engine.requests.cancel(live, request.reason)).SerializeToString()
 
     async def _stop(self, request: pb.StopRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "cancel")
-        return wire.snapshot(await self._engine.request_stop(live, request.reason)).SerializeToString()
+        return wire.snapshot(await self._engine.requests.stop(live, request.reason)).SerializeToString()
 
     async def _signal(self, request: pb.SignalRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "control")
-        declared = self._engine.signal_type(live, request.signal)
+        declared = self._engine.requests.signal_type(live, request.signal)
         payload = declared.payload()
         if request.HasField("payload"):
             taker = f"signal {declared.name!r}"
             payload = unpack(request.payload, declared.payload, "payload", taker, Reason.WRONG_PAYLOAD_TYPE)
         sending = Sending(declared.name, payload, context.caller.name, request.signal_id)
-        accepted = await self._engine.signal(live, sending)
+        accepted = await self._engine.requests.signal(live, sending)
         return pb.SignalResponse(
             operation=wire.snapshot(accepted.record), number=accepted.number, signal_id=accepted.id,
             duplicate=accepted.duplicate,
@@ -137,12 +137,12 @@ class OperationsService:
     async def _retry(self, request: pb.RetryRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "call")
         terms = self._authorization.terms(context.caller, request.request_id, live.record.labels)
-        again, created = await self._engine.retry(live, terms)
+        again, created = await self._engine.requests.retry(live, terms)
         disposition = _CREATED if created else _EXISTING
         return pb.StartResponse(operation=wire.snapshot(again.record), disposition=disposition).SerializeToString()
 
     async def _delete(self, request: pb.DeleteRequest, context: Context) -> bytes:
-        await self._engine.delete(await self._authorization.find(context.caller, request.name, "cancel"))
+        await self._engine.requests.delete(await self._authorization.find(context.caller, request.name, "cancel"))
         return pb.DeleteResponse().SerializeToString()
 
 
