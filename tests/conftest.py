@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +34,17 @@ from longshore_server.testing import Harness, ManualClock
 Handler = Callable[[Any, Any], Awaitable[Any]]
 HandlerT = TypeVar("HandlerT", bound=Handler)
 State = operation_pb2.OperationSnapshot.State
+
+
+def pytest_unconfigure() -> None:
+    """A thread that a test has left behind, a store that was not closed for example, would keep the run from ending."""
+    left = [
+        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
+    ]
+    if left:
+        sys.stderr.write(f"threads were left behind, which is a failure: {', '.join(left)}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 class LabClock(ManualClock):
