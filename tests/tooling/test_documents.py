@@ -1,4 +1,4 @@
-"""What the pages at the root tell people to run exists."""
+"""What the documents tell people to run and to read exists."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 
 
@@ -22,3 +23,21 @@ def test_every_make_target_that_a_page_names_exists(page: str) -> None:
 def test_every_public_target_says_what_it_does() -> None:
     documented = set(re.findall(r"^([a-z][a-z-]*):.*## .", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"install", "demo", "test", "check", "generate", "bench", "torture"} <= documented
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", CODE.sub("", page.read_text("utf-8"))):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings], link
+
+
+def test_the_index_leads_to_every_page() -> None:
+    docs = ROOT / "docs"
+    linked = {
+        (docs / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", (docs / "README.md").read_text("utf-8"))
+    }
+    assert set(docs.glob("*.md")) | set(docs.glob("guides/*.md")) <= linked | {docs / "README.md"}

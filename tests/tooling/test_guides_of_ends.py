@@ -138,9 +138,3 @@ def test_limits() -> None:
     made: dict[str, object] = {}
     exec(client.text, made)
     assert {"patient", "in_a_hurry"} <= made.keys()
-
-
-def test_every_link_leads_somewhere() -> None:
-    for name in ("retries.md", "stopping.md", "retention.md", "limits.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", (GUIDES / name).read_text("utf-8")):
-            assert (GUIDES / link).exists(), f"{name}: {link}"

@@ -1,17 +1,14 @@
-"""The guides about lists, errors and deploys, done as they say: compiled, served, called, and compared."""
+"""The guides about lists and deploys, done as they say: compiled, served, called, and compared."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.tooling.test_guides_of_ends import Guide, blocks
 
 
-@pytest.mark.parametrize("name", ["errors.md", "lists.md"])
-async def test_a_guide_prints_what_it_says(name: str, tmp_path: Path) -> None:
-    contract, service, client, printed, shell = blocks(name)
+async def test_the_guide_to_lists_prints_what_it_says(tmp_path: Path) -> None:
+    contract, service, client, printed, shell = blocks("lists.md")
     guide = Guide(tmp_path, contract, service)
     async with guide.served():
         assert await guide.run(client) == printed.text
