@@ -23,7 +23,7 @@ RETENTION = SECOND
 """Of `Keep`."""
 CLOCKS = 5_000
 """By how many microseconds the clocks of two processes may differ."""
-SWEEPING = 20 * SECOND
+SWEEPING = 10 * SECOND
 """How late the sweeper may come, restarts included."""
 
 
