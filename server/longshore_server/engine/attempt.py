@@ -18,7 +18,6 @@ from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.operation import Operation, current
-from longshore_server.handler.signals import Inbox
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
@@ -72,12 +71,14 @@ class Attempt:
         """Tell the handler what callers have asked for. In CANCELLING it then has its grace. Repeatable."""
         if self._operation is None:
             return
+        if record.deferred:
+            self._handed_over()
         if record.stop_requested is not None:
             self._operation.stopping.set()
         if record.cancel_requested is not None:
             self._operation.cancelled.set()
             # Apart from the flag, which a BEST_EFFORT contract raises long before its provider cancels.
-            if record.state is State.CANCELLING and not self._graced and not self._operation.hand_over.durable:
+            if record.state is State.CANCELLING and not self._graced and not record.deferred:
                 self._graced = True
                 when = self._executor.clock.now() + self._type.cancel_grace
                 self._timers.append(self._executor.clock.call_at(when, lambda: self._interrupt(Ending.GRACE)))
@@ -176,11 +177,9 @@ class Attempt:
             request = type.input.FromString(stored)
         journal = Journal(await executor.store.journal(record.uid)) if record.attempt > 1 else Journal()
         self._operation = Operation(
-            type, record, request, journal, executor.store.writer, executor.clock, executor.services,
-            executor.max_payload, Inbox(type, self.live, journal, executor.store, executor.clock),
-            executor.tracer,
+            type, record, request, journal, executor.store, executor.clock, executor.services,
+            executor.max_payload, self.live, executor.tracer,
         )  # fmt: skip
-        self._operation.hand_over.then = self._handed_over
         self.request(self.live.record)
         if type.attempt_timeout is not None:
             when = executor.clock.now() + type.attempt_timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
 
 from longshore_server.store.mutations import Defer
@@ -32,12 +32,13 @@ working: contextvars.ContextVar[Work | None] = contextvars.ContextVar("longshore
 
 
 class HandOver:
-    """What one attempt has given away of its operation. `then` is called once that is durable."""
+    """What one attempt has given away of its operation."""
+
+    __slots__ = ("_record", "_writer", "attached", "durable")
 
     def __init__(self, record: OperationRecord, writer: Writer) -> None:
         self._record = record
         self._writer = writer
-        self.then: Callable[[], None] = lambda: None
         self.durable = False
         """Whether the operation is deferred."""
         self.attached = False
@@ -65,6 +66,5 @@ class HandOver:
 
     def _settled(self, outcome: object) -> None:
         # Not where the future is awaited: a handler that is interrupted there has handed it over all the same.
-        if not isinstance(outcome, Exception) and not self.durable:
+        if not isinstance(outcome, Exception):
             self.durable = True
-            self.then()

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -24,7 +24,7 @@ from longshore_server.handler import codec
 from longshore_server.handler.deferral import HandOver
 from longshore_server.handler.journal import Asked, Journal, Key, place
 from longshore_server.handler.log import OperationLog
-from longshore_server.handler.signals import Inbox, Signal, SignalStream
+from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
 from longshore_server.lifecycle import Move
 from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Record, Report
@@ -32,7 +32,7 @@ from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.tracer import Tracer
 
 if TYPE_CHECKING:
-    from longshore_server.store.writer import Writer
+    from longshore_server.store.store import Store
 
 InputT = TypeVar("InputT", bound=Message)
 ProgressT = TypeVar("ProgressT")
@@ -132,19 +132,20 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     """
 
     def __init__(
-        self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, writer: Writer,
-        clock: Clock, services: ServicesT, max_payload: int, inbox: Inbox, tracer: Tracer,
+        self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, store: Store,
+        clock: Clock, services: ServicesT, max_payload: int, source: Published, tracer: Tracer,
     ) -> None:  # fmt: skip
         self._type = type
         self._record = record
         self._journal = journal
-        self._writer = writer
+        self._store = store
+        self._writer = store.writer
         self._clock = clock
         self._max_payload = max_payload
-        self._inbox = inbox
+        self._source = source
         self._tracer = tracer
         self._unacknowledged = 0
-        self.hand_over = HandOver(record, writer)
+        self.hand_over = HandOver(record, store.writer)
         """For the engine: what this attempt has given away."""
         self.input: InputT = input
         """The request that started the operation."""
@@ -393,6 +394,11 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         kind, name, occurrence = key
         entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, stored.codec, stored.data)
         return await self._writer.submit(Record(self._record.uid, entry))
+
+    @cached_property
+    def _inbox(self) -> Inbox:
+        # Made when it is asked for: most operations have no signals.
+        return Inbox(self._type, self._record, self._source, self._journal, self._store, self._clock)
 
     def _report(self, move: Move, expected: type[Message], url: str, value: Any) -> Awaitable[None]:
         if type(value) is not expected or self._type.void(expected):

@@ -99,10 +99,13 @@ class _Line:
 class Inbox:
     """The signals of one operation, as one attempt consumes them."""
 
-    def __init__(self, type: OperationType, source: Published, journal: Journal, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, type: OperationType, record: OperationRecord, source: Published, journal: Journal, store: Store,
+        clock: Clock,
+    ) -> None:  # fmt: skip
         self._type = type
         self._source = source
-        self._uid, self._attempt = source.record.uid, source.record.attempt
+        self._uid, self._attempt = record.uid, record.attempt
         self._journal = journal
         self._store = store
         self._clock = clock
