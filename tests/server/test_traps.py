@@ -69,7 +69,7 @@ def test_streams_are_async_generators() -> None:
     """Interceptors of others break streams that are written as coroutines."""
 
     async def function(request: Any, context: Any) -> Any:
-        yield b""
+        yield [b""]
 
     handler = boundary.stream(pb.WatchRequest, function)(boundary.Durations(Histogram), ANYONE, UNTRACED)
     assert inspect.isasyncgenfunction(handler.unary_stream)
@@ -86,7 +86,7 @@ async def test_a_cancelled_call_is_not_swallowed_by_its_handler(streams: bool) -
         return b""
 
     async def follow(request: Any, context: Any) -> Any:
-        yield await wait(request, context)
+        yield [await wait(request, context)]
 
     method = boundary.stream(pb.GetRequest, follow) if streams else boundary.unary(pb.GetRequest, wait)
     handler: Any = method(boundary.Durations(Histogram), ANYONE, UNTRACED)

@@ -85,16 +85,22 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
     return measured
 
 
-def stream(request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[bytes]]) -> Method:
-    """A server-streaming method over an async generator (interceptors of others break coroutine-style streams)."""
+def stream(
+    request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[Iterable[bytes]]]
+) -> Method:
+    """A server-streaming method over an async generator (interceptors of others break coroutine-style streams).
+
+    `function` gives messages in batches: each generator that a message passes one by one costs its share of it.
+    """
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
             begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
             try:
                 context = Context(inner, await callers.of(inner))
-                async for message in function(decode(request_type, data), context):
-                    yield message
+                async for batch in function(decode(request_type, data), context):
+                    for message in batch:
+                        yield message
                 code = _OK
             except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
                 error = refusal(caught)

@@ -9,7 +9,7 @@ What `google.longrunning.Operation` has no place for travels in metadata:
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 from google.protobuf.message import Message
@@ -73,7 +73,7 @@ class ContractServices:
         return unary(type.input, call)
 
     def _stream(self, type: OperationType) -> Method:
-        async def call(request: Message, context: Context) -> AsyncIterator[bytes]:
+        async def call(request: Message, context: Context) -> AsyncIterator[Iterable[bytes]]:
             engine, caller = self._engine, context.caller
             metadata = _read(context)
             self._authorization.check_start(caller, type, follow=True)
@@ -83,8 +83,7 @@ class ContractServices:
                 await context.send_initial_metadata(_answer(started, started.live.record.sequence))
                 messages = wire.LongRunningStream(started.live, type)
                 async for batch in engine.watch(started.live, WatchOptions(until=caller.expires)):
-                    for item in batch:
-                        yield messages.message(item)
+                    yield map(messages.message, batch)
 
         return stream(type.input, call)
 

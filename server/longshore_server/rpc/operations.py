@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf.message import Message
 
@@ -68,7 +68,7 @@ class OperationsService:
         response = pb.StartResponse(operation=wire.snapshot(record), disposition=_CREATED if created else _EXISTING)
         return response.SerializeToString()
 
-    async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[bytes]:
+    async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         engine, caller = self._engine, context.caller
         options = watch_options(request, caller)
         with engine.watches.place(caller.name):
@@ -76,8 +76,7 @@ class OperationsService:
             terms = self._authorization.terms(caller, request.request_id, request.labels)
             live, _ = await engine.start(type, input, terms)
             async for batch in engine.watch(live, options):
-                for item in batch:
-                    yield wire.watch_response(item)
+                yield map(wire.watch_response, batch)
 
     def _input(
         self, request: pb.StartRequest | pb.RunRequest, caller: Principal, *, follow: bool
@@ -100,7 +99,7 @@ class OperationsService:
         check_expiry(context, self._engine.clock)
         return wire.snapshot(record).SerializeToString()
 
-    async def _watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         after = request.after_sequence if request.HasField("after_sequence") else None
         if after is not None and after < 0:
             raise invalid("after_sequence", "must not be negative")
@@ -109,8 +108,7 @@ class OperationsService:
         check_uid(live.record, request.uid)
         with self._engine.watches.place(context.caller.name):
             async for batch in self._engine.watch(live, options):
-                for item in batch:
-                    yield wire.watch_response(item)
+                yield map(wire.watch_response, batch)
 
     async def _cancel(self, request: pb.CancelRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name, "cancel")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -49,12 +49,12 @@ class Health:
             raise ServiceError(Reason.SERVICE_NOT_FOUND, f"{service!r} is not served here.", resource=service)
         return self._answer(request.service)
 
-    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         said = None
         while True:
             changed, answer = self._changed, self._answer(request.service)
             if answer != said:
-                yield answer
+                yield [answer]
             said = answer
             await changed.wait()
 
