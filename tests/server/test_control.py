@@ -374,6 +374,24 @@ async def test_a_wait_for_signals_ends_with_its_time_the_operation_or_the_server
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
 
 
+async def test_signals_of_an_operation_that_is_deleted_while_they_are_read(
+    court: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await deferred(court, JUDGE)
+    await plead(court, name, 1)
+    await stub(court).CancelOperation(cpb.CancelOperationRequest(name=name))
+    read = court.engine.store.waiting_signals
+
+    async def delete_first(uid: bytes) -> Any:
+        monkeypatch.undo()
+        await court.operations.Delete(pb.DeleteRequest(name=name))
+        return await read(uid)
+
+    monkeypatch.setattr(court.engine.store, "waiting_signals", delete_first)
+    code, reason, _ = await refused(stub(court).ListSignals(_listing(name), timeout=20))
+    assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "OPERATION_NOT_FOUND")
+
+
 async def test_signals_are_asked_for_by_names_that_exist(court: Lab) -> None:
     name = await deferred(court, JUDGE)
     code, reason, status = await refused(stub(court).ListSignals(_listing(name, "pleed")))

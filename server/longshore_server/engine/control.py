@@ -16,6 +16,7 @@ from longshore_server.contract import validation
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
+from longshore_server.engine.requests import not_found
 from longshore_server.errors import DOMAIN, Reason, ServiceError, invalid
 from longshore_server.handler.deferral import working
 from longshore_server.lifecycle import Move
@@ -97,7 +98,7 @@ class Control:
         """The signals that wait, of one name or of all, in the order of their acceptance.
 
         When there is none: once there is one, the operation has ended or it is `until`. None: at once.
-        Raises `ServiceError` (UNKNOWN_SIGNAL), and SERVER_DRAINING while it waits.
+        Raises `ServiceError` (UNKNOWN_SIGNAL, OPERATION_NOT_FOUND), and SERVER_DRAINING while it waits.
         """
         if name:
             self._engine.requests.signal_type(live, name)
@@ -107,6 +108,8 @@ class Control:
                 found = [signal for signal in found if not name or signal.name == name]
                 if found:
                     return found
+                if self._engine.table.get(live.record.uid) is not live:
+                    raise not_found(live.record.name)  # deleted, so that its record will never tell of it
                 continue  # consumed while they were read
             if until is None or live.record.terminal or self._engine.clock.now() >= until:
                 return ()
