@@ -34,8 +34,8 @@ async def test_every_workflow_maps_to_four_typed_channels_input_progress_output_
 
 
 async def test_these_channels_form_the_complete_communication_contract(lab: Lab) -> None:
-    """Whatever a caller is ever sent belongs to one of them, or is the life of the operation itself; but for the signals
-    of seed 1, which are what callers have said in between."""
+    """Whatever a caller is ever sent belongs to one of them, or is the life of the operation itself; or it is a signal
+    of seed 1, which a caller has sent."""
     payloads = {
         f"{event.name}.{field.name}"
         for event in operation_pb2.OperationEvent.DESCRIPTOR.oneofs_by_name["event"].fields
