@@ -259,14 +259,22 @@ async def test_a_delete_and_a_start_of_the_same_key_in_one_batch(lab: Lab) -> No
     request = lab_pb2.PlayRequest(key="k", request_id="r")
     old = (await lab.engine.start(kind, request)).live.record
     await lab.end(old.name)
+    begun, go = threading.Event(), threading.Event()
+
+    class Hold(Mutation[None]):
+        def apply(self, tx: Any) -> None:
+            begun.set()
+            assert go.wait(10)
+
     writer = lab.engine.store.writer
-    writer.submit(Nothing())
-    await turns(2)  # the writer is busy: what comes now goes into one batch
+    writer.submit(Hold())
+    await asyncio.to_thread(begun.wait)  # the writer is busy: what comes now goes into one batch
     deleting = writer.submit(Delete(old.uid))
     others = [lab_pb2.PlayRequest(key=key, request_id=key) for key in ("a", "b", "a")]
     starting = [asyncio.ensure_future(lab.engine.start(kind, r)) for r in (request, *others, request)]
     await turns(1)
-    assert writer.backlog >= 6
+    assert writer.backlog == 6
+    go.set()
     await deleting
     one, a, b, again, two = await asyncio.gather(*starting)
     assert [s.created for s in (one, a, b, again, two)] == [True, True, True, False, False]
