@@ -33,20 +33,27 @@ Measure = Callable[[str, int, float], Sample]
 Samples = dict[tuple[str, int], list[Sample]]
 
 
-def with_loadgen(loadgen: Loadgen, server: Process, floor: Process) -> Measure:
-    """Measure by the bytes client."""
-    requests = {
-        "echo": loadgen.file("echo", contract.start_request(contract.WORK, wait=30)),
-        "start": loadgen.file("start", contract.start_request(contract.WORK, wait=30)),
-        "run": loadgen.file("run", contract.run_request(contract.WORK)),
-        "startwatch": loadgen.file("startwatch", contract.start_request(contract.WORK)),
+def with_loadgen(
+    loadgen: Loadgen, server: Process, floor: Process | None = None, *, type: str = contract.TYPE,
+    authorization: str = "",
+) -> Measure:  # fmt: skip
+    """Measure by the bytes client. `floor`: for echoes. `authorization`: metadata of each call; empty: none."""
+    waiting = contract.start_request(contract.WORK, wait=30, type=type)
+    contents = {
+        "echo": waiting,
+        "start": waiting,
+        "run": contract.run_request(contract.WORK, type=type),
+        "startwatch": contract.start_request(contract.WORK, type=type),
     }
+    service = type.partition("/")[0]
+    requests = {kind: loadgen.file(f"{service}-{kind}", content) for kind, content in contents.items()}
+    options = {"authorization": authorization} if authorization else {}
 
     def measure(kind: str, inflight: int, seconds: float) -> Sample:
-        target = floor if kind == "echo" else server
+        target = floor if floor is not None and kind == "echo" else server
         before = target.cpu()
         result = loadgen.run(
-            target.address, "calls", kind=kind, request=requests[kind], inflight=inflight, seconds=seconds
+            target.address, "calls", kind=kind, request=requests[kind], inflight=inflight, seconds=seconds, **options
         )
         return sample(result, target.cpu() - before)
 

@@ -2,19 +2,25 @@
 
 `bench.v1.BenchService/Work` takes a `DiagnosticOutput` whose message says what the handler does, reports
 `MilestoneProgress` and returns a `CounterProgress`. Without a name template or rules: the least that a contract can be.
+`bench.v1.GuardedService/Work` is the same behind gates, and its input has rules.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.longrunning import operations_pb2
-from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.any_pb2 import Any
+from google.protobuf import descriptor_pb2, descriptor_pool, field_mask_pb2, message_factory
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import ServiceDescriptor
 
 from longshore.v1 import annotations_pb2, channels_pb2
 from longshore.v1 import operations_service_pb2 as pb
 
 TYPE = "bench.v1.BenchService/Work"
+GUARDED = "bench.v1.GuardedService/Work"
+MAY_CALL, MAY_OBSERVE = "bench.call", "bench.observe"
+"""The capabilities that the gates of `GUARDED` ask for."""
 TYPE_URL = "type.googleapis.com/"
 
 WORK = "work"
@@ -26,29 +32,68 @@ FAN = "fan"
 OPEN_GATE = "open"
 """Script: open the gate for every `fan` that waits."""
 
+_VALIDATE = "buf/validate/validate.proto"
+_RULED = "bench.v1.RuledInput"
+"""The input of `GUARDED`: the field of `DiagnosticOutput` that scripts are in, with rules."""
+
 
 def service() -> ServiceDescriptor:
     """The descriptor of `bench.v1.BenchService`, in the default pool."""
-    pool = descriptor_pool.Default()
-    try:
-        return pool.FindServiceByName("bench.v1.BenchService")
-    except KeyError:
-        pass
     file = descriptor_pb2.FileDescriptorProto(name="bench/v1/bench.proto", package="bench.v1", syntax="proto3")
+    method = _method(file, "BenchService", channels_pb2.DiagnosticOutput.DESCRIPTOR.full_name)
+    method.options.Extensions[annotations_pb2.operation].SetInParent()
+    return _added(file)
+
+
+def guarded() -> ServiceDescriptor:
+    """The descriptor of `bench.v1.GuardedService`: its twin with gates, capabilities and `buf.validate` rules."""
+    file = descriptor_pb2.FileDescriptorProto(name="bench/v1/guarded.proto", package="bench.v1", syntax="proto3")
+    file.dependency.append(_VALIDATE)
+    field = channels_pb2.DiagnosticOutput.DESCRIPTOR.fields_by_name["message"]
+    ruled = file.message_type.add(name=_RULED.rpartition(".")[2]).field.add(
+        name=field.name, number=field.number, type=descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
+        label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL,
+    )  # fmt: skip
+    rules = ruled.options.Extensions[_field_rules()]
+    rules.required = True
+    rules.string.max_len = 64
+    rules.string.pattern = "^[a-z]+(:[0-9]+)*$"
+    options = _method(file, "GuardedService", _RULED).options.Extensions[annotations_pb2.operation]
+    options.call.all_of.append(MAY_CALL)
+    options.observe.all_of.append(MAY_OBSERVE)
+    for name in (MAY_CALL, MAY_OBSERVE):
+        file.service[0].options.Extensions[annotations_pb2.contract].capabilities.add(name=name, title=name)
+    return _added(file)
+
+
+def _method(file: descriptor_pb2.FileDescriptorProto, service: str, input: str) -> descriptor_pb2.MethodDescriptorProto:
     file.dependency.extend(
         (operations_pb2.DESCRIPTOR.name, annotations_pb2.DESCRIPTOR.name, channels_pb2.DESCRIPTOR.name)
     )
-    method = file.service.add(name="BenchService").method.add(
-        name="Work",
-        input_type="." + channels_pb2.DiagnosticOutput.DESCRIPTOR.full_name,
-        output_type=".google.longrunning.Operation",
+    method = file.service.add(name=service).method.add(
+        name="Work", input_type="." + input, output_type=".google.longrunning.Operation"
     )
     info = method.options.Extensions[operations_pb2.operation_info]
     info.response_type = channels_pb2.CounterProgress.DESCRIPTOR.full_name
     info.metadata_type = channels_pb2.MilestoneProgress.DESCRIPTOR.full_name
-    method.options.Extensions[annotations_pb2.operation].SetInParent()
+    return method
+
+
+def _added(file: descriptor_pb2.FileDescriptorProto) -> ServiceDescriptor:
+    pool = descriptor_pool.Default()
     pool.Add(file)
-    return pool.FindServiceByName("bench.v1.BenchService")
+    return pool.FindServiceByName(f"{file.package}.{file.service[0].name}")
+
+
+def _field_rules() -> Any:
+    """The option `(buf.validate.field)`; protovalidate has its file, though for another pool."""
+    import protovalidate
+
+    pool = descriptor_pool.Default()
+    pool.FindFileByName(field_mask_pb2.DESCRIPTOR.name)  # one of its imports, which nothing else here loads
+    pool.AddSerializedFile(type(protovalidate.Violation().proto).desc().file.proto.to_binary())
+    message_factory.GetMessageClassesForFiles([_VALIDATE], pool)
+    return pool.FindExtensionByName("buf.validate.field")
 
 
 def request(script: str) -> channels_pb2.DiagnosticOutput:
@@ -56,19 +101,20 @@ def request(script: str) -> channels_pb2.DiagnosticOutput:
     return channels_pb2.DiagnosticOutput(message=script)
 
 
-def start_request(script: str, *, wait: int = 0) -> bytes:
+def start_request(script: str, *, wait: int = 0, type: str = TYPE) -> bytes:
     """A serialized StartRequest; `wait` in seconds, 0: answer at once."""
-    message = pb.StartRequest(type=TYPE, input=_packed(script))
+    message = pb.StartRequest(type=type, input=_packed(script, type))
     if wait:
         message.wait.seconds = wait
     return message.SerializeToString()
 
 
-def run_request(script: str) -> bytes:
+def run_request(script: str, *, type: str = TYPE) -> bytes:
     """A serialized RunRequest."""
-    return pb.RunRequest(type=TYPE, input=_packed(script)).SerializeToString()
+    return pb.RunRequest(type=type, input=_packed(script, type)).SerializeToString()
 
 
-def _packed(script: str) -> Any:
+def _packed(script: str, type: str) -> AnyMessage:
     input = request(script)
-    return Any(type_url=TYPE_URL + input.DESCRIPTOR.full_name, value=input.SerializeToString())
+    name = _RULED if type == GUARDED else input.DESCRIPTOR.full_name
+    return AnyMessage(type_url=TYPE_URL + name, value=input.SerializeToString())

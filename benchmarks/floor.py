@@ -1,5 +1,8 @@
 """The floor: what grpc.aio itself can do, with the event loop and channel arguments of `longshore serve`.
 
+The loop is uvloop's, as there. The channel arguments are `rpc.listener.OPTIONS`, all of them. The collector has the
+same thresholds, and what start-up has made is frozen. Plain text, no interceptor, bytes in and out, no serializer.
+
     python -m benchmarks.floor        prints its port
 
 `/bench.Floor/Echo` gives back its request. `/bench.Floor/Watch` is a fan-out reduced to its bones: one log in memory,

@@ -4,6 +4,8 @@
 //   loadgen TARGET fanout method=M request=FILE trigger=M trigger_request=FILE inflight=N
 //   loadgen TARGET hold   method=M request=FILE inflight=N
 //
+// Each takes authorization=VALUE, too, which every call then sends as metadata.
+//
 // `calls` keeps N calls in flight for S seconds (or until COUNT were made) and checks every answer. `fanout` opens N
 // streams, waits for the first message of each, triggers, and counts what then comes until the last stream has ended.
 // `hold` opens N streams, says so and keeps them until its input closes. The result is one JSON object on stdout.
@@ -130,6 +132,8 @@ std::shared_ptr<grpc::Channel> connect(const std::string& target) {
   return channel;
 }
 
+using Options = std::map<std::string, std::string>;
+
 // One RPC. Its address is the tag of all its events, of which one at a time is outstanding.
 struct Call {
   enum class Phase { kUnary, kOpening, kReading, kFinishing };
@@ -146,13 +150,13 @@ struct Call {
 
 class Core {
  public:
-  explicit Core(const std::string& target) : channel_(connect(target)), stub_(channel_) {}
+  Core(const std::string& target, const Options& options) : channel_(connect(target)), stub_(channel_) {
+    const auto found = options.find("authorization");
+    if (found != options.end()) authorization_ = found->second;
+  }
 
   void unary(Call* call, const char* method, const ByteBuffer& request) {
-    call->phase = Call::Phase::kUnary;
-    call->stream.reset();
-    call->unary.reset();
-    call->context = std::make_unique<grpc::ClientContext>();
+    renew(call, Call::Phase::kUnary);
     call->unary = stub_.PrepareUnaryCall(call->context.get(), method, request, &queue_);
     call->unary->StartCall();
     call->unary->Finish(&call->message, &call->status, call);
@@ -160,11 +164,8 @@ class Core {
 
   // As generated stubs do it: headers, request and half-close leave in one batch.
   void stream(Call* call, const char* method, const ByteBuffer& request) {
-    call->phase = Call::Phase::kOpening;
-    call->unary.reset();
-    call->stream.reset();
+    renew(call, Call::Phase::kOpening);
     call->messages = 0;
-    call->context = std::make_unique<grpc::ClientContext>();
     call->stream.reset(grpc::internal::ClientAsyncReaderFactory<ByteBuffer>::Create(
         channel_.get(), &queue_, RpcMethod(method, RpcMethod::SERVER_STREAMING, channel_), call->context.get(), request,
         true, call));
@@ -203,12 +204,19 @@ class Core {
   }
 
  private:
+  void renew(Call* call, Call::Phase phase) {
+    call->phase = phase;
+    call->unary.reset();
+    call->stream.reset();
+    call->context = std::make_unique<grpc::ClientContext>();
+    if (!authorization_.empty()) call->context->AddMetadata("authorization", authorization_);
+  }
+
   std::shared_ptr<grpc::Channel> channel_;
+  std::string authorization_;
   grpc::GenericStub stub_;
   grpc::CompletionQueue queue_;
 };
-
-using Options = std::map<std::string, std::string>;
 
 const std::string& option(const Options& options, const std::string& name) {
   const auto found = options.find(name);
@@ -242,7 +250,7 @@ int calls(const std::string& target, const Options& options) {
   const double seconds = std::stod(option(options, "seconds"));
   const int64_t limit = options.count("count") ? std::stoll(options.at("count")) : INT64_MAX;
   const bool waits = options.count("ended") == 0 || options.at("ended") != "no";
-  Core core(target);
+  Core core(target, options);
   auto begin = [&](Call* call) {
     call->began = Clock::now();
     if (kind == "echo") {
@@ -307,7 +315,7 @@ int calls(const std::string& target, const Options& options) {
 int fanout(const std::string& target, const Options& options, bool hold) {
   const ByteBuffer request = buffer_of(file(option(options, "request")));
   const int inflight = std::stoi(option(options, "inflight"));
-  Core core(target);
+  Core core(target, options);
   std::vector<Call> all(static_cast<size_t>(inflight));
   // Opened a hundred at a time, so that the burst itself is not what is measured.
   int opened = 0, ready = 0;

@@ -88,12 +88,12 @@ def run(loadgen: Loadgen, scratch: Path, operations: int, rounds: int, seconds: 
     size = (full / "longshore.db").stat().st_size / 2**20
     print(f"\n{operations} operations stored in {time.monotonic() - began:.0f} s: {size:.0f} MiB")
     began = time.monotonic()
-    with processes.server(full) as loaded, processes.floor() as floor:
+    with processes.server(full) as loaded:
         print(f"a server on them listens after {time.monotonic() - began:.2f} s")
         with processes.server(empty) as fresh:
             measures = {
-                "stored": calls.with_loadgen(loadgen, loaded, floor),
-                "none": calls.with_loadgen(loadgen, fresh, floor),
+                "stored": calls.with_loadgen(loadgen, loaded),
+                "none": calls.with_loadgen(loadgen, fresh),
             }
             found: dict[tuple[str, str], list[calls.Sample]] = {}
             for turn in range(rounds + 1):

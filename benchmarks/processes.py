@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILD = Path(__file__).resolve().parent / ".build"
 _TICK = os.sysconf("SC_CLK_TCK")
 _ADDRESS = re.compile(r" on (\S+:\d+) ")
+_METRICS = re.compile(r" metrics (\S+:\d+)$")
+SERVICE = "benchmarks.service:server"
 
 
 class BenchError(Exception):
@@ -43,6 +45,8 @@ class Process:
         )
         self.address = ""
         """Of a server: where it listens."""
+        self.metrics = ""
+        """Of a server: where its metrics are; empty: nowhere."""
 
     def cpu(self) -> float:
         """Seconds of processor time so far, user and system, all threads."""
@@ -96,11 +100,11 @@ def _forward(stream: IO[str]) -> None:
                 sys.stderr.write(f"server: {line}")
 
 
-def start_server(data: Path, *, hanging: int = 0) -> Process:
-    """`longshore serve` of `benchmarks.service` on `data`, as anyone would run it. Raises `BenchError`."""
+def start_server(data: Path, service: str = SERVICE, *options: str, metrics: str = "off", hanging: int = 0) -> Process:
+    """`longshore serve` of `service` on `data`, as anyone would run it, with `options`. Raises `BenchError`."""
     command = [
-        sys.executable, "-m", "longshore_client.cli", "serve", "benchmarks.service:server", "--listen", "127.0.0.1:0",
-        "--data", str(data), "--metrics", "", "--log-level", "error", "--drain", "0",
+        sys.executable, "-m", "longshore_client.cli", "serve", service, "--listen", "127.0.0.1:0",
+        "--data", str(data), "--metrics", metrics, "--log-level", "error", "--drain", "0", *options,
     ]  # fmt: skip
     environment = {"LONGSHORE_BENCH_HANGING": str(hanging)}
     process = Process(command, environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -112,6 +116,8 @@ def start_server(data: Path, *, hanging: int = 0) -> Process:
         match = _ADDRESS.search(line)
         if match:
             process.address = match[1]
+            read = _METRICS.search(line)
+            process.metrics = "" if read is None else read[1]
             threading.Thread(target=_forward, args=(errors,), daemon=True).start()
             return process
     process.end()
@@ -126,9 +132,11 @@ def start_floor() -> Process:
 
 
 @contextlib.contextmanager
-def server(data: Path, *, hanging: int = 0) -> Iterator[Process]:
-    """A server for the length of the block."""
-    process = start_server(data, hanging=hanging)
+def server(
+    data: Path, service: str = SERVICE, *options: str, metrics: str = "off", hanging: int = 0
+) -> Iterator[Process]:
+    """A server for the length of the block; see `start_server`."""
+    process = start_server(data, service, *options, metrics=metrics, hanging=hanging)
     try:
         yield process
     finally:

@@ -34,6 +34,8 @@ class Caller:
         self._kind = options["kind"]
         self._request = content(options["request"])
         self._ended = options.get("ended") != "no"
+        value = options.get("authorization")
+        self._metadata = () if value is None else (("authorization", value),)
         self._echo: Unary = channel.unary_unary("/bench.Floor/Echo")
         self._start: Unary = channel.unary_unary(SERVICE + "Start")
         self._run: Stream = channel.unary_stream(SERVICE + "Run")
@@ -42,17 +44,18 @@ class Caller:
     async def call(self) -> int:
         """One of them. Returns how many messages it received. Raises `ValueError` when it did not complete."""
         if self._kind == "echo":
-            await self._echo(self._request)
+            await self._echo(self._request, metadata=self._metadata)
             return 0
         if self._kind == "run":
-            return await self._follow(self._run(self._request))
-        operation = pb.StartResponse.FromString(await self._start(self._request)).operation
+            return await self._follow(self._run(self._request, metadata=self._metadata))
+        answer = await self._start(self._request, metadata=self._metadata)
+        operation = pb.StartResponse.FromString(answer).operation
         if self._kind == "start":
             if self._ended and operation.state != OperationSnapshot.STATE_COMPLETED:
                 raise ValueError(f"{operation.name} has not completed")
             return 0
         watch = pb.WatchRequest(name=operation.name, after_sequence=0, uid=operation.uid)
-        return await self._follow(self._watch(watch.SerializeToString()))
+        return await self._follow(self._watch(watch.SerializeToString(), metadata=self._metadata))
 
     async def _follow(self, stream: Any) -> int:
         count, last = 0, b""

@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import calls, loadgen, million, processes, recovery, watching
+from benchmarks import calls, guarded, loadgen, million, processes, recovery, watching
 
-PARTS = ("calls", "fanout", "idle", "recovery")
+PARTS = ("calls", "guarded", "fanout", "idle", "recovery")
 
 
 def parse() -> argparse.Namespace:
@@ -72,6 +72,8 @@ def main() -> None:
             data.mkdir()
             if part == "calls":
                 calls.run(client, data, options.inflight, options.rounds, options.seconds)
+            elif part == "guarded":
+                guarded.run(client, data, options.rounds, options.seconds)
             elif part == "fanout":
                 watching.fan_out(client, data, options.watchers, options.rounds)
             elif part == "idle":

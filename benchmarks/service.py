@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from google.protobuf.descriptor import ServiceDescriptor
 
 from benchmarks import contract
-from longshore.v1.channels_pb2 import CounterProgress, DiagnosticOutput, MilestoneProgress
+from longshore.v1.channels_pb2 import CounterProgress, MilestoneProgress
 from longshore_server import Server
 
 AWAITED = int(os.environ.get("LONGSHORE_BENCH_HANGING", "0"))
@@ -28,8 +28,8 @@ class Bench:
         self._gate = asyncio.Event()
         self._hanging = 0
 
-    async def work(self, request: DiagnosticOutput, op: Any) -> CounterProgress:
-        """Play the script in the input."""
+    async def work(self, request: Any, op: Any) -> CounterProgress:
+        """Play the script in the input's field `message`."""
         script, _, arguments = request.message.partition(":")
         if script == contract.FAN:
             count, awaited = (int(argument) for argument in arguments.split(":"))

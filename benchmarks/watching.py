@@ -45,7 +45,7 @@ def fan_out(loadgen: Loadgen, data: Path, watchers: Sequence[int], rounds: int) 
         for turn in range(rounds + 1):
             for count in watchers:
                 events = min(MOST_EVENTS, DELIVERIES // count)
-                for kind in ("awaited", "queued"):
+                for kind in ("queued", "awaited"):
                     name = start(server.address, f"{contract.FAN}:{events}:{int(kind == 'awaited')}")
                     result = loadgen.run(
                         server.address, "fanout", method=WATCH, request=loadgen.file("watch", watch_request(name)),
@@ -64,17 +64,19 @@ def fan_out(loadgen: Loadgen, data: Path, watchers: Sequence[int], rounds: int) 
                 if turn:
                     rates["raw", count].append(raw["messages"] / raw["seconds"])
     print(f"\nFan-out of one operation; deliveries/s, medians of {rounds} rounds, {size} bytes a message")
-    print(f"{'watchers':>9}{'raw':>9}{'each awaited':>14}{'ratio':>7}{'queued':>9}{'ratio':>7}")
+    print("queued: the handler awaits every 512th message, so this is about deliveries, and so is the target")
+    print("awaited: it awaits each, so every message is a commit of its own before anyone gets it")
+    print(f"{'watchers':>9}{'raw':>9}{'queued':>9}{'ratio':>7}{'awaited':>9}{'ratio':>7}")
     for count in watchers:
-        cells = {kind: statistics.median(rates[kind, count]) for kind in ("raw", "awaited", "queued")}
+        cells = {kind: statistics.median(rates[kind, count]) for kind in ("raw", "queued", "awaited")}
         ratios = {
             kind: [a / b for a, b in zip(rates[kind, count], rates["raw", count], strict=True)]
-            for kind in ("awaited", "queued")
+            for kind in ("queued", "awaited")
         }
-        awaited, queued = (statistics.median(ratios[kind]) for kind in ("awaited", "queued"))
+        queued, awaited = (statistics.median(ratios[kind]) for kind in ("queued", "awaited"))
         print(
-            f"{count:>9}{cells['raw']:>9.0f}{cells['awaited']:>14.0f}{awaited:>7.2f}{cells['queued']:>9.0f}"
-            f"{queued:>7.2f}{processes.verdict(ratios['awaited'], FAN_TARGET)}"
+            f"{count:>9}{cells['raw']:>9.0f}{cells['queued']:>9.0f}{queued:>7.2f}{cells['awaited']:>9.0f}"
+            f"{awaited:>7.2f}{processes.verdict(ratios['queued'], FAN_TARGET)} (queued)"
         )
 
 
