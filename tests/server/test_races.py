@@ -13,6 +13,7 @@ from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import ServiceError
+from longshore_server.engine.starts import Terms
 from longshore_server.store import queries
 from longshore_server.store.record import Event
 from tests.conftest import Crash, Lab, State, refused, result_of
@@ -40,9 +41,9 @@ class Window:
         return record
 
 
-async def ended_and_forgotten(lab: Lab, count: int) -> list[str]:
+async def ended_and_forgotten(lab: Lab, count: int, **fields: Any) -> list[str]:
     """The names of operations that have ended, of which the server has none in memory."""
-    names = [(await lab.begin()).operation.name for _ in range(count)]
+    names = [(await lab.begin(**fields)).operation.name for _ in range(count)]
     for name in names:
         await lab.end(name)
     await lab.restart(crash=False)
@@ -78,6 +79,19 @@ async def test_a_get_that_meets_the_delete_of_another_is_answered(lab: Lab, monk
     await delete(lab, other)
     window.may_close.set()
     assert (await get).state == State.STATE_COMPLETED
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_start_that_meets_the_delete_of_what_it_finds_is_answered(lab: Lab, waits: bool) -> None:
+    [name] = await ended_and_forgotten(lab, 1, request_id="once")
+    engine, input, terms = lab.engine, lab_pb2.PlayRequest(), Terms(request_id="once")
+    live, type = await engine.find(name), engine.type_named("lab.v1.LabService/Play")
+    engine.table._ended.clear()
+    start = engine.start_and_wait(type, input, terms, None) if waits else engine.start(type, input, terms)
+    started, _ = await asyncio.gather(start, engine.requests.delete(live))
+    found, created = started[0] if waits else started
+    assert (found.record.name, found.record.state, created) == (name, State.STATE_COMPLETED, False)
+    assert await engine.store.load(found.record.uid) is None
 
 
 async def test_two_gets_at_once_find_one_operation(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

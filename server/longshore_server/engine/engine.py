@@ -214,8 +214,7 @@ class Engine:
         Raises `ServiceError`: INVALID_ARGUMENT, ALREADY_EXISTS, RESOURCE_EXHAUSTED or UNAVAILABLE.
         """
         accepted = await self._starts.submit(type, input, terms)
-        live = self.table.get(accepted.record.uid)
-        return Started(live or await self.load(accepted.record.uid), accepted.created)
+        return Started(await self._live_of(accepted.record), accepted.created)
 
     async def start_and_wait(
         self, type: OperationType, input: Message, terms: Terms, until: int | None
@@ -242,8 +241,16 @@ class Engine:
             if joined is not None:
                 joined.forget(end)
         accepted = await accepting
-        live = self.table.get(accepted.record.uid) or await self.load(accepted.record.uid)
+        live = await self._live_of(accepted.record)
         return Started(live, accepted.created), await self.wait(live, until)
+
+    async def _live_of(self, record: OperationRecord) -> Live:
+        """The operation that a start made or found."""
+        live = self.table.get(record.uid)
+        if live is None and record.terminal:
+            # Not read once more: it may have been deleted since, and a start is never answered by "not found".
+            return Live(record, self._loop)
+        return live or await self.load(record.uid)
 
     async def find(self, name: str) -> Live:
         """The operation that `name` means: `operations/{id}` or `operations/{uid}`. Raises `ServiceError`."""
