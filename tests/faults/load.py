@@ -15,7 +15,7 @@ from longshore.v1 import operations_service_pb2 as pb
 from tests.faults.calls import Calls, Serving
 from tests.faults.history import History
 from tests.faults.process import SERVICE, ServerProcess
-from tests.faults.steering import Steering
+from tests.faults.steering import Session, Steering
 
 # How often each kind is started, and how much of it at most.
 KINDS = {"Quick": (3, 1), "Steps": (3, 5), "Sleeps": (2, 4), "Chatty": (1, 150), "Family": (1, 4), "Named": (2, 4)}
@@ -26,8 +26,7 @@ NAMES = 4000
 class Load:
     """One caller with a channel of its own and several sessions at a time, each from start to end of an operation."""
 
-    def __init__(self, server: ServerProcess, history: History, serving: Serving, seed: str, steered: float) -> None:
-        """`steered`: the share of the sessions in which somebody steers, see `steering`."""
+    def __init__(self, server: ServerProcess, history: History, serving: Serving, seed: str) -> None:
         self._calls = Calls(server, history, serving)
         self._caller = self._calls.caller
         self._typed = torture_pb2_grpc.TortureServiceStub(self._caller.channel)
@@ -37,33 +36,34 @@ class Load:
         self._steering = Steering(self._calls, seed.partition("/")[0])
         self._history = history
         self._seed = seed
-        self._steered = steered
         self._stopping = False
         self._number = 0
 
-    async def run(self, sessions: int) -> None:
-        """Sessions one after the other, so many at a time, until `stop`; returns when the last have ended."""
+    async def run(self, sessions: int, steered: int) -> None:
+        """Sessions one after the other, so many at a time, until `stop`; returns when the last have ended.
+
+        `steered`: how many more at a time in which somebody steers, see `steering`.
+        """
+        what = [self._session] * sessions + [self._steering.session] * steered
         async with self._caller:
-            await asyncio.gather(*(self._loop(random.Random(f"{self._seed}/{n}")) for n in range(sessions)))
+            loops = (self._loop(session, random.Random(f"{self._seed}/{n}")) for n, session in enumerate(what))
+            await asyncio.gather(*loops)
 
     def stop(self) -> None:
         """Begin nothing new."""
         self._stopping = True
 
-    async def _loop(self, rng: random.Random) -> None:
+    async def _loop(self, session: Session, rng: random.Random) -> None:
         while not self._stopping:
             self._number += 1
             try:
-                await self._session(rng, f"{self._seed}/{self._number}")
+                await session(rng, f"{self._seed}/{self._number}")
             except grpc.aio.AioRpcError as error:
                 self._history.wrong(f"a call failed: {error.code()} {error.details()}")
             except Exception as error:  # noqa: BLE001 - a caller that breaks is a finding, not the end of the test
                 self._history.wrong(f"a caller broke: {error!r}")
 
     async def _session(self, rng: random.Random, id: str) -> None:
-        if rng.random() < self._steered:
-            await self._steering.session(rng, id)
-            return
         kind = rng.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
         count = rng.randint(1, KINDS[kind][1])
         request = WorkRequest(count=count, text=f"{id} " + "x" * rng.choice([0, 10, 300]))

@@ -28,6 +28,7 @@ from tests.faults.verify import KEEP, Verdict
 
 CALLERS = 4
 SESSIONS = 6
+"""How many at a time each caller has of each kind: those that only use operations, and those that steer them."""
 CALM = 90
 """Seconds in which everything has to end once nobody interrupts any more."""
 STUCK = 30
@@ -37,7 +38,7 @@ STUCK = 30
 class Torturer:
     """One run: a server, its callers, and the moments at which it dies."""
 
-    def __init__(self, data: Path, seed: str, kills: int, *, weak: str = "", steered: float = 0.5) -> None:
+    def __init__(self, data: Path, seed: str, kills: int, *, weak: str = "", steered: int = SESSIONS) -> None:
         self.server = ServerProcess(data, "--drain", "0.5", environment=weakened(weak))
         self.history = History()
         self.serving = Serving()
@@ -45,14 +46,15 @@ class Torturer:
         self.early_kills = 0
         self.stops = 0
         self._wanted = kills
+        self._steered = steered
         self._rng = random.Random(seed)
-        self._loads = [Load(self.server, self.history, self.serving, f"{seed}/{n}", steered) for n in range(CALLERS)]
+        self._loads = [Load(self.server, self.history, self.serving, f"{seed}/{n}") for n in range(CALLERS)]
 
     async def run(self) -> Verdict:
         """Torture, a calm end, and the verdict."""
         await self.server.start()
         self.serving.up()
-        callers = asyncio.gather(*(load.run(SESSIONS) for load in self._loads))
+        callers = asyncio.gather(*(load.run(SESSIONS, self._steered) for load in self._loads))
         while self.kills < self._wanted:
             await asyncio.sleep(self._rng.choice([0.1, 0.4, 0.8, 1.5, 2.5]) * self._rng.uniform(0.5, 1.5))
             await self._interrupt()
