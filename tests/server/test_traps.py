@@ -99,6 +99,28 @@ async def test_a_cancelled_call_is_not_swallowed_by_its_handler(streams: bool) -
     assert task.cancelled()
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_a_caller_that_leaves_while_it_is_answered_is_no_error(
+    refuses: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """gRPC cancels the call a moment after its core has refused to send; there is nobody to be told of anything."""
+
+    async def gone(*_: object) -> None:
+        raise grpc.aio.InternalError
+
+    async def answer(request: Any, context: Any) -> bytes:
+        await context.send_initial_metadata(())
+        return b""
+
+    durations = boundary.Durations(Histogram)
+    handler: Any = boundary.unary(pb.GetRequest, answer)(durations, ANYONE, UNTRACED)
+    context = SimpleNamespace(invocation_metadata=tuple, send_initial_metadata=gone, abort=gone)
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_unary(b"\xff" if refuses else b"", context)
+    assert [*durations] == ["INVALID_ARGUMENT" if refuses else "CANCELLED"]
+    assert caplog.records == []
+
+
 async def test_watches_end_by_our_own_hand_before_the_server_stops(lab: Lab) -> None:
     """`stop(grace)` alone would let them run into UNAVAILABLE without a reason or a hint, at the end of the grace."""
 

@@ -7,6 +7,7 @@ clock of the machine and not by the server's: that one may jump, and costs a mic
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -57,7 +58,7 @@ class Context:
 
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
         """Send what belongs before the answer."""
-        await self._inner.send_initial_metadata(tuple(metadata))
+        await _tell(self._inner.send_initial_metadata(tuple(metadata)))
 
 
 def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]) -> Method:
@@ -168,4 +169,12 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError
     """End the call with an error and its details. Always raises."""
     status = error.status()
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(STATUS[status.code], status.message, trailers)
+    await _tell(context.abort(STATUS[status.code], status.message, trailers))
+
+
+async def _tell(sending: Awaitable[None]) -> None:
+    """Send something. Where the caller has gone the call is cancelled: a moment later gRPC would have done so."""
+    try:
+        await sending
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
