@@ -23,7 +23,7 @@ from longshore.v1 import operations_service_pb2_grpc
 from longshore_server import Server
 from longshore_server.store.database import StoreError
 from longshore_server.testing import Harness
-from tests.conftest import refused
+from tests.conftest import LabClock, refused
 
 TYPE = "shop.v1.Shop/Buy"
 CONTRACT = """
@@ -132,7 +132,7 @@ class Shop:
         """Stop what runs and start a version. Raises what its start raises."""
         await self.stop(crash=crash)
         self.deployed = Deploy(contract(*edits))
-        self.harness = Harness(self.deployed.server, self.data)
+        self.harness = Harness(self.deployed.server, self.data, clock=LabClock())
         try:
             await self.harness.start()
         except BaseException:
@@ -388,8 +388,12 @@ async def test_every_version_with_live_operations_is_compared(shop: Shop) -> Non
     renamed = AMOUNT.replace("amount", "total")
     assert await shop.refusal((AMOUNT, renamed)) == refusal_of(RENAMED)
     version = await shop.deploy((AMOUNT, "reserved_range { start: 12 end: 13 }"))
+    clock = shop.harness.clock  # type: ignore[union-attr]
+    assert clock.timers(10) == 0
     await shop.operations.Cancel(pb.CancelRequest(name=old))
-    shop.harness.clock.advance(10)  # type: ignore[union-attr]
+    # The attempt that was begun again by the start may still be reading its input, and has its grace only then.
+    await clock.armed(10)
+    clock.advance(10)
     await shop.operations.Wait(pb.WaitRequest(name=old))
     await shop.deploy((AMOUNT, renamed))
     assert version is not shop.deployed
