@@ -388,7 +388,7 @@ async def test_every_version_with_live_operations_is_compared(shop: Shop) -> Non
     renamed = AMOUNT.replace("amount", "total")
     assert await shop.refusal((AMOUNT, renamed)) == refusal_of(RENAMED)
     version = await shop.deploy((AMOUNT, "reserved_range { start: 12 end: 13 }"))
-    clock = shop.harness.clock  # type: ignore[union-attr]
+    clock: Any = shop.harness.clock  # type: ignore[union-attr]
     assert clock.timers(10) == 0
     await shop.operations.Cancel(pb.CancelRequest(name=old))
     # The attempt that was begun again by the start may still be reading its input, and has its grace only then.
