@@ -36,8 +36,10 @@ def method(name: str = "Play", options: str | None = "", **changes: Any) -> desc
     return proto
 
 
-def contract(*methods: descriptor_pb2.MethodDescriptorProto, service: str = "") -> ServiceDescriptor:
-    """A service descriptor made at run time, in a package of its own."""
+def contract(
+    *methods: descriptor_pb2.MethodDescriptorProto, service: str | annotations_pb2.Contract = ""
+) -> ServiceDescriptor:
+    """A service descriptor made at run time, in a package of its own. `service`: its contract option, or the text."""
     package = f"made{next(NUMBERS)}.v1"
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
     file.dependency.extend(
@@ -57,7 +59,9 @@ def contract(*methods: descriptor_pb2.MethodDescriptorProto, service: str = "") 
         copy.CopyFrom(proto)
         copy.input_type = copy.input_type.replace("PKG", package)
         copy.output_type = copy.output_type.replace("PKG", package)
-    if service:
+    if isinstance(service, annotations_pb2.Contract):
+        made.options.Extensions[annotations_pb2.contract].CopyFrom(service)
+    elif service:
         text_format.Parse(service, made.options.Extensions[annotations_pb2.contract])
     pool = descriptor_pool.Default()
     pool.Add(file)
@@ -76,7 +80,9 @@ def service(descriptor: ServiceDescriptor, **members: Any) -> Any:
     return type("Orders", (), {**found, **dict.fromkeys(names.values(), handle), **members})()
 
 
-def refusal(*methods: descriptor_pb2.MethodDescriptorProto, service_options: str = "", **members: Any) -> str:
+def refusal(
+    *methods: descriptor_pb2.MethodDescriptorProto, service_options: str | annotations_pb2.Contract = "", **members: Any
+) -> str:
     """The message of the refusal, with the made-up package taken out."""
     descriptor = contract(*methods, service=service_options)
     with pytest.raises(ContractError) as caught:

@@ -9,9 +9,29 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 
+from longshore.v1 import annotations_pb2
 from tests.server.contracts import method, refusal
 
+
+def newer(options: str, *path: str) -> Any:
+    """A method whose contract has, at the end of a path of fields, a field of a later version: number 99."""
+    proto = method(options=options)
+    place: Any = proto.options.Extensions[annotations_pb2.operation]
+    for name in path:
+        place = getattr(place, name)
+        if not isinstance(place, Message):
+            place = place[0]
+    place.MergeFromString(FIELD_99)
+    return proto
+
+
+FIELD_99 = b"\x9a\x06\x05admin"
+NEWER = (
+    "its field 99 is not known to this version: it is made for a newer Longshore, and never ignored in silence; "
+    "serve it with that one, or remove the field"
+)
 LATER = "not yet supported by this version, and never ignored in silence; remove it until then"
 CASES: dict[str, tuple[Any, str]] = {
     "a signal without a name": (
@@ -69,6 +89,20 @@ CASES: dict[str, tuple[Any, str]] = {
         "option errors[0]: it is empty; name a message, or leave it out",
     ),
     "transfer": (method(options="transfer {}"), f"option transfer: {LATER}"),
+    "an option of a newer version": (newer(""), f"option (longshore.v1.operation): {NEWER}"),
+    "a gate of a newer version": (newer("call {}", "call"), f"option call: {NEWER}"),
+    "a signal of a newer version": (
+        newer('signals { name: "a" payload_type: "Other" } control {}', "signals"), f"option signals[0]: {NEWER}",
+    ),
+    "a retry policy of a newer version": (
+        newer("retry { max_attempts: 2 }", "retry"), f"option retry: {NEWER}",
+    ),
+    "a delay of a newer version": (
+        newer("retry { max_attempts: 2 }", "retry", "initial_delay"), f"option retry.initial_delay: {NEWER}",
+    ),
+    "a streaming twin of a newer version": (
+        newer('watches: "Play"'), f"option (longshore.v1.operation): {NEWER}",
+    ),
     "a gate with an undeclared capability": (
         method(options='observe { all_of: "orders.read" }'),
         "option observe: capability 'orders.read' is not declared by the service",
@@ -288,6 +322,13 @@ CASES: dict[str, tuple[Any, str]] = {
 def test_a_method_is_refused(case: str) -> None:
     proto, message = CASES[case]
     assert refusal(proto) == f"FILE:7: Orders.Play: {message}"
+
+
+@pytest.mark.parametrize("place", ["contract", "contract.capabilities[0]"])
+def test_what_a_newer_version_says_of_a_service_is_refused(place: str) -> None:
+    option = annotations_pb2.Contract(capabilities=[annotations_pb2.Capability(name="a")])
+    (option if place == "contract" else option.capabilities[0]).MergeFromString(FIELD_99)
+    assert refusal(method(), service_options=option) == f"FILE: Orders: option {place}: {NEWER}"
 
 
 def test_the_table_names_the_place_of_every_mistake() -> None:

@@ -22,6 +22,7 @@ from longshore.v1 import annotations_pb2
 from longshore_server.contract import retry
 from longshore_server.contract.details import read_details
 from longshore_server.contract.durations import micros
+from longshore_server.contract.newer import unknown_fields
 from longshore_server.contract.signals import read_signals
 from longshore_server.contract.template import IdTemplate
 from longshore_server.contract.types import Handler, OperationType
@@ -85,6 +86,8 @@ class _Loader:
         methods = [m for m in self._descriptor.methods if m.GetOptions().HasExtension(annotations_pb2.operation)]
         twins: dict[str, str] = {}
         for method in methods:
+            for unknown in unknown_fields(_contract(method)):
+                raise self._error(method, unknown.path or "(longshore.v1.operation)", str(unknown))
             target = _contract(method).watches
             if target:
                 self._check_twin(method, target)
@@ -113,6 +116,9 @@ class _Loader:
             place = f"{_file(self._descriptor)}: {self._descriptor.name}"
             raise ContractError(f"{place}: no method carries the option (longshore.v1.operation)")
         contract = self._descriptor.GetOptions().Extensions[annotations_pb2.contract]
+        for unknown in unknown_fields(contract, "contract"):
+            place = f"{_file(self._descriptor)}: {self._descriptor.name}"
+            raise ContractError(f"{place}: option {unknown.path}: {unknown}")
         for position, capability in enumerate(contract.capabilities):
             problem = self._capability_problem(capability.name)
             if problem is not None:
