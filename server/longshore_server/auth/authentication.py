@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, unauthenticated
 from longshore_server.clock import SECOND, Clock
-from longshore_server.errors import Reason
+from longshore_server.errors import Reason, ServiceError
 
 SIZE = 4096
 """How many callers are remembered. At the next one all are forgotten, which costs each one verification."""
@@ -50,17 +50,24 @@ class Authentication:
             if known is not None:
                 return known
         version = self._version
+        refused: ServiceError | None = None
         for authenticator in self._authenticators:
-            found = await authenticator.authenticate(credentials)
+            try:
+                found = await authenticator.authenticate(credentials)
+            except ServiceError as error:
+                # Another of the same kind may know them: a second file, or the same issuer with another audience.
+                refused = refused or error
+                continue
             if found is not None:
                 if found.expires is not None and found.expires <= self._clock.now():
-                    raise expired()
+                    refused = refused or expired()
+                    continue
                 if version == self._version:
                     if len(self._known) >= SIZE:
                         self._known.clear()
                     self._known[credentials.authorization, credentials.certificate] = found
                 return found
-        raise unauthenticated("The credentials are of no kind, or of no issuer, that this server accepts.")
+        raise refused or unauthenticated("The credentials are of no kind, or of no issuer, that this server accepts.")
 
     async def refresh(self, *, force: bool) -> None:
         """Let every authenticator look whether what it knows has changed. `force`: read everything again."""

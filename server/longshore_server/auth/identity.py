@@ -61,7 +61,8 @@ class Authenticator(abc.ABC):
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """The principal, or None when such credentials are not this authenticator's to judge.
 
-        Raises `ServiceError` when they are and are not good; see `unauthenticated`.
+        Raises `ServiceError` when they are and are not good; see `unauthenticated`. That is what the caller is told
+        if none of the others knows them either.
         """
 
     async def refresh(self, *, force: bool) -> bool:  # noqa: ARG002 - for those that override it
