@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 
 from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, unauthenticated
 from longshore_server.clock import SECOND, Clock
 from longshore_server.errors import Reason, ServiceError
+
+log = logging.getLogger(__name__)
 
 SIZE = 4096
 """How many callers are remembered. At the next one all are forgotten, which costs each one verification."""
@@ -28,6 +32,7 @@ class Authentication:
         self._known: dict[tuple[str, bytes], Principal] = {}
         self._version = 0
         self._look_at = 0
+        self._looking: asyncio.Future[None] | None = None
 
     def known(self, authorization: str, certificate: bytes) -> Principal | None:
         """Who it was that sent the same a moment ago; None: ask `identify`."""
@@ -45,7 +50,7 @@ class Authentication:
                 Reason.CREDENTIALS_MISSING,
             )
         if self._clock.now() >= self._look_at:
-            await self.refresh(force=False)
+            await self.look()
             known = self.known(credentials.authorization, credentials.certificate)
             if known is not None:
                 return known
@@ -69,11 +74,29 @@ class Authentication:
                 return found
         raise refused or unauthenticated("The credentials are of no kind, or of no issuer, that this server accepts.")
 
+    async def look(self) -> None:
+        """Return once somebody has looked within the last second whether what is known has changed."""
+        if self._clock.now() >= self._look_at:
+            await self.refresh(force=False)
+        elif self._looking is not None:
+            await asyncio.shield(self._looking)
+
     async def refresh(self, *, force: bool) -> None:
         """Let every authenticator look whether what it knows has changed. `force`: read everything again."""
         # Set first: calls that come meanwhile go by what is known, instead of all looking at once.
         self._look_at = self._clock.now() + LOOK
+        self._looking = asyncio.ensure_future(self._refresh(force=force))
+        # Not awaited itself: a caller who goes away must not end the look of all others.
+        await asyncio.shield(self._looking)
+
+    async def _refresh(self, *, force: bool) -> None:
         for authenticator in self._authenticators:
-            if await authenticator.refresh(force=force):
+            try:
+                changed = await authenticator.refresh(force=force)
+            except Exception:
+                name = type(authenticator).__name__
+                log.exception("%s cannot look whether it has changed: nothing that was known counts any more", name)
+                changed = True
+            if changed:
                 self._version += 1
                 self._known.clear()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from longshore_server.auth.authentication import Authentication
-from longshore_server.auth.identity import Credentials
+from longshore_server.auth.identity import Authenticator, Credentials, Principal
 from longshore_server.auth.jwt import JwtTokens
 from longshore_server.auth.tokens import TokenFile
 from longshore_server.errors import ServiceError
@@ -44,3 +45,70 @@ async def test_one_issuer_may_have_tokens_for_several_audiences(tmp_path: Path) 
     for audience in ("billing", "orders"):
         assert (await asked.identify(carrying(signed(aud=audience)))).name == "ada"
     assert await refusal(asked, signed(exp=1)) == ("CREDENTIALS_EXPIRED", "The token has expired."), "the first refusal"
+
+
+class Flaky(Authenticator):
+    """Knows nobody, and cannot look whether that has changed."""
+
+    async def authenticate(self, credentials: Credentials) -> Principal | None:
+        return None
+
+    async def refresh(self, *, force: bool) -> bool:
+        raise OSError("the directory is down")
+
+
+async def test_one_that_cannot_look_keeps_no_other_from_looking(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, clock = tmp_path / "tokens.toml", ManualClock()
+    token = bearer(path, "ada")
+    asked = Authentication([Flaky(), TokenFile(path, clock)], clock)
+    assert (await asked.identify(carrying(token))).name == "ada"
+    assert caplog.messages == ["Flaky cannot look whether it has changed: nothing that was known counts any more"]
+    path.write_text("")
+    clock.advance(1)
+    assert (await refusal(asked, token))[0] == "CREDENTIALS_INVALID"
+    later = bearer(path, "eve")
+    await asked.refresh(force=True)
+    assert (await asked.identify(carrying(later))).name == "eve"
+
+
+async def test_what_one_said_that_cannot_look_any_more_is_asked_again(tmp_path: Path) -> None:
+    class Revoking(Flaky):
+        revoked = False
+
+        async def authenticate(self, credentials: Credentials) -> Principal | None:
+            return None if self.revoked else Principal("ada", frozenset())
+
+    clock, revoking = ManualClock(), Revoking()
+    asked = Authentication([revoking], clock)
+    assert (await asked.identify(carrying("x"))).name == "ada"
+    revoking.revoked = True
+    clock.advance(1)
+    assert (await refusal(asked, "x"))[0] == "CREDENTIALS_INVALID"
+
+
+async def test_a_caller_who_leaves_while_it_looks_does_not_end_the_look(tmp_path: Path) -> None:
+    path, clock = tmp_path / "tokens.toml", ManualClock()
+    token = bearer(path, "ada")
+    looking, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(Flaky):
+        async def refresh(self, *, force: bool) -> bool:
+            if path.read_bytes() == b"":
+                looking.set()
+                await go.wait()
+            return False
+
+    asked = Authentication([Slow(), TokenFile(path, clock)], clock)
+    await asked.identify(carrying(token))
+    path.write_text("")
+    clock.advance(1)
+    leaving = asyncio.ensure_future(asked.identify(carrying(token)))
+    await looking.wait()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    waiting = asyncio.ensure_future(asked.look())
+    go.set()
+    await waiting
+    assert (await refusal(asked, token))[0] == "CREDENTIALS_INVALID"
