@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.files import FileError
 from longshore_server.auth.identity import Authenticator
-from longshore_server.auth.jwt import JwtTokens
+from longshore_server.auth.jwt import JwtTokens, issuers_problem
 from longshore_server.auth.mtls import CertificateNames
 from longshore_server.auth.tls import Certificates
 from longshore_server.auth.tokens import TokenFile
@@ -90,6 +90,8 @@ class Running:
         self._server = server
         self._tls, authenticators = _read_files(config, clock)
         authenticators = [*server.authenticators, *authenticators]
+        if (problem := issuers_problem(authenticators)) is not None:
+            raise ConfigError(problem)
         config.check_exposure(authenticated=bool(authenticators))
         self._authentication = Authentication(authenticators, clock) if authenticators else None
         types = loading.load(

@@ -10,8 +10,9 @@ import asyncio
 import json
 import logging
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from urllib.parse import urlsplit
@@ -69,18 +70,22 @@ class JwtTokens(Authenticator):
         keys: path or https URL of the issuer's JWKS.
         claim: the claim that holds the capabilities: a text with spaces in between, or a list of texts.
         skew: microseconds by which the issuer's clock may be off.
+        prefix: what the principals' names begin with. Issuers choose their subjects without knowing of each other, so
+            each of several needs its own; see `issuers_problem`.
 
-    `sub` is the principal; `exp` and `sub` are required. Raises `FileError` when the file of the keys cannot be used,
-    `ImportError` without PyJWT.
+    `sub` after the prefix is the principal; `exp` and `sub` are required. Raises `FileError` when the file of the keys
+    cannot be used, `ImportError` without PyJWT.
     """
 
     def __init__(
-        self, *, issuer: str, audience: str, keys: str, clock: Clock, claim: str = "scope", skew: int = 30 * SECOND
-    ) -> None:
+        self, *, issuer: str, audience: str, keys: str, clock: Clock, claim: str = "scope", skew: int = 30 * SECOND,
+        prefix: str = "",
+    ) -> None:  # fmt: skip
         import jwt
 
         jwt.algorithms.get_default_algorithms()["ES256"]  # fails without cryptography: not at the first call
-        self._issuer = issuer
+        self.issuer = issuer
+        self.prefix = prefix
         self._audience = audience
         self._claim = claim
         self._skew = skew
@@ -98,12 +103,12 @@ class JwtTokens(Authenticator):
             claimed = jwt.decode(token, options={"verify_signature": False})
         except jwt.PyJWTError:
             return None
-        if claimed.get("iss") != self._issuer:
+        if claimed.get("iss") != self.issuer:
             return None
         key = await self._key(header)
         try:
             claims = jwt.decode(
-                token, key.public, algorithms=key.algorithms, audience=self._audience, issuer=self._issuer,
+                token, key.public, algorithms=key.algorithms, audience=self._audience, issuer=self.issuer,
                 options={"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False},
             )  # fmt: skip
         except jwt.PyJWTError as error:
@@ -132,7 +137,7 @@ class JwtTokens(Authenticator):
             raise unauthenticated("The token has expired.", Reason.CREDENTIALS_EXPIRED)
         if "nbf" in claims and self._time(claims, "nbf") - self._skew > now:
             raise unauthenticated("The token is not valid yet (nbf).")
-        problem = name_problem(claims["sub"])
+        problem = name_problem(claims["sub"]) or name_problem(self.prefix + claims["sub"])
         if problem is not None:
             raise unauthenticated(f"The token's subject cannot be a principal: {problem}.")
         names = claims.get(self._claim, [])
@@ -141,7 +146,7 @@ class JwtTokens(Authenticator):
         problem = capabilities_problem(names)
         if problem is not None:
             raise unauthenticated(f"The token's claim {self._claim!r} does not hold capabilities: {problem}.")
-        return Principal(claims["sub"], frozenset(names), expires, "jwt")
+        return Principal(self.prefix + claims["sub"], frozenset(names), expires, "jwt")
 
     def _time(self, claims: Mapping[str, Any], claim: str) -> int:
         value = claims[claim]
@@ -149,6 +154,18 @@ class JwtTokens(Authenticator):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 253_402_300_800:
             raise unauthenticated(f"The token's claim {claim!r} is no time.")
         return int(value * SECOND)
+
+
+def issuers_problem(authenticators: Sequence[Authenticator]) -> str | None:
+    """Why these cannot be asked together: two issuers could name the same principal. None: they can."""
+    for a, b in combinations([each for each in authenticators if isinstance(each, JwtTokens)], 2):
+        # "x:" and "x:y:" will not do: the subject "y:ada" of the one would be "ada" of the other.
+        if a.issuer != b.issuer and (a.prefix.startswith(b.prefix) or b.prefix.startswith(a.prefix)):
+            return (
+                f"the issuers {a.issuer} and {b.issuer} could name the same principal: give their JwtTokens prefixes, "
+                "of which none begins another"
+            )
+    return None
 
 
 class _Keys(Protocol):

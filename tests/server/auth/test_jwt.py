@@ -15,6 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
+from longshore_server import ConfigError
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.files import FileError
 from longshore_server.auth.identity import Credentials
@@ -22,6 +23,8 @@ from longshore_server.auth.jwt import JwtTokens, parse
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.testing import ManualClock
 from tests.server.auth.identities import AUDIENCE, ISSUER, NOW, private_key, public, signed, write_keys
+
+OTHER = "https://other.example"
 
 
 def tokens(keys: str, clock: ManualClock, **settings: Any) -> JwtTokens:
@@ -340,3 +343,54 @@ async def test_a_reload_fetches_at_once(remote: Authentication, issuer: Issuer) 
     await remote.refresh(force=True)
     assert (await remote.identify(carrying(signed("k2")))).name == "ada"
     assert (await refusal(remote, signed("k1")))[0] == "CREDENTIALS_INVALID"
+
+
+# Several issuers.
+
+
+async def test_a_prefix_tells_the_subjects_of_issuers_apart(tmp_path: Path, clock: ManualClock) -> None:
+    keys = write_keys(tmp_path / "keys.json", public("k1"))
+    other = JwtTokens(issuer=OTHER, audience=AUDIENCE, keys=keys, clock=clock, prefix="other:")
+    asked = Authentication([tokens(keys, clock, prefix="idp:"), other], clock)
+    found = [(await asked.identify(carrying(signed(iss=issuer)))).name for issuer in (ISSUER, OTHER)]
+    assert found == ["idp:ada", "other:ada"]
+    for sub in ("", "a" * 253):
+        assert (await refusal(asked, signed(sub=sub)))[1].startswith(SUBJECT), "the whole name must fit"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fits"),
+    [
+        (("a", ""), ("a", ""), True),
+        (("a", ""), ("a", "x:"), True),
+        (("a", "x:"), ("b", "y:"), True),
+        (("a", ""), ("b", ""), False),
+        (("a", "x:"), ("b", "x:"), False),
+        (("a", "x:"), ("b", ""), False),
+        (("a", "x:"), ("b", "x:y:"), False),
+    ],
+)
+async def test_a_server_whose_issuers_could_name_the_same_principal_does_not_start(
+    first: tuple[str, str], second: tuple[str, str], fits: bool, tmp_path: Path, make_guarded: Any
+) -> None:
+    keys = write_keys(tmp_path / "keys.json", public("k1"))
+    clock = ManualClock()
+    made = [
+        JwtTokens(issuer=issuer, audience=AUDIENCE, keys=keys, clock=clock, prefix=prefix)
+        for issuer, prefix in (first, second)
+    ]
+    if fits:
+        await make_guarded(authenticators=made)
+        return
+    with pytest.raises(ConfigError) as caught:
+        await make_guarded(authenticators=made)
+    assert str(caught.value) == (
+        "the issuers a and b could name the same principal: give their JwtTokens prefixes, of which none begins another"
+    )
+
+
+async def test_an_issuer_of_the_configuration_counts_with_those_of_the_code(tmp_path: Path, make_guarded: Any) -> None:
+    keys = write_keys(tmp_path / "keys.json", public("k1"))
+    made = JwtTokens(issuer=OTHER, audience=AUDIENCE, keys=keys, clock=ManualClock(), prefix="other:")
+    with pytest.raises(ConfigError, match=r"^the issuers https://other\.example and https://idp\.example could name"):
+        await make_guarded(authenticators=[made], jwt_keys=keys, jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
