@@ -141,6 +141,59 @@ async def test_a_template_name_then_means_the_new_one(lab: Lab, type: str) -> No
     assert (await lab.end(old.name)).retried_from == f"operations/{old.uid}"
 
 
+@pytest.mark.parametrize("crash", [None, True, False], ids=["at once", "after a crash", "after a stop"])
+@pytest.mark.parametrize("type", ["PlayNamed", "PlayAgain"])
+async def test_a_start_under_a_template_name_finds_the_retry(lab: Lab, type: str, crash: bool | None) -> None:
+    """Both have the same input and labels; only an idempotency key tells a retry from a start."""
+    gate = asyncio.Event()
+
+    @lab.plays
+    async def failing(request, op):
+        raise OperationError("BUSY")
+
+    old = await lab.run(type, key="a")
+    assert old.state == State.STATE_FAILED
+
+    @lab.plays
+    async def patient(request, op):
+        await gate.wait()
+        return lab_pb2.PlayResult(text="done")
+
+    again = (await retry(lab, old.name, "again")).operation
+    if crash is not None:
+        await lab.restart(crash=crash)
+    for request_id in ("", "key", "key"):
+        found = await start_named(lab, type, request_id)
+        assert (found.disposition, found.operation.uid) == (EXISTING, again.uid), request_id
+    assert (await refused(start_named(lab, type, "again")))[1] == "REQUEST_ID_REUSED"
+    repeated = await retry(lab, f"operations/{old.uid}", "again")
+    assert (repeated.disposition, repeated.operation.uid) == (EXISTING, again.uid)
+    gate.set()
+    assert result_of(await lab.end(old.name)).text == "done"
+    found = await start_named(lab, type)
+    assert found.disposition == (EXISTING if type == "PlayNamed" else CREATED)
+
+
+async def start_named(lab: Lab, type: str, request_id: str = "") -> pb.StartResponse:
+    request = pb.StartRequest(type=f"lab.v1.LabService/{type}", request_id=request_id)
+    request.input.Pack(lab_pb2.PlayRequest(key="a"))
+    return await lab.operations.Start(request)
+
+
+async def test_a_retry_finds_no_start_of_the_same_input(lab: Lab) -> None:
+    old = await lab.run("PlayAgain", key="a")
+
+    @lab.plays
+    async def handler(request, op):
+        await asyncio.Event().wait()
+
+    other = await start_named(lab, "PlayAgain")
+    assert other.operation.uid != old.uid
+    code, reason, status = await refused(retry(lab, f"operations/{old.uid}"))
+    assert (code, reason) == (grpc.StatusCode.ALREADY_EXISTS, "NAME_IN_USE")
+    assert status.message == f"{old.name} means another operation by now, which has not ended."
+
+
 async def test_a_retry_takes_no_name_away_from_what_runs(lab: Lab) -> None:
     old = await lab.run("PlayAgain", key="a", script="one")
 

@@ -113,7 +113,7 @@ class Starts:
             refusal = self._closed() or self._live.refusal(owner) or self._executor.refusal(type, owner)
         if refusal is not None and not request_id and type.template is None:
             raise refusal
-        digest = _digest(type, body, terms) if request_id or type.template is not None else b""
+        digest = _digest(type, body, labels) if request_id or type.template is not None else b""
         reserved = not terms.deferred and self._executor.reserve(type, owner)
         self._live.take(owner)
         self.inputs[uid] = input
@@ -134,15 +134,13 @@ class Starts:
         return self._writer.submit(accept, settled)
 
 
-def _digest(type: OperationType, body: bytes, terms: Terms) -> bytes:
-    """What makes two requests the same: the input apart from `request_id`, the labels, and what is repeated."""
+def _digest(type: OperationType, body: bytes, labels: Mapping[str, str]) -> bytes:
+    """What makes two operations the same: the input apart from `request_id`, and the labels."""
     if type.keyed:
         input = type.input.FromString(body)
         input.ClearField("request_id")
         body = input.SerializeToString(deterministic=True)
     hasher = hashlib.sha256(body)
-    for key in sorted(terms.labels):
-        hasher.update(f"\0{key}\0{terms.labels[key]}".encode())
-    if terms.retried_from:
-        hasher.update(f"\0\0{terms.retried_from}".encode())
+    for key in sorted(labels):
+        hasher.update(f"\0{key}\0{labels[key]}".encode())
     return hasher.digest()[:16]

@@ -64,13 +64,18 @@ class Accept(Mutation[Accepted]):
         record = self.record
         return (record.owner, record.type, record.request_id) if record.request_id else None
 
+    @property
+    def _request(self) -> bytes:
+        """What the idempotency key stands for: a retry is another request than a start of the same input."""
+        return self.digest + self.record.retried_from.encode()
+
     def _existing(self, tx: Transaction) -> OperationRecord | None:
         record, key = self.record, self.request_key
         if key is not None:
             claim = tx.request(key)
             if claim is not None:
-                uid, digest = claim
-                if digest != self.digest:
+                uid, request = claim
+                if request != self._request:
                     raise ServiceError(
                         Reason.REQUEST_ID_REUSED,
                         f"request_id {record.request_id!r} already started an operation with another input or other "
@@ -85,14 +90,15 @@ class Accept(Mutation[Accepted]):
                 found = self._seen(tx.head(uid))
                 if found.terminal and self.renew:
                     return None
+                problem = ""
                 if digest != self.digest:
-                    raise ServiceError(
-                        Reason.NAME_IN_USE,
-                        f"{record.name} was started with another input or other labels.",
-                        resource=record.name,
-                    )
+                    problem = "was started with another input or other labels"
+                elif record.retried_from not in ("", found.retried_from):
+                    problem = "means another operation by now, which has not ended"
+                if problem:
+                    raise ServiceError(Reason.NAME_IN_USE, f"{record.name} {problem}.", resource=record.name)
                 if key is not None:
-                    tx.claim_request(key, claim)
+                    tx.claim_request(key, (uid, self._request))
                 return found
         return None
 
@@ -106,9 +112,9 @@ class Accept(Mutation[Accepted]):
 
     def _insert(self, tx: Transaction) -> OperationRecord:
         record = tx.insert(self.record, self.input, begin=self.begin)
-        claim, key = (record.uid, self.digest), self.request_key
+        key = self.request_key
         if self.template:
-            tx.claim_name(record.id, claim)
+            tx.claim_name(record.id, (record.uid, self.digest))
         if key is not None:
-            tx.claim_request(key, claim)
+            tx.claim_request(key, (record.uid, self._request))
         return record
