@@ -195,13 +195,14 @@ class _UrlKeys:
         self._url = url
         self._clock = clock
         self._keys: Keys | None = None
+        self._changed = False
         self._next = 0
         self._stale = 0
-        self._fetching: asyncio.Future[bool] | None = None
+        self._fetching: asyncio.Future[Keys | None] | None = None
 
     async def holding(self, id: str) -> Keys:
         if self._keys is None or id not in self._keys:
-            await self._fetch()
+            await self._fetched()
         if self._keys is None:
             raise ServiceError(
                 Reason.IDENTITY_UNAVAILABLE, Reason.IDENTITY_UNAVAILABLE.meaning, retry_after=PAUSE / SECOND
@@ -211,35 +212,44 @@ class _UrlKeys:
     async def refresh(self, *, force: bool) -> bool:
         if force:
             self._next = 0
-        elif self._keys is None or self._clock.now() < self._stale:
-            return False
-        return await self._fetch()
+            await self._fetched()
+        elif self._keys is not None and self._clock.now() >= self._stale:
+            # Not waited for: no caller is to wait for an issuer that does not answer, least of all one of another way.
+            self._fetch()
+        changed, self._changed = self._changed, False
+        return changed
 
-    async def _fetch(self) -> bool:
-        """Fetch, unless that was tried a moment ago. True: the keys are others now."""
-        if self._fetching is None:
-            now = self._clock.now()
-            if now < self._next:
-                return False
+    async def _fetched(self) -> None:
+        """Return once a fetch has ended, unless one has a moment ago."""
+        self._fetch()
+        if self._fetching is not None:
+            # Not awaited itself: a caller who goes away must not take the keys from the others.
+            await asyncio.shield(self._fetching)
+
+    def _fetch(self) -> None:
+        """Begin to fetch, unless that is under way or was tried a moment ago."""
+        now = self._clock.now()
+        if self._fetching is None and now >= self._next:
             self._next = now + PAUSE
-            self._fetching = asyncio.get_running_loop().run_in_executor(None, self._fetch_now, now + MAX_AGE)
-            self._fetching.add_done_callback(self._fetched)
-        # Not awaited itself: a caller who goes away must not take the keys from the others.
-        return await asyncio.shield(self._fetching)
+            self._fetching = asyncio.get_running_loop().run_in_executor(None, self._fetch_now)
+            self._fetching.add_done_callback(self._take)
 
-    def _fetched(self, _: asyncio.Future[bool]) -> None:
+    def _take(self, fetching: asyncio.Future[Keys | None]) -> None:
         self._fetching = None
+        keys, before = fetching.result(), self._keys
+        if keys is not None:
+            self._keys, self._stale = keys, self._clock.now() + MAX_AGE
+            if before is None or {i: k.entry for i, k in keys.items()} != {i: k.entry for i, k in before.items()}:
+                self._changed = True
 
-    def _fetch_now(self, stale: int) -> bool:
+    def _fetch_now(self) -> Keys | None:
         try:
             with _opener.open(self._url, timeout=TIMEOUT) as answer:
                 # What is cut short is no JSON any more.
-                keys = parse(answer.read(MAX_BYTES), self._url)
+                return parse(answer.read(MAX_BYTES), self._url)
         except (OSError, HTTPException, FileError) as error:
             log.error("cannot fetch the keys of tokens: %s: %s", self._url, error)
-            return False
-        before, self._keys, self._stale = self._keys, keys, stale
-        return before is None or {i: k.entry for i, k in keys.items()} != {i: k.entry for i, k in before.items()}
+            return None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

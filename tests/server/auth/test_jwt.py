@@ -20,9 +20,10 @@ from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.files import FileError
 from longshore_server.auth.identity import Credentials
 from longshore_server.auth.jwt import JwtTokens, parse
+from longshore_server.auth.tokens import TokenFile
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.testing import ManualClock
-from tests.server.auth.identities import AUDIENCE, ISSUER, NOW, private_key, public, signed, write_keys
+from tests.server.auth.identities import AUDIENCE, ISSUER, NOW, bearer, private_key, public, signed, write_keys
 
 OTHER = "https://other.example"
 
@@ -299,6 +300,13 @@ async def test_all_who_wait_share_one_fetch_and_the_event_loop_goes_on(remote: A
     assert issuer.asked == 1
 
 
+async def fetched(remote: Authentication, clock: ManualClock) -> None:
+    """Return once the fetch that is under way has ended and calls look at what it brought."""
+    # Whoever needs a key that is not there waits for the fetch.
+    await refusal(remote, signed("unknown"))
+    clock.advance(1)
+
+
 async def test_a_withdrawn_key_counts_no_more_after_an_hour(
     remote: Authentication, issuer: Issuer, clock: ManualClock
 ) -> None:
@@ -307,8 +315,48 @@ async def test_a_withdrawn_key_counts_no_more_after_an_hour(
     issuer.publish(public("k2"))
     clock.advance(3599)
     assert (await remote.identify(carrying(token))).name == "ada"
+    assert issuer.asked == 1
+    clock.advance(1)
+    await remote.look()
+    await fetched(remote, clock)
+    assert issuer.asked == 2
+    assert (await refusal(remote, token))[0] == "CREDENTIALS_INVALID"
+
+
+async def test_a_withdrawn_key_counts_no_more_once_another_was_looked_for(
+    remote: Authentication, issuer: Issuer, clock: ManualClock
+) -> None:
+    token = signed(exp=NOW + 10_000)
+    await remote.identify(carrying(token))
+    issuer.publish(public("k2"))
+    clock.advance(10)
+    assert (await remote.identify(carrying(token))).name == "ada"
+    assert (await remote.identify(carrying(signed("k2")))).name == "ada"
     clock.advance(1)
     assert (await refusal(remote, token))[0] == "CREDENTIALS_INVALID"
+
+
+async def test_an_issuer_that_does_not_answer_keeps_nobody_waiting_who_is_known(
+    issuer: Issuer, clock: ManualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    issuer.publish(public("k1"))
+    path = tmp_path / "tokens.toml"
+    token, filed = signed(exp=NOW + 10_000), bearer(path, "eve")
+    asked = Authentication([TokenFile(path, clock), tokens(issuer.url, clock)], clock)
+    await asked.identify(carrying(token))
+    issuer.gate.clear()
+    issuer.reached.clear()
+    clock.advance(3600)
+    assert (await asked.identify(carrying(filed))).name == "eve"
+    assert (await asked.identify(carrying(token))).name == "ada"
+    assert caplog.messages == [], "the fetch has not ended, not even by giving up"
+    await asyncio.to_thread(issuer.reached.wait)
+    issuer.publish(public("k2"))
+    issuer.gate.set()
+    await fetched(asked, clock)
+    assert (await refusal(asked, token))[0] == "CREDENTIALS_INVALID"
+    assert (await asked.identify(carrying(filed))).name == "eve"
+    assert issuer.asked == 2
 
 
 async def test_an_issuer_that_fails_changes_nothing_and_is_asked_again(
@@ -318,10 +366,16 @@ async def test_an_issuer_that_fails_changes_nothing_and_is_asked_again(
     await remote.identify(carrying(token))
     issuer.status = 500
     clock.advance(3600)
+    await remote.look()
+    await fetched(remote, clock)
+    assert issuer.asked == 2
     assert (await remote.identify(carrying(token))).name == "ada"
     issuer.status = 200
     issuer.publish(public("k2"))
-    clock.advance(10)
+    clock.advance(9)
+    await remote.look()
+    await fetched(remote, clock)
+    assert issuer.asked == 3
     assert (await refusal(remote, token))[0] == "CREDENTIALS_INVALID"
 
 
