@@ -103,6 +103,9 @@ def serve(target: str, file: Path | None, **flags: Any) -> None:
       longshore serve service:server
       longshore serve examples/orders/service.py:server --listen 127.0.0.1:50051 --data data
     """
+    # Until there is a server that could read its files again: unhandled, the signal would end the start. Not SIG_IGN,
+    # which programs that the service starts would inherit.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     form = flags["log_format"] or "text"
     logs.configure(form, "info")  # what is wrong with the settings is said in that form too
     try:
