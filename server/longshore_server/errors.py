@@ -35,6 +35,10 @@ _RESOURCES = {Reason.TYPE_NOT_FOUND: "longshore.v1.OperationType", Reason.SERVIC
 """What a refusal's resource is, where it is no operation."""
 
 
+CANCELLED = "callers would take an operation with the code CANCELLED for a cancelled one, and it failed"
+"""Why no failure has that code: google.api_core, for one, looks at nothing else."""
+
+
 class Violation(NamedTuple):
     """One broken rule of a request: the path of the field and what is wrong with it."""
 
@@ -124,7 +128,8 @@ class OperationError(Exception):
     Args:
         reason: UPPER_SNAKE_CASE word for machines, for example `CARD_DECLINED`; at most 63 characters (AIP-193).
         message: one sentence for people.
-        code: canonical status code; default FAILED_PRECONDITION.
+        code: canonical status code; default FAILED_PRECONDITION. CANCELLED is refused with `ValueError`: callers would
+            take the failure for a cancellation.
         domain: who defines the reason; default the operation type's proto package.
         metadata: further facts, strings by key.
         details: further protobuf messages for the caller.
@@ -141,6 +146,10 @@ class OperationError(Exception):
         details: Sequence[Message] = (),
     ) -> None:
         super().__init__(message or reason)
+        if code == Code.CANCELLED:
+            raise ValueError(
+                f"{CANCELLED}: choose another, such as ABORTED; after a cancel request, raise asyncio.CancelledError"
+            )
         for key, value in (metadata or {}).items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise TypeError(f"metadata[{key!r}] is {value!r}: keys and values of metadata must be strings")

@@ -10,7 +10,7 @@ import pytest
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server import OperationError, Reason, ServiceError
+from longshore_server import Code, OperationError, Reason, ServiceError
 from longshore_server.handler.operation import MAX_UNACKNOWLEDGED, UNACKNOWLEDGED_BYTES
 from longshore_server.store.mutations import Report
 from tests.conftest import Lab, State, reason_of_end, refused
@@ -40,11 +40,12 @@ def _cancel_itself() -> None:
         lambda: _raise(GeneratorExit()),
         lambda: _raise(PanicError()),
         lambda: _raise(OperationError("X", "\ud800")),
+        lambda: _raise(OperationError("X", code=Code.CANCELLED)),
         lambda: _raise(OperationError("X", metadata={"amount": 12})),  # type: ignore[dict-item]
         lambda: _raise(OperationError("X", details=["no message"])),  # type: ignore[list-item]
         _cancel_itself,
     ],
-    ids=["exit", "interrupt", "generator", "panic", "surrogate", "metadata", "details", "cancel"],
+    ids=["exit", "interrupt", "generator", "panic", "surrogate", "code", "metadata", "details", "cancel"],
 )
 async def test_whatever_a_handler_raises_ends_its_operation(lab: Lab, end: Any) -> None:
     @lab.plays
@@ -56,6 +57,13 @@ async def test_whatever_a_handler_raises_ends_its_operation(lab: Lab, end: Any) 
     assert (ended.state, reason_of_end(ended)) == (State.STATE_FAILED, "HANDLER_ERROR")
     lab.handlers.handler = None
     assert (await lab.run()).state == State.STATE_COMPLETED
+
+
+@pytest.mark.parametrize("code", [1, Code.CANCELLED])
+def test_an_error_that_callers_would_take_for_a_cancellation_is_none(code: int) -> None:
+    """google.api_core, for one, reads an operation's error of code 1 as its cancellation."""
+    with pytest.raises(ValueError, match="and it failed: choose another, such as ABORTED; after a"):
+        OperationError("X", code=code)
 
 
 async def test_a_handler_runs_in_a_context_of_its_own(lab: Lab) -> None:

@@ -17,7 +17,7 @@ from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.requests import not_found
-from longshore_server.errors import DOMAIN, Reason, ServiceError, invalid
+from longshore_server.errors import CANCELLED, DOMAIN, Code, Reason, ServiceError, invalid
 from longshore_server.handler.deferral import working
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import (
@@ -170,6 +170,8 @@ class Control:
         """The error with a reason in its first detail."""
         if not 1 <= error.code <= 16:
             raise invalid("error.code", f"must be a canonical status code other than OK, not {error.code}")
+        if error.code == Code.CANCELLED:
+            raise invalid("error.code", f"{CANCELLED}: choose another, such as ABORTED, or call CancelOperation")
         if not error.message:
             raise invalid("error.message", "must say in a sentence why there is no result")
         first = None
