@@ -254,6 +254,15 @@ BAD_ERRORS = {
             details=[packed(INFO), AnyMessage(type_url="x/google.rpc.ErrorInfo", value=b"\xff")],
         ), "MALFORMED_REQUEST", "error.details[1].value",
     ),
+    **{
+        f"malformed {kind}": (
+            status_pb2.Status(
+                code=9, message="no",
+                details=[packed(INFO), packed(INFO), AnyMessage(type_url=f"x/{kind}", value=b"\xff\xff")],
+            ), "MALFORMED_REQUEST", "error.details[2].value",
+        )
+        for kind in ("google.rpc.RetryInfo", "lab.v1.PlayResult")
+    },
     "no reason": (
         status_pb2.Status(code=9, message="no", details=[packed(error_details_pb2.ErrorInfo(domain="x"))]),
         "INVALID_ARGUMENT", "error.details[0].reason",
@@ -269,6 +278,13 @@ async def test_an_error_that_is_none_is_refused(lab: Lab, case: str) -> None:
     code, found, status = await refused(stub(lab).Fail(cpb.FailRequest(name=name, error=error)))
     assert (code, found, fields_of(status)) == (INVALID, reason, [field])
     assert lab.tables() == before
+
+
+async def test_details_of_types_that_the_server_does_not_know_are_taken_as_they_are(lab: Lab) -> None:
+    details = [AnyMessage(type_url="x/elsewhere.v1.Thing", value=b"\xff"), packed(lab_pb2.PlayResult(text="known"))]
+    error = status_pb2.Status(code=9, message="no", details=details)
+    snapshot = await stub(lab).Fail(cpb.FailRequest(name=await deferred(lab), error=error))
+    assert list(snapshot.error.details)[1:] == details
 
 
 @pytest.mark.parametrize("code", [code for code in Code if code is not Code.CANCELLED])

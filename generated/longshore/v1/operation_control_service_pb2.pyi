@@ -162,8 +162,9 @@ class FailRequest(_message.Message):
     """`operations/{id}` or `operations/{uid}`. Required."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """The error as callers see it: a canonical code other than OK, a message, and details. A `google.rpc.ErrorInfo` among
-        them must have a reason, and becomes the first of them; where there is none, one with reason FAILED does. Required.
+        """The error as callers see it: a canonical code other than OK and CANCELLED, a message, and details. A
+        `google.rpc.ErrorInfo` among them must have a reason, and becomes the first of them; where there is none, one with
+        reason FAILED does. Details of types that the server knows must parse. Required.
         """
 
     def __init__(

@@ -1,11 +1,14 @@
-"""The message types that a contract says its failures may carry as details. Callers must be ready for others."""
+"""The message types of the details that failures carry: a contract says which, and callers must be ready for others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
+
+from longshore_server.contract.types import OperationType
 
 _INFO = error_details_pb2.ErrorInfo.DESCRIPTOR.full_name
 
@@ -32,3 +35,16 @@ def read_details(
             raise error(option, f"{full_name} is declared twice; leave one out")
         found.append(kind)
     return tuple(found)
+
+
+def known_type(name: str, type: OperationType | None) -> type[Message] | None:
+    """The class of the message with this full name, if this program or the files of the contract know it."""
+    pools = [descriptor_pool.Default()]
+    if type is not None:
+        pools.append(type.method.containing_service.file.pool)
+    for pool in pools:
+        try:
+            return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+        except KeyError:
+            continue
+    return None

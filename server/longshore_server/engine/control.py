@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from longshore_server.clock import resolve
 from longshore_server.contract import validation
+from longshore_server.contract.details import known_type
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
@@ -31,8 +32,6 @@ from longshore_server.store.mutations import (
 )
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import OperationRecord
-
-_ERROR_INFO = "/google.rpc.ErrorInfo"
 
 
 class Control:
@@ -79,7 +78,7 @@ class Control:
 
         Raises `ServiceError`: INVALID_ARGUMENT for a status that is none, INPUT_TOO_LARGE.
         """
-        return await self.settle(live, Move.FAIL, self._checked(error).SerializeToString())
+        return await self.settle(live, Move.FAIL, self._checked(live, error).SerializeToString())
 
     async def settle(self, live: Live, move: Move, payload: bytes) -> OperationRecord:
         """End it: COMPLETE with a serialized Any, FAIL with a serialized Status, both already checked."""
@@ -166,8 +165,8 @@ class Control:
                 metadata={"limit": str(limit)},
             )
 
-    def _checked(self, error: status_pb2.Status) -> status_pb2.Status:
-        """The error with a reason in its first detail."""
+    def _checked(self, live: Live, error: status_pb2.Status) -> status_pb2.Status:
+        """The error with a reason in its first detail. Callers unpack the details that they know: those must parse."""
         if not 1 <= error.code <= 16:
             raise invalid("error.code", f"must be a canonical status code other than OK, not {error.code}")
         if error.code == Code.CANCELLED:
@@ -179,13 +178,16 @@ class Control:
             field = f"error.details[{position}]"
             if "/" not in packed.type_url:
                 raise invalid(field, f"{packed.type_url[:200]!r} is no type URL")
-            if packed.type_url.endswith(_ERROR_INFO):
-                try:
-                    info = error_details_pb2.ErrorInfo.FromString(packed.value)
-                except DecodeError:
-                    problem = "is not a serialized google.rpc.ErrorInfo"
-                    raise invalid(f"{field}.value", problem, reason=Reason.MALFORMED_REQUEST) from None
-                if not info.reason:
+            kind = known_type(packed.type_url.rpartition("/")[2], self._engine.types.get(live.record.type))
+            if kind is None:
+                continue
+            try:
+                detail = kind.FromString(packed.value)
+            except DecodeError:
+                problem = f"is not a serialized {kind.DESCRIPTOR.full_name}"
+                raise invalid(f"{field}.value", problem, reason=Reason.MALFORMED_REQUEST) from None
+            if isinstance(detail, error_details_pb2.ErrorInfo):
+                if not detail.reason:
                     raise invalid(f"{field}.reason", "must be a word for machines, for example CARD_DECLINED")
                 first = position if first is None else first
         details = list(error.details)
