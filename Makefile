@@ -56,7 +56,7 @@ generate: $(GENERATE)/.installed install ## write what is generated: the stubs f
 # --- checks ----------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: check-lint check-types check-layers check-generated check-protos check-docker ## everything static (-k to see all)
+check: check-lint check-types check-layers check-refusals check-generated check-protos check-docker ## everything static (-k to see all)
 
 .PHONY: check-lint
 check-lint: install
@@ -73,6 +73,11 @@ check-types: install
 .PHONY: check-layers
 check-layers: install
 	$(BIN)/lint-imports
+
+# No RPC, contract option or verb of the command line without a test that refuses it.
+.PHONY: check-refusals
+check-refusals: install
+	$(BIN)/pytest --quiet tests/tooling/test_refusals.py
 
 .PHONY: check-generated
 check-generated: $(GENERATE)/.installed install

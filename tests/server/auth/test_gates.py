@@ -1,209 +1,37 @@
 """Every RPC of every service, crossed with every kind of caller and every way in which a contract says who may.
 
-What must come out is computed here from the contract's options, apart from the server's own reading of them. An RPC
-that has no row fails; so does the row of one that is not served yet, once it is.
+The table says what must come out. The row of an RPC that is not served yet fails, once it is.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import pytest
-from gates.v1 import gates_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import message_factory
-from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from longshore.v1 import annotations_pb2, operation_control_service_pb2
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server.rpc.authorization import PROVIDER
 from tests.conftest import detail, reason_of, status_of
-from tests.server.auth.conftest import ALL, Guarded, Metadata, start
-
-GATES = gates_pb2.DESCRIPTOR.services_by_name["GatesService"]
-SERVICES: list[Any] = [
-    GATES,
-    pb.DESCRIPTOR.services_by_name["OperationsService"],
-    operation_control_service_pb2.DESCRIPTOR.services_by_name["OperationControlService"],
-    operations_pb2.DESCRIPTOR.services_by_name["Operations"],
-    health_pb2.DESCRIPTOR.services_by_name["Health"],
-    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
-]
-PATHS = {f"/{service.full_name}/{method.name}": method for service in SERVICES for method in service.methods}
-
-
-class Type(NamedTuple):
-    """Who may do what, as the contract says it: what each gate asks for, None where there is none."""
-
-    gates: dict[str, set[str] | None]
-    owned: bool
-
-
-def read(method: Any) -> Type:
-    option = method.GetOptions().Extensions[annotations_pb2.operation]
-    gates: dict[str, set[str] | None] = {
-        name: set(getattr(option, name).all_of) if option.HasField(name) else None
-        for name in ("call", "observe", "cancel", "control")
-    }
-    if gates["observe"] is None:
-        gates["observe"] = gates["call"]
-    return Type(gates, option.visibility == annotations_pb2.VISIBILITY_OWNER)
-
-
-def twin_of(method: Any) -> str:
-    return str(method.GetOptions().Extensions[annotations_pb2.operation].watches)
-
-
-TYPES = {method.name: read(method) for method in GATES.methods if not twin_of(method)}
-
-
-class Caller(NamedTuple):
-    """Somebody who calls. `wrong`: what is wrong with the credentials."""
-
-    name: str
-    capabilities: tuple[str, ...] = ()
-    wrong: str = ""
-
-
-SUBSETS = [subset for size in range(len(ALL) + 1) for subset in itertools.combinations(ALL, size)]
-CALLERS = [
-    Caller("nobody", wrong="CREDENTIALS_MISSING"), Caller("broken", wrong="CREDENTIALS_INVALID"),
-    Caller("twice", wrong="CREDENTIALS_INVALID"), Caller("expired", ALL, wrong="CREDENTIALS_EXPIRED"),
-    *(Caller(name, subset) for name in ("owner", "other") for subset in [*SUBSETS, (PROVIDER,)]),
-]  # fmt: skip
-
-Answer = tuple[str, str, str]
-"""Code, reason and gate; the last two empty where there is none."""
-OK: Answer = ("OK", "", "")
-
-
-def missing(gate: str) -> Answer:
-    return "PERMISSION_DENIED", "CAPABILITY_MISSING", gate
-
-
-def passes(caller: Caller, wanted: set[str] | None) -> bool:
-    return wanted is not None and wanted <= set(caller.capabilities)
-
-
-def expected(caller: Caller, type: Type, gates: tuple[str, ...], *, exists: bool) -> Answer:
-    """What a call has to answer that goes through `gates`."""
-    if caller.wrong:
-        return "UNAUTHENTICATED", caller.wrong, ""
-    if exists and not (passes(caller, type.gates["observe"]) and (not type.owned or caller.name == "owner")):
-        return "NOT_FOUND", "OPERATION_NOT_FOUND", ""
-    return next((missing(gate) for gate in gates if not passes(caller, type.gates[gate])), OK)
-
-
-class Row(NamedTuple):
-    """How one RPC is called, and the gates that it goes through.
-
-    `request` gets the type and the operation that the owner has started; `exists`: it is about that one. `gates` None:
-    everyone who is known passes. `live`: about one that has not ended. `provider`: through the provider's gate instead;
-    whatever the operation itself refuses counts as OK. `open`: nobody need be known. `served`: False: UNIMPLEMENTED for
-    everyone, so far.
-    """
-
-    request: Callable[[str, str], Any] = lambda type, name: None
-    gates: tuple[str, ...] | None = None
-    exists: bool = False
-    live: bool = False
-    provider: bool = False
-    open: bool = False
-    served: bool = True
-    metadata: Metadata = ()
-
-
-def named(message: Any, gate: str = "observe", **fields: Any) -> Row:
-    return Row(lambda type, name: message(name=name, **fields), (gate,), exists=True)
-
-
-def provided(path: str) -> Row:
-    """An RPC of who drives operations from outside."""
-    message = message_factory.GetMessageClass(PATHS[path].input_type)
-    return Row(lambda type, name: message(name=name), provider=True, live=True)
-
-
-def with_wait(type: str, name: str) -> pb.StartRequest:
-    request = start(type, key="wait", done=True)
-    request.wait.nanos = 1000
-    return request
-
-
-def run(type: str, name: str) -> pb.RunRequest:
-    request = start(type, key="run")
-    return pb.RunRequest(type=request.type, input=request.input)
-
-
-OPERATIONS, LRO = "/longshore.v1.OperationsService/", "/google.longrunning.Operations/"
-CONTROL = "/longshore.v1.OperationControlService/"
-SOON = Duration(nanos=1000)
-ROWS: dict[str, list[Row]] = {
-    OPERATIONS + "Start": [
-        Row(lambda type, name: start(type, key="start"), ("call",)), Row(with_wait, ("call", "observe"))
-    ],
-    OPERATIONS + "Run": [Row(run, ("call", "observe"))],
-    OPERATIONS + "Get": [named(pb.GetRequest), named(pb.GetRequest, view=pb.OPERATION_VIEW_FULL)],
-    OPERATIONS + "List": [Row(lambda type, name: pb.ListRequest())],
-    OPERATIONS + "Wait": [named(pb.WaitRequest, timeout=SOON)],
-    OPERATIONS + "Watch": [named(pb.WatchRequest), named(pb.WatchRequest, after_sequence=0)],
-    OPERATIONS + "Cancel": [named(pb.CancelRequest, "cancel")],
-    OPERATIONS + "Stop": [named(pb.StopRequest, "cancel")],
-    OPERATIONS + "Signal": [named(pb.SignalRequest, "control", signal="poke")._replace(live=True)],
-    OPERATIONS + "Retry": [named(pb.RetryRequest, "call")],
-    OPERATIONS + "Delete": [named(pb.DeleteRequest, "cancel")],
-    OPERATIONS + "Count": [Row(lambda type, name: pb.CountRequest())],
-    OPERATIONS + "ListTypes": [Row(lambda type, name: pb.ListTypesRequest())],
-    OPERATIONS + "GetType": [Row(lambda type, name: pb.GetTypeRequest(type=f"gates.v1.GatesService/{type}"))],
-    **{path: [provided(path)] for path in PATHS if path.startswith(CONTROL)},
-    LRO + "GetOperation": [named(operations_pb2.GetOperationRequest)],
-    LRO + "ListOperations": [Row(lambda type, name: operations_pb2.ListOperationsRequest())],
-    LRO + "WaitOperation": [named(operations_pb2.WaitOperationRequest, timeout=SOON)],
-    LRO + "CancelOperation": [named(operations_pb2.CancelOperationRequest, "cancel")],
-    LRO + "DeleteOperation": [named(operations_pb2.DeleteOperationRequest, "cancel")],
-    "/grpc.health.v1.Health/Check": [Row(lambda type, name: health_pb2.HealthCheckRequest(), open=True)],
-    "/grpc.health.v1.Health/Watch": [Row(lambda type, name: health_pb2.HealthCheckRequest(), open=True)],
-    "/grpc.health.v1.Health/List": [Row(served=False)],
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": [
-        Row(lambda type, name: reflection_pb2.ServerReflectionRequest(list_services=""))
-    ],
-}  # fmt: skip
-
-
-def typed_rows(path: str) -> list[Row]:
-    """The contract's own RPCs, each about one type."""
-    method = PATHS[path]
-
-    def request(type: str, name: str) -> Any:
-        return gates_pb2.GatesRequest(key="typed", done=True)
-
-    if twin_of(method):
-        return [Row(request, ("call", "observe"))]
-    return [Row(request, ("call",)), Row(request, ("call", "observe"), metadata=(("longshore-wait", "1ms"),))]
-
-
-ROWS.update({path: typed_rows(path) for path in PATHS if path.startswith("/gates.v1.")})
-
-
-def test_every_rpc_has_a_row() -> None:
-    new = {"/grpc.health.v1.Health/List"}  # the lowest version that we run on does not know it
-    assert ROWS.keys() - new == PATHS.keys() - new
-
-
-def test_every_option_about_access_is_crossed() -> None:
-    """Two of each: what a gate may be, and who sees what it lets through."""
-    for gate in ("call", "observe", "cancel", "control"):
-        found = [type.gates[gate] for type in TYPES.values()]
-        assert set() in found, f"nobody lets everyone {gate}"
-        assert any(found), gate
-        assert any(wanted is not None and len(wanted) > 1 for wanted in found), gate
-    assert any(type.gates["cancel"] is None for type in TYPES.values())
-    assert {type.owned for type in TYPES.values()} == {True, False}
+from tests.server.auth.conftest import ALL, Guarded, Metadata
+from tests.server.auth.table import (
+    CALLERS,
+    LRO,
+    OK,
+    PATHS,
+    REFLECTION,
+    ROWS,
+    TYPES,
+    Answer,
+    Caller,
+    passes,
+    types_of,
+    wanted,
+)
 
 
 @pytest.fixture
@@ -259,32 +87,6 @@ def calling(guarded: Guarded, path: str, request: Any, sent: Metadata) -> Any:
     return make(path, request_serializer=serialize)(request, metadata=sent)
 
 
-def types_of(path: str, row: Row) -> Iterator[str]:
-    """The types that a row is crossed with."""
-    if path.startswith("/gates.v1."):
-        yield twin_of(PATHS[path]) or PATHS[path].name
-    elif row.gates is None:
-        yield "Open"
-    else:
-        yield from TYPES
-
-
-def wanted(caller: Caller, row: Row, type: str) -> Answer:
-    """What must come out."""
-    if not row.served:
-        return "UNIMPLEMENTED", "", ""
-    if row.open:
-        return OK
-    if row.provider and not caller.wrong:
-        return OK if PROVIDER in caller.capabilities else missing("")
-    found = expected(caller, TYPES[type], row.gates or (), exists=row.exists)
-    # Of the types with a template, the owner came first and has the name.
-    taken = bool(row.gates) and not row.exists and type.endswith("Named") and caller.name == "other"
-    if found == OK and taken and expected(caller, TYPES[type], (), exists=True) != OK:
-        return "ALREADY_EXISTS", "NAME_IN_USE", ""
-    return found
-
-
 @pytest.mark.parametrize("path", PATHS)
 async def test_every_caller_at_every_door(path: str, crossed: Guarded) -> None:
     owner = crossed.token("owner", *ALL)
@@ -318,6 +120,14 @@ async def test_every_caller_at_every_door(path: str, crossed: Guarded) -> None:
     if any(row.served and row.gates for row in ROWS[path]) and not path.startswith("/gates.v1.GatesService/Open"):
         assert OK in seen
         assert {code for code, _, _ in seen} > {"UNAUTHENTICATED", "OK"}, "somebody is refused for a capability"
+
+
+async def test_the_table_has_every_service_that_the_server_tells_of(crossed: Guarded) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = calling(crossed, f"/grpc.reflection.v1.{REFLECTION}", request, crossed.token("other"))
+    answer = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+    told = {service.name for service in answer.list_services_response.service}
+    assert told == {path.split("/")[1] for path in PATHS}
 
 
 async def test_an_unknown_method_is_unknown_to_everyone(crossed: Guarded) -> None:
