@@ -117,11 +117,12 @@ class Spans:
 
     def attempt(self, operation: str, type: str, number: int, trace: str) -> Span:
         """See `Tracer`. The context of an attempt's task is its own, too."""
-        start = _remote(trace)
-        parent = _ROOT if start is None else set_span_in_context(NonRecordingSpan(start), _ROOT)
-        if start is not None and not start.trace_flags.sampled:
-            attach(set_span_in_context(NonRecordingSpan(start)))
-            return UNRECORDED
+        start, parent = _remote(trace), _ROOT
+        if start is not None:
+            if not start.trace_flags.sampled:
+                attach(set_span_in_context(NonRecordingSpan(start)))
+                return UNRECORDED
+            parent = set_span_in_context(NonRecordingSpan(start), _ROOT)
         span = self._tracer.start_span(
             f"attempt {type}",
             parent,
