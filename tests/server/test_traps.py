@@ -8,6 +8,7 @@ import inspect
 import sqlite3
 import threading
 import tracemalloc
+import weakref
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -140,6 +141,25 @@ async def test_watches_end_by_our_own_hand_before_the_server_stops(lab: Lab) -> 
     code, reason, _ = await refused(reading)
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
     await stopping
+
+
+async def test_an_ended_operation_goes_without_the_collector(lab: Lab) -> None:
+    """In a circle it would wait for the collector, which then walks every operation of the last seconds at once."""
+    seen = []
+
+    @lab.plays
+    async def handler(request, op):
+        await op.progress(lab_pb2.PlayProgress(number=1))
+        seen.append(weakref.ref(op))
+        return lab_pb2.PlayResult()
+
+    gc.disable()
+    try:
+        await lab.run()
+        await lab.catch_up()
+        assert [ref() for ref in seen] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_idle_watches_that_come_and_go_leave_no_memory(lab: Lab) -> None:
