@@ -91,7 +91,8 @@ def stream(
 ) -> Method:
     """A server-streaming method over an async generator (interceptors of others break coroutine-style streams).
 
-    `function` gives messages in batches: each generator that a message passes one by one costs its share of it.
+    `function` gives messages in batches: each generator that a message passes one by one costs its share of it. Before
+    each batch, which may be empty for that, it is looked at again who calls.
     """
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -99,7 +100,10 @@ def stream(
             begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
             try:
                 context = Context(inner, await callers.of(inner))
+                restricted = not context.caller.unrestricted
                 async for batch in function(decode(request_type, data), context):
+                    if restricted:
+                        await callers.still(inner, context.caller)
                     for message in batch:
                         yield message
                 code = _OK

@@ -45,3 +45,13 @@ class Callers:
             return known
         names = names_of(certificate) if certificate else ()
         return await authentication.identify(Credentials(authorization, names, certificate))
+
+    async def still(self, context: grpc.aio.ServicerContext[Any, Any], caller: Principal) -> None:
+        """Look again at who makes a call that goes on. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller`
+        any more, with all that it could do."""
+        if self._authentication is None:
+            return
+        await self._authentication.look()
+        now = await self.of(context)
+        if now.name != caller.name or not caller.capabilities <= now.capabilities:
+            raise unauthenticated("The credentials stand for somebody else, or for less, than before.")

@@ -69,7 +69,7 @@ class Listener:
         services = [*contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE]
         self._tls = tls
         callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
-        self.health = standard.Health(services)
+        self.health = standard.Health(services, engine.clock)
         self._server = grpc.aio.server(options=OPTIONS)
         methods = dict(ContractServices(engine).methods())
         for service, found in (

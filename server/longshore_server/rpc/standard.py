@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from longshore_server.auth.identity import Principal
+from longshore_server.clock import Clock, resolve
+from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.rpc.boundary import Context, Method, abort, decode, refusal, stream, unary
+from longshore_server.rpc.boundary import Context, Method, abort, check_expiry, decode, refusal, stream, unary
 from longshore_server.rpc.callers import Callers
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -25,10 +29,11 @@ REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Se
 class Health:
     """NOT_SERVING while the server starts and drains, SERVING in between; "" stands for the whole server."""
 
-    def __init__(self, services: Sequence[str]) -> None:
+    def __init__(self, services: Sequence[str], clock: Clock) -> None:
         self._services = frozenset(("", *services))
         self._serving = False
-        self._changed = asyncio.Event()
+        self._clock = clock
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
@@ -40,8 +45,8 @@ class Health:
     async def set(self, *, serving: bool) -> None:
         """Tell every watcher."""
         self._serving = serving
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        for woken in self._waiting:
+            resolve(woken)
 
     async def _check(self, request: health_pb2.HealthCheckRequest, context: Context) -> bytes:
         if request.service not in self._services:
@@ -52,11 +57,30 @@ class Health:
     async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         said = None
         while True:
-            changed, answer = self._changed, self._answer(request.service)
-            if answer != said:
-                yield [answer]
-            said = answer
-            await changed.wait()
+            # Before the answer: a change while that is sent is not missed.
+            with self._woken(context.caller) as woken:
+                answer = self._answer(request.service)
+                yield [] if answer == said else [answer]
+                said = answer
+                await woken
+            check_expiry(context, self._clock)
+
+    @contextlib.contextmanager
+    def _woken(self, caller: Principal) -> Iterator[asyncio.Future[None]]:
+        """Done at the next change, and in time to look again at a caller who may not be known for ever."""
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(woken)
+        timer = None
+        if not caller.unrestricted:
+            due = self._clock.now() + HEARTBEAT
+            due = due if caller.expires is None else min(due, caller.expires)
+            timer = self._clock.call_at(due, lambda: resolve(woken))
+        try:
+            yield woken
+        finally:
+            self._waiting.discard(woken)
+            if timer is not None:
+                timer.cancel()
 
     def _answer(self, service: str) -> bytes:
         status = _SERVING if self._serving else _NOT_SERVING
