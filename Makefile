@@ -40,6 +40,10 @@ test-lowest: $(LOWEST)/.installed ## the tests, on the lowest versions that pypr
 torture: install ## the long durability run: load, SIGKILL at random moments, every history checked
 	$(BIN)/python -m pytest tests/faults -m torture -s $(ARGS)
 
+.PHONY: fuzz
+fuzz: install ## a hundred thousand calls of every kind, good and spoilt, to every RPC of the server
+	$(BIN)/python -m pytest tests/fuzz -m fuzz -s $(ARGS)
+
 .PHONY: bench
 bench: install ## the benchmarks, as ratios to a plain gRPC echo measured in the same run
 	$(BIN)/python benchmarks/run.py $(ARGS)
