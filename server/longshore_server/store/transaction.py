@@ -12,6 +12,7 @@ import enum
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, ServiceError, reason_of
@@ -276,13 +277,19 @@ class Transaction:
 def _inserted_plain(key: bytearray, r: OperationRecord) -> tuple[Any, ...]:
     return (
         key, r.id, r.type, int(r.state), r.revision, r.sequence, r.attempt, int(r.under_way), r.begun, r.created,
-        r.updated, r.started, r.deadline, r.owner, json.dumps(r.capabilities) if r.capabilities else "[]", r.contract,
+        r.updated, r.started, r.deadline, r.owner, _listed(r.capabilities) if r.capabilities else "[]", r.contract,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _listed(capabilities: tuple[str, ...]) -> str:
+    # Kept: callers are few, and each has the same capabilities in every start.
+    return json.dumps(capabilities)
 
 
 def _inserted(key: bytearray, r: OperationRecord) -> tuple[Any, ...]:
     labels = json.dumps(r.labels, sort_keys=True) if r.labels else "{}"
-    return (*_inserted_plain(key, r), labels, r.request_id, r.parent, r.retried_from, r.trace, r.deferred)
+    return (*_inserted_plain(key, r), labels, r.request_id, r.parent, r.retried_from, r.trace, int(r.deferred))
 
 
 def _reported(key: bytearray, r: OperationRecord, stored: int) -> tuple[Any, ...]:
