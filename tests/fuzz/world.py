@@ -256,8 +256,9 @@ class World:
         assert await rpc.read() is grpc.aio.EOF, f"{call}: one answer too many"
 
     def _refusal(self, call: Call, error: grpc.aio.AioRpcError) -> str:
-        trailers = dict(error.trailing_metadata() or ())
-        details = trailers.get("grpc-status-details-bin")
+        details = None
+        for key, value in error.trailing_metadata() or ():
+            details = value if key == "grpc-status-details-bin" else details
         if details is None:
             # Nobody but the caller's own library has said so.
             mine = call.timeout is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
