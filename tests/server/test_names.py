@@ -1,4 +1,4 @@
-"""Names made from the input, what happens when one is used again, and what typed calls take and give in metadata."""
+"""Names made from the input, what happens when one is used again, and what starts take and give in metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from tests.conftest import Lab, State, detail, refused, result_of, turns
+from tests.conftest import Lab, State, detail, fields_of, refused, result_of, turns
 
 CREATED = pb.StartResponse.DISPOSITION_CREATED
 EXISTING = pb.StartResponse.DISPOSITION_EXISTING
@@ -257,3 +257,93 @@ async def test_a_twin_of_an_operation_that_exists_follows_it(lab: Lab) -> None:
     messages = [message async for message in call]
     assert dict(tuple(await call.initial_metadata()))["longshore-disposition"] == "existing"
     assert [(m.name, m.done) for m in messages] == [(started.name, True)]
+
+
+# Start and Run take the same metadata.
+
+
+METADATA = [("longshore-request-id", "k"), ("longshore-label-tenant", "acme")]
+
+
+def start(**fields: Any) -> pb.StartRequest:
+    return pb.StartRequest(type=Lab.TYPE, **fields)
+
+
+async def run(lab: Lab, metadata: list[tuple[str, str]], **fields: Any) -> pb.WatchResponse:
+    """The first message of a Run."""
+    call: Any = lab.operations.Run(pb.RunRequest(type=Lab.TYPE, **fields), metadata=metadata)
+    message: pb.WatchResponse = await call.read()
+    call.cancel()
+    return message
+
+
+async def test_a_start_a_run_and_a_typed_call_read_the_same_metadata(lab: Lab) -> None:
+    one = await lab.operations.Start(start(), metadata=METADATA)
+    assert (one.disposition, one.operation.request_id) == (CREATED, "k")
+    assert dict(one.operation.labels) == {"tenant": "acme"}
+    two = await lab.operations.Start(start(), metadata=METADATA)
+    assert (two.disposition, two.operation.uid) == (EXISTING, one.operation.uid)
+    assert (await run(lab, METADATA)).snapshot.uid == one.operation.uid
+    typed = await lab.lab.Play(lab_pb2.PlayRequest(), metadata=METADATA)
+    assert typed.name == one.operation.name
+
+
+async def test_fields_and_metadata_may_both_say_the_same_or_different_labels(lab: Lab) -> None:
+    one = await lab.operations.Start(start(request_id="k", labels={"tenant": "acme", "a": "b"}), metadata=METADATA)
+    assert (one.operation.request_id, dict(one.operation.labels)) == ("k", {"tenant": "acme", "a": "b"})
+    two = await run(lab, METADATA, request_id="k", labels={"a": "b"})
+    assert two.snapshot.uid == one.operation.uid
+
+
+async def test_a_start_waits_as_its_metadata_says(lab: Lab) -> None:
+    waited = await lab.operations.Start(start(), metadata=[("longshore-wait", "30s")])
+    assert waited.operation.state == State.STATE_COMPLETED
+    request = start()
+    request.wait.seconds = 30
+    waited = await lab.operations.Start(request, metadata=[("longshore-wait", "0.5m")])
+    assert waited.operation.state == State.STATE_COMPLETED
+
+
+DIFFERENT: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
+    "request id": ({"request_id": "l"}, ("longshore-request-id", "k")),
+    "label": ({"labels": {"tenant": "acme"}}, ("longshore-label-tenant", "ajax")),
+    "empty label": ({"labels": {"tenant": ""}}, ("longshore-label-tenant", "ajax")),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+@pytest.mark.parametrize("method", ["Start", "Run"])
+async def test_fields_and_metadata_that_differ_are_refused(lab: Lab, method: str, case: str) -> None:
+    fields, sent = DIFFERENT[case]
+    before = lab.tables()
+    call = lab.operations.Start(start(**fields), metadata=[sent]) if method == "Start" else run(lab, [sent], **fields)
+    code, reason, status = await refused(call)
+    assert (code, reason, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", [sent[0]])
+    assert lab.tables() == before
+
+
+@pytest.mark.parametrize("wait", ["29s", "0s"])
+async def test_waits_that_differ_are_refused(lab: Lab, wait: str) -> None:
+    request = start()
+    request.wait.seconds = 30
+    _, reason, status = await refused(lab.operations.Start(request, metadata=[("longshore-wait", wait)]))
+    assert (reason, fields_of(status)) == ("INVALID_ARGUMENT", ["longshore-wait"])
+
+
+@pytest.mark.parametrize("key", ["longshore-reqest-id", "longshore-wait"])
+@pytest.mark.parametrize("method", ["Start", "Run", "Play", "PlayAndWatch"])
+async def test_metadata_that_a_start_would_ignore_is_refused(lab: Lab, method: str, key: str) -> None:
+    """What follows an operation to its end does not wait for it."""
+    before = lab.tables()
+    calls: dict[str, Any] = {
+        "Start": lambda: lab.operations.Start(start(), metadata=[(key, "1s")]),
+        "Run": lambda: run(lab, [(key, "1s")]),
+        "Play": lambda: lab.lab.Play(lab_pb2.PlayRequest(), metadata=[(key, "1s")]),
+        "PlayAndWatch": lambda: lab.lab.PlayAndWatch(lab_pb2.PlayRequest(), metadata=[(key, "1s")]).read(),
+    }
+    if key == "longshore-wait" and method in ("Start", "Play"):
+        await calls[method]()
+        return
+    _, reason, status = await refused(calls[method]())
+    assert (reason, fields_of(status)) == ("INVALID_ARGUMENT", [key])
+    assert lab.tables() == before

@@ -50,7 +50,11 @@ Global___OperationView: _TypeAlias = OperationView  # noqa: Y015
 
 @_typing.final
 class StartRequest(_message.Message):
-    """What to start."""
+    """What to start.
+
+    The metadata `longshore-request-id`, `longshore-label-KEY` and `longshore-wait` (for example `30s`) say the same as the
+    fields, here and, but for the last, in RunRequest. Where a field and metadata differ the call is INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

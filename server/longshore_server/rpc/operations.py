@@ -20,6 +20,7 @@ from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, stream, unary, wait_until
 from longshore_server.rpc.catalog import Catalog
 from longshore_server.rpc.listing import Listing
+from longshore_server.rpc.metadata import read_with
 from longshore_server.rpc.payload import unpack
 from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
@@ -55,10 +56,11 @@ class OperationsService:
 
     async def _start(self, request: pb.StartRequest, context: Context) -> bytes:
         engine, caller = self._engine, context.caller
-        follow = request.HasField("wait")
-        until = wait_until(context, engine.clock, duration(request.wait, "wait")) if follow else None
+        asked = read_with(request, context)
+        follow = asked.wait is not None
+        until = wait_until(context, engine.clock, asked.wait) if follow else None
         type, input = self._input(request, caller, follow=follow)
-        terms = self._authorization.terms(caller, request.request_id, request.labels)
+        terms = self._authorization.terms(caller, asked.request_id, asked.labels)
         if follow:
             (_, created), record = await engine.start_and_wait(type, input, terms, until)
             check_expiry(context, engine.clock)
@@ -70,10 +72,10 @@ class OperationsService:
 
     async def _run(self, request: pb.RunRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         engine, caller = self._engine, context.caller
-        options = watch_options(request, caller)
+        asked, options = read_with(request, context), watch_options(request, caller)
         with engine.watches.place(caller.name):
             type, input = self._input(request, caller, follow=True)
-            terms = self._authorization.terms(caller, request.request_id, request.labels)
+            terms = self._authorization.terms(caller, asked.request_id, asked.labels)
             live, _ = await engine.start(type, input, terms)
             async for batch in engine.watch(live, options):
                 yield map(wire.watch_response, batch)
