@@ -221,7 +221,7 @@ def test_signals_are_what_they_say() -> None:
 def test_a_good_contract_is_what_it_says() -> None:
     options = (
         "cancellation: CANCELLATION_COOPERATIVE cancel_grace {} timeout { seconds: 2 nanos: 5000 } "
-        'id_template: "o-{key}-{inner.key}" on_terminal: ON_TERMINAL_NEW on_crash: ON_CRASH_FAIL max_crashes: 2 '
+        'id_template: "o-{inner.key}-x" on_terminal: ON_TERMINAL_NEW on_crash: ON_CRASH_RERUN max_crashes: 2 '
         'output_type: "google.protobuf.Empty" call {} observe {} cancel {} control {}'
     ).replace('output_type: "google.protobuf.Empty" ', "")
     descriptor = contract(method(options=options), twin())
@@ -230,7 +230,9 @@ def test_a_good_contract_is_what_it_says() -> None:
     assert (found.name, found.path) == (f"{package}.Orders/Play", f"/{package}.Orders/Play")
     assert found.streamed_by == f"/{package}.Orders/Follow"
     assert (found.timeout, found.cancel_grace, found.max_crashes) == (2_000_005, 0, 2)
-    assert (found.cancellable, found.cooperative, found.renew, found.rerun) == (True, True, True, False)
+    assert (found.cancellable, found.cooperative, found.renew, found.rerun) == (True, True, True, True)
     (plain,) = loading.load([service(contract(method()))], default_timeout=99)
     assert (plain.timeout, plain.max_crashes, plain.cancel_grace, plain.rerun) == (99, 5, 10_000_000, True)
     assert (plain.cancellable, plain.cooperative, plain.attempt_timeout) == (False, False, None)
+    (final,) = loading.load([service(contract(method(options="on_crash: ON_CRASH_FAIL")))], default_timeout=99)
+    assert not final.rerun

@@ -12,7 +12,8 @@ import pytest
 from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
-from tests.server.contracts import method, refusal
+from longshore_server.contract import loading
+from tests.server.contracts import contract, method, refusal, service
 
 
 def newer(options: str, *path: str) -> Any:
@@ -205,6 +206,32 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='retry { max_attempts: 2 non_retryable_reasons: ["GOOD", "GOOD"] }'),
         "option retry.non_retryable_reasons[1]: 'GOOD' is named twice",
     ),
+    "a retention of less than the shortest time": (
+        method(options="retention { nanos: 999 }"), "option retention: it must be at least a microsecond, or zero",
+    ),
+    "a timeout of less than the shortest time": (
+        method(options="timeout { nanos: 1 }"), "option timeout: it must be at least a microsecond",
+    ),
+    "a first delay of less than the shortest time": (
+        method(options="retry { max_attempts: 2 initial_delay { nanos: 1 } }"),
+        "option retry.initial_delay: it must be at least a microsecond, or zero",
+    ),
+    "a first delay longer than the timeout": (
+        method(options="timeout { seconds: 2 } retry { max_attempts: 2 initial_delay { seconds: 2 nanos: 1000 } }"),
+        "option retry.initial_delay: it is longer than timeout, and no attempt would follow: make one fit the other",
+    ),
+    "a default of the first delay longer than the timeout": (
+        method(options="timeout { nanos: 999999000 } retry { max_attempts: 2 }"),
+        "option retry.initial_delay: it is longer than timeout, and no attempt would follow: make one fit the other",
+    ),
+    "an attempt timeout longer than the timeout": (
+        method(options="timeout { seconds: 2 } attempt_timeout { seconds: 2 nanos: 1000 }"),
+        "option attempt_timeout: it is longer than timeout, which ends every attempt before: make one fit the other",
+    ),
+    "a number of crashes where the first one fails": (
+        method(options="on_crash: ON_CRASH_FAIL max_crashes: 3"),
+        "option max_crashes: it means nothing with on_crash ON_CRASH_FAIL",
+    ),
     "a negative retention": (
         method(options="retention { seconds: -1 }"), "option retention: it must not be negative",
     ),
@@ -290,10 +317,18 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='id_template: "o-{key}}"'),
         "option id_template: '}' may only hold letters, digits, '.', '_', '~' and '-'",
     ),
-    "a template with placeholders that touch": (
-        method(options='id_template: "o-{key}{inner.key}"'),
-        ("option id_template: two placeholders must have a literal between them, or two inputs could "
-        "share a name"),
+    **{
+        f"a template with two placeholders, {how}": (
+            method(options=f'id_template: "o-{{key}}{between}{{inner.key}}"'),
+            ("option id_template: it has several placeholders, and a value may hold what stands between them, so that "
+             "two inputs could share a name; make the name from one field"),
+        )
+        for how, between in {"that touch": "", "one dash apart": "-", "a word apart": "~and~"}.items()
+    },
+    "a template that makes names too long for Get": (
+        method(options=f'id_template: "{"p" * 800}-{{key}}-{"s" * 95}"'),
+        ("option id_template: it makes names of up to 1025 characters, and they may have 1024: a value takes 128, its "
+         "own text 897"),
     ),
     "a template with an unknown field": (
         method(options='id_template: "o-{kye}"'),
@@ -322,6 +357,28 @@ CASES: dict[str, tuple[Any, str]] = {
 def test_a_method_is_refused(case: str) -> None:
     proto, message = CASES[case]
     assert refusal(proto) == f"FILE:7: Orders.Play: {message}"
+
+
+@pytest.mark.parametrize("gate", ["call", "observe", "cancel", "control"])
+def test_a_gate_that_names_a_capability_twice_is_refused(gate: str) -> None:
+    proto = method(options=f'{gate} {{ all_of: "a" all_of: "b" all_of: "a" }}')
+    declared = 'capabilities { name: "a" } capabilities { name: "b" }'
+    message = f"FILE:7: Orders.Play: option {gate}: capability 'a' is named twice"
+    assert refusal(proto, service_options=declared) == message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "timeout { seconds: 2 } attempt_timeout { seconds: 2 } retry { max_attempts: 2 initial_delay { seconds: 2 } }",
+        "unbounded: true attempt_timeout { seconds: 2 } retry { max_attempts: 2 }",
+        "attempt_timeout { seconds: 2 } retry { max_attempts: 2 }",
+        "retention {} timeout { nanos: 1000 }",
+        f'id_template: "{"p" * 800}-{{key}}-{"s" * 94}"',
+    ],
+)
+def test_what_just_fits_is_accepted(options: str) -> None:
+    assert loading.load([service(contract(method(options=options)))], default_timeout=1)
 
 
 @pytest.mark.parametrize("place", ["contract", "contract.capabilities[0]"])

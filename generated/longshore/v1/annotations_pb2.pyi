@@ -297,8 +297,8 @@ class OperationContract(_message.Message):
     contract's own package. Default `longshore.v1.DiagnosticOutput`; `google.protobuf.Empty` means no output.
     """
     id_template: _builtins.str
-    """Template of the operation's public id, for example `orders-process-{order_id}`. Placeholders name string fields of
-    the input; the literal prefix must not be empty and must be unique to the type. Absent: the id is the uid.
+    """Template of the operation's public id, for example `orders-process-{order_id}`. Its one placeholder names a string
+    field of the input; the literal prefix must not be empty and must be unique to the type. Absent: the id is the uid.
     """
     on_terminal: Global___OnTerminal.ValueType
     """What a start answers when the name that `id_template` yields belongs to an operation that has ended."""
@@ -307,7 +307,9 @@ class OperationContract(_message.Message):
     on_crash: Global___OnCrash.ValueType
     """What becomes of an operation that was interrupted by a crash of the server."""
     max_crashes: _builtins.int
-    """How many crashes one operation may be part of before it fails with reason CRASH_LOOP. Default 5, at least 1."""
+    """How many crashes one operation may be part of before it fails with reason CRASH_LOOP. Default 5, at least 1.
+    Not with ON_CRASH_FAIL.
+    """
     visibility: Global___Visibility.ValueType
     """Which callers that pass `observe` may see an operation."""
     watches: _builtins.str
@@ -344,7 +346,9 @@ class OperationContract(_message.Message):
 
     @_builtins.property
     def attempt_timeout(self) -> _duration_pb2.Duration:
-        """How long one attempt of the handler may last; after that the attempt fails with reason ATTEMPT_TIMEOUT."""
+        """How long one attempt of the handler may last, not longer than `timeout`; after that the attempt fails with reason
+        ATTEMPT_TIMEOUT.
+        """
 
     @_builtins.property
     def retention(self) -> _duration_pb2.Duration:
@@ -469,7 +473,7 @@ class RetryPolicy(_message.Message):
     """By which share of itself a delay is made shorter or longer at random, at most; 0 to 1. Default 0."""
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
-        """The delay before the second attempt. Default 1 s; zero: at once."""
+        """The delay before the second attempt, not longer than the contract's `timeout`. Default 1 s; zero: at once."""
 
     @_builtins.property
     def max_delay(self) -> _duration_pb2.Duration:

@@ -14,6 +14,8 @@ def micros(value: Duration, *, zero: bool = False) -> int:
     # Of a whole that is negative the nanos are negative, too.
     if abs(value.nanos) > 999_999_999 or value.seconds > 0 > value.nanos:
         raise ValueError("it is no duration: its nanos must be between 0 and 999,999,999")
+    if found == 0 and value.nanos > 0:
+        raise ValueError(f"it must be at least a microsecond{', or zero' if zero else ''}")
     if found < 0 or (found == 0 and not zero):
         raise ValueError("it must not be negative" if zero else "it must be longer than zero")
     if found > LONGEST * 1_000_000:

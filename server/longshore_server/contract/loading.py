@@ -197,6 +197,9 @@ class _Loader:
         max_crashes = contract.max_crashes if contract.HasField("max_crashes") else MAX_CRASHES
         if max_crashes < 1:
             raise self._error(method, "max_crashes", "it must be at least 1")
+        if contract.HasField("max_crashes") and contract.on_crash == annotations_pb2.ON_CRASH_FAIL:
+            raise self._error(method, "max_crashes", "it means nothing with on_crash ON_CRASH_FAIL")
+        timeout, attempt_timeout = self._timeouts(method, contract)
         return OperationType(
             name=f"{self._descriptor.full_name}/{method.name}",
             method=method,
@@ -218,8 +221,8 @@ class _Loader:
             cancel_grace=self._duration(method, contract, "cancel_grace", zero=True) or 0
             if contract.HasField("cancel_grace")
             else CANCEL_GRACE,
-            timeout=self._timeout(method, contract),
-            attempt_timeout=self._duration(method, contract, "attempt_timeout"),
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
             rerun=contract.on_crash != annotations_pb2.ON_CRASH_FAIL,
             max_crashes=max_crashes,
             retry=retry.read(contract, functools.partial(self._error, method)),
@@ -256,7 +259,9 @@ class _Loader:
         if not contract.HasField(option):  # type: ignore[arg-type]
             return None
         names = getattr(contract, option).all_of
-        for name in names:
+        for position, name in enumerate(names):
+            if name in names[:position]:
+                raise self._error(method, option, f"capability {name!r} is named twice")
             if name not in self._capabilities:
                 raise self._error(
                     method,
@@ -265,12 +270,19 @@ class _Loader:
                 )
         return frozenset(names)
 
-    def _timeout(self, method: MethodDescriptor, contract: annotations_pb2.OperationContract) -> int | None:
+    def _timeouts(
+        self, method: MethodDescriptor, contract: annotations_pb2.OperationContract
+    ) -> tuple[int | None, int | None]:
+        """Of the operation and of one attempt. Only a timeout that the contract itself says is compared."""
+        attempt, timeout = (self._duration(method, contract, option) for option in ("attempt_timeout", "timeout"))
         if contract.WhichOneof("lifetime") == "unbounded":
             if not contract.unbounded:
                 raise self._error(method, "unbounded", "it must be true when it is written; leave it out otherwise")
-            return None
-        return self._duration(method, contract, "timeout") or self._default_timeout
+            return None, attempt
+        if timeout is not None and attempt is not None and attempt > timeout:
+            problem = "it is longer than timeout, which ends every attempt before: make one fit the other"
+            raise self._error(method, "attempt_timeout", problem)
+        return timeout or self._default_timeout, attempt
 
     def _duration(
         self, method: MethodDescriptor, contract: annotations_pb2.OperationContract, option: str, *, zero: bool = False

@@ -73,6 +73,11 @@ def read(contract: annotations_pb2.OperationContract, refuse: Refuse) -> RetryPo
     initial = INITIAL_DELAY
     if policy.HasField("initial_delay"):
         initial = duration("initial_delay", policy.initial_delay, zero=True)
+    if contract.HasField("timeout") and initial > micros(contract.timeout):
+        raise refuse(
+            "retry.initial_delay",
+            "it is longer than timeout, and no attempt would follow: make one fit the other",
+        )
     longest = max(initial, MAX_DELAY)
     if policy.HasField("max_delay"):
         longest = duration("max_delay", policy.max_delay)

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from longshore_server.clock import Clock, resolve
 from longshore_server.contract import validation
+from longshore_server.contract.template import MAX_ID
 from longshore_server.contract.types import OperationType
 from longshore_server.engine import deploys, recovery
 from longshore_server.engine.attempt import Ending
@@ -255,7 +256,7 @@ class Engine:
     async def find(self, name: str) -> Live:
         """The operation that `name` means: `operations/{id}` or `operations/{uid}`. Raises `ServiceError`."""
         prefix, _, id = name.partition("/")
-        if prefix != "operations" or not id or "/" in id or len(id) > 1024:
+        if prefix != "operations" or not id or "/" in id or len(id) > MAX_ID:
             raise invalid("name", f"{name[:200]!r} is not of the form operations/{{id}}", reason=Reason.INVALID_NAME)
         uid = parse_uid(id)
         if uid is None:
