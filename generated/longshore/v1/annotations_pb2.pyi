@@ -297,8 +297,9 @@ class OperationContract(_message.Message):
     contract's own package. Default `longshore.v1.DiagnosticOutput`; `google.protobuf.Empty` means no output.
     """
     id_template: _builtins.str
-    """Template of the operation's public id, for example `orders-process-{order_id}`. Its one placeholder names a string
-    field of the input; the literal prefix must not be empty and must be unique to the type. Absent: the id is the uid.
+    """Template of the operation's public id, for example `orders-process-{order_id}`. Placeholders name string fields of
+    the input; the literal prefix must not be empty and must be unique to the type. Two inputs that make the same name
+    are told apart: the second is ALREADY_EXISTS. Absent: the id is the uid.
     """
     on_terminal: Global___OnTerminal.ValueType
     """What a start answers when the name that `id_template` yields belongs to an operation that has ended."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -26,39 +25,47 @@ class IdTemplate:
 
     def __init__(self, text: str, input: Descriptor) -> None:
         self.text = text
-        parts = _PART.split(text)
-        literals, fields = parts[::2], parts[1::2]
-        paths = [self._path(field, input) for field in fields]
-        for literal in literals:
+        self._literals: list[str] = []
+        self._paths: list[list[str]] = []
+        position = 0
+        for match in _PART.finditer(text):
+            self._literals.append(text[position : match.start()])
+            self._paths.append(self._path(match[1], input))
+            position = match.end()
+        self._literals.append(text[position:])
+        for literal in self._literals:
             if not _LITERAL.fullmatch(literal):
                 raise ValueError(f"{literal!r} may only hold letters, digits, '.', '_', '~' and '-'")
-        self.prefix = literals[0]
-        """The literal text before the placeholder."""
         if not self.prefix:
             raise ValueError("it must begin with a literal prefix, for example 'orders-process-{order_id}'")
-        if not paths:
+        if not self._paths:
             raise ValueError("it has no placeholder, so every operation would have the same name")
-        if len(paths) > 1:
+        if any(not literal for literal in self._literals[1:-1]):
+            raise ValueError("two placeholders must have a literal between them, or two inputs could share a name")
+        own, values = sum(map(len, self._literals)), MAX_VALUE * len(self._paths)
+        if own + values > MAX_ID:
             raise ValueError(
-                "it has several placeholders, and a value may hold what stands between them, so that two inputs could "
-                "share a name; make the name from one field"
+                f"it makes names of up to {own + values} characters, and they may have {MAX_ID}: the values take "
+                f"{values}, its own text {own}"
             )
-        (self._names,), self._suffix = paths, literals[1]
-        own = len(self.prefix) + len(self._suffix)
-        if own + MAX_VALUE > MAX_ID:
-            raise ValueError(
-                f"it makes names of up to {own + MAX_VALUE} characters, and they may have {MAX_ID}: a value takes "
-                f"{MAX_VALUE}, its own text {own}"
-            )
+
+    @property
+    def prefix(self) -> str:
+        """The literal text before the first placeholder."""
+        return self._literals[0]
 
     def render(self, message: Message) -> str:
         """The public id of an operation with this input. Raises `ServiceError` (INVALID_ARGUMENT) naming the field."""
-        value: Any = message
-        for name in self._names:
-            value = getattr(value, name)
-        field = ".".join(self._names)
-        rendered = self.prefix + _check(field, value) + self._suffix
+        parts = [self._literals[0]]
+        for path, literal in zip(self._paths, self._literals[1:], strict=True):
+            value = message
+            for name in path:
+                value = getattr(value, name)
+            parts.append(_check(".".join(path), str(value)))
+            parts.append(literal)
+        rendered = "".join(parts)
         if parse_uid(rendered) is not None:
+            field = ".".join(self._paths[0])
             problem = f"makes {rendered!r}, which has the form of a uid and cannot be a name"
             raise ServiceError(Reason.INVALID_ARGUMENT, f"{field} {problem}.", violations=[Violation(field, problem)])
         return rendered
