@@ -134,6 +134,8 @@ class Requests:
         self._contract = [method for method in methods if method.contract]
         self._own = [method for method in methods if not method.contract]
         self._about = [method for method in self._own if "name" in method.input.DESCRIPTOR.fields_by_name]
+        # What goes well only for few operations, and only after another call, is tried more often.
+        self._about += [m for m in self._about if {"signal", "number"} & {*m.input.DESCRIPTOR.fields_by_name}] * 3
         # Most can be done to operations that take signals.
         rich = {type.type for type in types if type.contract.signals}
         self._starting = [method for method in self._contract for _ in range(4 if method.path[1:] in rich else 1)]

@@ -46,8 +46,8 @@ GATED, OPEN = (*SHARED, gates_longshore.GatesService), (*SHARED, lab_longshore.L
 GATES = ("gates.start", "gates.see", "gates.cancel", "gates.steer")
 # Small enough that every bound is met, and that what is kept of ended operations does not grow for long.
 BOUNDS: dict[str, Any] = {
-    "concurrency": 8, "queue": 8, "queue_per_owner": 6, "max_live": 200, "max_live_per_owner": 150, "max_events": 64,
-    "max_input": 65_536, "max_payload": 65_536, "max_watches": 12, "max_watches_per_owner": 8,
+    "concurrency": 4, "queue": 4, "queue_per_owner": 3, "max_live": 200, "max_live_per_owner": 150, "max_events": 64,
+    "max_input": 65_536, "max_payload": 65_536, "max_watches": 4, "max_watches_per_owner": 3,
 }  # fmt: skip
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
