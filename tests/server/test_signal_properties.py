@@ -107,6 +107,7 @@ class World:
         for run in self.runs:
             assert run == longest[: len(run)], "a re-run got something else"
         with sqlite3.connect(f"file:{self.directory / 'longshore.db'}?mode=ro", uri=True) as database:
+            database.execute("BEGIN")  # both at one moment: the writer may be at work
             rows = database.execute("SELECT number, name, id, consumed IS NULL FROM signals ORDER BY number").fetchall()
             entries = database.execute(
                 "SELECT outcome FROM journal WHERE kind = 'signal' AND outcome <> x''"
