@@ -118,6 +118,8 @@ class Torture(TortureService[Ledger]):
                     await op.output(text)
                 case ["cancelled"]:
                     await op.cancelled.wait()
+                case ["stopping"]:
+                    await op.stopping.wait()
                 case ["pause", seconds]:
                     await asyncio.sleep(float(seconds))
                 case ["pause", seconds, "until", count]:

@@ -162,6 +162,22 @@ async def test_killed_after_the_cancel_was_acknowledged(tmp_path: Path) -> None:
         assert [e.name for e in server.ledger()] == ["ran"]
 
 
+async def test_killed_after_a_stop_was_acknowledged(tmp_path: Path) -> None:
+    """The next attempt is told of it from its first moment, and what it returns completes the operation as stopped."""
+    async with served(tmp_path) as server, Caller(server) as caller:
+        name = await start(caller, "note ran\nstopping\npause 60 until 2")
+        answer: Any = await caller.operations.Stop(pb.StopRequest(name=name))
+        assert answer.HasField("stop_request_time")
+        await server.kill()
+        await server.start()
+        snapshot = await settled(caller, name)
+        events = await caller.events(name)
+        check_log(snapshot, events)
+        assert kinds(events) == ["accepted", "started", "stopping", "attempt_failed", "completed"]
+        assert snapshot.stopped
+        assert [(e.name, e.attempt) for e in server.ledger()] == [("ran", 1), ("ran", 2)]
+
+
 async def test_killed_after_accept_before_the_handler_begins(tmp_path: Path) -> None:
     """Acknowledged and PENDING: there is one slot, and somebody else has it."""
     async with served(tmp_path, "--concurrency", "1") as server, Caller(server) as caller:

@@ -156,20 +156,23 @@ def shown(findings: Iterable[str]) -> str:
     return f"{len(found)} findings:\n" + "\n".join(found[:40])
 
 
-# What a run with so many kills cannot miss; a tenth of what it usually sees.
+# What a run with so many kills cannot miss, a tenth of what it usually sees or less. A machine may be slow, and whether
+# something rare meets a kill is left to chance in a short run: each such meeting has a case of its own in test_*_crashes.
 ENOUGH = {
     "starts acknowledged": 30, "starts answered with what existed": 5, "operations interrupted": 5, "completed": 20,
     "different events seen": 200, "snapshots seen": 30, "ends seen": 10, "watches resumed": 5, "waits": 2,
-    "cancels acknowledged": 5, "cancels that came in time": 1, "effects": 20, "sleeps": 2, "children": 1,
-    "logs read over the wire": 30,
-    "signals acknowledged": 40, "signals acknowledged as duplicates": 20, "signals with a used id refused": 2,
-    "signals consumed": 10, "signals consumed by controllers": 5, "signals consumed at another server": 1,
-    "signals that wait for ever": 2, "signals given again": 2,
-    "deferred operations": 5, "deferred operations ended at another server": 3, "controls right after a restart": 3,
-    "reports of controllers": 8, "ended by control": 4, "ended ones disturbed": 5,
-    "failed attempts made again": 10, "failed attempts made again by another server": 1, "next attempts seen": 2,
-    "stops acknowledged": 10, "completed by a stop": 3, "completed by a stop at another server": 1,
-    "retries acknowledged": 5, "deletes acknowledged": 5, "swept away": 3, "swept operations looked for": 2,
+    "cancels acknowledged": 5, "effects": 20, "sleeps": 2, "children": 1, "logs read over the wire": 30,
+    "signals acknowledged": 20, "signals acknowledged as duplicates": 8, "signals consumed": 4,
+    "deferred operations": 3, "reports of controllers": 4, "ended by control": 2, "ended ones disturbed": 3,
+    "failed attempts made again": 2, "stops acknowledged": 5, "retries acknowledged": 3, "deletes acknowledged": 3,
+}  # fmt: skip
+ENOUGH_OF_MANY = {name: least * 10 for name, least in ENOUGH.items()} | {
+    "effects asked for again": 5, "cancels that came in time": 10, "next attempts seen": 20,
+    "signals with a used id refused": 20, "signals consumed by controllers": 50,
+    "signals consumed at another server": 10, "signals that wait for ever": 20, "signals given again": 20, "deferred operations ended at another server": 30,
+    "controls right after a restart": 30, "failed attempts made again by another server": 10,
+    "completed by a stop": 30, "completed by a stop at another server": 10,
+    "swept away": 30, "swept operations looked for": 20,
 }  # fmt: skip
 
 
@@ -209,4 +212,4 @@ async def test_a_server_that_answers_before_it_commits_is_found_out(tmp_path: Pa
 @pytest.mark.timeout(1800)
 async def test_nothing_is_lost_in_a_hundred_kills(tmp_path: Path) -> None:
     """The long form."""
-    await torture(tmp_path, 120, {name: least * 10 for name, least in ENOUGH.items()} | {"effects asked for again": 5})
+    await torture(tmp_path, 120, ENOUGH_OF_MANY)
