@@ -9,9 +9,11 @@ from longshore_server.contract.loading import ContractError
 from longshore_server.engine.host import OperationEndedError, OperationRef, Operations
 from longshore_server.engine.provider import OperationControl
 from longshore_server.errors import Code, OperationError, Reason, ServiceError
+from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
-from longshore_server.handler.operation import Caller, Operation, Recovery, step
+from longshore_server.handler.operation import Operation
 from longshore_server.handler.signals import Signal
+from longshore_server.handler.steps import step
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
 

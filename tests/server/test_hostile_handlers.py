@@ -11,7 +11,7 @@ from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Code, OperationError, Reason, ServiceError
-from longshore_server.handler.operation import MAX_UNACKNOWLEDGED, UNACKNOWLEDGED_BYTES
+from longshore_server.handler.reports import MAX_UNACKNOWLEDGED, UNACKNOWLEDGED_BYTES
 from longshore_server.store.mutations import Report
 from tests.conftest import Lab, State, reason_of_end, refused
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -19,15 +16,16 @@ from typing_extensions import TypeVarTuple, Unpack
 from longshore.v1 import channels_pb2
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.contract.types import OperationType
-from longshore_server.errors import Reason, ServiceError
-from longshore_server.handler import codec
+from longshore_server.handler import codec, steps
 from longshore_server.handler.deferral import HandOver
+from longshore_server.handler.facts import Caller, Flag, Recovery
 from longshore_server.handler.journal import Asked, Journal, Key, place
 from longshore_server.handler.log import OperationLog
+from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
 from longshore_server.lifecycle import Move
 from longshore_server.store.events import uid_text
-from longshore_server.store.mutations import Record, Report
+from longshore_server.store.mutations import Record
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.tracer import Tracer
 
@@ -42,86 +40,10 @@ ServicesT = DefaultTypeVar("ServicesT", default=Any)
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-MAX_UNACKNOWLEDGED = 1024
-"""How many reports of one operation may wait to be durable."""
-UNACKNOWLEDGED_BYTES = 65_536
-"""A report counts once more for each so many bytes of it."""
-
 current: contextvars.ContextVar[Operation[Any, Any, Any, Any, Any] | None] = contextvars.ContextVar(
     "longshore_operation", default=None
 )
 """The operation whose handler is running here, if any."""
-
-
-class Flag:
-    """Something that a caller asked for: false until then. `if op.cancelled: ...` or `await op.cancelled.wait()`."""
-
-    __slots__ = ("_event", "_raised")
-
-    def __init__(self) -> None:
-        self._raised = False
-        # Made when somebody waits: most handlers only look.
-        self._event: asyncio.Event | None = None
-
-    def __bool__(self) -> bool:
-        return self._raised
-
-    def set(self) -> None:
-        """Raise the flag, for good."""
-        self._raised = True
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Return once the flag is raised."""
-        if not self._raised:
-            if self._event is None:
-                self._event = asyncio.Event()
-            await self._event.wait()
-
-
-@dataclass(frozen=True)
-class Recovery(Generic[ProgressT]):
-    """What the last attempt left: it failed, or it died with its server."""
-
-    attempt: int
-    """Number of that attempt."""
-    failures: int
-    """How many attempts have failed."""
-    crashes: int
-    """How many crashes of the server the operation has been part of."""
-    progress: ProgressT | None
-    """The latest progress that became durable."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who started the operation."""
-
-    principal: str
-    capabilities: frozenset[str]
-    """What it might do when it started the operation."""
-
-
-_step_key: contextvars.ContextVar[str | None] = contextvars.ContextVar("longshore_step", default=None)
-
-
-class _Step:
-    """The step that is running here: `from longshore_server import step`, then `step.key` inside its function."""
-
-    @property
-    def key(self) -> str:
-        """Stable across attempts and unique to this step of this operation: pass it on as an idempotency key.
-
-        Raises `RuntimeError` outside a step.
-        """
-        key = _step_key.get()
-        if key is None:
-            raise RuntimeError("step.key exists only inside a function that op.step() runs")
-        return key
-
-
-step = _Step()
 
 
 class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
@@ -141,10 +63,9 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self._store = store
         self._writer = store.writer
         self._clock = clock
-        self._max_payload = max_payload
         self._source = source
         self._tracer = tracer
-        self._unacknowledged = 0
+        self._reports = Reports(type, record, store.writer, max_payload)
         self.hand_over = HandOver(record, store.writer)
         """For the engine: what this attempt has given away."""
         self.input: InputT = input
@@ -242,7 +163,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """
         if isinstance(value, int) and self._type.progress is channels_pb2.CounterProgress:
             value = channels_pb2.CounterProgress(current=value, total=total, message=message)
-        return self._report(Move.PROGRESS, self._type.progress, self._type.progress_url, value)
+        return self._reports.submit(Move.PROGRESS, self._type.progress, self._type.progress_url, value)
 
     @overload
     def output(
@@ -261,7 +182,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """Send output to the callers; a text becomes a `DiagnosticOutput` where that is the type. Like `progress`."""
         if isinstance(value, str) and self._type.output is channels_pb2.DiagnosticOutput:
             value = channels_pb2.DiagnosticOutput(channel=channel, message=value)
-        return self._report(Move.OUTPUT, self._type.output, self._type.output_url, value)
+        return self._reports.submit(Move.OUTPUT, self._type.output, self._type.output_url, value)
 
     @overload
     async def step(self, name: str, function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T: ...
@@ -280,7 +201,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         Raises what `function` raises (nothing is recorded), `DuplicateNameError` for a name used before in this
         attempt, `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result.
         """
-        if _step_key.get() is not None:
+        if steps.running():
             raise RuntimeError(f"step {name!r} is inside another step: steps cannot be nested")
         key = self._journal.claim("step", name, place(2))
         asked = Asked(*args)
@@ -294,16 +215,11 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> JournalEntry:
         name = key[1]
-        token = _step_key.set(f"{self.uid}/{name}")
         try:
-            result = function(*args)
-            if inspect.isawaitable(result):
-                result = await result
+            result = await steps.run(f"{self.uid}/{name}", function, args)
         except BaseException:
             self._journal.release(key)
             raise
-        finally:
-            _step_key.reset(token)
         try:
             stored = codec.encode(result)
         except codec.NotStorableError as error:
@@ -399,31 +315,3 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
     def _inbox(self) -> Inbox:
         # Made when it is asked for: most operations have no signals.
         return Inbox(self._type, self._record, self._source, self._journal, self._store, self._clock)
-
-    def _report(self, move: Move, expected: type[Message], url: str, value: Any) -> Awaitable[None]:
-        if type(value) is not expected or self._type.void(expected):
-            declared = "none" if self._type.void(expected) else expected.DESCRIPTOR.full_name
-            raise TypeError(
-                f"{self._type.name}: {move.value} of type {type(value).__name__}, but the contract declares {declared}"
-            )
-        data = value.SerializeToString()
-        # A large report counts as many: what waits is bounded in bytes as well.
-        weight = 1 + len(data) // UNACKNOWLEDGED_BYTES
-        if self._unacknowledged and self._unacknowledged + weight > MAX_UNACKNOWLEDGED:
-            raise ServiceError(
-                Reason.TOO_MUCH_UNACKNOWLEDGED,
-                f"{self.name}: {MAX_UNACKNOWLEDGED} reports wait to be durable: await some of them.",
-            )
-        if len(data) > self._max_payload:
-            # Stored, it would make the log of the operation unreadable for everyone, for ever.
-            raise ValueError(
-                f"{self._type.name}: {move.value} of {len(data)} bytes, more than the {self._max_payload} that the "
-                "server sends"
-            )
-        self._unacknowledged += weight
-        packed = AnyMessage(type_url=url, value=data).SerializeToString()
-        report = Report(self._record.uid, self._record.attempt, move, packed)
-        return self._writer.submit(report, partial(self._acknowledge, weight))
-
-    def _acknowledge(self, weight: int, _: object) -> None:
-        self._unacknowledged -= weight
