@@ -5,7 +5,7 @@ from __future__ import annotations
 from longshore_server.auth.identity import Authenticator, Credentials, Principal, unauthenticated
 from longshore_server.clock import Clock, SystemClock
 from longshore_server.config import Config, ConfigError
-from longshore_server.contract.loading import ContractError
+from longshore_server.contract.source import ContractError
 from longshore_server.engine.host import OperationEndedError, OperationRef, Operations
 from longshore_server.engine.provider import OperationControl
 from longshore_server.errors import Code, OperationError, Reason, ServiceError

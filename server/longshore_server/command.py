@@ -20,7 +20,7 @@ from longshore_server import config as configuration
 from longshore_server.auth.files import FileError
 from longshore_server.auth.tokens import append, make
 from longshore_server.config import Config, ConfigError
-from longshore_server.contract.loading import ContractError
+from longshore_server.contract.source import ContractError
 from longshore_server.rpc.listener import ListenError
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError

@@ -1,0 +1,80 @@
+"""What a service has for its contract: the handler of each operation, and the signature that it must have."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+
+from longshore_server.contract.source import ContractError, Declaration, Source, hint
+from longshore_server.contract.types import Handler
+
+
+def read_handler(declaration: Declaration) -> Handler:
+    """The bound method. Raises `ContractError` when it is missing or takes or returns something else."""
+    service = declaration.source.service
+    python_name = declaration.source.names.get(declaration.method.name)
+    handler: Any = None if python_name is None else getattr(service, python_name, None)
+    what = f"{type(service).__name__}.{python_name}"
+    if handler is None or getattr(handler, "__isabstractmethod__", False):
+        raise declaration.error("", f"no handler: write `async def {python_name}(self, request, op)`")
+    if not inspect.iscoroutinefunction(handler):
+        raise declaration.error("", f"{what} must be an `async def` that returns the result")
+    positional = [
+        p for p in inspect.signature(handler).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]  # fmt: skip
+    if len(positional) != 2:
+        raise declaration.error("", f"{what} must take exactly two arguments, (request, op)")
+    _check_annotations(declaration, handler, what)
+    return handler  # type: ignore[no-any-return]
+
+
+def read_comment(declaration: Declaration) -> str:
+    """What the contract says above the method: the generated base keeps it as the docstring."""
+    python_name = declaration.source.names.get(declaration.method.name, "")
+    for base in type(declaration.source.service).__mro__:
+        if "OPERATIONS" in vars(base):
+            return inspect.getdoc(vars(base).get(python_name)) or ""
+    return ""
+
+
+def check_strays(source: Source) -> None:
+    """Raises `ContractError` for a method that looks like a handler of an operation which the contract has not."""
+    service, known = type(source.service), set(source.names.values())
+    for name, member in inspect.getmembers(service, inspect.iscoroutinefunction):
+        if name.startswith("_") or name in known:
+            continue
+        if list(inspect.signature(member).parameters)[1:] == ["request", "op"]:
+            raise ContractError(
+                f"{service.__name__}.{name}: {source.descriptor.full_name} has no such operation"
+                f"{hint(name, known) or '.'} Declare it in {source.file}, or rename the method"
+            )
+
+
+def _check_annotations(declaration: Declaration, handler: Any, what: str) -> None:
+    """A handler that says other message types than the contract is refused, as mypy would."""
+    hints = getattr(inspect.unwrap(handler), "__annotations__", {})
+    names = list(inspect.signature(handler).parameters)
+    info = declaration.method.GetOptions().Extensions[operations_pb2.operation_info]
+    expected = {
+        names[0]: message_factory.GetMessageClass(declaration.method.input_type),
+        "return": declaration.message("operation_info.response_type", info.response_type),
+    }
+    scope = getattr(inspect.unwrap(handler), "__globals__", {})
+    for name, message in expected.items():
+        said = hints.get(name)
+        if isinstance(said, str):
+            try:
+                said = eval(said, scope)  # noqa: S307 - the service's own annotation, as typing.get_type_hints does
+            except Exception:  # noqa: BLE001, S112 - a name under TYPE_CHECKING only: mypy has checked it
+                continue
+        if isinstance(said, type) and issubclass(said, Message) and said is not message:
+            role = "returns" if name == "return" else "takes"
+            raise declaration.error(
+                "",
+                f"{what} {role} {said.DESCRIPTOR.full_name}, but the contract says {message.DESCRIPTOR.full_name}",
+            )
