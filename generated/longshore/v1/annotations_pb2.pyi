@@ -180,6 +180,30 @@ TRANSFER_DIRECTION_RECEIVE: TransferDirection.ValueType  # 2
 """The service sends bytes to the caller (a download)."""
 Global___TransferDirection: _TypeAlias = TransferDirection  # noqa: Y015
 
+class _OnMismatch:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnMismatchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnMismatch.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_MISMATCH_UNSPECIFIED: _OnMismatch.ValueType  # 0
+    """As ON_MISMATCH_KEEP."""
+    ON_MISMATCH_KEEP: _OnMismatch.ValueType  # 1
+    """The commit is refused and the bytes are kept: a commit with the right size and digest can follow."""
+    ON_MISMATCH_DROP: _OnMismatch.ValueType  # 2
+    """The upload fails with reason DIGEST_MISMATCH or SIZE_MISMATCH, and its bytes are dropped."""
+
+class OnMismatch(_OnMismatch, metaclass=_OnMismatchEnumTypeWrapper):
+    """What becomes of an upload whose commit does not fit its bytes."""
+
+ON_MISMATCH_UNSPECIFIED: OnMismatch.ValueType  # 0
+"""As ON_MISMATCH_KEEP."""
+ON_MISMATCH_KEEP: OnMismatch.ValueType  # 1
+"""The commit is refused and the bytes are kept: a commit with the right size and digest can follow."""
+ON_MISMATCH_DROP: OnMismatch.ValueType  # 2
+"""The upload fails with reason DIGEST_MISMATCH or SIZE_MISMATCH, and its bytes are dropped."""
+Global___OnMismatch: _TypeAlias = OnMismatch  # noqa: Y015
+
 @_typing.final
 class Contract(_message.Message):
     """What a contract service declares for all of its operations."""
@@ -511,7 +535,11 @@ Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class TransferContract(_message.Message):
-    """The bytes that belong to an operation."""
+    """The bytes that belong to an operation: those that its caller sends before or while its handler works, or those that
+    the service has for its callers.
+
+    Every path names a field of the input, from its top, with dots: `document.key`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -525,27 +553,38 @@ class TransferContract(_message.Message):
     REQUIRE_CHECKSUM_FIELD_NUMBER: _builtins.int
     REFUSE_EXISTING_FIELD_NUMBER: _builtins.int
     DELETE_WITH_OPERATION_FIELD_NUMBER: _builtins.int
+    ON_MISMATCH_FIELD_NUMBER: _builtins.int
+    MAX_USES_FIELD_NUMBER: _builtins.int
     direction: Global___TransferDirection.ValueType
     """Who sends."""
     store: _builtins.str
-    """The store resource that keeps the bytes, declared by the service."""
+    """The store resource that keeps the bytes, declared by the service. Required."""
     key_path: _builtins.str
-    """Path of the input field that holds the object's key."""
+    """Path of the string field that holds the object's key: `/`-separated, at most 1024 bytes, no segment empty, `.` or
+    `..`. Required with SEND. With RECEIVE its presence means that the operation offers this object from its start on;
+    absent: the handler offers what there is, when it is there.
+    """
     content_type_path: _builtins.str
-    """Path of the input field that holds the content type."""
+    """Path of the string field that holds the content type. Absent: the object has none."""
     metadata_path: _builtins.str
-    """Path of the input field, a map of strings, that holds the object's metadata."""
+    """Path of the field, a map of strings, that holds the object's metadata. Absent: the object has none. Only with SEND."""
     max_bytes: _builtins.int
-    """The most bytes that a transfer may carry."""
+    """The most bytes that an upload may have; more than zero where it is set. Absent: the store's own bound. Only with SEND."""
     require_checksum: _builtins.bool
-    """Whether a commit without a digest is refused."""
+    """Whether a chunk without its CRC32C and a commit without the SHA-256 are refused. Only with SEND."""
     refuse_existing: _builtins.bool
-    """Whether an object that already has this key is refused instead of replaced."""
+    """Whether a key that has an object already is refused instead of replaced. Only with SEND."""
     delete_with_operation: _builtins.bool
-    """Whether the object is deleted together with the operation."""
+    """Whether the object is deleted together with the operation. Only with SEND."""
+    on_mismatch: Global___OnMismatch.ValueType
+    """What becomes of an upload whose commit names another size or another digest than its bytes have. Only with SEND."""
+    max_uses: _builtins.int
+    """How often each download that an operation offers may be fetched. Zero: as often as one likes, until it expires."""
     @_builtins.property
     def expiry(self) -> _duration_pb2.Duration:
-        """How long a transfer may stay idle before it expires."""
+        """How long an upload may go without a new byte, counted from the last one that was recorded, before it expires; how
+        long a download is offered. More than zero. Default 1 h.
+        """
 
     def __init__(
         self,
@@ -560,10 +599,12 @@ class TransferContract(_message.Message):
         require_checksum: _builtins.bool = ...,
         refuse_existing: _builtins.bool = ...,
         delete_with_operation: _builtins.bool = ...,
+        on_mismatch: Global___OnMismatch.ValueType = ...,
+        max_uses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expiry", b"expiry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type_path", b"content_type_path", "delete_with_operation", b"delete_with_operation", "direction", b"direction", "expiry", b"expiry", "key_path", b"key_path", "max_bytes", b"max_bytes", "metadata_path", b"metadata_path", "refuse_existing", b"refuse_existing", "require_checksum", b"require_checksum", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type_path", b"content_type_path", "delete_with_operation", b"delete_with_operation", "direction", b"direction", "expiry", b"expiry", "key_path", b"key_path", "max_bytes", b"max_bytes", "max_uses", b"max_uses", "metadata_path", b"metadata_path", "on_mismatch", b"on_mismatch", "refuse_existing", b"refuse_existing", "require_checksum", b"require_checksum", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,6 +53,10 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """`signal` events."""
     EVENT_TYPE_STOPPING: _EventType.ValueType  # 11
     """`stopping` events."""
+    EVENT_TYPE_TRANSFER: _EventType.ValueType  # 12
+    """`transfer` events."""
+    EVENT_TYPE_OFFERED: _EventType.ValueType  # 13
+    """`offered` events."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """The kinds of events, for filters. One value for each field of `OperationEvent.event`."""
@@ -81,6 +85,10 @@ EVENT_TYPE_SIGNAL: EventType.ValueType  # 10
 """`signal` events."""
 EVENT_TYPE_STOPPING: EventType.ValueType  # 11
 """`stopping` events."""
+EVENT_TYPE_TRANSFER: EventType.ValueType  # 12
+"""`transfer` events."""
+EVENT_TYPE_OFFERED: EventType.ValueType  # 13
+"""`offered` events."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 @_typing.final
@@ -214,8 +222,13 @@ class OperationSnapshot(_message.Message):
     PENDING_SIGNALS_FIELD_NUMBER: _builtins.int
     RETRIED_FROM_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    DOWNLOADS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Public name, `operations/{id}`. With a template the id comes from the input, else it is the uid."""
+    """Public name, `operations/{id}`. With a template the id comes from the input, else it is the uid. A template name
+    means one operation: when it goes over to a new one, by Retry or where the contract says ON_TERMINAL_NEW, the one
+    before is called `operations/{uid}` from then on. Its events keep the name of their time; its revision stays.
+    """
     uid: _builtins.str
     """The server-made UUIDv7 that is unique for ever, even where a template name is used again."""
     type: _builtins.str
@@ -235,7 +248,7 @@ class OperationSnapshot(_message.Message):
     request_id: _builtins.str
     """The idempotency key that it was started with, if any."""
     parent: _builtins.str
-    """Name of the operation whose handler started this one, if any."""
+    """Name of the operation whose handler started this one, `operations/{uid}`; empty: none did."""
     first_sequence: _builtins.int
     """Sequence of the oldest event that the log still holds; 1 unless the log was capped."""
     crashes: _builtins.int
@@ -310,6 +323,14 @@ class OperationSnapshot(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When an ended operation is deleted. Absent: it has not ended, or it is kept for ever."""
 
+    @_builtins.property
+    def upload(self) -> Global___UploadGrant:
+        """The bytes that its caller sends. Absent: its contract declares none."""
+
+    @_builtins.property
+    def downloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___DownloadGrant]:
+        """The bytes that callers may fetch, in the order in which they were offered."""
+
     def __init__(
         self,
         *,
@@ -345,10 +366,12 @@ class OperationSnapshot(_message.Message):
         pending_signals: _abc.Iterable[Global___OperationSnapshot.PendingSignal] | None = ...,
         retried_from: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        upload: Global___UploadGrant | None = ...,
+        downloads: _abc.Iterable[Global___DownloadGrant] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "start_time", b"start_time", "stop_request_time", b"stop_request_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request_time", b"cancel_request_time", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "input", b"input", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "progress", b"progress", "result", b"result", "start_time", b"start_time", "stop_request_time", b"stop_request_time", "update_time", b"update_time", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_reason", b"cancel_reason", "cancel_request_time", b"cancel_request_time", "crashes", b"crashes", "create_time", b"create_time", "deadline", b"deadline", "deferred", b"deferred", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "first_sequence", b"first_sequence", "input", b"input", "labels", b"labels", "name", b"name", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "owner", b"owner", "parent", b"parent", "pending_signals", b"pending_signals", "progress", b"progress", "request_id", b"request_id", "result", b"result", "retried_from", b"retried_from", "revision", b"revision", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "stop_request_time", b"stop_request_time", "stopped", b"stopped", "type", b"type", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_reason", b"cancel_reason", "cancel_request_time", b"cancel_request_time", "crashes", b"crashes", "create_time", b"create_time", "deadline", b"deadline", "deferred", b"deferred", "downloads", b"downloads", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "failures", b"failures", "first_sequence", b"first_sequence", "input", b"input", "labels", b"labels", "name", b"name", "next_attempt_time", b"next_attempt_time", "outcome", b"outcome", "owner", b"owner", "parent", b"parent", "pending_signals", b"pending_signals", "progress", b"progress", "request_id", b"request_id", "result", b"result", "retried_from", b"retried_from", "revision", b"revision", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "stop_request_time", b"stop_request_time", "stopped", b"stopped", "type", b"type", "uid", b"uid", "update_time", b"update_time", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -556,6 +579,52 @@ class OperationEvent(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Transfer(_message.Message):
+        """Bytes of its upload became durable, or the upload came to its end. Not for every byte: at most once a second, and once
+        more at the end.
+        """
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        UPLOAD_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def upload(self) -> Global___UploadGrant:
+            """The upload as it is now."""
+
+        def __init__(
+            self,
+            *,
+            upload: Global___UploadGrant | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["upload", b"upload"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Offered(_message.Message):
+        """There are bytes to fetch."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DOWNLOAD_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def download(self) -> Global___DownloadGrant:
+            """How to fetch them."""
+
+        def __init__(
+            self,
+            *,
+            download: Global___DownloadGrant | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["download", b"download"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["download", b"download"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Completed(_message.Message):
         """It ended with a result."""
 
@@ -641,6 +710,8 @@ class OperationEvent(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
     STOPPING_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    OFFERED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the operation's log: 1, 2, 3 ... without gaps."""
     revision: _builtins.int
@@ -697,6 +768,14 @@ class OperationEvent(_message.Message):
     def stopping(self) -> Global___OperationEvent.Stopping:
         """A caller asked to stop it and to keep what there is."""
 
+    @_builtins.property
+    def transfer(self) -> Global___OperationEvent.Transfer:
+        """Bytes of its upload became durable, or the upload came to its end."""
+
+    @_builtins.property
+    def offered(self) -> Global___OperationEvent.Offered:
+        """There are bytes to fetch."""
+
     def __init__(
         self,
         *,
@@ -716,13 +795,202 @@ class OperationEvent(_message.Message):
         cancelled: Global___OperationEvent.Cancelled | None = ...,
         signal: Global___OperationEvent.Signal | None = ...,
         stopping: Global___OperationEvent.Stopping | None = ...,
+        transfer: Global___OperationEvent.Transfer | None = ...,
+        offered: Global___OperationEvent.Offered | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "output", b"output", "progress", b"progress", "signal", b"signal", "started", b"started", "stopping", b"stopping", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "offered", b"offered", "output", b"output", "progress", b"progress", "signal", b"signal", "started", b"started", "stopping", b"stopping", "time", b"time", "transfer", b"transfer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "output", b"output", "progress", b"progress", "revision", b"revision", "sequence", b"sequence", "signal", b"signal", "started", b"started", "state", b"state", "stopping", b"stopping", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "cancelled", b"cancelled", "cancelling", b"cancelling", "completed", b"completed", "event", b"event", "failed", b"failed", "offered", b"offered", "output", b"output", "progress", b"progress", "revision", b"revision", "sequence", b"sequence", "signal", b"signal", "started", b"started", "state", b"state", "stopping", b"stopping", "time", b"time", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled", "signal", "stopping"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "progress", "output", "attempt_failed", "cancelling", "completed", "failed", "cancelled", "signal", "stopping", "transfer", "offered"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___OperationEvent: _TypeAlias = OperationEvent  # noqa: Y015
+
+@_typing.final
+class UploadGrant(_message.Message):
+    """The bytes that a caller sends for an operation, and how it sends them. Every field is set by the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[UploadGrant._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: UploadGrant._State.ValueType  # 0
+        """Never sent."""
+        STATE_OPEN: UploadGrant._State.ValueType  # 1
+        """It takes bytes."""
+        STATE_COMMITTING: UploadGrant._State.ValueType  # 2
+        """It is committed: its bytes are checked and complete, and are being put in their place."""
+        STATE_COMMITTED: UploadGrant._State.ValueType  # 3
+        """The object is durable in its store."""
+        STATE_FAILED: UploadGrant._State.ValueType  # 4
+        """It has failed; `reason` says why. Its bytes are gone."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Where an upload stands."""
+
+    STATE_UNSPECIFIED: UploadGrant.State.ValueType  # 0
+    """Never sent."""
+    STATE_OPEN: UploadGrant.State.ValueType  # 1
+    """It takes bytes."""
+    STATE_COMMITTING: UploadGrant.State.ValueType  # 2
+    """It is committed: its bytes are checked and complete, and are being put in their place."""
+    STATE_COMMITTED: UploadGrant.State.ValueType  # 3
+    """The object is durable in its store."""
+    STATE_FAILED: UploadGrant.State.ValueType  # 4
+    """It has failed; `reason` says why. Its bytes are gone."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    COMMITTED_SIZE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    MAX_CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PART_SIZES_FIELD_NUMBER: _builtins.int
+    REQUIRE_CHECKSUM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, `uploads/{uid}`, with the uid of its operation."""
+    state: Global___UploadGrant.State.ValueType
+    """Where it stands."""
+    committed_size: _builtins.int
+    """How many bytes are durable, over all parts. Never decreases. Bytes after that have to be sent again."""
+    max_chunk_bytes: _builtins.int
+    """The most bytes that one chunk may have."""
+    max_bytes: _builtins.int
+    """The most bytes that the object may have. Zero: no bound is declared."""
+    total_size: _builtins.int
+    """How many bytes the object has. Absent before the commit, unless the caller has said it."""
+    reason: _builtins.str
+    """Why it has failed, for example UPLOAD_EXPIRED; see docs/errors.md. Set in STATE_FAILED."""
+    require_checksum: _builtins.bool
+    """Whether chunks without a CRC32C and a commit without a SHA-256 are refused."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires unless more bytes come. Absent once it has ended."""
+
+    @_builtins.property
+    def digests(self) -> Global___Digests:
+        """Digests of the whole object. Absent before the commit."""
+
+    @_builtins.property
+    def part_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many bytes of each part are durable; one element where the upload has one part."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___UploadGrant.State.ValueType = ...,
+        committed_size: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        max_chunk_bytes: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        total_size: _builtins.int | None = ...,
+        digests: Global___Digests | None = ...,
+        reason: _builtins.str = ...,
+        part_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        require_checksum: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_total_size", b"_total_size", "digests", b"digests", "expire_time", b"expire_time", "total_size", b"total_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_total_size", b"_total_size", "committed_size", b"committed_size", "digests", b"digests", "expire_time", b"expire_time", "max_bytes", b"max_bytes", "max_chunk_bytes", b"max_chunk_bytes", "name", b"name", "part_sizes", b"part_sizes", "reason", b"reason", "require_checksum", b"require_checksum", "state", b"state", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__total_size: _TypeAlias = _typing.Literal["total_size"]  # noqa: Y015
+    _WhichOneofArgType__total_size: _TypeAlias = _typing.Literal["_total_size", b"_total_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_size) -> _WhichOneofReturnType__total_size | None: ...
+
+Global___UploadGrant: _TypeAlias = UploadGrant  # noqa: Y015
+
+@_typing.final
+class Digests(_message.Message):
+    """Digests of all bytes of an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    CRC32C_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """SHA-256, 32 bytes."""
+    crc32c: _builtins.int
+    """CRC32C (Castagnoli)."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        crc32c: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32c", b"crc32c", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Digests: _TypeAlias = Digests  # noqa: Y015
+
+@_typing.final
+class DownloadGrant(_message.Message):
+    """Bytes that callers may fetch. Every field is set by the server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    MAX_USES_FIELD_NUMBER: _builtins.int
+    FILENAME_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, `downloads/{uid}.{number}`, with the uid of its operation."""
+    size: _builtins.int
+    """How many bytes it has. Absent: the object was not there yet when it was offered."""
+    content_type: _builtins.str
+    """The content type, if the object has one."""
+    max_uses: _builtins.int
+    """How often it may be fetched. Zero: as often as one likes."""
+    filename: _builtins.str
+    """What a person would call the file, for example `report.pdf`. May be empty."""
+    url: _builtins.str
+    """Where the same bytes can be fetched by HTTP GET without credentials until `expire_time`. Empty: nowhere."""
+    revoked: _builtins.bool
+    """It was revoked: it can be fetched no more."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires."""
+
+    @_builtins.property
+    def digests(self) -> Global___Digests:
+        """Digests of the whole object, as far as the store knows them."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        size: _builtins.int | None = ...,
+        content_type: _builtins.str = ...,
+        digests: Global___Digests | None = ...,
+        max_uses: _builtins.int = ...,
+        filename: _builtins.str = ...,
+        url: _builtins.str = ...,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "digests", b"digests", "expire_time", b"expire_time", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "content_type", b"content_type", "digests", b"digests", "expire_time", b"expire_time", "filename", b"filename", "max_uses", b"max_uses", "name", b"name", "revoked", b"revoked", "size", b"size", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+Global___DownloadGrant: _TypeAlias = DownloadGrant  # noqa: Y015
