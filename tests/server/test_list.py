@@ -161,7 +161,7 @@ async def test_children_are_found_by_their_parent(lab: Lab) -> None:
 
     parent = await lab.run("PlayNamed", key="p", script="parent")
     (child,) = (await lab.operations.List(pb.ListRequest(filter=f"parent={parent.name}"))).operations
-    assert (child.type, child.parent) == (Lab.TYPE, "operations/named-p")
+    assert (child.type, child.parent) == (Lab.TYPE, f"operations/{parent.uid}")
 
 
 async def test_pages_are_as_large_as_asked_for(populated: Lab) -> None:

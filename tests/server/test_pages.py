@@ -307,7 +307,8 @@ def test_one_index_drives_each_query_and_nothing_is_sorted(
     def run() -> None:
         pages.page(population.connection, parsed, None, 5, ascending=ascending)
 
-    found = plans(population.connection, run)
+    # A parent is looked up by its name first, which is one row.
+    found = [steps for steps in plans(population.connection, run) if steps != ["SEARCH names USING PRIMARY KEY (id=?)"]]
     assert found
     for steps in found:
         text = "\n".join(steps)

@@ -274,12 +274,12 @@ class Engine:
             live = self.table.get(uid)
             if live is not None:
                 return live
-            deletions = self.table.deletions
+            outdated = self.table.outdated
             record = await self.store.load(uid)
             if record is None:
                 raise not_found(name or f"operations/{uid_text(uid)}")
-            # It may have been taken in, or deleted, while the store was read: then look again.
-            if deletions == self.table.deletions and self.table.get(uid) is None:
+            # It may have been taken in, deleted or renamed while the store was read: then look again.
+            if outdated == self.table.outdated and self.table.get(uid) is None:
                 return self.table.add(record)
 
     async def input_of(self, record: OperationRecord) -> bytes:

@@ -49,7 +49,7 @@ class OperationRef:
         self._engine = engine
         self._uid = uid
         self.name = name
-        """`operations/{id}`."""
+        """`operations/{id}`, as it was called when this was made."""
         self.created = created
         """Whether this start made it."""
 
@@ -229,7 +229,7 @@ async def _begin(
     try:
         terms = terms._replace(
             owner=terms.owner or parent.caller.principal, capabilities=tuple(sorted(parent.caller.capabilities)),
-            parent=parent.name, child=(parent.uid_bytes, entry),
+            parent=f"operations/{parent.uid}", child=(parent.uid_bytes, entry),
         )  # fmt: skip
         return await engine.start(type, request, terms)
     except BaseException:

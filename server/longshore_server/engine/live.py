@@ -121,8 +121,8 @@ class Table:
         self.live: dict[bytes, Live] = {}
         self._ended: OrderedDict[bytes, Live] = OrderedDict()
         self._ended_bytes = 0
-        self.deletions = 0
-        """How many operations have been deleted since the start."""
+        self.outdated = 0
+        """Counts the changes of ended operations, deletions and lost names: what the store gave before may be old."""
         self._names: dict[str, bytes] = {}
         self._on_new = on_new
         self._on_end = on_end
@@ -154,17 +154,24 @@ class Table:
     def publish(self, commit: dict[bytes, Published]) -> None:
         """Make one commit visible, all of it in this step of the event loop."""
         for uid, (record, events) in commit.items():
+            live = self.live.get(uid)
             if record is None:
-                self.deletions += 1
+                self.outdated += 1
                 gone = self._ended.pop(uid, None)
                 if gone is not None:
                     self._ended_bytes -= gone.weight
                     gone.wake()
                 continue
-            live = self.live.get(uid)
+            if live is None and not events:
+                # It had ended, and its name goes over to another.
+                self.outdated += 1
+                if (ended := self._ended.get(uid)) is not None:
+                    ended.record = record
+                continue
+            id = record.id if live is None else live.record.id
             if live is None:
                 live = self.live[uid] = Live(record, self._loop)
-                self._names[record.id] = uid
+                self._names[id] = uid
                 live.publish(record, events)
                 if not record.terminal:
                     self._on_new(live)
@@ -173,8 +180,8 @@ class Table:
             if record.terminal:
                 self._on_end(live)
                 del self.live[uid]
-                if self._names.get(record.id) == uid:
-                    del self._names[record.id]
+                if self._names.get(id) == uid:
+                    del self._names[id]
                 live.input = None
                 self._keep(live)
 

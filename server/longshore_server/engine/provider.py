@@ -63,14 +63,17 @@ class OperationControl(Generic[OperationT_co]):
         self._engine = engine
         self._control = Control(engine)
         self._live = live
-        self.name = live.record.name
-        """`operations/{id}`."""
         self.created = created
         """Whether this very `accept` made the operation."""
         self.cancelled = Wish(live, lambda record: record.cancel_requested is not None)
         """Whether somebody asked to cancel. Answer it by `acknowledge_cancel` within the contract's grace."""
         self.stopping = Wish(live, lambda record: record.stop_requested is not None)
         """Whether a caller asked to stop: complete it with what there is."""
+
+    @property
+    def name(self) -> str:
+        """`operations/{id}`."""
+        return self._live.record.name
 
     @property
     def uid(self) -> str:

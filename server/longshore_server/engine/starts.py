@@ -37,11 +37,11 @@ class Terms(NamedTuple):
     request_id: str = ""
     labels: Mapping[str, str] = {}
     parent: str = ""
-    """Name of the operation whose handler starts it."""
+    """`operations/{uid}` of the operation whose handler starts it."""
     child: tuple[bytes, JournalEntry] | None = None
     """The parent's uid, and the entry of its journal that the start becomes."""
     retried_from: str = ""
-    """Name of the operation that it repeats."""
+    """`operations/{uid}` of the operation that it repeats."""
     deferred: bool = False
     """The service's own code drives it: no handler is run."""
     visible: Callable[[OperationRecord], bool] | None = None

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from longshore_server.lifecycle import TERMINAL, State
 from longshore_server.store import queries
+from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
 EXAMINED = 10_000
@@ -106,6 +107,7 @@ class _Search:
         self, connection: sqlite3.Connection, conditions: Sequence[Condition], scope: Scope | None, *,
         ascending: bool = False,
     ) -> None:  # fmt: skip
+        conditions = [_meant(connection, condition) for condition in conditions]
         self._sources, answered = _drive(connection, conditions, scope)
         self._direction, self._past, self._up_to = ("", ">", "<=") if ascending else (" DESC", "<", ">=")
         # On the uid, which every source has as its last column: they belong to the range that the index gives.
@@ -243,6 +245,14 @@ _COLUMN = {
     "state": "o.state", "type": "o.type", "owner": "o.owner", "reason": "o.reason", "parent": "o.parent",
     "create_time": "o.created", "start_time": "o.started", "update_time": "o.updated", "end_time": "o.ended",
 }  # fmt: skip
+
+
+def _meant(connection: sqlite3.Connection, condition: Condition) -> Condition:
+    """A parent is kept as `operations/{uid}`, whatever else it is called."""
+    if condition.field != "parent":
+        return condition
+    uid = queries.find(connection, str(condition.value).removeprefix("operations/"))
+    return condition if uid is None else condition._replace(value=f"operations/{uid_text(uid)}")
 
 
 def _where(condition: Condition) -> tuple[str, list[_Value]]:

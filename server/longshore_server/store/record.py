@@ -80,7 +80,10 @@ class OperationRecord:
 
     @property
     def name(self) -> str:
-        """`operations/{id}`."""
+        """`operations/{id}`; of one whose template name has gone over to another, `operations/{uid}`.
+
+        Names are decided where they are claimed: see `Transaction.claim_name`.
+        """
         return f"operations/{self.id}"
 
     @property

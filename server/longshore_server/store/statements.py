@@ -73,6 +73,9 @@ UPDATE_OPERATIONS = _update(
 )
 """All others."""
 
+RENAME_OPERATION = "UPDATE operations SET id = ? WHERE uid = ?"
+"""For one that has ended and whose template name goes over to another."""
+
 INSERT_INPUTS = ManyRows("INSERT INTO inputs (uid, body) VALUES", 2)
 
 INSERT_EVENTS = ManyRows("INSERT INTO events (uid, sequence, type, body) VALUES", 4)

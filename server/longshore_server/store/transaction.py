@@ -84,6 +84,7 @@ class Transaction:
         self._new_requests: list[tuple[Any, ...]] = []
         self._names: dict[str, Claim | None] = {}
         self._new_names: list[tuple[Any, ...]] = []
+        self._renames: list[tuple[str, bytes]] = []
 
     def prefetch(self, requests: list[RequestKey], names: list[str]) -> None:
         """Look up in two statements the keys and names that the items of a batch will ask for."""
@@ -112,7 +113,14 @@ class Transaction:
         self._new_requests.append((*key, *claim))
 
     def claim_name(self, id: str, claim: Claim) -> None:
-        """Let a template name mean this operation from now on."""
+        """Let a template name mean this operation from now on. Who had it goes by its uid, under which it is found."""
+        before = self.name(id)
+        if before is not None:
+            head = self.head(before[0])
+            record = head.evolve(id=events.uid_text(head.uid))
+            # No new revision: it has ended, and what it was called is no part of that.
+            self._change(head, record, 0)
+            self._renames.append((record.id, head.uid))
         self._names[id] = claim
         self._new_names.append((id, *claim))
 
@@ -190,8 +198,9 @@ class Transaction:
         return record
 
     def fresh(self, uid: bytes) -> bool:
-        """Whether the operation has changed in this batch, so that nobody has seen it as it is now."""
-        return uid in self._changes or uid in self._heads
+        """Whether the operation has gone on in this batch, so that nobody has seen it as it is now."""
+        change = self._changes.get(uid)
+        return uid in self._heads or (change is not None and bool(change.events))
 
     def delete(self, uid: bytes) -> None:
         """Remove an ended operation with everything that belongs to it."""
@@ -250,6 +259,8 @@ class Transaction:
         for statement, rows in zip(_UPDATES, updates, strict=True):
             if statement.run(connection, rows) != len(rows):
                 raise RuntimeError("an operation is not at the revision in the store that the writer knows")
+        if self._renames:
+            connection.executemany(statements.RENAME_OPERATION, _taken(self._renames))
         statements.INSERT_EVENTS.run(connection, log)
         statements.INSERT_JOURNAL.run(connection, _taken(self._journal))
         if self._trims:
