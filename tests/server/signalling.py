@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from lab.v1 import signals_longshore
+from lab.v1.lab_pb2 import PlayResult
 from lab.v1.signals_pb2 import Approve, Reject
 
 from longshore.v1 import operations_service_pb2 as pb
-from tests.conftest import Lab, LabHandlers
+from tests.conftest import Lab, LabHandlers, result_of
 
 LISTEN = "SignalsService/Listen"
 AGAIN = "SignalsService/ListenAgain"
@@ -66,3 +68,19 @@ async def send(
 async def pending(lab: Lab, name: str) -> list[int]:
     """The numbers of the signals that wait."""
     return [signal.number for signal in (await lab.get(name)).pending_signals]
+
+
+async def amounts(op: Any, count: int) -> list[int]:
+    """For a handler: the amounts of the next so many approvals."""
+    return [(await op.next_signal("approve")).payload.amount for _ in range(count)]
+
+
+def told(numbers: list[Any]) -> PlayResult:
+    """A result that says what a handler got."""
+    return PlayResult(text=json.dumps(numbers))
+
+
+async def outcome(lab: Lab, name: str) -> list[Any]:
+    """What the handler of an operation says it got, once it has ended."""
+    found: list[Any] = json.loads(result_of(await lab.end(name)).text)
+    return found
