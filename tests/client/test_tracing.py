@@ -24,7 +24,7 @@ import longshore_client as lc
 from tests.client.conftest import Pauses
 from tests.client.fake import FakeServer, Refusal, status
 from tests.conftest import Lab
-from tests.server.test_tracing import Recorder, TracedLab, attributes, chain, ids
+from tests.server.tracing import Recorder, TracedLab, attributes, chain, ids
 
 TYPE = Lab.TYPE
 START = "longshore.v1.OperationsService/Start"

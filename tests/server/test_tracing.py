@@ -3,125 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from google.protobuf.any_pb2 import Any as AnyMessage
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lab.v1 import lab_pb2
 from opentelemetry import trace
-from opentelemetry.instrumentation.grpc import GrpcAioInstrumentorServer
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
 from tests.conftest import Crash, Lab, State, refused
+from tests.server.tracing import (
+    PARENT,
+    SAMPLED,
+    TRACE,
+    TYPE,
+    UNSAMPLED,
+    Recorder,
+    TracedLab,
+    attributes,
+    chain,
+    ids,
+    lab,
+    over,
+    packed,
+    start,
+)
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-PARENT = "00f067aa0ba902b7"
-SAMPLED = (("traceparent", f"00-{TRACE}-{PARENT}-01"),)
-UNSAMPLED = (("traceparent", f"00-{TRACE}-{PARENT}-00"),)
-TYPE = Lab.TYPE
-
-
-class Asked(Sampler):
-    """Takes what has a sampled parent or none, and counts how often it was asked."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self._inner = ParentBased(ALWAYS_ON)
-
-    def should_sample(self, parent_context: Any, trace_id: int, name: str, *args: Any, **kwargs: Any) -> Any:
-        self.names.append(name)
-        return self._inner.should_sample(parent_context, trace_id, name, *args, **kwargs)
-
-    def get_description(self) -> str:
-        return "asked"
-
-
-class Recorder:
-    """A provider of tracers, and the spans that have ended."""
-
-    def __init__(self) -> None:
-        self.sampler = Asked()
-        self.provider = TracerProvider(sampler=self.sampler)
-        self._exporter = InMemorySpanExporter()
-        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracer = self.provider.get_tracer("a handler")
-
-    @property
-    def spans(self) -> list[ReadableSpan]:
-        return list(self._exporter.get_finished_spans())
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.named(name)
-        return span
-
-
-class TracedLab(Lab):
-    recorder: Recorder
-
-
-@pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[TracedLab]:
-    found = TracedLab(tmp_path / "data")
-    found.recorder = Recorder()
-    found.server.tracer_provider = found.recorder.provider
-    await found.start()
-    yield found
-    await found.stop()
-
-
-def packed() -> AnyMessage:
-    input = AnyMessage()
-    input.Pack(lab_pb2.PlayRequest())
-    return input
-
-
-async def start(lab: Lab, metadata: Any = SAMPLED) -> str:
-    """Start an operation in the name of a caller that traces. Returns its name."""
-    response = await lab.operations.Start(pb.StartRequest(type=TYPE, input=packed()), metadata=metadata)
-    return str(response.operation.name)
-
-
-async def over(lab: Lab, name: str) -> Any:
-    """Its snapshot once it has ended, and so has the span of its last attempt."""
-    snapshot = await lab.end(name)
-    await lab.catch_up()
-    return snapshot
-
-
-def ids(span: ReadableSpan) -> tuple[str, str, str]:
-    """The trace, the span and its parent, in hexadecimal; empty: none."""
-    assert span.context is not None
-    parent = f"{span.parent.span_id:016x}" if span.parent is not None else ""
-    return f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}", parent
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
-
-
-def chain(*spans: ReadableSpan) -> list[str]:
-    """The parents of spans each of which is the child of the one before, all of one trace."""
-    assert len({ids(span)[0] for span in spans}) == 1
-    for before, after in itertools.pairwise(spans):
-        assert ids(after)[2] == ids(before)[1], f"{after.name} is no child of {before.name}"
-    return [ids(spans[0])[2]]
+__all__ = ["lab"]
 
 
 async def test_call_attempt_step_and_the_handlers_own_span_are_one_chain_from_the_caller(lab: TracedLab) -> None:
@@ -385,157 +295,3 @@ async def test_a_server_that_is_started_inside_a_span_is_not_part_of_it(tmp_path
         assert ids(record.named("longshore.v1.OperationsService/Start")[1])[2] == ""
     finally:
         await lab.stop()
-
-
-# The interceptor of opentelemetry-instrumentation-grpc.
-
-
-@pytest.fixture
-def instrumented() -> Iterator[Recorder]:
-    """A process whose gRPC servers have it."""
-    recorder, instrumentor = Recorder(), GrpcAioInstrumentorServer()
-    instrumentor.instrument(tracer_provider=recorder.provider)
-    yield recorder
-    instrumentor.uninstrument()
-
-
-@pytest.fixture
-async def intercepted(instrumented: Recorder, tmp_path: Path) -> AsyncIterator[TracedLab]:
-    found = TracedLab(tmp_path / "data")
-    found.recorder = instrumented
-    found.server.tracer_provider = instrumented.provider
-    await found.start()
-    yield found
-    await found.stop()
-
-
-async def test_the_interceptor_of_others_makes_the_span_of_a_call_and_we_no_second(intercepted: TracedLab) -> None:
-    name = await start(intercepted)
-    await over(intercepted, name)
-    async for _ in intercepted.operations.Run(pb.RunRequest(type=TYPE, input=packed()), metadata=SAMPLED):
-        pass
-    await intercepted.catch_up()
-    unary, streamed = (intercepted.recorder.one(f"/longshore.v1.OperationsService/{m}") for m in ("Start", "Run"))
-    first, second = intercepted.recorder.named(f"attempt {TYPE}")
-    assert chain(unary, first) == chain(streamed, second) == [PARENT]
-    assert not intercepted.recorder.named("longshore.v1.OperationsService/Start")
-
-
-CALLS: dict[str, Callable[[Lab], Any]] = {
-    "unary": lambda lab: lab.operations.Get(pb.GetRequest(name="operations/nope")),
-    "stream": lambda lab: lab.operations.Watch(pb.WatchRequest(name="operations/nope")).read(),
-    "typed unary": lambda lab: lab.lab.Play(lab_pb2.PlayRequest(), metadata=(("longshore-wait", "soon"),)),
-    "typed stream": lambda lab: lab.lab.PlayLive(lab_pb2.PlayRequest(), metadata=(("longshore-nope", "x"),)).read(),
-}
-
-
-@pytest.mark.parametrize("call", CALLS)
-async def test_a_refusal_through_the_interceptor_of_others_keeps_its_details(intercepted: TracedLab, call: str) -> None:
-    code, reason, status = await refused(CALLS[call](intercepted))
-    assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
-    assert reason in ("OPERATION_NOT_FOUND", "INVALID_ARGUMENT")
-    assert status.message
-
-
-async def test_streams_through_the_interceptor_of_others_come_whole_and_end(intercepted: TracedLab) -> None:
-    gate = asyncio.Event()
-
-    @intercepted.plays
-    async def handler(request: Any, op: Any) -> Any:
-        for number in range(20):
-            op.progress(lab_pb2.PlayProgress(number=number))
-        await gate.wait()
-        return lab_pb2.PlayResult()
-
-    name = await start(intercepted)
-    left = intercepted.operations.Watch(pb.WatchRequest(name=name))
-    await left.read()
-    left.cancel()
-    events = asyncio.ensure_future(intercepted.events(name))
-    await intercepted.reached(name, "progress", 20)
-    gate.set()
-    assert [event.sequence for event in await events] == list(range(1, 24))
-    assert (await intercepted.end(name)).state == State.STATE_COMPLETED
-
-
-async def test_health_and_reflection_through_the_interceptor_of_others(intercepted: TracedLab) -> None:
-    stub: Any = health_pb2_grpc.HealthStub(intercepted.channel)
-    assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
-    watch = stub.Watch(health_pb2.HealthCheckRequest())
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
-    reflection = make_stub(intercepted.channel)
-    answers = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-    assert [len(answer.list_services_response.service) > 3 async for answer in answers] == [True]
-    await intercepted.harness.running.listener.health.set(serving=False)
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-# Who sets it up, and who does not.
-
-PROGRAM = """
-import asyncio, contextlib, pathlib, sys, tempfile
-from tests.conftest import Lab
-from longshore.v1 import operations_service_pb2 as pb
-{head}
-@contextlib.asynccontextmanager
-async def lifespan(server):
-    {lifespan}
-    yield
-
-async def main():
-    with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(pathlib.Path(folder), lifespan=lifespan)
-        await lab.start()
-        try:
-            await lab.run()
-            await lab.catch_up()
-        finally:
-            await lab.stop()
-
-asyncio.run(main())
-{tail}
-"""
-SET_UP = """
-def set_up():
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-    global exporter
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-"""
-NAMES = "print(sorted(span.name for span in exporter.get_finished_spans()))"
-
-
-def run(head: str = "", lifespan: str = "pass", tail: str = "") -> str:
-    code = PROGRAM.format(head=head, lifespan=lifespan, tail=tail)
-    root = Path(__file__).parents[2]
-    path = [str(root / folder) for folder in ("", "tests/contracts", "server", "client", "generated")]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {path}\n{code}"],
-        cwd=root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_a_program_that_does_not_use_opentelemetry_does_not_load_it() -> None:
-    assert run(tail="print([name for name in sys.modules if name.startswith('opentelemetry')])") == "[]"
-
-
-@pytest.mark.parametrize(
-    ("head", "lifespan"), [(f"{SET_UP}\nset_up()", "pass"), (SET_UP, "set_up()")], ids=["module", "lifespan"]
-)
-def test_a_program_that_sets_opentelemetry_up_is_traced(head: str, lifespan: str) -> None:
-    names = run(head, lifespan, NAMES)
-    assert f"attempt {TYPE}" in names
-    assert "longshore.v1.OperationsService/Start" in names
-
-
-def test_the_api_alone_traces_nothing() -> None:
-    tail = "print('longshore_server.telemetry.spans' in sys.modules)"
-    assert run("from opentelemetry import trace", tail=tail) == "False"
