@@ -32,12 +32,11 @@ from longshore.v1.channels_pb2 import CounterProgress, MilestoneProgress
 from longshore_server import Config
 from longshore_server.clock import SECOND, SystemClock
 from longshore_server.engine.starts import DEFAULT
-from longshore_server.ids import Uids
+from longshore_server.ids import Uids, uid_text
 from longshore_server.lifecycle import Move
 from longshore_server.rpc import wire
 from longshore_server.server import Running
 from longshore_server.store.database import open_writer
-from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Accept, Mutation, Report, Settle
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction, new_record

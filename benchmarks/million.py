@@ -14,10 +14,9 @@ from benchmarks import calls, contract, processes
 from benchmarks.loadgen import Loadgen
 from longshore.v1.channels_pb2 import CounterProgress, MilestoneProgress
 from longshore_server.clock import SECOND, SystemClock
-from longshore_server.ids import Uids
+from longshore_server.ids import Uids, uid_text
 from longshore_server.lifecycle import Move
 from longshore_server.store.database import Database, open_writer
-from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Accept, Report, Settle
 from longshore_server.store.transaction import Transaction, new_record
 

@@ -52,3 +52,9 @@ class Uids:
 def parse_uid(text: str) -> bytes | None:
     """The 16 bytes of a uid's text, or None if it is not one."""
     return bytes.fromhex(text.replace("-", "")) if _UUID.fullmatch(text) else None
+
+
+def uid_text(uid: bytes) -> str:
+    """The usual text of a UUID: 8-4-4-4-12 hexadecimal digits."""
+    text = uid.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -39,6 +39,17 @@ class EventType(enum.IntEnum):
     CANCELLED = 9
     SIGNAL = 10
     STOPPING = 11
+    TRANSFER = 12
+    OFFERED = 13
+
+
+class UploadState(enum.IntEnum):
+    """Where an upload stands. The numbers are those of `longshore.v1.UploadGrant.State`."""
+
+    OPEN = 1
+    COMMITTING = 2
+    COMMITTED = 3
+    FAILED = 4
 
 
 TERMINAL_EVENTS = frozenset({EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED})
@@ -56,6 +67,8 @@ class Move(enum.Enum):
     FLAG_CANCEL = "flag_cancel"
     REQUEST_STOP = "request_stop"
     SIGNAL = "signal"
+    TRANSFER = "transfer"
+    OFFER = "offer"
     COMPLETE = "complete"
     FAIL = "fail"
     CANCEL = "cancel"
@@ -78,12 +91,15 @@ RULES: tuple[Rule, ...] = (
     Rule(S.PENDING, M.FLAG_CANCEL, S.CANCELLED, "caller (BEST_EFFORT)", E.CANCELLED),
     Rule(S.PENDING, M.REQUEST_STOP, S.PENDING, "caller", E.STOPPING),
     Rule(S.PENDING, M.SIGNAL, S.PENDING, "caller", E.SIGNAL),
+    Rule(S.PENDING, M.TRANSFER, S.PENDING, "caller", E.TRANSFER),
     Rule(S.PENDING, M.FAIL, S.FAILED, "deadline, recovery, provider", E.FAILED),
     Rule(S.PENDING, M.CANCEL, S.CANCELLED, "provider", E.CANCELLED),
     Rule(S.RUNNING, M.PROGRESS, S.RUNNING, "handler, provider", E.PROGRESS),
     Rule(S.RUNNING, M.OUTPUT, S.RUNNING, "handler, provider", E.OUTPUT),
     Rule(S.RUNNING, M.REQUEST_STOP, S.RUNNING, "caller", E.STOPPING),
     Rule(S.RUNNING, M.SIGNAL, S.RUNNING, "caller", E.SIGNAL),
+    Rule(S.RUNNING, M.TRANSFER, S.RUNNING, "caller", E.TRANSFER),
+    Rule(S.RUNNING, M.OFFER, S.RUNNING, "handler, provider", E.OFFERED),
     Rule(S.RUNNING, M.ATTEMPT_FAILED, S.RUNNING, "executor, recovery", E.ATTEMPT_FAILED),
     Rule(S.RUNNING, M.REQUEST_CANCEL, S.CANCELLING, "caller (COOPERATIVE), provider", E.CANCELLING),
     Rule(S.RUNNING, M.FLAG_CANCEL, S.RUNNING, "caller (BEST_EFFORT)", E.CANCELLING),
@@ -93,6 +109,7 @@ RULES: tuple[Rule, ...] = (
     Rule(S.CANCELLING, M.PROGRESS, S.CANCELLING, "handler, provider", E.PROGRESS),
     Rule(S.CANCELLING, M.OUTPUT, S.CANCELLING, "handler, provider", E.OUTPUT),
     Rule(S.CANCELLING, M.SIGNAL, S.CANCELLING, "caller", E.SIGNAL),
+    Rule(S.CANCELLING, M.TRANSFER, S.CANCELLING, "caller", E.TRANSFER),
     Rule(S.CANCELLING, M.CANCEL, S.CANCELLED, "handler, grace, deadline, recovery, provider", E.CANCELLED),
 )
 """Every allowed move. What is not here is refused."""

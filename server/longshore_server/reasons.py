@@ -80,6 +80,14 @@ class Reason(enum.Enum):
         Code.INVALID_ARGUMENT, "The name has another form than operations/{id}.", Again.NO,
         "Send the name that the start answered.",
     )
+    UPLOAD_NOT_FOUND = (
+        Code.NOT_FOUND, "No operation has this upload, or the caller may not see it.", Again.NO,
+        "Take the name from `upload` of the operation's snapshot.",
+    )
+    DOWNLOAD_NOT_FOUND = (
+        Code.NOT_FOUND, "No operation offers this download, or the caller may not see it.", Again.NO,
+        "Take the name from `downloads` of the operation's snapshot.",
+    )
     OPERATION_NOT_FOUND = (
         Code.NOT_FOUND, "No operation has this name.", Again.NO,
         "Check the name. It may have been deleted, or its retention is over, or it is not for this caller to see.",
@@ -139,6 +147,72 @@ class Reason(enum.Enum):
     TOO_MUCH_UNACKNOWLEDGED = (
         Code.RESOURCE_EXHAUSTED, "More reports wait to be durable than may; await them.", Again.NO,
         "In a handler: await what `op.progress` and `op.output` return.",
+    )
+    UPLOAD_TOO_LARGE = (
+        Code.RESOURCE_EXHAUSTED, "The upload has more bytes than its contract or its store allows.", Again.NO,
+        "Send less: the metadata `limit` says how much.",
+    )
+    TOO_MANY_TRANSFERS = (
+        Code.RESOURCE_EXHAUSTED, "As many transfers are under way as the server, or this caller, may have.",
+        Again.LATER, "Try again after the delay; what was sent is kept.",
+    )
+    DOWNLOAD_USED_UP = (
+        Code.RESOURCE_EXHAUSTED, "The download was fetched as often as it may be.", Again.NO,
+        "Ask for a new one: start the operation once more.",
+    )
+    UPLOAD_PREEMPTED = (
+        Code.ABORTED, "Another call has taken the upload over.", Again.NO,
+        "Nothing, where the other call is yours; else QueryUpload, and send what is missing.",
+    )
+    CHUNK_CORRUPT = (
+        Code.DATA_LOSS, "A chunk's CRC32C does not fit its bytes.", Again.CHANGED,
+        "QueryUpload, and send the bytes after the committed ones again.",
+    )
+    OBJECT_CORRUPT = (
+        Code.DATA_LOSS, "The bytes in the store are not those that were stored.", Again.NO,
+        "Operators: restore the object from where it came.",
+    )
+    SIZE_MISMATCH = (
+        Code.FAILED_PRECONDITION, "The commit names another size than the bytes that have come.", Again.CHANGED,
+        "QueryUpload, send what is missing, and commit the right size.",
+    )
+    DIGEST_MISMATCH = (
+        Code.FAILED_PRECONDITION, "The commit names another SHA-256 than the bytes have.", Again.CHANGED,
+        "Commit the digest of what was sent, or start a new operation and send the bytes again.",
+    )
+    CHECKSUM_REQUIRED = (
+        Code.FAILED_PRECONDITION, "The contract wants a CRC32C with every chunk and a SHA-256 with the commit.",
+        Again.CHANGED, "Send them.",
+    )
+    UPLOAD_COMMITTED = (
+        Code.FAILED_PRECONDITION, "The upload takes no more bytes: it is committed.", Again.NO,
+        "Nothing, where the bytes are yours; else start a new operation.",
+    )
+    UPLOAD_EXPIRED = (
+        Code.FAILED_PRECONDITION, "No byte of the upload came for as long as its contract allows.", Again.NO,
+        "Start the operation again, and send the bytes without such a pause.",
+    )
+    UPLOAD_ABORTED = (
+        Code.FAILED_PRECONDITION, "The upload was given up, by its caller or by the end of its operation.", Again.NO,
+        "Start the operation again.",
+    )
+    DOWNLOAD_EXPIRED = (
+        Code.FAILED_PRECONDITION, "The download was offered for a time, and that is over.", Again.NO,
+        "Ask for a new one: start the operation once more.",
+    )
+    DOWNLOAD_REVOKED = (
+        Code.FAILED_PRECONDITION, "The offer of these bytes was taken back.", Again.NO, "Nothing: somebody wanted it.",
+    )
+    DOWNLOAD_CHANGED = (
+        Code.FAILED_PRECONDITION, "Another object has taken the key since the first part was fetched.", Again.CHANGED,
+        "Fetch it from its beginning.",
+    )
+    WRONG_OFFSET = (
+        Code.OUT_OF_RANGE, "The bytes do not begin where the last durable ones end.", Again.CHANGED,
+        "Go on at the metadata's `committed_size`.",
+    )
+    OFFSET_OUT_OF_RANGE = (
+        Code.OUT_OF_RANGE, "The object is shorter than that.", Again.NO, "The metadata `size` says how long it is.",
     )
     NOT_CANCELLABLE = (
         Code.FAILED_PRECONDITION, "The contract does not let callers cancel.", Again.NO,

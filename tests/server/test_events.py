@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longshore.v1 import operation_pb2
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store import events
 from longshore_server.store.transaction import new_record
@@ -50,7 +51,7 @@ def test_encoding_by_hand_equals_the_generated_message(
     given: bytes | None = None
     if event is EventType.ACCEPTED:
         accepted = operation_pb2.OperationEvent.Accepted
-        wanted.accepted.CopyFrom(accepted(name=record.name, uid=events.uid_text(record.uid), type=record.type))
+        wanted.accepted.CopyFrom(accepted(name=record.name, uid=uid_text(record.uid), type=record.type))
     elif event is EventType.STARTED:
         wanted.started.SetInParent()
     elif event in (EventType.PROGRESS, EventType.OUTPUT):
@@ -68,6 +69,12 @@ def test_encoding_by_hand_equals_the_generated_message(
         wanted.signal.payload.CopyFrom(payload)
         wanted.signal.name, wanted.signal.number = text, sequence
         given = wanted.signal.SerializeToString()
+    elif event is EventType.TRANSFER:
+        wanted.transfer.upload.name, wanted.transfer.upload.committed_size = text, sequence
+        given = wanted.transfer.SerializeToString()
+    elif event is EventType.OFFERED:
+        wanted.offered.download.name, wanted.offered.download.size = text, sequence
+        given = wanted.offered.SerializeToString()
     else:
         if event is EventType.ATTEMPT_FAILED and delay is not None:
             wanted.attempt_failed.retry_delay.FromMicroseconds(delay)

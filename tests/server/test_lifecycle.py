@@ -40,6 +40,8 @@ PAYLOADS: dict[EventType, bytes | None] = {
     EventType.CANCELLED: failure(Reason.CANCELLED),
     EventType.STOPPING: b"because",
     EventType.SIGNAL: operation_pb2.OperationEvent.Signal(name="s", number=1).SerializeToString(),
+    EventType.TRANSFER: b"",
+    EventType.OFFERED: b"",
 }
 
 PATHS: dict[State, tuple[Move, ...]] = {

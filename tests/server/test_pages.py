@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 
 from longshore_server.clock import SECOND
 from longshore_server.errors import OperationError
-from longshore_server.ids import Uids
+from longshore_server.ids import Uids, uid_text
 from longshore_server.lifecycle import Move, State
 from longshore_server.rpc import filters
 from longshore_server.store import pages, queries
 from longshore_server.store.database import migrate
-from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import (
     Accept,
     Begin,

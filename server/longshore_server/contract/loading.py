@@ -20,15 +20,13 @@ from longshore_server.contract.newer import unknown_fields
 from longshore_server.contract.signals import read_signals
 from longshore_server.contract.source import ContractError, Declaration, Source, hint
 from longshore_server.contract.template import IdTemplate
+from longshore_server.contract.transfers import read_transfer
 from longshore_server.contract.types import OperationType
 
 OPERATION = "google.longrunning.Operation"
 DEFAULT_OUTPUT = "longshore.v1.DiagnosticOutput"
 CANCEL_GRACE = 10_000_000
 MAX_CRASHES = 5
-
-# Declared in longshore/v1 already, enforced by a later version: refused until then, never ignored.
-_LATER = ("transfer",)
 
 
 def load(services: Iterable[object], *, default_timeout: int, authenticated: bool = False) -> list[OperationType]:
@@ -108,7 +106,9 @@ class _Loader:
             raise declaration.error("", "an operation takes one request, not a stream")
         if method.output_type.full_name != OPERATION:
             raise declaration.error("", f"an operation must return {OPERATION}, not {method.output_type.full_name}")
-        _check_supported(declaration)
+        if contract.signals and not contract.HasField("control"):
+            problem = "it must be present, because signals are declared; say `control: {}` to mean everyone"
+            raise declaration.error("control", problem)
         options = method.GetOptions()
         if not options.HasExtension(operations_pb2.operation_info):
             raise declaration.error(
@@ -176,6 +176,7 @@ class _Loader:
             retry=retry.read(contract, declaration.error),
             retention=declaration.duration("retention", zero=True),
             signals=read_signals(contract.signals, declaration.message, declaration.error),
+            transfer=read_transfer(declaration),
             details=read_details(contract.errors, declaration.message, declaration.error),
             streamed_by=streamed.path if streamed else "",
             description=read_comment(declaration),
@@ -193,21 +194,6 @@ class _Loader:
             problem = "it is longer than timeout, which ends every attempt before: make one fit the other"
             raise declaration.error("attempt_timeout", problem)
         return timeout or self._default_timeout, attempt
-
-
-def _check_supported(declaration: Declaration) -> None:
-    contract = declaration.contract
-    if contract.signals and not contract.HasField("control"):
-        raise declaration.error(
-            "control",
-            "it must be present, because signals are declared; say `control: {}` to mean everyone",
-        )
-    for field, _ in contract.ListFields():
-        if field.name in _LATER:
-            raise declaration.error(
-                field.name,
-                "not yet supported by this version, and never ignored in silence; remove it until then",
-            )
 
 
 def _check_prefixes(types: Sequence[OperationType]) -> None:

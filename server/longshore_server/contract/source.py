@@ -91,10 +91,14 @@ class Declaration:
 
     def duration(self, option: str, *, zero: bool = False) -> int | None:
         """Microseconds; None: the contract does not say. Raises `ContractError`, for zero too unless `zero`."""
-        if not self.contract.HasField(option):  # type: ignore[arg-type]
+        *outer, field = option.split(".")
+        holder: Message = self.contract
+        for name in outer:
+            holder = getattr(holder, name)
+        if not holder.HasField(field):
             return None
         try:
-            return micros(getattr(self.contract, option), zero=zero)
+            return micros(getattr(holder, field), zero=zero)
         except ValueError as error:
             raise self.error(option, str(error)) from None
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
+from longshore_server.contract import fields
 from longshore_server.errors import Reason, ServiceError, Violation
 from longshore_server.ids import parse_uid
 
@@ -30,7 +31,7 @@ class IdTemplate:
         position = 0
         for match in _PART.finditer(text):
             self._literals.append(text[position : match.start()])
-            self._paths.append(self._path(match[1], input))
+            self._paths.append(_path(match[1], input))
             position = match.end()
         self._literals.append(text[position:])
         for literal in self._literals:
@@ -58,10 +59,7 @@ class IdTemplate:
         """The public id of an operation with this input. Raises `ServiceError` (INVALID_ARGUMENT) naming the field."""
         parts = [self._literals[0]]
         for path, literal in zip(self._paths, self._literals[1:], strict=True):
-            value = message
-            for name in path:
-                value = getattr(value, name)
-            parts.append(_check(".".join(path), str(value)))
+            parts.append(_check(".".join(path), fields.value(message, path)))
             parts.append(literal)
         rendered = "".join(parts)
         if parse_uid(rendered) is not None:
@@ -70,20 +68,12 @@ class IdTemplate:
             raise ServiceError(Reason.INVALID_ARGUMENT, f"{field} {problem}.", violations=[Violation(field, problem)])
         return rendered
 
-    def _path(self, dotted: str, input: Descriptor) -> list[str]:
-        names = dotted.split(".")
-        message: Descriptor | None = input
-        for position, name in enumerate(names):
-            field: FieldDescriptor | None = None if message is None else message.fields_by_name.get(name)
-            if field is None:
-                raise ValueError(f"{{{dotted}}} is not a field of {input.full_name}")
-            # `is_repeated` came with protobuf 6.31, and `label` warns from 7 on.
-            repeated = bool(field.is_repeated)
-            last = position == len(names) - 1
-            if repeated or (field.type != field.TYPE_STRING if last else field.type != field.TYPE_MESSAGE):
-                raise ValueError(f"{{{dotted}}} must be a single string field of {input.full_name}")
-            message = field.message_type
-        return names
+
+def _path(dotted: str, input: Descriptor) -> list[str]:
+    names, field = fields.follow(dotted, input)
+    if not fields.is_string(field):
+        raise ValueError(f"{{{dotted}}} must be a single string field of {input.full_name}")
+    return names
 
 
 def _check(field: str, value: str) -> str:

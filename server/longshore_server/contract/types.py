@@ -14,6 +14,7 @@ from longshore.v1 import annotations_pb2
 from longshore_server.contract.retry import RetryPolicy
 from longshore_server.contract.signals import SignalType
 from longshore_server.contract.template import IdTemplate
+from longshore_server.contract.transfers import Transfer
 from longshore_server.contract.validation import has_rules
 
 Handler = Callable[[Message, Any], Coroutine[Any, Any, Message | None]]
@@ -63,6 +64,8 @@ class OperationType:
     """How long an ended operation is kept; 0: for ever; None: as the server's configuration says."""
     signals: Mapping[str, SignalType]
     """What callers may send to a running operation, by name."""
+    transfer: Transfer | None
+    """The bytes that belong to its operations; None: none do."""
     details: tuple[type[Message], ...]
     """What its failures may carry, besides others."""
     streamed_by: str = ""

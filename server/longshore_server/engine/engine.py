@@ -30,10 +30,9 @@ from longshore_server.engine.sweeper import Sweeper
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, failure, invalid
-from longshore_server.ids import Uids, parse_uid
+from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
-from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import (
     Accepted,
     Boot,

@@ -21,8 +21,8 @@ from longshore_server.engine.starts import LOCAL, Terms
 from longshore_server.engine.watch import WatchOptions
 from longshore_server.handler.journal import Asked, place
 from longshore_server.handler.operation import InputT, current
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
-from longshore_server.store.events import uid_text
 from longshore_server.store.record import Event
 
 

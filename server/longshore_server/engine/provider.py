@@ -18,8 +18,8 @@ from longshore_server.engine.outcome import raised, returned
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.operation import InputT, Operation, OutputT, ProgressT, ResultT
 from longshore_server.handler.signals import Signal, received
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
-from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from longshore_server.engine import deploys, signals
 from longshore_server.engine.live import Live
 from longshore_server.engine.starts import Terms
 from longshore_server.errors import Reason, ServiceError, invalid
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import Move
-from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Delete, RequestCancel, RequestStop, SignalAccepted
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store

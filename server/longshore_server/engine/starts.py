@@ -13,10 +13,10 @@ from longshore_server.clock import Clock
 from longshore_server.contract import validation
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.executor import Executor
+from longshore_server.engine.grants import grants
 from longshore_server.engine.quotas import Quota
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.ids import Uids
-from longshore_server.store.events import uid_text
+from longshore_server.ids import Uids, uid_text
 from longshore_server.store.mutations import Accept, Accepted
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import new_record
@@ -100,11 +100,13 @@ class Starts:
         uid = self._uids.next()
         id = uid_text(uid) if type.template is None else type.template.render(input)
         now = self._uids.time
+        upload, downloads = grants(type.transfer, input, now)
         record = new_record(
             uid=uid, id=id, type=type.name, created=now, deadline=None if type.timeout is None else now + type.timeout,
             labels=dict(labels) if labels else {}, owner=owner, request_id=request_id, parent=terms.parent,
             capabilities=terms.capabilities, contract=self._contracts.get(type.name), retried_from=terms.retried_from,
             trace=self._tracer.traceparent(), deferred=terms.deferred,
+            upload=upload, downloads=downloads,
         )  # fmt: skip
         # A child is its parent's work, not new work: a parent whose start was refused
         # would fail instead of going on later.

@@ -23,8 +23,8 @@ from longshore_server.handler.journal import Asked, Journal, Key, place
 from longshore_server.handler.log import OperationLog
 from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import Move
-from longshore_server.store.events import uid_text
 from longshore_server.store.mutations import Record
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.tracer import Tracer

@@ -16,10 +16,10 @@ from longshore_server.contract.types import OperationType
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.requests import Started
 from longshore_server.engine.watch import WatchOptions
+from longshore_server.ids import uid_text
 from longshore_server.rpc import metadata, wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, check_expiry, stream, unary, wait_until
-from longshore_server.store.events import uid_text
 
 
 class ContractServices:

@@ -14,6 +14,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.engine.signals import Sending
 from longshore_server.engine.watch import HEARTBEAT, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import EventType
 from longshore_server.rpc import views, wire
 from longshore_server.rpc.authorization import Authorization
@@ -22,7 +23,6 @@ from longshore_server.rpc.catalog import Catalog
 from longshore_server.rpc.listing import Listing
 from longshore_server.rpc.metadata import read_with
 from longshore_server.rpc.payload import unpack
-from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "longshore.v1.OperationsService"

@@ -11,9 +11,11 @@ from longshore.v1 import operation_pb2, operations_service_pb2
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
 from longshore_server.engine.watch import Item, Skip, Snapshot
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
-from longshore_server.store.events import uid_text, varint
+from longshore_server.store.events import varint
 from longshore_server.store.record import Event, OperationRecord
+from longshore_server.store.transfers import download_grant, upload_grant
 
 _EVENT_TAG = b"\x12"  # WatchResponse.event, length-delimited
 _COVERS_TAG = b"\x20"  # WatchResponse.covers_after, varint
@@ -73,6 +75,10 @@ def snapshot(record: OperationRecord) -> operation_pb2.OperationSnapshot:
         message.retried_from = record.retried_from
     if record.expires is not None:
         set_time(message.expire_time, record.expires)
+    if record.upload is not None:
+        message.upload.CopyFrom(upload_grant(record.uid, record.upload))
+    for download in record.downloads:
+        message.downloads.append(download_grant(record.uid, download))
     return message
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from longshore.v1 import operation_pb2
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import EventType
 from longshore_server.store.record import OperationRecord
 
@@ -16,7 +17,8 @@ from longshore_server.store.record import OperationRecord
 _SEQUENCE, _REVISION, _ATTEMPT, _TIME, _STATE = b"\x08", b"\x10", b"\x18", b"\x22", b"\x28"
 # By event type: the key bytes of the field in OperationEvent.event that holds it.
 _KIND = [b"", b"\x32", b"\x3a", b"\x42", b"\x4a", b"\x52", b"\x5a", b"\x62", b"\x6a", b"\x72",
-         b"\x7a", b"\x82\x01"]  # fmt: skip
+         b"\x7a", b"\x82\x01", b"\x8a\x01", b"\x92\x01"]  # fmt: skip
+_WHOLE = frozenset({EventType.SIGNAL, EventType.TRANSFER, EventType.OFFERED})  # their payload is their whole content
 _FIRST = b"\x0a"  # field 1, length-delimited: the payload in each of the messages above
 _UID, _TYPE = b"\x12\x24", b"\x1a"  # Accepted.uid, which has always 36 characters, and Accepted.type
 _STOPPED = b"\x10\x01"  # Completed.stopped: true
@@ -31,14 +33,14 @@ def encode(record: OperationRecord, event: EventType, payload: bytes | None) -> 
 
     `payload` is what the event carries: a serialized Any (progress, output, completed), a serialized Status
     (attempt_failed, failed, cancelled), the caller's reason in UTF-8 (cancelling, stopping), the serialized
-    `OperationEvent.Signal` (signal), or nothing.
+    content of the event itself (signal, transfer, offered), or nothing.
     """
     if event is EventType.ACCEPTED:
         name, type = record.name.encode(), record.type.encode()
         content = b"".join(
             (_FIRST, varint(len(name)), name, _UID, uid_text(record.uid).encode(), _TYPE, varint(len(type)), type)
         )
-    elif event is EventType.SIGNAL:
+    elif event in _WHOLE:
         content = payload or b""
     elif payload:
         content = _FIRST + varint(len(payload)) + payload
@@ -89,12 +91,6 @@ def payload_of(body: bytes) -> bytes:
         return message.failed.error.SerializeToString()
     assert kind == "cancelled", kind
     return message.cancelled.error.SerializeToString()
-
-
-def uid_text(uid: bytes) -> str:
-    """The usual text of a UUID: 8-4-4-4-12 hexadecimal digits."""
-    text = uid.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def varint(value: int) -> bytes:

@@ -11,9 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+from longshore_server.ids import uid_text
 from longshore_server.lifecycle import TERMINAL, State
 from longshore_server.store import queries
-from longshore_server.store.events import uid_text
 from longshore_server.store.record import OperationRecord
 
 EXAMINED = 10_000

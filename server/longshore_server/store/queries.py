@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store.events import payload_of
 from longshore_server.store.record import Event, JournalEntry, OperationRecord, PendingSignal
+from longshore_server.store.transfers import load as load_transfers
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ COLUMNS = """
        o.crashes, o.under_way, o.begun, o.created, o.updated, o.started, o.ended, o.deadline, o.cancel_requested,
        o.cancel_reason, o.labels, o.owner, o.request_id, o.parent, o.capabilities, o.contract, o.retried_from, o.trace,
        o.failures, o.next_attempt, o.deferred, o.stop_requested, o.stopped, o.signals, o.pending, o.reason, o.expires,
-       p.body, t.body"""
+       o.transfers, p.body, t.body"""
 
 # The latest progress and the outcome are not copied into the operation: they are read from the events that hold them.
 JOINS = """
@@ -168,9 +169,10 @@ def to_record(connection: sqlite3.Connection, row: Sequence[object]) -> Operatio
     (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, begun,
      created, updated, started, ended, deadline, cancel_requested, cancel_reason, labels, owner, request_id, parent,
      capabilities, contract, retried_from, trace, failures, next_attempt, deferred, stop_requested, stopped, signals,
-     pending, reason, expires, progress, outcome) = row  # fmt: skip
+     pending, reason, expires, transfers, progress, outcome) = row  # fmt: skip
     record = object.__new__(OperationRecord)
     found = State(state)  # type: ignore[arg-type]
+    upload, downloads = load_transfers(connection, uid) if transfers else (None, ())  # type: ignore[arg-type]
     ending = None if outcome is None else payload_of(outcome)  # type: ignore[arg-type]
     record.__dict__.update(
         uid=uid, id=id, type=type, state=found, revision=revision, sequence=sequence, first_sequence=first_sequence,
@@ -183,7 +185,7 @@ def to_record(connection: sqlite3.Connection, row: Sequence[object]) -> Operatio
         contract=contract, retried_from=retried_from, trace=trace, failures=failures, next_attempt=next_attempt,
         deferred=bool(deferred), stop_requested=stop_requested, stopped=bool(stopped), signals=signals,
         pending=_pending(connection, uid) if pending else (),  # type: ignore[arg-type]
-        reason=reason, expires=expires,
+        reason=reason, expires=expires, upload=upload, downloads=downloads,
         progress=None if progress is None else payload_of(progress),  # type: ignore[arg-type]
         result=ending if found is State.COMPLETED else None,
         error=ending if found in (State.FAILED, State.CANCELLED) else None,

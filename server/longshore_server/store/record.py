@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from longshore_server.lifecycle import EventType, State
+from longshore_server.store.transfers import DownloadRecord, UploadRecord
 
 
 class PendingSignal(NamedTuple):
@@ -71,6 +72,10 @@ class OperationRecord:
     """The reason of `error`."""
     expires: int | None = None
     """When it is deleted; None: never, or it has not ended."""
+    upload: UploadRecord | None = None
+    """What its caller sends; None: nothing."""
+    downloads: tuple[DownloadRecord, ...] = ()
+    """What callers may fetch, in the order in which it was offered."""
     progress: bytes | None = None
     """The latest progress, a serialized `google.protobuf.Any`."""
     result: bytes | None = None

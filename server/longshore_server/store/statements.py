@@ -36,12 +36,12 @@ class ManyRows:
 _OPERATIONS = """INSERT INTO operations (uid, id, type, state, revision, sequence, attempt, under_way, begun, created,
                                          updated, started, deadline, owner, capabilities, contract, first_sequence,
                                          crashes, cancel_reason, labels, request_id, parent, retried_from, trace,
-                                         deferred) VALUES"""
+                                         deferred, transfers) VALUES"""
 
-INSERT_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', ?, ?, ?, ?, ?, ?)")
+INSERT_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', ?, ?, ?, ?, ?, ?, ?)")
 
 # A parameter costs more than a literal, and most starts say nothing of all this.
-INSERT_PLAIN_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', '{}', '', '', '', '', 0)")
+INSERT_PLAIN_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', '{}', '', '', '', '', 0, 0)")
 
 
 def _update(assignments: str, columns: int) -> ManyRows:
@@ -68,8 +68,8 @@ UPDATE_OPERATIONS = _update(
        begun = v.column11, updated = v.column12, started = v.column13, ended = v.column14,
        cancel_requested = v.column15, cancel_reason = v.column16, failures = v.column17, next_attempt = v.column18,
        deferred = v.column19, stop_requested = v.column20, stopped = v.column21, signals = v.column22,
-       pending = v.column23, reason = v.column24, expires = v.column25""",
-    25,
+       pending = v.column23, reason = v.column24, expires = v.column25, transfers = v.column26""",
+    26,
 )
 """All others."""
 

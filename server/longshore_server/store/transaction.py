@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, ServiceError, reason_of
-from longshore_server.lifecycle import TERMINAL, EventType, Move, State, rule
-from longshore_server.store import events, queries, statements
+from longshore_server.ids import uid_text
+from longshore_server.lifecycle import TERMINAL, EventType, Move, State, UploadState, rule
+from longshore_server.store import events, queries, statements, transfers
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 
 SLACK = 8
@@ -85,6 +86,7 @@ class Transaction:
         self._names: dict[str, Claim | None] = {}
         self._new_names: list[tuple[Any, ...]] = []
         self._renames: list[tuple[str, bytes]] = []
+        self._transfers: set[bytes] = set()
 
     def prefetch(self, requests: list[RequestKey], names: list[str]) -> None:
         """Look up in two statements the keys and names that the items of a batch will ask for."""
@@ -117,9 +119,8 @@ class Transaction:
         before = self.name(id)
         if before is not None:
             head = self.head(before[0])
-            record = head.evolve(id=events.uid_text(head.uid))
-            # No new revision: it has ended, and what it was called is no part of that.
-            self._change(head, record, 0)
+            # It has ended, and what it was called is no part of that.
+            record = self.amend(head, id=uid_text(head.uid))
             self._renames.append((record.id, head.uid))
         self._names[id] = claim
         self._new_names.append((id, *claim))
@@ -133,7 +134,7 @@ class Transaction:
         if record is None and uid not in self._deleted:
             record = queries.load(self.connection, uid)
         if record is None:
-            name = f"operations/{events.uid_text(uid)}"
+            name = f"operations/{uid_text(uid)}"
             raise ServiceError(Reason.OPERATION_NOT_FOUND, f"{name} does not exist any more.", resource=name)
         return record
 
@@ -149,6 +150,8 @@ class Transaction:
         self._inputs.append((bytearray(record.uid), bytearray(input)))
         if record.labels:
             self._labels.extend((key, value, record.uid) for key, value in record.labels.items())
+        if record.upload is not None or record.downloads:
+            self._transfers.add(record.uid)
         change = self._changes[record.uid] = _Change(record, 0)
         change.events = log
         return record
@@ -165,6 +168,13 @@ class Transaction:
         now = max(self.now, head.updated)
         sequence = head.sequence + 1
         event = allowed.event
+        if (
+            head.upload is not None
+            and head.upload.state is UploadState.OPEN
+            and (allowed.target in TERMINAL or event is EventType.CANCELLING)
+        ):
+            # Nobody will take the bytes any more.
+            facts["upload"] = head.upload.failed(Reason.UPLOAD_ABORTED.name, now)
         extent = _ALL if facts else _EXTENT.get(event, _ALL)
         facts.update(state=allowed.target, revision=head.revision + 1, sequence=sequence, updated=now)
         if event is EventType.PROGRESS:
@@ -183,6 +193,10 @@ class Transaction:
         if sequence - head.first_sequence >= self._max_events + self._max_events // SLACK:
             facts["first_sequence"], extent = sequence - self._max_events + 1, _ALL
         record = head.evolve(**facts)
+        if "upload" in facts or "downloads" in facts:
+            self._transfers.add(record.uid)
+        if event is EventType.TRANSFER and record.upload is not None:
+            payload = transfers.transfer_event(record.uid, record.upload)
         change = self._change(head, record, extent)
         change.events.append(Event(sequence, event, events.encode(record, event, payload)))
         if record.first_sequence != head.first_sequence:
@@ -193,8 +207,18 @@ class Transaction:
     def note(self, head: OperationRecord, **facts: Any) -> OperationRecord:
         """Change facts of `head` that are not a move: a new revision without an event."""
         facts.update(revision=head.revision + 1, updated=max(self.now, head.updated))
+        if "upload" in facts or "downloads" in facts:
+            self._transfers.add(head.uid)
         record = head.evolve(**facts)
         self._change(head, record, _ALL)
+        return record
+
+    def amend(self, head: OperationRecord, **facts: Any) -> OperationRecord:
+        """Change what belongs to an operation and is no part of its revisions, also once it has ended."""
+        record = head.evolve(**facts)
+        self._change(head, record, 0)
+        if "upload" in facts or "downloads" in facts:
+            self._transfers.add(record.uid)
         return record
 
     def fresh(self, uid: bytes) -> bool:
@@ -238,7 +262,10 @@ class Transaction:
         for uid, change in self._changes.items():
             r, key = change.record, bytearray(uid)
             if change.stored == 0:
-                if r.labels or r.request_id or r.parent or r.retried_from or r.trace or r.deferred:
+                if (
+                    r.labels or r.request_id or r.parent or r.retried_from or r.trace or r.deferred
+                    or uid in self._transfers
+                ):  # fmt: skip
                     inserts.append(_inserted(key, r))
                 else:
                     plain.append(_inserted_plain(key, r))
@@ -263,6 +290,10 @@ class Transaction:
             connection.executemany(statements.RENAME_OPERATION, _taken(self._renames))
         statements.INSERT_EVENTS.run(connection, log)
         statements.INSERT_JOURNAL.run(connection, _taken(self._journal))
+        for uid in self._transfers:
+            record = self._changes[uid].record
+            transfers.save(connection, uid, record.upload, record.downloads)
+        self._transfers.clear()
         if self._trims:
             connection.executemany(statements.TRIM_EVENTS, _taken(self._trims))
 
@@ -300,7 +331,16 @@ def _listed(capabilities: tuple[str, ...]) -> str:
 
 def _inserted(key: bytearray, r: OperationRecord) -> tuple[Any, ...]:
     labels = json.dumps(r.labels, sort_keys=True) if r.labels else "{}"
-    return (*_inserted_plain(key, r), labels, r.request_id, r.parent, r.retried_from, r.trace, int(r.deferred))
+    return (
+        *_inserted_plain(key, r),
+        labels,
+        r.request_id,
+        r.parent,
+        r.retried_from,
+        r.trace,
+        int(r.deferred),
+        _transfers(r),
+    )
 
 
 def _reported(key: bytearray, r: OperationRecord, stored: int) -> tuple[Any, ...]:
@@ -316,7 +356,12 @@ def _updated(key: bytearray, r: OperationRecord, stored: int) -> tuple[Any, ...]
         key, stored, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt, r.crashes,
         r.under_way, r.begun, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason, r.failures,
         r.next_attempt, r.deferred, r.stop_requested, r.stopped, r.signals, len(r.pending), r.reason, r.expires,
+        _transfers(r),
     )  # fmt: skip
+
+
+def _transfers(r: OperationRecord) -> int:
+    return (r.upload is not None) + len(r.downloads)
 
 
 # By extent. Plain numbers and a tuple: an enum's member hashes and compares in Python.
@@ -338,7 +383,8 @@ def _taken(rows: list[Any]) -> Iterable[Any]:
 def new_record(
     *, uid: bytes, id: str, type: str, created: int, deadline: int | None, labels: Mapping[str, str], owner: str,
     request_id: str, parent: str, capabilities: tuple[str, ...] = (), contract: int | None = None,
-    retried_from: str = "", trace: str = "", deferred: bool = False,
+    retried_from: str = "", trace: str = "", deferred: bool = False, upload: transfers.UploadRecord | None = None,
+    downloads: tuple[transfers.DownloadRecord, ...] = (),
 ) -> OperationRecord:  # fmt: skip
     """The first revision of an operation: PENDING, its log holding `accepted` alone."""
     record = object.__new__(OperationRecord)
@@ -349,6 +395,7 @@ def new_record(
         updated=created, started=None, ended=None, deadline=deadline, cancel_requested=None, cancel_reason="",
         labels=labels, owner=owner, request_id=request_id, parent=parent, capabilities=capabilities, contract=contract,
         retried_from=retried_from, trace=trace, failures=0, next_attempt=None, deferred=deferred, stop_requested=None,
-        stopped=False, signals=0, pending=(), reason="", expires=None, progress=None, result=None, error=None,
+        stopped=False, signals=0, pending=(), reason="", expires=None, upload=upload, downloads=downloads,
+        progress=None, result=None, error=None,
     )  # fmt: skip
     return record

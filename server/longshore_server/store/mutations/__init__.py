@@ -18,6 +18,17 @@ from longshore_server.store.mutations.settle import (
 )
 from longshore_server.store.mutations.signal import ConsumeNext, ConsumeSignal, SendSignal, SignalAccepted
 from longshore_server.store.mutations.start import Accept, Accepted
+from longshore_server.store.mutations.transfer import (
+    AdvanceUpload,
+    CommitUpload,
+    FailUpload,
+    FinishUpload,
+    ForgetGarbage,
+    OfferDownload,
+    PlaceUpload,
+    RevokeDownload,
+    UseDownload,
+)
 from longshore_server.store.mutations.upkeep import (
     Boot,
     ContractVersion,
@@ -30,8 +41,9 @@ from longshore_server.store.mutations.upkeep import (
 )
 
 __all__ = [
-    "Accept", "Accepted", "AcknowledgeCancel", "Begin", "Boot", "ConsumeNext", "ConsumeSignal", "ContractVersion",
-    "Defer", "Delete", "Interrupt", "Mutation", "Nothing", "ProviderCancel", "Record", "Report", "RequestCancel",
-    "RequestStop", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep",
-    "TakeOver", "TryAgain",
+    "Accept", "Accepted", "AcknowledgeCancel", "AdvanceUpload", "Begin", "Boot", "CommitUpload", "ConsumeNext",
+    "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailUpload", "FinishUpload", "ForgetGarbage", "Interrupt",
+    "Mutation", "Nothing", "OfferDownload", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel",
+    "RequestStop", "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted",
+    "StoreContracts", "Sweep", "TakeOver", "TryAgain", "UseDownload",
 ]  # fmt: skip

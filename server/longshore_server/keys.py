@@ -1,0 +1,28 @@
+"""The keys of objects: what a caller may call bytes. One rule for every store, so that a key means the same in each."""
+
+from __future__ import annotations
+
+MAX_KEY = 1024
+"""The longest key, in bytes."""
+MAX_SEGMENT = 255
+"""The longest part of a key between two slashes, in bytes: what file systems allow."""
+RESERVED = ".longshore"
+"""The folder of a local store that holds what is no object."""
+
+
+def check(key: str) -> None:
+    """Raises `ValueError` with what is wrong with a key."""
+    if not key:
+        raise ValueError("must not be empty: it is the object's key")
+    if len(key.encode("utf-8", "replace")) > MAX_KEY:
+        raise ValueError(f"must not be longer than {MAX_KEY} bytes: it is the object's key")
+    if "\\" in key or not key.isprintable():
+        raise ValueError("must not hold backslashes or characters that cannot be printed: it is the object's key")
+    segments = key.split("/")
+    for segment in segments:
+        if segment in ("", ".", ".."):
+            raise ValueError(f"must not hold the segment {segment!r} between slashes: it is the object's key")
+        if len(segment.encode()) > MAX_SEGMENT:
+            raise ValueError(f"must not hold a segment of more than {MAX_SEGMENT} bytes: it is the object's key")
+    if segments[0] == RESERVED:
+        raise ValueError(f"must not begin with {RESERVED!r}, which the store keeps for itself")
