@@ -42,11 +42,17 @@ Method: TypeAlias = "Callable[[Durations, Callers, Traced], grpc.RpcMethodHandle
 class Context:
     """One call: who makes it, and what it says besides its request."""
 
-    __slots__ = ("_inner", "caller")
+    __slots__ = ("_callers", "_inner", "caller")
 
-    def __init__(self, inner: grpc.aio.ServicerContext[Any, Any], caller: Principal) -> None:
+    def __init__(self, inner: grpc.aio.ServicerContext[Any, Any], caller: Principal, callers: Callers) -> None:
         self._inner = inner
+        self._callers = callers
         self.caller = caller
+
+    async def still(self) -> None:
+        """Look again at who calls. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller` any more."""
+        if not self.caller.unrestricted:
+            await self._callers.still(self._inner, self.caller)
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
         """What the caller sent beside the request."""
@@ -68,7 +74,7 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
             try:
-                context = Context(inner, await callers.of(inner))
+                context = Context(inner, await callers.of(inner), callers)
                 answer = await function(decode(request_type, data), context)
                 code = _OK
                 return answer
@@ -99,11 +105,11 @@ def stream(
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
             begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
             try:
-                context = Context(inner, await callers.of(inner))
+                context = Context(inner, await callers.of(inner), callers)
                 restricted = not context.caller.unrestricted
                 async for batch in function(decode(request_type, data), context):
                     if restricted:
-                        await callers.still(inner, context.caller)
+                        await context.still()
                     for message in batch:
                         yield message
                 code = _OK
@@ -142,20 +148,17 @@ def duration(value: Duration, field: str) -> int:
 
 
 def wait_until(context: Context, clock: Clock, wait: int | None) -> int | None:
-    """When a waiting call has to answer: after `wait` microseconds, a little before its own deadline, or when the
-    caller's credentials end. See `check_expiry`."""
+    """When a waiting call has to answer: after `wait` microseconds, or a little before its own deadline."""
     remaining = context.time_remaining()
     if remaining is not None:
         # The answer needs time on its way back: without the margin the caller would see DEADLINE_EXCEEDED instead.
         own = int(max(0.0, remaining - min(0.5, remaining / 10)) * SECOND)
         wait = own if wait is None else min(wait, own)
-    until = None if wait is None else clock.now() + wait
-    expires = context.caller.expires
-    return until if expires is None else expires if until is None else min(until, expires)
+    return None if wait is None else clock.now() + wait
 
 
 def check_expiry(context: Context, clock: Clock) -> None:
-    """After a wait: raises `ServiceError` (CREDENTIALS_EXPIRED) if the caller is no longer who it was."""
+    """After a wait: raises `ServiceError` (CREDENTIALS_EXPIRED) if the time of the caller's credentials is over."""
     expires = context.caller.expires
     if expires is not None and clock.now() >= expires:
         raise expired()

@@ -19,7 +19,8 @@ from longshore_server.engine.watch import WatchOptions
 from longshore_server.ids import uid_text
 from longshore_server.rpc import metadata, wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, check_expiry, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, stream, unary, wait_until
+from longshore_server.rpc.waiting import start_and_wait
 
 
 class ContractServices:
@@ -50,8 +51,7 @@ class ContractServices:
                 record = self._authorization.shown(caller, started.live.record)
             else:
                 until = wait_until(context, engine.clock, asked.wait)
-                started, record = await engine.start_and_wait(type, request, terms, until)
-                check_expiry(context, engine.clock)
+                started, record = await start_and_wait(context, engine, type, request, terms, until)
             await context.send_initial_metadata(_answer(started, record.sequence))
             return bytes(wire.long_running(record, type).SerializeToString())
 

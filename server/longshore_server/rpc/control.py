@@ -13,8 +13,9 @@ from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
 from longshore_server.rpc.payload import unpack
+from longshore_server.rpc.waiting import attended
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "longshore.v1.OperationControlService"
@@ -85,18 +86,23 @@ class OperationControlService:
         return _answer(await self._control.acknowledge_cancel(await self._find(context, request.name)))
 
     async def _signals(self, request: pb.ListSignalsRequest, context: Context) -> bytes:
-        until = None
+        clock, until = self._engine.clock, None
         if request.HasField("wait"):
-            until = wait_until(context, self._engine.clock, duration(request.wait, "wait"))
+            until = wait_until(context, clock, duration(request.wait, "wait"))
         live = await self._find(context, request.name)
+        found = await self._control.signals(live, request.signal)
+        if until is not None and not found:
+            found = await attended(
+                context, clock, until, lambda due: self._control.signals(live, request.signal, due),
+                lambda signals: bool(signals) or live.record.terminal,
+            )  # fmt: skip
         response = pb.ListSignalsResponse()
-        for signal in await self._control.signals(live, request.signal, until):
+        for signal in found:
             shown = response.signals.add(
                 number=signal.number, signal=signal.name, signal_id=signal.id, sender=signal.sender
             )
             shown.payload.ParseFromString(signal.payload)
             wire.set_time(shown.accept_time, signal.accepted)
-        check_expiry(context, self._engine.clock)
         return response.SerializeToString()
 
     async def _consume(self, request: pb.ConsumeSignalRequest, context: Context) -> bytes:

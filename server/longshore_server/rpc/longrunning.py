@@ -12,8 +12,9 @@ from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
 from longshore_server.rpc.paging import read_page
+from longshore_server.rpc.waiting import end_of
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "google.longrunning.Operations"
@@ -67,8 +68,7 @@ class LongRunningOperations:
     async def _wait(self, request: pb.WaitOperationRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
         live = await self._authorization.find(context.caller, request.name)
-        record = await self._engine.wait(live, wait_until(context, self._engine.clock, wait))
-        check_expiry(context, self._engine.clock)
+        record = await end_of(context, self._engine, live, wait_until(context, self._engine.clock, wait))
         return self._message(record)
 
     def _operation(self, record: OperationRecord) -> pb.Operation:

@@ -18,11 +18,12 @@ from longshore_server.ids import uid_text
 from longshore_server.lifecycle import EventType
 from longshore_server.rpc import views, wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, check_expiry, duration, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, stream, unary, wait_until
 from longshore_server.rpc.catalog import Catalog
 from longshore_server.rpc.listing import Listing
 from longshore_server.rpc.metadata import read_with
 from longshore_server.rpc.payload import unpack
+from longshore_server.rpc.waiting import end_of, start_and_wait
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "longshore.v1.OperationsService"
@@ -62,8 +63,7 @@ class OperationsService:
         type, input = self._input(request, caller, follow=follow)
         terms = self._authorization.terms(caller, asked.request_id, asked.labels)
         if follow:
-            (_, created), record = await engine.start_and_wait(type, input, terms, until)
-            check_expiry(context, engine.clock)
+            (_, created), record = await start_and_wait(context, engine, type, input, terms, until)
         else:
             live, created = await engine.start(type, input, terms)
             record = self._authorization.shown(caller, live.record)
@@ -97,8 +97,7 @@ class OperationsService:
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
         live = await self._authorization.find(context.caller, request.name)
-        record = await self._engine.wait(live, wait_until(context, self._engine.clock, wait))
-        check_expiry(context, self._engine.clock)
+        record = await end_of(context, self._engine, live, wait_until(context, self._engine.clock, wait))
         return wire.snapshot(record).SerializeToString()
 
     async def _watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:

@@ -26,14 +26,14 @@ async def test_no_capability_of_a_contract_makes_a_provider(guarded: Guarded) ->
 
 
 async def test_a_wait_for_signals_ends_with_the_credentials(guarded: Guarded) -> None:
-    ada, desk = guarded.token("ada", *ALL), guarded.token("desk", "longshore.provider", seconds=100)
+    ada, desk = guarded.token("ada", *ALL), guarded.token("desk", "longshore.provider", seconds=10)
     await guarded.learn()
     name = (await guarded.begin("Open", ada)).name
     control: Any = control_grpc.OperationControlServiceStub(guarded.channel)
     request = pb.ListSignalsRequest(name=name)
     request.wait.seconds = 1000
     waiting = asyncio.ensure_future(control.ListSignals(request, metadata=desk))
-    await guarded.clock.armed(100)
-    guarded.clock.advance(100)
+    await guarded.clock.armed(10)
+    guarded.clock.advance(10)
     code, reason, _ = await refused(waiting)
     assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_EXPIRED")

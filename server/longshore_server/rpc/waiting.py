@@ -1,0 +1,61 @@
+"""Unary calls that wait. They do it piece by piece: after each it is looked again at who calls, as in a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from longshore_server.clock import Clock
+from longshore_server.contract.types import OperationType
+from longshore_server.engine.engine import Engine
+from longshore_server.engine.live import Live
+from longshore_server.engine.requests import Started
+from longshore_server.engine.starts import Terms
+from longshore_server.engine.watch import HEARTBEAT
+from longshore_server.rpc.boundary import Context, check_expiry
+from longshore_server.store.record import OperationRecord
+
+T = TypeVar("T")
+
+
+def _piece(context: Context, clock: Clock, until: int | None) -> int | None:
+    """When a call that may wait until `until` has to look again at who makes it; None: it need not."""
+    if context.caller.unrestricted:
+        return until
+    ends = [clock.now() + HEARTBEAT, until, context.caller.expires]
+    return min(end for end in ends if end is not None)
+
+
+async def attended(
+    context: Context, clock: Clock, until: int | None, ask: Callable[[int | None], Awaitable[T]],
+    done: Callable[[T], bool],
+) -> T:  # fmt: skip
+    """What `ask(end of the piece)` gives once it is `done`, or at `until`.
+
+    Raises `ServiceError` (UNAUTHENTICATED) when the caller is no longer who it was, and what `ask` raises.
+    """
+    while True:
+        found = await ask(_piece(context, clock, until))
+        check_expiry(context, clock)
+        await context.still()
+        if done(found) or (until is not None and clock.now() >= until):
+            return found
+
+
+async def end_of(context: Context, engine: Engine, live: Live, until: int | None) -> OperationRecord:
+    """The operation's snapshot once it has ended, or at `until`. Raises as `attended` and `Engine.wait` do."""
+    return await attended(
+        context, engine.clock, until, lambda due: engine.wait(live, due), lambda record: record.terminal
+    )
+
+
+async def start_and_wait(
+    context: Context, engine: Engine, type: OperationType, input: Message, terms: Terms, until: int | None
+) -> tuple[Started, OperationRecord]:
+    """`Engine.start_and_wait`, attended. Raises as both do."""
+    started, record = await engine.start_and_wait(type, input, terms, _piece(context, engine.clock, until))
+    if not context.caller.unrestricted:
+        record = await end_of(context, engine, started.live, until)
+    return started, record
