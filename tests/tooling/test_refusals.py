@@ -31,6 +31,7 @@ from tests.server.auth.table import (
 )
 from tests.server.test_contract import CAPABILITIES, SECOND_METHODS
 from tests.server.test_contract_mistakes import CASES
+from tests.server.test_transfer_mistakes import CASES as TRANSFERS
 
 PEOPLE = {"contract.capabilities.title", "contract.capabilities.description", "signals.description"}
 """Texts that only people read: there is no wrong one."""
@@ -61,6 +62,7 @@ def refused_at_start_up() -> Iterator[tuple[str, str]]:
     """Each option that a refusal names, with the test."""
     rows = [
         *((f"test_a_method_is_refused[{case}]", message) for case, (_, message) in CASES.items()),
+        *((f"test_a_transfer_is_refused[{case}]", message) for case, (_, message) in TRANSFERS.items()),
         *((f"test_a_second_method_is_refused[{case}]", message) for case, (_, message) in SECOND_METHODS.items()),
         *((f"test_a_capability_is_refused[{case}]", f"option contract.capabilities{problem}")
           for case, (_, problem) in CAPABILITIES.items()),

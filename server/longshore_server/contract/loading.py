@@ -6,7 +6,7 @@ Every problem names file, line where known, method and option, and says what to 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from google.longrunning import operations_pb2
 from google.protobuf import message_factory
@@ -29,15 +29,18 @@ CANCEL_GRACE = 10_000_000
 MAX_CRASHES = 5
 
 
-def load(services: Iterable[object], *, default_timeout: int, authenticated: bool = False) -> list[OperationType]:
+def load(
+    services: Iterable[object], *, default_timeout: int, authenticated: bool = False,
+    stores: Collection[str] | None = None,
+) -> list[OperationType]:  # fmt: skip
     """The operation types of `services`, by name. Raises `ContractError`.
 
     `default_timeout`: microseconds, for contracts without one. `authenticated`: callers say who they are, so that a
-    contract must say who may start.
+    contract must say who may start. `stores`: the names of those that the server has; None: not known yet.
     """
     types: dict[str, OperationType] = {}
     for service in services:
-        for found in _Loader(service, default_timeout, authenticated).types():
+        for found in _Loader(service, default_timeout, authenticated, stores).types():
             if found.name in types:
                 raise ContractError(f"{found.name}: two services implement it; pass one of them to Server")
             types[found.name] = found
@@ -48,11 +51,14 @@ def load(services: Iterable[object], *, default_timeout: int, authenticated: boo
 
 
 class _Loader:
-    def __init__(self, service: object, default_timeout: int, authenticated: bool) -> None:
+    def __init__(
+        self, service: object, default_timeout: int, authenticated: bool, stores: Collection[str] | None
+    ) -> None:
         self._source = Source(service)
         self._descriptor = self._source.descriptor
         self._default_timeout = default_timeout
         self._authenticated = authenticated
+        self._stores = stores
 
     def types(self) -> list[OperationType]:
         self._check_service()
@@ -176,7 +182,7 @@ class _Loader:
             retry=retry.read(contract, declaration.error),
             retention=declaration.duration("retention", zero=True),
             signals=read_signals(contract.signals, declaration.message, declaration.error),
-            transfer=read_transfer(declaration),
+            transfer=read_transfer(declaration, self._stores),
             details=read_details(contract.errors, declaration.message, declaration.error),
             streamed_by=streamed.path if streamed else "",
             description=read_comment(declaration),

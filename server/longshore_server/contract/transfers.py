@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from longshore.v1 import annotations_pb2
 from longshore_server import keys
 from longshore_server.clock import SECOND
 from longshore_server.contract import fields
-from longshore_server.contract.source import Declaration
+from longshore_server.contract.source import Declaration, hint
 from longshore_server.errors import invalid
 
 EXPIRY = 3600 * SECOND
@@ -61,8 +61,11 @@ class Transfer:
         )  # fmt: skip
 
 
-def read_transfer(declaration: Declaration) -> Transfer | None:
-    """What the contract says; None: nothing. Raises `ContractError`."""
+def read_transfer(declaration: Declaration, stores: Collection[str] | None) -> Transfer | None:
+    """What the contract says; None: nothing. Raises `ContractError`.
+
+    `stores`: the names of those that the server has; None: not known here.
+    """
     if not declaration.contract.HasField("transfer"):
         return None
     said = declaration.contract.transfer
@@ -73,6 +76,13 @@ def read_transfer(declaration: Declaration) -> Transfer | None:
         raise declaration.error("transfer.direction", problem)
     if not said.store:
         raise declaration.error("transfer.store", "it must name the store resource that keeps the bytes")
+    if stores is not None and said.store not in stores:
+        others = f"only {', '.join(sorted(stores))}" if stores else "and no other"
+        raise declaration.error(
+            "transfer.store",
+            f"the server has no store of this name, {others}: Server(stores={{{said.store!r}: LocalStore()}}) declares "
+            f"it, or [stores.{said.store}] in the configuration{hint(said.store, stores)}",
+        )
     if sends and not said.key_path:
         raise declaration.error("transfer.key_path", "it must name the input field that holds the object's key")
     if sends and said.max_uses:
