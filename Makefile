@@ -127,10 +127,10 @@ endef
 
 # A stamp instead of a phony recipe: the second run only compares two dates.
 $(VENV)/.installed: pyproject.toml constraints/highest.txt
-	$(call environment,$(VENV),'.[server$(COMMA)auth$(COMMA)cli$(COMMA)otel]' --group dev --constraint constraints/highest.txt)
+	$(call environment,$(VENV),'.[server$(COMMA)auth$(COMMA)cli$(COMMA)stores$(COMMA)otel]' --group dev --constraint constraints/highest.txt)
 
 $(LOWEST)/.installed: pyproject.toml constraints/lowest.txt
-	$(call environment,$(LOWEST),'.[server$(COMMA)auth$(COMMA)cli$(COMMA)otel]' --group test --constraint constraints/lowest.txt)
+	$(call environment,$(LOWEST),'.[server$(COMMA)auth$(COMMA)cli$(COMMA)stores$(COMMA)otel]' --group test --constraint constraints/lowest.txt)
 
 $(GENERATE)/.installed: pyproject.toml
 	$(call environment,$(GENERATE),. --group generate)
@@ -145,10 +145,10 @@ lock: ## resolve anew the versions that make install and make test-lowest use
 	$(PYTHON) -m venv $(UV)
 	$(UV)/bin/pip install --quiet uv
 	$(UV)/bin/uv pip compile $(LOCK) --universal --group dev --output-file constraints/highest.txt
-	$(UV)/bin/uv pip compile $(LOCK) --resolution lowest-direct --output-file .tools/minimums.txt
+	$(UV)/bin/uv pip compile $(LOCK) --resolution lowest-direct --no-deps --output-file .tools/minimums.txt
 	$(UV)/bin/uv pip compile $(LOCK) --constraint .tools/minimums.txt --group test --output-file constraints/lowest.txt
 
-LOCK := pyproject.toml --quiet --upgrade --python-version 3.11 --no-header --no-annotate --extra server --extra auth --extra cli --extra otel
+LOCK := pyproject.toml --quiet --upgrade --python-version 3.11 --no-header --no-annotate --extra server --extra auth --extra cli --extra stores --extra otel
 
 .PHONY: clean
 clean: ## remove the environments and everything that tools left behind

@@ -88,6 +88,10 @@ class Reason(enum.Enum):
         Code.NOT_FOUND, "No operation offers this download, or the caller may not see it.", Again.NO,
         "Take the name from `downloads` of the operation's snapshot.",
     )
+    OBJECT_NOT_FOUND = (
+        Code.NOT_FOUND, "The store has no object with this key.", Again.NO,
+        "Check the key. The object may have been deleted, or never have been put there.",
+    )
     OPERATION_NOT_FOUND = (
         Code.NOT_FOUND, "No operation has this name.", Again.NO,
         "Check the name. It may have been deleted, or its retention is over, or it is not for this caller to see.",
@@ -111,6 +115,10 @@ class Reason(enum.Enum):
     NAME_IN_USE = (
         Code.ALREADY_EXISTS, "The name belongs to an operation of another input, or of another caller.",
         Again.NO, "Follow the operation that has the name, or send an input that makes another one.",
+    )
+    OBJECT_EXISTS = (
+        Code.ALREADY_EXISTS, "There is an object with this key, and it may not be overwritten.", Again.NO,
+        "Use another key, or delete the object first.",
     )
     CREDENTIALS_MISSING = (
         Code.UNAUTHENTICATED, "The call carries no credentials.", Again.NO,
@@ -160,6 +168,10 @@ class Reason(enum.Enum):
         Code.RESOURCE_EXHAUSTED, "The download was fetched as often as it may be.", Again.NO,
         "Ask for a new one: start the operation once more.",
     )
+    STORE_FULL = (
+        Code.RESOURCE_EXHAUSTED, "There is no room for the bytes; what is durable already is kept.", Again.LATER,
+        "Operators: make room; nothing has to be started again.",
+    )
     UPLOAD_PREEMPTED = (
         Code.ABORTED, "Another call has taken the upload over.", Again.NO,
         "Nothing, where the other call is yours; else QueryUpload, and send what is missing.",
@@ -183,6 +195,10 @@ class Reason(enum.Enum):
     CHECKSUM_REQUIRED = (
         Code.FAILED_PRECONDITION, "The contract wants a CRC32C with every chunk and a SHA-256 with the commit.",
         Again.CHANGED, "Send them.",
+    )
+    KEY_CONFLICT = (
+        Code.FAILED_PRECONDITION, "The key is a folder of other objects, or has an object as one of its folders.",
+        Again.CHANGED, "Use another key.",
     )
     UPLOAD_COMMITTED = (
         Code.FAILED_PRECONDITION, "The upload takes no more bytes: it is committed.", Again.NO,
@@ -250,6 +266,9 @@ class Reason(enum.Enum):
         Code.OUT_OF_RANGE, "The log has no such sequence yet.", Again.NO,
         "Get the operation: its `sequence` is the last one. After a restore of the data directory begin anew.",
     )
+    NOT_SUPPORTED = (
+        Code.UNIMPLEMENTED, "This kind of store cannot do it.", Again.NO, "Do without, or declare another store.",
+    )
     UNSUPPORTED_FIELD = Code.UNIMPLEMENTED, "This server does not support the field.", Again.NO, "Leave the field out."
     SERVER_STARTING = (
         Code.UNAVAILABLE, "The server is starting; try again.", Again.LATER,
@@ -265,7 +284,7 @@ class Reason(enum.Enum):
     )
     STORE_UNAVAILABLE = (
         Code.UNAVAILABLE, "The store cannot write now; nothing was changed.", Again.LATER,
-        "Operators: look at the disk; the message says what it answered.",
+        "Operators: look at the disk, or at the remote store; the message says what it answered.",
     )
     INTERNAL = (
         Code.INTERNAL, "Something unexpected went wrong; the server's log has the trace.", Again.NO,

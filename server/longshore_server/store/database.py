@@ -60,9 +60,17 @@ class Database(aiosqlite.Connection):
 
 
 class DirectoryLock:
-    """Shuts a second server out of a data directory, for as long as this process lives (flock)."""
+    """Shuts a second server out of a directory, for as long as this process lives (flock).
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: where the lock is.
+        what: what it shuts, for people. Default: the data directory.
+        option: what gives a server another one.
+
+    Raises `StoreError` when another server has it.
+    """
+
+    def __init__(self, directory: Path, what: str = "", option: str = "--data") -> None:
         path = directory / "longshore.lock"
         self._file: IO[str] = path.open("a+", encoding="ascii")
         try:
@@ -72,8 +80,8 @@ class DirectoryLock:
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise StoreError(
-                f"data directory {directory} is in use by another server (pid {holder}): "
-                "stop that one, or give this one its own directory with --data"
+                f"{what or f'data directory {directory}'} is in use by another server (pid {holder}): "
+                f"stop that one, or give this one its own directory with {option}"
             ) from None
         self._file.truncate(0)
         self._file.write(str(os.getpid()))

@@ -1,0 +1,1 @@
+"""Bytes that belong to operations: their keys, the objects they become, and the stores that hold them."""

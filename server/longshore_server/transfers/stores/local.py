@@ -1,0 +1,224 @@
+"""Objects as plain files in a folder, written and synced by us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import stat
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+
+from longshore_server import keys
+from longshore_server.reasons import Reason
+from longshore_server.store.database import DirectoryLock, StoreError
+from longshore_server.transfers import objects
+from longshore_server.transfers.objects import ObjectError, ObjectInfo
+from longshore_server.transfers.stores.base import CHUNK, MAX_OBJECT, NO_METADATA, Save, Store
+from longshore_server.transfers.stores.failures import CHANGING, READING, refusing
+from longshore_server.transfers.stores.folders import Folders
+from longshore_server.transfers.stores.sidecars import Sidecar, Sidecars, describe, sync
+from longshore_server.transfers.threads import in_thread
+
+_TRIES = 100
+"""How often deletions may remove the folder of a key, which is empty, before an object comes into it."""
+
+
+class LocalStore(Store):
+    """Objects as files at their keys below a folder. What the store itself needs is in `.longshore` there.
+
+    Files that others put there are objects too; files that others change lose what the store knew of them. Links are
+    never followed.
+
+    Args:
+        path: the folder; made if it is not there. Default: `stores/NAME` in the data directory.
+        max_object_bytes: the largest object that the store takes.
+    """
+
+    def __init__(self, path: Path | str | None = None, *, max_object_bytes: int = MAX_OBJECT) -> None:
+        super().__init__(max_object_bytes=max_object_bytes)
+        self._path = None if path is None else Path(path)
+        self._own = Path()
+        self._lock: DirectoryLock | None = None
+        # One change of a key at a time: each sees the file whose place it takes, and forgets what was known of it.
+        self._changes: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    @property
+    def staging(self) -> Path:
+        """On the file system of the objects."""
+        return self._own / "staging"
+
+    async def start(self, name: str, folder: Path) -> None:
+        """Make the folder and lock it against a second server."""
+        root = (self._path or folder).absolute()
+        self._own = root / keys.RESERVED
+        self._folders = Folders(root)
+        self._sidecars = Sidecars(self._own / "meta", self._own / "incoming")
+        try:
+            await in_thread(self._prepare, name, root)
+            await super().start(name, self._own)
+        except OSError as error:
+            await self.stop()
+            raise StoreError(f"store {name}: {root}: {error.strerror}") from error
+
+    async def stop(self) -> None:
+        """Let another server have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    async def adopt(
+        self, staged: Path, key: str, *, size: int, sha256: str, crc32c: int, content_type: str = "",
+        metadata: Mapping[str, str] = NO_METADATA, overwrite: bool = True,
+        state: bytes = b"", save: Save | None = None,  # noqa: ARG002 - a move is done or not
+    ) -> ObjectInfo:  # fmt: skip
+        """Move the file to its key; what is known of it goes before."""
+        keys.check(key)
+        objects.check_description(content_type, metadata)
+        info = ObjectInfo(key, size, sha256, crc32c, content_type, dict(metadata))
+        async with self._changing(key):
+            return await in_thread(self._adopt, staged, info, overwrite)
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """From the file and what the store knows of it."""
+        keys.check(key)
+        return await in_thread(self._stat, key)
+
+    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+        """The bytes of the file that is at the key now."""
+        keys.check(key)
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError("offset and length are not negative")
+        with contextlib.ExitStack() as stack:
+            file = await in_thread(self._open, key, stack)
+            while length is None or length > 0:
+                chunk = await in_thread(_read, key, file, CHUNK if length is None else min(CHUNK, length), offset)
+                if not chunk:
+                    return
+                yield chunk
+                offset += len(chunk)
+                length = None if length is None else length - len(chunk)
+
+    async def list(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[ObjectInfo]:
+        """By walking the folders."""
+        if limit < 1:
+            raise ValueError("limit is at least 1")
+        return await in_thread(self._list, prefix, after, limit)
+
+    async def delete(self, key: str) -> bool:
+        """Remove the file, and folders that hold nothing then."""
+        keys.check(key)
+        async with self._changing(key):
+            return await in_thread(self._delete, key)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, key: str) -> AsyncGenerator[None]:
+        lock = self._changes.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield
+
+    def _prepare(self, name: str, root: Path) -> None:
+        for folder in (self.staging, self._own / "meta"):
+            _make(folder)
+        self._lock = DirectoryLock(self._own, f"folder {root} of the store {name}", f"--store {name}=PATH")
+
+    def _adopt(self, staged: Path, info: ObjectInfo, overwrite: bool) -> ObjectInfo:
+        with refusing(info.key, CHANGING):
+            for left in reversed(range(_TRIES)):
+                try:
+                    source = staged.lstat()
+                except FileNotFoundError:
+                    break  # a crash came after it was moved
+                if source.st_size != info.size:
+                    raise ValueError(f"{staged} has {source.st_size} bytes, not {info.size}")
+                try:
+                    with self._folders.parent(info.key, make=True) as (folder, name):
+                        self._move(staged, source, folder, name, info, overwrite)
+                except FileNotFoundError:
+                    if not left:
+                        raise
+            return self._adopted(staged, info.key)
+
+    def _move(
+        self, staged: Path, source: os.stat_result, folder: int, name: str, info: ObjectInfo, overwrite: bool
+    ) -> None:
+        try:
+            target = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            target = None
+        if target is None or not os.path.samestat(target, source):
+            if target is not None and not stat.S_ISREG(target.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "not a file")
+            if target is not None and not overwrite:
+                raise FileExistsError(errno.EEXIST, "a file")
+            sidecar = Sidecar(
+                key=info.key, size=info.size, mtime=source.st_mtime_ns, sha256=info.sha256, crc32c=info.crc32c,
+                content_type=info.content_type, metadata=info.metadata, staged=staged.name,
+                replaces=0 if target is None else target.st_ino,
+            )  # fmt: skip
+            self._sidecars.write(sidecar, source.st_ino)
+            if overwrite:
+                os.rename(staged, name, dst_dir_fd=folder)
+                return
+            os.link(staged, name, dst_dir_fd=folder, follow_symlinks=False)
+        # A rename would do nothing: both are the same file.
+        os.fsync(folder)
+        staged.unlink()
+
+    def _adopted(self, staged: Path, key: str) -> ObjectInfo:
+        """What remains once the file is at its key, or what a crash has left of that."""
+        with refusing(key, READING), self._folders.parent(key) as (folder, name):
+            file = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            os.fsync(folder)
+        sidecar = self._sidecars.read(key, file)
+        if sidecar is None or sidecar.staged != staged.name:
+            raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: what was staged for it has another's place")
+        sync(staged.parent)
+        if sidecar.replaces:
+            self._sidecars.remove(key, sidecar.replaces)
+        return describe(key, file, sidecar)
+
+    def _stat(self, key: str) -> ObjectInfo:
+        with contextlib.ExitStack() as stack, refusing(key, READING):
+            _, file = self._folders.open(key, stack)
+            return describe(key, file, self._sidecars.read(key, file))
+
+    def _open(self, key: str, stack: contextlib.ExitStack) -> int:
+        with refusing(key, READING):
+            return self._folders.open(key, stack)[0]
+
+    def _list(self, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
+        with refusing(prefix):
+            found = itertools.islice(self._folders.walk(prefix, after, limit), limit)
+            return [describe(key, file, None) for key, file in found]
+
+    def _delete(self, key: str) -> bool:
+        with refusing(key):
+            try:
+                with self._folders.parent(key) as (folder, name):
+                    file = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                    if not stat.S_ISREG(file.st_mode):
+                        return False
+                    os.unlink(name, dir_fd=folder)
+                    os.fsync(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            self._sidecars.remove(key, file.st_ino)
+            self._folders.prune(key)
+            return True
+
+
+def _read(key: str, file: int, size: int, offset: int) -> bytes:
+    with refusing(key):
+        return os.pread(file, size, offset)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
