@@ -322,6 +322,31 @@ async def test_fields_and_metadata_that_differ_are_refused(lab: Lab, method: str
     assert lab.tables() == before
 
 
+@pytest.mark.parametrize("method", ["Start", "Run", "Play", "PlayAndWatch"])
+async def test_a_key_beside_the_input_and_another_inside_are_refused(lab: Lab, method: str) -> None:
+    """Also a key in the metadata, and the same twice is one key."""
+
+    def call(key: str) -> Any:
+        input, metadata = lab_pb2.PlayRequest(request_id="inside"), [("longshore-request-id", key)]
+        if method in ("Start", "Run"):
+            fields = start(request_id=key)
+            fields.input.Pack(input)
+            return (
+                lab.operations.Start(fields) if method == "Start" else run(lab, [], input=fields.input, request_id=key)
+            )
+        called = getattr(lab.lab, method)(input, metadata=metadata)
+        return called if method == "Play" else called.read()
+
+    before = lab.tables()
+    code, reason, status = await refused(call("beside"))
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+    assert fields_of(status) == ["request_id"]
+    assert all(word in status.message for word in ("'inside'", "'beside'", "longshore-request-id"))
+    assert lab.tables() == before
+    await call("inside")
+    assert [row.request_id for row in (await lab.operations.List(pb.ListRequest())).operations] == ["inside"]
+
+
 @pytest.mark.parametrize("wait", ["29s", "0s"])
 async def test_waits_that_differ_are_refused(lab: Lab, wait: str) -> None:
     request = start()

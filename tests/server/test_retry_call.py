@@ -12,7 +12,7 @@ from lab.v1 import lab_pb2
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
-from tests.conftest import Lab, State, first, reason_of_end, refused, result_of
+from tests.conftest import Lab, State, fields_of, first, reason_of_end, refused, result_of
 from tests.server.retrying import RetryHandlers
 
 CREATED, EXISTING = pb.StartResponse.DISPOSITION_CREATED, pb.StartResponse.DISPOSITION_EXISTING
@@ -99,6 +99,29 @@ async def test_a_request_id_makes_it_repeatable(lab: Lab) -> None:
     assert (code, reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     await lab.restart()
     assert (await retry(lab, one, "key")).operation.uid == first.operation.uid
+
+
+async def test_its_request_id_may_stand_in_the_metadata(lab: Lab) -> None:
+    old = await lab.run()
+    request, metadata = pb.RetryRequest(name=old.name), [("longshore-request-id", "key")]
+    one = await lab.operations.Retry(request, metadata=metadata)
+    assert (one.disposition, one.operation.request_id) == (CREATED, "key")
+    request.request_id = "key"
+    for again in (lab.operations.Retry(request), lab.operations.Retry(request, metadata=metadata)):
+        assert (await again).operation.uid == one.operation.uid
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("longshore-request-id", "l"), ("longshore-wait", "1s"), ("longshore-label-a", "b"), ("longshore-reqest-id", "k")],
+)
+async def test_metadata_that_it_would_ignore_is_refused(lab: Lab, key: str, value: str) -> None:
+    old = await lab.run()
+    before = lab.tables()
+    request = pb.RetryRequest(name=old.name, request_id="k")
+    code, reason, status = await refused(lab.operations.Retry(request, metadata=[(key, value)]))
+    assert (code, reason, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", [key])
+    assert lab.tables() == before
 
 
 async def test_the_key_in_the_input_is_that_of_the_old_one(lab: Lab) -> None:

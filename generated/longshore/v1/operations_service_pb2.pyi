@@ -87,7 +87,9 @@ class StartRequest(_message.Message):
     """The operation type, for example `acme.orders.v1.OrdersService/Process`. Required."""
     request_id: _builtins.str
     """Idempotency key (AIP-155), at most 128 bytes; a UUID is a good one. The same key with the same input and labels
-    returns the same operation for as long as that operation is kept; with others it is ALREADY_EXISTS.
+    returns the same operation for as long as that operation is kept; with others it is ALREADY_EXISTS. It may also stand
+    in the metadata `longshore-request-id`, or in the input's own field `request_id`; where two of them differ it is
+    INVALID_ARGUMENT.
     """
     @_builtins.property
     def input(self) -> _any_pb2.Any:
@@ -632,7 +634,9 @@ class RetryRequest(_message.Message):
     name: _builtins.str
     """`operations/{id}` or `operations/{uid}` of one that has ended. Required."""
     request_id: _builtins.str
-    """Idempotency key of the new operation, as in StartRequest."""
+    """Idempotency key of the new operation, as in StartRequest: here or in the metadata `longshore-request-id`. Other
+    metadata that Start takes is INVALID_ARGUMENT: a retry has the labels of the old one, and does not wait.
+    """
     def __init__(
         self,
         *,

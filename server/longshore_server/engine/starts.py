@@ -15,7 +15,7 @@ from longshore_server.contract.types import OperationType
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.grants import grants
 from longshore_server.engine.quotas import Quota
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.ids import Uids, uid_text
 from longshore_server.store.mutations import Accept, Accepted
 from longshore_server.store.record import JournalEntry, OperationRecord
@@ -83,7 +83,11 @@ class Starts:
         owner, request_id, labels, child = terms.owner, terms.request_id, terms.labels, terms.child
         if type.keyed and not terms.retried_from:
             # A retry has the input of the operation that this key started.
-            request_id = request_id or getattr(input, "request_id")  # noqa: B009 - a field of the user's message
+            inside: str = getattr(input, "request_id")  # noqa: B009 - a field of the user's message
+            if inside and request_id not in ("", inside):
+                beside = f"{request_id[:80]!r} beside it, in the request or the metadata longshore-request-id"
+                raise invalid("request_id", f"is {inside[:80]!r} in the input and {beside}: send one of the two")
+            request_id = request_id or inside
         if request_id:
             validation.check_request_id(request_id)
         if labels:

@@ -60,7 +60,7 @@ class ContractServices:
     def _stream(self, type: OperationType) -> Method:
         async def call(request: Message, context: Context) -> AsyncIterator[Iterable[bytes]]:
             engine, caller = self._engine, context.caller
-            asked = metadata.read(context, streams=True)
+            asked = metadata.read(context, waits=False)
             self._authorization.check_start(caller, type, follow=True)
             with engine.watches.place(caller.name):
                 terms = self._authorization.terms(caller, asked.request_id, asked.labels)

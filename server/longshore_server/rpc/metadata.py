@@ -29,17 +29,17 @@ class Asked(NamedTuple):
     """Microseconds; None: answer at once."""
 
 
-def read(context: Context, *, streams: bool = False) -> Asked:
+def read(context: Context, *, waits: bool = True, labels: bool = True) -> Asked:
     """What the metadata says. Raises `ServiceError` for what begins with `longshore-` and has no meaning here."""
-    known = (_REQUEST_ID,) if streams else (_REQUEST_ID, _WAIT)
+    known = [_REQUEST_ID, *([_WAIT] if waits else []), *([f"{_LABEL}KEY"] if labels else [])]
     found: dict[str, str] = {}
     for key, value in context.invocation_metadata():
         if key.startswith("longshore-"):
             if key in found:
                 raise invalid(key, "is given twice")
-            if isinstance(value, bytes) or not (key in known or key.startswith(_LABEL)):
+            if isinstance(value, bytes) or not (key in known or (labels and key.startswith(_LABEL))):
                 # A misspelt key would lose its meaning in silence, and with it idempotency for example.
-                raise invalid(key[:80], f"is not known here; there are {', '.join(known)} and {_LABEL}KEY")
+                raise invalid(key[:80], f"is not known here; the keys are {', '.join(known)}")
             found[key] = value
     waited, wait = found.get(_WAIT), None
     if waited is not None:
@@ -47,15 +47,14 @@ def read(context: Context, *, streams: bool = False) -> Asked:
         if match is None:
             raise invalid(_WAIT, f"{waited[:40]!r} is no time; write it like 30s, 500ms or 2m")
         wait = int(float(match[1]) * _UNITS[match[2]] * SECOND)
-    labels = {key.removeprefix(_LABEL): value for key, value in found.items() if key.startswith(_LABEL)}
-    return Asked(found.get(_REQUEST_ID, ""), labels, wait)
+    labelled = {key.removeprefix(_LABEL): value for key, value in found.items() if key.startswith(_LABEL)}
+    return Asked(found.get(_REQUEST_ID, ""), labelled, wait)
 
 
 def read_with(request: pb.StartRequest | pb.RunRequest, context: Context) -> Asked:
     """What the fields of the request and the metadata say. Raises `ServiceError` where the two differ."""
-    asked = read(context, streams=isinstance(request, pb.RunRequest))
-    if request.request_id and asked.request_id not in ("", request.request_id):
-        raise _differs(_REQUEST_ID, "request_id")
+    asked = read(context, waits=isinstance(request, pb.StartRequest))
+    request_id = _one_of(request.request_id, asked)
     for key, value in asked.labels.items():
         if request.labels.get(key, value) != value:
             raise _differs(f"{_LABEL}{key}"[:80], f"labels[{key[:80]!r}]")
@@ -64,7 +63,18 @@ def read_with(request: pb.StartRequest | pb.RunRequest, context: Context) -> Ask
         wait = duration(request.wait, "wait")
         if asked.wait not in (None, wait):
             raise _differs(_WAIT, "wait")
-    return Asked(request.request_id or asked.request_id, {**asked.labels, **request.labels}, wait)
+    return Asked(request_id, {**asked.labels, **request.labels}, wait)
+
+
+def read_retry(request: pb.RetryRequest, context: Context) -> str:
+    """The idempotency key of a retry. Its labels are the old one's and it does not wait: `ServiceError` for these."""
+    return _one_of(request.request_id, read(context, waits=False, labels=False))
+
+
+def _one_of(request_id: str, asked: Asked) -> str:
+    if request_id and asked.request_id not in ("", request_id):
+        raise _differs(_REQUEST_ID, "request_id")
+    return request_id or asked.request_id
 
 
 def _differs(key: str, field: str) -> ServiceError:

@@ -21,7 +21,7 @@ from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, duration, stream, unary, wait_until
 from longshore_server.rpc.catalog import Catalog
 from longshore_server.rpc.listing import Listing
-from longshore_server.rpc.metadata import read_with
+from longshore_server.rpc.metadata import read_retry, read_with
 from longshore_server.rpc.payload import unpack
 from longshore_server.rpc.waiting import end_of, start_and_wait
 from longshore_server.store.record import OperationRecord
@@ -134,8 +134,9 @@ class OperationsService:
         ).SerializeToString()  # fmt: skip
 
     async def _retry(self, request: pb.RetryRequest, context: Context) -> bytes:
+        request_id = read_retry(request, context)
         live = await self._authorization.find(context.caller, request.name, "call")
-        terms = self._authorization.terms(context.caller, request.request_id, live.record.labels)
+        terms = self._authorization.terms(context.caller, request_id, live.record.labels)
         again, created = await self._engine.requests.retry(live, terms)
         disposition = _CREATED if created else _EXISTING
         return pb.StartResponse(operation=wire.snapshot(again.record), disposition=disposition).SerializeToString()
