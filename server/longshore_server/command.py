@@ -84,6 +84,8 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("max_payload", "The largest result, progress or output.", type=int, metavar="BYTES")
 @_setting("max_watches", "Watches that may be open at once.", type=int, metavar="N")
 @_setting("max_watches_per_owner", "Those of one caller.", type=int, metavar="N")
+@_setting("max_transfers", "Uploads and downloads that may be under way at once.", type=int, metavar="N")
+@_setting("max_transfers_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("log_format", "For people or for machines.", type=click.Choice(["text", "json"]))
 @_setting("log_level", "The least that is logged.", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option(

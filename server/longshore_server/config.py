@@ -20,7 +20,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "default_retention": (0, 1_000_000_000), "drain": (0, 1_000_000),
     "max_events": (16, 1_000_000_000), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
     "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
-    "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "jwt_skew": (0, 600),
+    "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "max_transfers": (1, 100_000),
+    "max_transfers_per_owner": (1, 100_000), "jwt_skew": (0, 600),
 }  # fmt: skip
 """The least and the most that a number may be."""
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -134,6 +135,10 @@ class Config:
     max_watches: int = 20_000
     """How many watches may be open at once."""
     max_watches_per_owner: int = 5_000
+    """How many of these may belong to one caller; as for `queue_per_owner`."""
+    max_transfers: int = 1_000
+    """How many uploads and downloads may be under way at once; each takes about 2 MiB of memory."""
+    max_transfers_per_owner: int = 200
     """How many of these may belong to one caller; as for `queue_per_owner`."""
     log_format: str = "text"
     """`text` for people, `json` for machines."""

@@ -101,7 +101,8 @@ class Running:
             concurrency=config.concurrency, queue=config.queue, queue_per_owner=config.queue_per_owner,
             max_live=config.max_live, max_live_per_owner=config.max_live_per_owner, max_events=config.max_events,
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
-            max_watches_per_owner=config.max_watches_per_owner,
+            max_watches_per_owner=config.max_watches_per_owner, max_transfers=config.max_transfers,
+            max_transfers_per_owner=config.max_transfers_per_owner,
             retention=int(config.default_retention * SECOND),
         )  # fmt: skip
         self._tracer = Tracer()

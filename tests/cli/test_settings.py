@@ -67,6 +67,8 @@ SETTINGS = {
     "max_payload": Setting(7777, ("--max-payload", "7777"), "7777", "7777", "BYTES"),
     "max_watches": Setting(7, ("--max-watches", "7"), "7", "7", "N"),
     "max_watches_per_owner": Setting(7, ("--max-watches-per-owner", "7"), "7", "7", "N"),
+    "max_transfers": Setting(7, ("--max-transfers", "7"), "7", "7", "N"),
+    "max_transfers_per_owner": Setting(7, ("--max-transfers-per-owner", "7"), "7", "7", "N"),
     "log_format": Setting("json", ("--log-format", "json"), "json", '"json"'),
     "log_level": Setting("debug", ("--log-level", "debug"), "debug", '"debug"'),
 }  # fmt: skip

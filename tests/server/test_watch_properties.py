@@ -45,7 +45,7 @@ class World:
         limits = Limits(
             concurrency=100, queue=100, queue_per_owner=100, max_live=1000, max_live_per_owner=1000,
             max_events=self.max_events, max_input=1 << 20, max_payload=1 << 20, max_watches=1000,
-            max_watches_per_owner=1000, retention=0,
+            max_watches_per_owner=1000, max_transfers=10, max_transfers_per_owner=10, retention=0,
         )  # fmt: skip
         self.engine = Engine(self.types, self.directory, self.clock, limits)
         await self.engine.open()

@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -46,8 +47,12 @@ from longshore_server.store.pages import Condition, Count, Scope
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
+from longshore_server.transfers import stores as objects
+from longshore_server.transfers.downloads import Downloads
 
 log = logging.getLogger(__name__)
+
+NO_STORES: Mapping[str, objects.Store] = MappingProxyType({})
 
 
 class Limits(NamedTuple):
@@ -63,6 +68,8 @@ class Limits(NamedTuple):
     max_payload: int
     max_watches: int
     max_watches_per_owner: int
+    max_transfers: int
+    max_transfers_per_owner: int
     retention: int
     """Microseconds that an ended operation is kept where its contract says nothing; 0: for ever."""
 
@@ -72,7 +79,7 @@ class Engine:
 
     def __init__(
         self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits,
-        chance: Chance = random.random, tracer: Tracer | None = None,
+        chance: Chance = random.random, tracer: Tracer | None = None, stores: Mapping[str, objects.Store] = NO_STORES,
     ) -> None:  # fmt: skip
         self.tracer = tracer or Tracer()
         self.types = {type.name: type for type in types}
@@ -96,6 +103,11 @@ class Engine:
             retry_after=5.0,
         )  # fmt: skip
         self.watches = Watches(self.store, clock, watches)
+        self.transfers = Quota(
+            Reason.TOO_MANY_TRANSFERS, "transfers are under way", total=limits.max_transfers,
+            share=limits.max_transfers_per_owner, retry_after=5.0,
+        )  # fmt: skip
+        self.downloads = Downloads(stores, self.store, clock)
         self._live = Quota(
             Reason.TOO_MANY_OPERATIONS, "operations have not ended", total=limits.max_live,
             share=limits.max_live_per_owner, retry_after=5.0,
@@ -153,11 +165,12 @@ class Engine:
         return count
 
     def drain(self) -> None:
-        """Accept nothing new and end the watches: their callers resume at the next server."""
+        """Accept nothing new and end watches and downloads: their callers resume at the next server."""
         self.accepting = False
         self.draining = True
         self.sweeper.stop()
         self.watches.end(self.not_accepting())
+        self.downloads.end(self.not_accepting())
         for live in self.table.live.values():
             live.release()
 
@@ -325,6 +338,7 @@ class Engine:
 
     def _on_commit(self, commit: dict[bytes, Any]) -> None:
         self.table.publish(commit)
+        self.downloads.publish(commit)
         for uid, (record, _) in commit.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from longshore_server.auth.identity import LOCAL
 from longshore_server.errors import Reason, ServiceError
 
@@ -55,6 +58,18 @@ class Quota:
             self._owners[owner] = left
         else:
             del self._owners[owner]
+
+    @contextlib.contextmanager
+    def place(self, owner: str) -> Iterator[None]:
+        """The place of one of this owner, for the length of the block. Raises `ServiceError` when there is none."""
+        refusal = self.refusal(owner)
+        if refusal is not None:
+            raise refusal
+        self.take(owner)
+        try:
+            yield
+        finally:
+            self.give(owner)
 
     def _too_many(self, limit: int, scope: str, whose: str) -> ServiceError:
         return ServiceError(

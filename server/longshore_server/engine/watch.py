@@ -7,8 +7,8 @@ watchers share or, when it lags behind that, from the log. However slow it is, i
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,20 +90,12 @@ class Watches:
         for live in set(self._open.values()):
             live.wake()
 
-    @contextlib.contextmanager
-    def place(self, owner: str) -> Iterator[None]:
+    def place(self, owner: str) -> AbstractContextManager[None]:
         """The place of one watch of `owner`. Who starts what it will watch takes it first: a refusal leaves nothing.
 
         Raises `ServiceError` (TOO_MANY_WATCHES).
         """
-        refusal = self._places.refusal(owner)
-        if refusal is not None:
-            raise refusal
-        self._places.take(owner)
-        try:
-            yield
-        finally:
-            self._places.give(owner)
+        return self._places.place(owner)
 
     def watch(self, live: Live, options: WatchOptions) -> AsyncIterator[Sequence[Item]]:
         """Follow `live` to its end, in batches of what is there, in a `place`. Raises `ServiceError`, even later."""
