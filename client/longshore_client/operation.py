@@ -207,7 +207,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             request_id: Idempotency key of the new one. Default: a new key, which makes the retries of this call safe.
 
         Raises:
-            FailedPrecondition: It has not ended (reason OPERATION_RUNNING).
+            FailedPrecondition: It has not ended (reason OPERATION_RUNNING), or no handler ran it (NOT_RETRIABLE).
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
         request = pb.RetryRequest(name=self._address, request_id=request_id or str(uuid.uuid4()))

@@ -238,6 +238,10 @@ class Reason(enum.Enum):
         Code.FAILED_PRECONDITION, "The operation has not ended.", Again.CHANGED,
         "Cancel it, or wait for its end.",
     )
+    NOT_RETRIABLE = (
+        Code.FAILED_PRECONDITION, "The service's own code had accepted the operation: no handler ran it.", Again.NO,
+        "Ask the service for another one: what it accepts is driven by its own code.",
+    )
     UID_MISMATCH = (
         Code.FAILED_PRECONDITION, "The name now belongs to another operation.", Again.NO,
         "Follow the operation that you mean as `operations/{uid}`.",

@@ -7,12 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
-from tests.conftest import Lab, State, fields_of, first, reason_of_end, refused, result_of
+from tests.conftest import Lab, State, detail, fields_of, first, reason_of_end, refused, result_of
 from tests.server.retrying import RetryHandlers
 
 CREATED, EXISTING = pb.StartResponse.DISPOSITION_CREATED, pb.StartResponse.DISPOSITION_EXISTING
@@ -99,6 +100,40 @@ async def test_a_request_id_makes_it_repeatable(lab: Lab) -> None:
     assert (code, reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     await lab.restart()
     assert (await retry(lab, one, "key")).operation.uid == first.operation.uid
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("end", ["complete", "before it began"])
+async def test_what_the_services_own_code_accepted_is_not_given_to_a_handler(lab: Lab, end: str, restart: bool) -> None:
+    control = await lab.server.operations.accept(Lab.TYPE, lab_pb2.PlayRequest())
+    if end == "complete":
+        await control.started()
+        await control.complete(lab_pb2.PlayResult())
+    else:
+        await lab.operations.Cancel(pb.CancelRequest(name=control.name))
+    if restart:
+        await lab.restart()
+    before = lab.tables()
+    code, reason, status = await refused(retry(lab, control.name))
+    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_RETRIABLE")
+    assert detail(status, error_details_pb2.ResourceInfo).resource_name == control.name
+    assert lab.tables() == before
+
+
+async def test_what_its_handler_deferred_is_deferred_by_the_handler_again(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        return await op.defer()
+
+    name = (await lab.begin()).operation.name
+    for _ in range(2):
+        await lab.catch_up()
+        assert (await lab.get(name)).deferred
+        await (await lab.server.operations.control(name)).complete(lab_pb2.PlayResult())
+        name = (await retry(lab, name)).operation.name
+    await lab.catch_up()
+    snapshot = await lab.get(name)
+    assert (snapshot.state, snapshot.deferred, snapshot.attempt) == (State.STATE_RUNNING, True, 1)
 
 
 async def test_its_request_id_may_stand_in_the_metadata(lab: Lab) -> None:

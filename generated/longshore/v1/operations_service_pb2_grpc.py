@@ -207,7 +207,8 @@ class OperationsServiceServicer(object):
         """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
         Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
         the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
-        OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+        OPERATION_RUNNING) where it has not ended, (reason NOT_RETRIABLE) where the service's own code had accepted it, so
+        that it was never a handler's, with ALREADY_EXISTS where the name has gone to another operation that has
         not, and as Start does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -88,7 +88,8 @@ class OperationsServiceStub:
     """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
     Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
     the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
-    OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+    OPERATION_RUNNING) where it has not ended, (reason NOT_RETRIABLE) where the service's own code had accepted it, so
+    that it was never a handler's, with ALREADY_EXISTS where the name has gone to another operation that has
     not, and as Start does.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.DeleteRequest, _operations_service_pb2.DeleteResponse]
@@ -161,7 +162,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
     Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
     the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
-    OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+    OPERATION_RUNNING) where it has not ended, (reason NOT_RETRIABLE) where the service's own code had accepted it, so
+    that it was never a handler's, with ALREADY_EXISTS where the name has gone to another operation that has
     not, and as Start does.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.DeleteRequest, _operations_service_pb2.DeleteResponse]  # type: ignore[assignment]
@@ -291,7 +293,8 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts an operation that has ended once more: a new operation with the same input and labels, and `retried_from`.
         Nothing that the old one has recorded is carried over. Under a template the name then means the new one. A key in
         the input's own field `request_id` is the old one's and starts nothing. Fails with FAILED_PRECONDITION (reason
-        OPERATION_RUNNING) where it has not ended, with ALREADY_EXISTS where the name has gone to another operation that has
+        OPERATION_RUNNING) where it has not ended, (reason NOT_RETRIABLE) where the service's own code had accepted it, so
+        that it was never a handler's, with ALREADY_EXISTS where the name has gone to another operation that has
         not, and as Start does.
         """
 

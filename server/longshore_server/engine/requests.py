@@ -16,7 +16,7 @@ from longshore_server.engine.starts import Terms
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import Move
-from longshore_server.store.mutations import Delete, RequestCancel, RequestStop, SignalAccepted
+from longshore_server.store.mutations import BY_HOST, Delete, RequestCancel, RequestStop, SignalAccepted
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 
@@ -68,13 +68,20 @@ class Requests:
     async def retry(self, live: Live, terms: Terms) -> Started:
         """Start an operation that has ended once more: a new one with its input, on `terms`.
 
-        Raises `ServiceError`: OPERATION_RUNNING, UNKNOWN_TYPE, WRONG_INPUT_TYPE, and what `start` raises.
+        Raises `ServiceError`: OPERATION_RUNNING, NOT_RETRIABLE, UNKNOWN_TYPE, WRONG_INPUT_TYPE, and as `start` does.
         """
         record = live.record
         if not record.terminal:
             raise ServiceError(
                 Reason.OPERATION_RUNNING,
                 f"{record.name} is {record.state.name}: only what has ended can be started once more.",
+                resource=record.name,
+            )
+        if record.deferred and any(entry.kind == BY_HOST for entry in await self._store.journal(record.uid)):
+            # Neither may its handler run what was never the handler's, nor would anybody know of one that waits.
+            raise ServiceError(
+                Reason.NOT_RETRIABLE,
+                f"{record.name} was accepted by the service's own code, which alone can accept and drive another.",
                 resource=record.name,
             )
         type, body = self._types.get(record.type), await self._store.input(record.uid)

@@ -17,7 +17,7 @@ from longshore_server.store.mutations.settle import (
     TakeOver,
 )
 from longshore_server.store.mutations.signal import ConsumeNext, ConsumeSignal, SendSignal, SignalAccepted
-from longshore_server.store.mutations.start import Accept, Accepted
+from longshore_server.store.mutations.start import BY_HOST, Accept, Accepted
 from longshore_server.store.mutations.transfer import (
     AdvanceUpload,
     CommitUpload,
@@ -41,9 +41,9 @@ from longshore_server.store.mutations.upkeep import (
 )
 
 __all__ = [
-    "Accept", "Accepted", "AcknowledgeCancel", "AdvanceUpload", "Begin", "Boot", "CommitUpload", "ConsumeNext",
-    "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailUpload", "FinishUpload", "ForgetGarbage", "Interrupt",
-    "Mutation", "Nothing", "OfferDownload", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel",
-    "RequestStop", "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted",
-    "StoreContracts", "Sweep", "TakeOver", "TryAgain", "UseDownload",
+    "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AdvanceUpload", "Begin", "Boot", "CommitUpload",
+    "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailUpload", "FinishUpload",
+    "ForgetGarbage", "Interrupt", "Mutation", "Nothing", "OfferDownload", "PlaceUpload", "ProviderCancel", "Record",
+    "Report", "RequestCancel", "RequestStop", "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown",
+    "SignalAccepted", "StoreContracts", "Sweep", "TakeOver", "TryAgain", "UseDownload",
 ]  # fmt: skip

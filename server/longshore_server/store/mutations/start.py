@@ -11,6 +11,9 @@ from longshore_server.store.mutations.base import Mutation, current
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import RequestKey, Transaction
 
+BY_HOST = "accepted"
+"""The kind of the journal entry by which an operation is known that no handler was ever to run."""
+
 
 class Accepted(NamedTuple):
     """What became of a start: the operation, and whether it is new."""
@@ -113,6 +116,8 @@ class Accept(Mutation[Accepted]):
     def _insert(self, tx: Transaction) -> OperationRecord:
         record = tx.insert(self.record, self.input, begin=self.begin)
         key = self.request_key
+        if record.deferred:
+            tx.note_journal(record.uid, JournalEntry(BY_HOST, "", 0, 1, b"", "", "", b""))
         if self.template:
             tx.claim_name(record.id, (record.uid, self.digest))
         if key is not None:
