@@ -74,6 +74,27 @@ class Authorization:
             _check(caller, self._engine.types[live.record.type], gate)
         return live
 
+    async def sender(self, caller: Principal, uid: bytes, name: str, gate: Gate) -> Live:
+        """The operation whose upload `name` is, for who started it, if that one still passes `gate`.
+
+        Raises `ServiceError`: UPLOAD_NOT_FOUND, CAPABILITY_MISSING, NOT_THE_OWNER.
+        """
+        try:
+            live = await self._engine.load(uid)
+        except ServiceError as error:
+            if error.reason is not Reason.OPERATION_NOT_FOUND:
+                raise
+            raise _no_upload(name) from None
+        record = live.record
+        owner = caller.unrestricted or record.owner == caller.name
+        if record.upload is None or not (owner or self.observes(caller, record)):
+            raise _no_upload(name)
+        if not owner:
+            raise ServiceError(Reason.NOT_THE_OWNER, f"{name} belongs to whoever started {record.name}.", resource=name)
+        if not caller.unrestricted:
+            _check(caller, self._engine.types[record.type], gate)
+        return live
+
     def observes(self, caller: Principal, record: OperationRecord) -> bool:
         """Whether the caller may see the operation."""
         if caller.unrestricted:
@@ -103,6 +124,12 @@ class Authorization:
             owned=tuple(type.name for type in seen if type.owned),
             owner=caller.name,
         )
+
+
+def _no_upload(name: str) -> ServiceError:
+    return ServiceError(
+        Reason.UPLOAD_NOT_FOUND, f"There is no {name}: it never existed, or its operation was deleted.", resource=name
+    )
 
 
 def _passes(caller: Principal, gate: frozenset[str] | None) -> bool:

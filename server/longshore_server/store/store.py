@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from longshore_server.clock import Clock
-from longshore_server.store import pages, queries
+from longshore_server.store import pages, queries, transfers
 from longshore_server.store.database import Database, DirectoryLock, open_reader, open_writer
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
@@ -107,6 +107,10 @@ class Store:
     async def signal(self, uid: bytes, number: int) -> queries.StoredSignal | None:
         """One signal of the operation, consumed or not."""
         return await self._read(lambda c: queries.signal(c, uid, number))
+
+    async def pending_uploads(self) -> list[bytes]:
+        """The operations whose uploads have not come to their end."""
+        return await self._read(transfers.pending)
 
     async def next_expiry(self) -> int | None:
         """When the next retention is over; None: nothing expires."""

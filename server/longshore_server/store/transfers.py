@@ -57,6 +57,11 @@ class UploadRecord(NamedTuple):
         """How many bytes are durable."""
         return sum(self.parts)
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it is committed, if not in its place yet."""
+        return self.state in (UploadState.COMMITTING, UploadState.COMMITTED)
+
     def failed(self, reason: str, now: int) -> UploadRecord:
         """The upload once it has failed."""
         return self._replace(state=UploadState.FAILED, reason=reason, expires=None, ended=now)

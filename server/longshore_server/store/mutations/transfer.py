@@ -18,18 +18,23 @@ from longshore_server.store.transaction import Transaction
 from longshore_server.store.transfers import DownloadRecord, UploadRecord, download_name, upload_name
 
 
+def upload_refusal(uid: bytes, upload: UploadRecord) -> ServiceError:
+    """Why an upload that is not open takes no bytes."""
+    name = upload_name(uid)
+    if upload.state is UploadState.FAILED:
+        reason = Reason[upload.reason]
+        return ServiceError(reason, f"{name} has failed: {reason.meaning}", resource=name)
+    return ServiceError(Reason.UPLOAD_COMMITTED, f"{name} takes no more bytes: it is committed.", resource=name)
+
+
 def open_upload(head: OperationRecord) -> UploadRecord:
     """The operation's upload, which takes bytes. Raises `ServiceError` with why it takes none."""
     name, upload = upload_name(head.uid), head.upload
     if upload is None:
         raise ServiceError(Reason.UPLOAD_NOT_FOUND, f"There is no {name}.", resource=name)
-    if upload.state is UploadState.OPEN:
-        return upload
-    if upload.state is UploadState.FAILED:
-        raise ServiceError(
-            Reason[upload.reason], f"{name} takes no more bytes: {Reason[upload.reason].meaning}", resource=name
-        )
-    raise ServiceError(Reason.UPLOAD_COMMITTED, f"{name} takes no more bytes: it is committed.", resource=name)
+    if upload.state is not UploadState.OPEN:
+        raise upload_refusal(head.uid, upload)
+    return upload
 
 
 def _ending(tx: Transaction, head: OperationRecord, upload: UploadRecord) -> OperationRecord:

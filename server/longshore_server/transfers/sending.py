@@ -1,0 +1,201 @@
+"""One call that sends the bytes of one part: it takes chunks while a thread writes the ones before.
+
+    chunk -> queue -> [CRC32C, write, hash, in a thread] -> sync -> record (a commit of the store) -> acknowledged
+
+No more than `AHEAD` bytes wait for the disk: beyond that the call is not read, and the sender's window closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+from longshore_server.clock import SECOND, Clock
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.store.mutations import AdvanceUpload
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.transfers import upload_name
+from longshore_server.store.writer import Writer
+from longshore_server.transfers.staging import Chunk, CorruptError, LostError, StagedPart
+from longshore_server.transfers.threads import in_thread
+
+AHEAD = 512 << 10
+"""The most bytes of one call that wait to be written."""
+SYNC = 16 << 20
+"""After so many bytes the disk is told to begin: one large sync would hold up everybody else's commits."""
+TELL = SECOND
+"""The least time between two events of byte progress."""
+
+
+class Sending:
+    """The one call that has a part. Made in the task of that call.
+
+    Args:
+        file: the part, open.
+        told: when an event of byte progress was last made, for this upload.
+        total: how many bytes the caller says that the object will have, if it does.
+    """
+
+    def __init__(
+        self, writer: Writer, clock: Clock, uid: bytes, part: int, file: StagedPart, told: int, total: int | None
+    ) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._uid = uid
+        self._part = part
+        self._file = file
+        self._total = total
+        self.told = told
+        self.position = file.size
+        """Where the next byte belongs."""
+        self.refusal: ServiceError | None = None
+        """Why it may send no more."""
+        self._task = asyncio.current_task()
+        self._recorded = file.size
+        self._queue: list[Chunk] = []
+        self._waiting = 0
+        self._begun = file.size  # up to where a sync has begun
+        self._syncing: asyncio.Task[None] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._failure: Exception | None = None
+        self._recording = asyncio.Lock()
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has come since what is recorded."""
+        return self.position == self._recorded
+
+    async def write(self, data: bytes, crc32c: int | None) -> None:
+        """Take the next bytes, once there is room. Raises `ServiceError` for what went wrong before."""
+        self._check()
+        self._queue.append(Chunk(data, crc32c))
+        self._waiting += len(data)
+        self.position += len(data)
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._write())
+        while self._waiting > AHEAD and self._failure is None:
+            self._room.clear()
+            await self._room.wait()
+
+    async def settle(self, *, tell: bool = False) -> OperationRecord | None:
+        """Everything that has come is durable and recorded; None: it was before. Raises `ServiceError`.
+
+        What came before something that went wrong is recorded all the same.
+        """
+        while self._pump is not None:
+            await asyncio.shield(self._pump)
+        record = await self.record(tell=tell)
+        self._check()
+        return record
+
+    async def record(self, *, tell: bool = False) -> OperationRecord | None:
+        """What is written is durable and recorded; None: it was before. Raises `ServiceError`."""
+        async with self._recording:
+            size = self._file.size
+            if size == self._recorded and self._total is None:
+                return None
+            try:
+                await in_thread(self._file.sync)
+            except OSError as error:
+                raise failed(self._uid, error) from error
+            total, self._total = self._total, None
+            tell = tell or self._clock.now() - self.told >= TELL
+            record = await self._writer.submit(AdvanceUpload(self._uid, self._part, size, tell, total))
+            if tell:
+                self.told = self._clock.now()
+            self._recorded = size
+            return record
+
+    def stop(self, refusal: ServiceError) -> None:
+        """The call may send no more: it ends with `refusal` as soon as it would read on."""
+        if self.refusal is None:
+            self.refusal = refusal
+            if self._task is not None and self._task is not asyncio.current_task():
+                self._task.cancel()
+
+    def detach(self) -> None:
+        """The call reads no more: nothing has to interrupt it."""
+        self._task = None
+
+    def abandon(self) -> None:
+        """For tests: write nothing more, as if the process had been killed."""
+        self._task = None
+        for task in (self._pump, self._syncing, self._closing):
+            if task is not None:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Write and record what has come, as far as that goes, and let go of the file. Repeatable."""
+        self._task = None
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            await self.settle()
+        except ServiceError:
+            pass  # whoever was to be told is gone, or knows it
+        finally:
+            if self._syncing is not None:
+                await asyncio.wait([self._syncing])
+            await in_thread(self._file.close)
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._queue:
+                chunks, self._queue = self._queue, []
+                await in_thread(self._file.write, chunks)
+                self._waiting -= sum(len(chunk.data) for chunk in chunks)
+                self._room.set()
+                if self._file.size - self._begun >= SYNC and (self._syncing is None or self._syncing.done()):
+                    self._begun = self._file.size
+                    self._syncing = loop.create_task(self._sync())
+                elif self._clock.now() - self.told >= TELL:
+                    await self.record(tell=True)
+        except Exception as error:  # noqa: BLE001 - told to whoever sends, by `_check`
+            self._failure = error
+            self._queue.clear()
+            self._waiting = 0
+        finally:
+            self._pump = None
+            self._room.set()
+
+    async def _sync(self) -> None:
+        """The disk begins with what is written, while more is. Its failure is found by the sync that counts."""
+        try:
+            await in_thread(self._file.sync)
+        except OSError:
+            return
+
+    def _check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        if self._failure is not None:
+            raise failed(self._uid, self._failure)
+
+
+def failed(uid: bytes, error: Exception) -> ServiceError:
+    """What a caller is told when its bytes cannot be kept."""
+    name = upload_name(uid)
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, CorruptError):
+        return ServiceError(
+            Reason.CHUNK_CORRUPT,
+            f"{name}: a chunk's CRC32C does not fit its bytes; they were changed on their way.", resource=name,
+        )  # fmt: skip
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ServiceError(
+            Reason.STORE_FULL, f"{name}: there is no room for more bytes; what is committed is kept.", resource=name,
+            retry_after=5.0,
+        )  # fmt: skip
+    if isinstance(error, (OSError, LostError)):
+        return ServiceError(
+            Reason.STORE_UNAVAILABLE, f"{name}: its bytes cannot be written or read now.", resource=name,
+            retry_after=5.0,
+        )  # fmt: skip
+    raise error

@@ -1,0 +1,379 @@
+"""Uploads: who sends what, what is recorded of it, and what becomes of those that nobody goes on with.
+
+An upload has one call a part at a time. A new one ends the one before, once what that has sent is recorded. Timers are
+those of the upload's expiry alone, and everything else follows what commits bring (`follow`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+
+from longshore_server.clock import Clock, Timer
+from longshore_server.errors import Reason, ServiceError, invalid
+from longshore_server.lifecycle import UploadState
+from longshore_server.store.mutations import CommitUpload, FailUpload
+from longshore_server.store.mutations.transfer import open_upload, upload_refusal
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.store import Store
+from longshore_server.store.transfers import MAX_CHUNK, MAX_PARTS, UploadRecord, upload_name
+from longshore_server.transfers import staging
+from longshore_server.transfers.placing import Placing
+from longshore_server.transfers.sending import Sending, failed
+from longshore_server.transfers.staging import Digests, LostError, StagedPart
+from longshore_server.transfers.stores import Store as ByteStore
+from longshore_server.transfers.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+
+class _Open:
+    """What the server remembers of an upload that takes bytes."""
+
+    __slots__ = ("parts", "sendings", "timer", "told", "turn")
+
+    def __init__(self) -> None:
+        self.parts: dict[int, StagedPart] = {}
+        """Those that somebody has sent to in this process, with the digests of what they hold."""
+        self.sendings: dict[int, Sending] = {}
+        self.timer: Timer | None = None
+        self.told = 0
+        self.turn = asyncio.Lock()
+        """Calls take a part over one after the other."""
+
+
+class Uploads:
+    """All uploads of one server.
+
+    Args:
+        stores: by name, started.
+        folder: where uploads to stores without a staging folder of their own are staged.
+        load: an operation by its uid, live or ended.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, stores: Mapping[str, ByteStore], folder: Path,
+        load: Callable[[bytes], Awaitable[OperationRecord]],
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._clock = clock
+        self._stores = stores
+        self._folder = folder
+        self._load = load
+        self._open: dict[bytes, _Open] = {}
+        self._placing = Placing(store, clock, stores, self._staging)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped: ServiceError | None = None
+
+    async def start(self, pending: Iterable[bytes]) -> None:
+        """Go on with what the last server left: `pending` are the operations whose uploads have not ended."""
+        uids = list(pending)
+        for folder in {self._staging(name) for name in self._stores}:
+            await in_thread(staging.sweep, folder, uids)
+        for uid in uids:
+            self.follow(await self._load(uid))
+
+    # What calls do.
+
+    @contextlib.asynccontextmanager
+    async def sending(self, record: OperationRecord, part: int, total: int | None) -> AsyncIterator[Sending]:
+        """Take a part over for the call whose task this is, until the block is left. Raises `ServiceError`.
+
+        Whatever ends the call, what has come of it is written and recorded: that goes on when the block is left.
+        """
+        sending = await self._begin(record, part, total)
+        try:
+            yield sending
+        except asyncio.CancelledError:
+            if sending.refusal is None:
+                raise
+            # Not the caller has gone: it was ended from here, and is to be told why.
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            raise sending.refusal from None
+        finally:
+            sending.detach()
+            self._spawn(self._end(sending, record.uid, part))
+
+    async def _begin(self, record: OperationRecord, part: int, total: int | None) -> Sending:
+        """Take a part over, for the call whose task this is. Raises `ServiceError`."""
+        if not 0 <= part < MAX_PARTS:
+            raise invalid("header.part", f"must be 0 to {MAX_PARTS - 1}")
+        upload = open_upload(record)
+        if total is not None:
+            self._check_size(record.uid, upload, total)
+        uid = record.uid
+        if upload.refuse_existing and not upload.committed:
+            # Said before the bytes come, and not only after.
+            await self._placing.check_free(uid, upload)
+        while True:
+            # Another call may have ended, and this been forgotten, while this one waited for its turn.
+            entry = self._open.setdefault(uid, _Open())
+            async with entry.turn:
+                if self._stopped is not None:
+                    raise self._stopped
+                upload = open_upload(await self._load(uid))
+                before = entry.sendings.pop(part, None)
+                if before is not None:
+                    await self._take_over(uid, part, before)
+                    upload = open_upload(await self._load(uid))
+                if self._open.get(uid) is not entry:
+                    continue
+                file = entry.parts.get(part)
+                if file is None:
+                    file = entry.parts[part] = StagedPart(staging.part_path(self._staging(upload.store), uid, part))
+                size = upload.parts[part] if part < len(upload.parts) else 0
+                try:
+                    await in_thread(file.open, size)
+                except (OSError, LostError) as error:
+                    log.error("%s: %s", upload_name(uid), error)
+                    raise failed(uid, error) from error
+                sending = entry.sendings[part] = Sending(
+                    self._store.writer, self._clock, uid, part, file, entry.told, total
+                )
+                return sending
+
+    async def write(
+        self, record: OperationRecord, sending: Sending, offset: int, data: bytes, crc32c: int | None
+    ) -> None:
+        """Take a chunk, once there is room. Raises `ServiceError`, for what was wrong with one before, too."""
+        upload, name, size = _upload(record), upload_name(record.uid), len(data)
+        if size > MAX_CHUNK:
+            raise invalid("chunk.data", f"must not be larger than {MAX_CHUNK} bytes; send several chunks")
+        if upload.require_checksum and crc32c is None:
+            raise ServiceError(
+                Reason.CHECKSUM_REQUIRED, f"{name}: every chunk must come with its CRC32C.", resource=name
+            )
+        if offset != sending.position:
+            await sending.settle()
+            raise ServiceError(
+                Reason.WRONG_OFFSET, f"{name}: the chunk begins at {offset}, and {sending.position} is next.",
+                resource=name, metadata={"committed_size": str(sending.position)},
+            )  # fmt: skip
+        self._check_size(record.uid, upload, sending.position + size)
+        await sending.write(data, crc32c)
+
+    async def _end(self, sending: Sending, uid: bytes, part: int) -> None:
+        """The call is over: what has come of it is written and recorded."""
+        await sending.close()
+        entry = self._open.get(uid)
+        if entry is not None:
+            entry.told = max(entry.told, sending.told)
+            if entry.sendings.get(part) is sending:
+                del entry.sendings[part]
+
+    async def commit(self, uid: bytes, own: Sending | None, total: int, sha256: bytes) -> OperationRecord:
+        """The bytes are complete: check them, and put the object in its place. Repeatable. Raises `ServiceError`.
+
+        `own`: the call that says so; others, if there are any, are stale by now.
+        """
+        record = await self._load(uid)
+        upload = _upload(record)
+        if upload.state is UploadState.OPEN:
+            if upload.require_checksum and not sha256:
+                raise ServiceError(
+                    Reason.CHECKSUM_REQUIRED, f"{upload_name(uid)}: the commit must name the object's SHA-256.",
+                    resource=upload_name(uid),
+                )  # fmt: skip
+            if own is not None:
+                await own.settle()
+                own.detach()
+            entry = self._open.setdefault(uid, _Open())
+            async with entry.turn:
+                for part, sending in list(entry.sendings.items()):
+                    if sending is not own:
+                        await self._take_over(uid, part, sending)
+                record = await self._commit(uid, entry, total, sha256)
+        else:
+            _check_same(uid, upload, total, sha256)
+        if _upload(record).state is UploadState.COMMITTING:
+            record = await self._placing.outcome(uid) or await self._load(uid)
+        if _upload(record).state is not UploadState.COMMITTED:
+            raise upload_refusal(uid, _upload(record))
+        return record
+
+    async def query(self, uid: bytes) -> OperationRecord:
+        """The upload as it is, with what has come by now recorded."""
+        entry = self._open.get(uid)
+        for sending in list(entry.sendings.values()) if entry is not None else ():
+            await sending.record()
+        return await self._load(uid)
+
+    async def abort(self, uid: bytes) -> OperationRecord:
+        """Give it up. One that has ended, or is committed, stays as it is."""
+        return await self._store.writer.submit(FailUpload(uid, Reason.UPLOAD_ABORTED))
+
+    # What commits bring.
+
+    def follow(self, record: OperationRecord) -> None:
+        """The operation's upload is as `record` says: what has to follow is set off."""
+        upload, uid = _upload(record), record.uid
+        if upload.state is UploadState.OPEN:
+            entry = self._open.get(uid)
+            if entry is None:
+                entry = self._open[uid] = _Open()
+            if entry.timer is None and self._stopped is None:
+                entry.timer = self._clock.call_at(upload.expires or 0, lambda: self._due(uid))
+            return
+        if upload.state is UploadState.COMMITTING and self._stopped is None:
+            self._placing.begin(record)
+        entry = self._open.pop(uid, None)
+        if entry is None:
+            return
+        if entry.timer is not None:
+            entry.timer.cancel()
+        refusal = upload_refusal(uid, upload)
+        for sending in entry.sendings.values():
+            sending.stop(refusal)
+        if upload.state is UploadState.FAILED:
+            self._spawn(self._remove(uid, upload.store, list(entry.sendings.values())))
+
+    def stop(self, refusal: ServiceError) -> None:
+        """The server drains: calls end with `refusal`, and what they have sent is recorded."""
+        self._stopped = refusal
+        for entry in self._open.values():
+            if entry.timer is not None:
+                entry.timer.cancel()
+            for sending in entry.sendings.values():
+                sending.stop(refusal)
+
+    def abandon(self) -> None:
+        """For tests: record nothing more, as if the process had been killed."""
+        self._stopped = ServiceError(Reason.SERVER_DRAINING, Reason.SERVER_DRAINING.meaning)
+        for entry in self._open.values():
+            if entry.timer is not None:
+                entry.timer.cancel()
+            for sending in entry.sendings.values():
+                sending.abandon()
+        self._placing.abandon()
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """What calls have sent is recorded. After `stop`."""
+        for entry in list(self._open.values()):
+            for sending in list(entry.sendings.values()):
+                await sending.close()
+        await self._placing.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _due(self, uid: bytes) -> None:
+        entry = self._open.get(uid)
+        if entry is not None:
+            entry.timer = None
+            self._spawn(self._expire(uid))
+
+    async def _expire(self, uid: bytes) -> None:
+        """Its time is up, unless bytes have come that are not recorded yet."""
+        try:
+            record = await self.query(uid)
+            if _upload(record).state is UploadState.OPEN:
+                # With bytes since, it has a new time, and changes nothing.
+                self.follow(await self._store.writer.submit(FailUpload(uid, Reason.UPLOAD_EXPIRED, overdue=True)))
+        except ServiceError as error:
+            if error.reason is not Reason.OPERATION_NOT_FOUND:
+                log.warning("%s has not been let go of: %s", upload_name(uid), error.message)
+
+    async def _remove(self, uid: bytes, store: str, sendings: Iterable[Sending]) -> None:
+        """Drop the bytes of an upload that has failed, once nobody writes to them any more."""
+        for sending in sendings:
+            await sending.close()
+        await in_thread(staging.remove, self._staging(store), uid)
+
+    async def _take_over(self, uid: bytes, part: int, sending: Sending) -> None:
+        """End the call that has a part, once what it has sent is recorded."""
+        name = upload_name(uid)
+        problem = f"Another call has taken over part {part} of {name}."
+        sending.stop(ServiceError(Reason.UPLOAD_PREEMPTED, problem, resource=name))
+        await sending.close()
+
+    async def _commit(self, uid: bytes, entry: _Open, total: int, sha256: bytes) -> OperationRecord:
+        record = await self._load(uid)
+        upload = _upload(record)
+        if upload.state is not UploadState.OPEN:
+            _check_same(uid, upload, total, sha256)
+            return record
+        name = upload_name(uid)
+        if upload.committed != total:
+            problem = ServiceError(
+                Reason.SIZE_MISMATCH, f"{name}: {upload.committed} bytes have come, and the commit says {total}.",
+                resource=name, metadata={"committed_size": str(upload.committed)},
+            )  # fmt: skip
+        else:
+            try:
+                digests = await self._digests(uid, entry, upload)
+            except (OSError, LostError) as error:
+                log.error("%s: %s", name, error)
+                raise failed(uid, error) from error
+            if not sha256 or sha256 == digests.sha256:
+                return await self._store.writer.submit(CommitUpload(uid, upload.parts, digests.sha256, digests.crc32c))
+            problem = ServiceError(
+                Reason.DIGEST_MISMATCH, f"{name}: the bytes that have come have another SHA-256 than the commit says.",
+                resource=name, metadata={"sha256": digests.sha256.hex()},
+            )  # fmt: skip
+        if upload.drop_mismatch:
+            await self._store.writer.submit(FailUpload(uid, problem.reason))
+        raise problem
+
+    async def _digests(self, uid: bytes, entry: _Open, upload: UploadRecord) -> Digests:
+        folder = self._staging(upload.store)
+        if len(upload.parts) > 1:
+            return await in_thread(staging.join, folder, uid, upload.parts)
+        file = entry.parts.get(0)
+        if file is None:
+            file = entry.parts[0] = StagedPart(staging.part_path(folder, uid, 0))
+        opened = 0 not in entry.sendings
+        if opened:
+            await in_thread(file.open, upload.parts[0])
+        try:
+            return await in_thread(file.digests)
+        finally:
+            if opened:
+                await in_thread(file.close)
+
+    def _staging(self, store: str) -> Path:
+        found = self._stores[store].staging
+        return self._folder if found is None else found
+
+    def _check_size(self, uid: bytes, upload: UploadRecord, size: int) -> None:
+        limit = self._stores[upload.store].max_object_bytes
+        if upload.max_bytes:
+            limit = min(limit, upload.max_bytes)
+        if size > limit:
+            raise ServiceError(
+                Reason.UPLOAD_TOO_LARGE, f"{upload_name(uid)} may have {limit} bytes, and not {size}.",
+                resource=upload_name(uid), metadata={"limit": str(limit)},
+            )  # fmt: skip
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _upload(record: OperationRecord) -> UploadRecord:
+    if record.upload is None:
+        name = upload_name(record.uid)
+        raise ServiceError(Reason.UPLOAD_NOT_FOUND, f"There is no {name}.", resource=name)
+    return record.upload
+
+
+def _check_same(uid: bytes, upload: UploadRecord, total: int, sha256: bytes) -> None:
+    """A commit once more: of the same bytes. Raises `ServiceError`."""
+    name = upload_name(uid)
+    if upload.state is UploadState.FAILED:
+        raise upload_refusal(uid, upload)
+    if upload.total != total:
+        raise ServiceError(
+            Reason.SIZE_MISMATCH, f"{name} is committed with {upload.total} bytes, not {total}.", resource=name,
+            metadata={"committed_size": str(upload.committed)},
+        )  # fmt: skip
+    if sha256 and sha256 != upload.sha256:
+        raise ServiceError(
+            Reason.DIGEST_MISMATCH, f"{name} is committed with another SHA-256.", resource=name,
+            metadata={"sha256": upload.sha256.hex()},
+        )  # fmt: skip
