@@ -29,7 +29,7 @@ def _settings() -> Iterator[str]:
     for field in dataclasses.fields(config.Config):
         name = field.name
         cells = (
-            f"`{name}`", f"`--{name.replace('_', '-')}`", f"`LONGSHORE_{name.upper()}`",
+            f"`{name}`", f"`{config.OPTIONS.get(name, '--' + name.replace('_', '-'))}`", f"`LONGSHORE_{name.upper()}`",
             config.KINDS[str(field.type)].name.removeprefix("a "), _shown(field.default), _bounds(name),
             meanings[name],
         )  # fmt: skip
@@ -50,7 +50,7 @@ def _meanings() -> Mapping[str, str]:
 
 def _shown(default: Any) -> str:
     match default:
-        case None | "":
+        case None | "" | ():
             return ""
         case bool():
             return f"`{str(default).lower()}`"

@@ -43,10 +43,10 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
             shown = "yes" if default else "no"
         case float(default):
             shown = f"{default:g}"
+        case None | "" | ():
+            shown = "none"
         case tuple(default):
             shown = ", ".join(default)
-        case None | "":
-            shown = "none"
         case default:
             shown = str(default)
     names = declarations or (f"--{field.replace('_', '-')}",)
@@ -57,6 +57,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @click.argument("target", metavar="SERVER")
 @_setting("listen", "HOST:PORT or unix:PATH; may be repeated.", multiple=True, metavar="ADDRESS")
 @_setting("data", "Directory that holds everything.", type=click.Path(path_type=Path))
+@_setting("stores", "Where bytes are; may be repeated.", "--store", multiple=True, metavar="NAME=URL")
 @_setting("metrics", "Where Prometheus reads metrics, or off.", metavar="HOST:PORT")
 @_setting("allow_unauthenticated", "Listen beyond this machine without authentication.", is_flag=True)
 @_setting("tokens", "File with the hashes of bearer tokens; see `longshore token`.", type=_FILE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from longshore_server.auth.jwt import url_problem
+from longshore_server.transfers.stores.settings import StoreSettings
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ _TOGETHER = (
 )  # fmt: skip
 
 
+OPTIONS: Mapping[str, str] = {"stores": "--store"}
+"""The options of the command line that are called otherwise than their settings."""
+
+
 class Kind(NamedTuple):
     """What a setting is, by the annotation of its field."""
 
@@ -56,6 +61,30 @@ def _truth(given: Any) -> bool:
     return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(given).lower()]
 
 
+def _named(given: Any) -> Mapping[str, Any]:
+    """Stores by name: those of a TOML file as they are, `NAME=URL,...` and several of these as tables with a URL."""
+    if isinstance(given, Mapping):
+        return given
+    pairs = (text.partition("=") for text in (given.split(",") if isinstance(given, str) else given))
+    return {name: {"url": url} for name, _, url in pairs}
+
+
+def _store(name: str, options: Any) -> StoreSettings:
+    kinds = {field.name: KINDS[str(field.type)] for field in dataclasses.fields(StoreSettings)}
+    del kinds["name"]
+    if not isinstance(options, dict):
+        raise ConfigError(f"stores: {name}: {options!r} is not a table")
+    for option, value in options.items():
+        if option not in kinds:
+            raise ConfigError(f"stores: {name}: there is no option {option!r}; the options are {', '.join(kinds)}")
+        if value.__class__ not in kinds[option].toml:
+            raise ConfigError(f"stores: {name}: {option}: {value!r} is not {kinds[option].name}")
+    try:
+        return StoreSettings(name, **options)
+    except ValueError as error:
+        raise ConfigError(f"stores: {name}: {error}") from None
+
+
 KINDS: Mapping[str, Kind] = {
     "int": Kind("a whole number", (int,), int),
     "float": Kind("a number", (int, float), float),
@@ -64,6 +93,9 @@ KINDS: Mapping[str, Kind] = {
     "Path": Kind("a path", (str,), Path),
     "Path | None": Kind("a path", (str,), Path),
     "tuple[str, ...]": Kind("a list of texts", (list, str), _texts),
+    "tuple[StoreSettings, ...]": Kind(
+        "a table of stores", (dict,), lambda given: tuple(_store(*named) for named in _named(given).items())
+    ),
 }
 
 
@@ -82,6 +114,9 @@ class Config:
     """Where to listen: `HOST:PORT` (port 0: any free one), `[IPV6]:PORT` or `unix:PATH`."""
     data: Path = Path("data")
     """The directory that holds everything; made if it is not there."""
+    stores: tuple[StoreSettings, ...] = ()
+    """Where the bytes of operations are, `NAME=URL` each; see below. They add up, and come before those of the server's
+    own code."""
     metrics: str = "127.0.0.1:9464"
     """Where Prometheus reads metrics, `HOST:PORT`; `off`: nowhere."""
     allow_unauthenticated: bool = False
@@ -211,10 +246,15 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
     origin = dict.fromkeys(values, str(file))
     for name in fields:
         variable = f"LONGSHORE_{name.upper()}"
-        if environment.get(variable):
-            values[name], origin[name] = environment[variable], variable
-        if flags.get(name) not in (None, ()):
-            values[name], origin[name] = flags[name], f"--{name.replace('_', '-')}"
+        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        given = [(environment[variable], variable)] if environment.get(variable) else []
+        given += [(flags[name], option)] if flags.get(name) not in (None, ()) else []
+        for value, source in given:
+            if name == "stores" and name in values:
+                values[name] = {**_named(values[name]), **_named(value)}
+                origin[name] += f" with {source}"
+            else:
+                values[name], origin[name] = value, source
     try:
         return Config(**{name: _convert(name, str(fields[name].type), value) for name, value in values.items()})
     except ConfigError as error:

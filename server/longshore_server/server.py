@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.telemetry import tracing
 from longshore_server.telemetry.metrics import MetricsServer
 from longshore_server.tracer import Tracer
+from longshore_server.transfers.stores.base import Store
+from longshore_server.transfers.stores.settings import check_name
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -46,14 +48,18 @@ class Server:
             configuration names. With none of either everyone is the local principal, who may do everything.
         tracer_provider: whose OpenTelemetry spans the server makes. Default: the program's, if it has set one by the
             time that the lifespan has begun.
+        stores: where the bytes of operations are, by the name that contracts use. Those of the configuration come
+            before them.
 
-    Raises `ContractError` when a contract cannot be enforced.
+    Raises `ContractError` when a contract cannot be enforced, and `ValueError` for what cannot name a store.
     """
 
     def __init__(
         self, *services: object, lifespan: Lifespan | None = None, authenticators: Sequence[Authenticator] = (),
-        tracer_provider: TracerProvider | None = None,
+        tracer_provider: TracerProvider | None = None, stores: Mapping[str, Store] | None = None,
     ) -> None:  # fmt: skip
+        for name in stores or {}:
+            check_name(name)
         self.services = services
         self.lifespan = lifespan
         self.authenticators = tuple(authenticators)
@@ -62,6 +68,8 @@ class Server:
         """The configuration of the run that is under way, or the defaults."""
         self.operations = Operations()
         """Starts and finds operations from the service's own code."""
+        self.stores: Mapping[str, Store] = dict(stores or {})
+        """For the service's own code; usable while the server runs, and with those of its configuration."""
         # Read at once, so that a wrong contract is found where the server is written.
         loading.load(services, default_timeout=SECOND, authenticated=bool(authenticators))
 
@@ -94,9 +102,12 @@ class Running:
             raise ConfigError(problem)
         config.check_exposure(authenticated=bool(authenticators))
         self._authentication = Authentication(authenticators, clock) if authenticators else None
+        self.stores = {**server.stores, **_make_stores(config)}
+        """By name."""
         types = loading.load(
-            server.services, default_timeout=int(config.default_timeout * SECOND), authenticated=bool(authenticators)
-        )
+            server.services, default_timeout=int(config.default_timeout * SECOND),
+            authenticated=bool(authenticators), stores=self.stores,
+        )  # fmt: skip
         limits = Limits(
             concurrency=config.concurrency, queue=config.queue, queue_per_owner=config.queue_per_owner,
             max_live=config.max_live, max_live_per_owner=config.max_live_per_owner, max_events=config.max_events,
@@ -131,6 +142,11 @@ class Running:
             self._stack.push_async_callback(self.engine.close)
             await self.engine.open()
             self.engine.store.writer.on_failure = self._store_failed
+            for name, store in self.stores.items():
+                self._stack.push_async_callback(store.stop)
+                await store.start(name, self.config.data / "stores" / name)
+            self._stack.callback(setattr, self._server, "stores", self._server.stores)
+            self._server.stores = self.stores
             if self.config.metrics_address:
                 try:
                     self.metrics = MetricsServer(self.engine, self.listener.calls, self.config.metrics_address)
@@ -189,6 +205,18 @@ class Running:
     def _store_failed(self, _: str) -> None:
         self.engine.drain()
         self.failed.set()
+
+
+def _make_stores(config: Config) -> dict[str, Store]:
+    """Those that the configuration declares. Raises `ConfigError`."""
+    found: dict[str, Store] = {}
+    for settings in config.stores:
+        try:
+            found[settings.name] = settings.make()
+        except ImportError:
+            needed = 'it needs more packages: pip install "longshore[stores]"'
+            raise ConfigError(f"stores: {settings.name}: {needed}") from None
+    return found
 
 
 def _read_files(config: Config, clock: Clock) -> tuple[Certificates | None, list[Authenticator]]:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from longshore_server.command import serve
 from longshore_server.config import BOUNDS, Config, ConfigError, load
+from longshore_server.transfers.stores.settings import StoreSettings
 
 
 class Setting(NamedTuple):
@@ -40,6 +41,10 @@ SETTINGS = {
         '["127.0.0.1:1", "unix:s"]', "ADDRESS",
     ),
     "data": Setting(Path("other"), ("--data", "other"), "other", '"other"', "PATH"),
+    "stores": Setting(
+        (StoreSettings("u", "s3://b/p"), StoreSettings("v", "/srv")), ("--store", "u=s3://b/p", "--store", "v=/srv"),
+        "u=s3://b/p,v=/srv", '{ u = { url = "s3://b/p" }, v = { url = "/srv" } }', "NAME=URL",
+    ),
     "metrics": Setting("127.0.0.1:1", ("--metrics", "127.0.0.1:1"), "127.0.0.1:1", '"127.0.0.1:1"', "HOST:PORT"),
     "allow_unauthenticated": Setting(True, ("--allow-unauthenticated",), "true", "true"),
     "tokens": Setting(Path("t"), ("--tokens", "t"), "t", '"t"', "FILE"),
@@ -132,6 +137,35 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
         ('jwt_issuer = "i"', "jwt_issuer: it means nothing without jwt_keys; set both or neither"),
         ('jwt_keys = "k"', "jwt_keys: it means nothing without jwt_issuer; set both or neither"),
         ('jwt_keys = "k"\njwt_issuer = "i"', "jwt_keys: it means nothing without jwt_audience; set both or neither"),
+        ("stores = 7", "stores: 7 is not a table of stores"),
+        ("[stores]\nu = 7", "stores: u: 7 is not a table"),
+        ("[stores.U]", "stores: U: 'U' cannot name a store: lower-case letters, digits, - and _, 63 at most"),
+        (
+            "[stores.u]\nbucket = 7",
+            (
+                "stores: u: there is no option 'bucket'; the options are url, max_object_bytes, region, endpoint, "
+                "allow_http"
+            ),
+        ),
+        ("[stores.u]\nurl = 7", "stores: u: url: 7 is not a text"),
+        ("[stores.u]\nmax_object_bytes = true", "stores: u: max_object_bytes: True is not a whole number"),
+        (
+            "[stores.u]\nmax_object_bytes = 0",
+            "stores: u: max_object_bytes: 0 is not between 1 and 5,497,558,138,880",
+        ),
+        (
+            '[stores.u]\nurl = "http://x/"',
+            "stores: u: url: 'http://x/' is neither a folder nor one of s3://, gs:// and az://",
+        ),
+        ('[stores.u]\nurl = "s3:///x"', "stores: u: url: 's3:///x' names no bucket"),
+        (
+            '[stores.u]\nurl = "gs://x"\nregion = "y"',
+            "stores: u: region: it means nothing without a URL that begins with s3://",
+        ),
+        (
+            '[stores.u]\nurl = "s3://x"\nendpoint = "http://y"',
+            "stores: u: endpoint: 'http://y' has no TLS; say allow_http = true if that is what you want",
+        ),
         (
             'jwt_keys = "http://idp.example/k"\njwt_issuer = "i"\njwt_audience = "a"',
             (
@@ -228,6 +262,19 @@ def test_options_count_before_the_environment_and_that_before_the_file(tmp_path:
     assert (config.queue, config.concurrency, config.max_watches) == (3, 2, 1)
 
 
+def test_stores_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[stores.a]\nurl = "1"\nmax_object_bytes = 7\n[stores.b]\nurl = "1"\n[stores.c]\nurl = "1"\n')
+    environment = {"LONGSHORE_STORES": "b=2,c=2,d"}
+    config = load(given("--store", "c=3"), environment, file)
+    assert config.stores == (
+        StoreSettings("a", "1", max_object_bytes=7), StoreSettings("b", "2"), StoreSettings("c", "3"),
+        StoreSettings("d"),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"^.*settings.toml with --store: stores: b: url: 'x://y' is neither"):
+        load(given("--store", "b=x://y"), {}, file)
+
+
 def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("max_inputs = 1\n")
@@ -239,11 +286,11 @@ def test_help_shows_every_setting_with_its_unit_and_default() -> None:
     text = " ".join(CliRunner().invoke(serve, ["--help"]).output.split())
     for name, setting in SETTINGS.items():
         option = re.escape(setting.flags[0].replace("--no-", "--"))
-        shown = re.search(rf" {option} (?:/ --no-\S+ )?([A-Z:|]+ )?[^-]*?\[default: (.*?)\]", text)
+        shown = re.search(rf" {option} (?:/ --no-\S+ )?([A-Z:|=]+ )?[^-]*?\[default: (.*?)\]", text)
         assert shown is not None, name
         assert (shown[1] or "").strip() == setting.unit, name
         default = FIELDS[name].default
-        if default in (None, ""):
+        if default in (None, "", ()):
             assert shown[2] == "none"
         elif isinstance(default, bool):
             assert shown[2] == ("yes" if default else "no")

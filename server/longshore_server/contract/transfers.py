@@ -19,9 +19,6 @@ EXPIRY = 3600 * SECOND
 _SEND_ONLY = (
     "metadata_path", "max_bytes", "require_checksum", "refuse_existing", "delete_with_operation", "on_mismatch",
 )  # fmt: skip
-MAX_METADATA = 4096
-"""The most bytes of an object's metadata, keys and values together."""
-MAX_CONTENT_TYPE = 256
 
 
 class Declared(NamedTuple):
@@ -134,8 +131,10 @@ def _content_type(input: Message, path: Sequence[str]) -> str:
     if not path:
         return ""
     found = str(fields.value(input, path))
-    if len(found) > MAX_CONTENT_TYPE or not found.isascii() or not found.isprintable():
-        raise invalid(".".join(path), f"must have at most {MAX_CONTENT_TYPE} printable ASCII characters")
+    try:
+        keys.check_content_type(found)
+    except ValueError as error:
+        raise invalid(".".join(path), str(error)) from None
     return found
 
 
@@ -143,9 +142,8 @@ def _metadata(input: Message, path: Sequence[str]) -> dict[str, str]:
     if not path:
         return {}
     found: dict[str, str] = dict(fields.value(input, path))
-    if sum(len(key.encode()) + len(value.encode()) for key, value in found.items()) > MAX_METADATA:
-        raise invalid(".".join(path), f"must have at most {MAX_METADATA} bytes, keys and values together")
-    for key in found:
-        if not key or not key.isascii() or not key.isprintable():
-            raise invalid(".".join(path), f"has the key {key[:40]!r}: keys are printable ASCII and not empty")
+    try:
+        keys.check_metadata(found)
+    except ValueError as error:
+        raise invalid(".".join(path), str(error)) from None
     return found

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from longshore_server.reasons import Reason
-
-MAX_CONTENT_TYPE = 255
-"""Characters in a content type."""
-MAX_METADATA = 1024
-"""Bytes of an object's metadata, written as JSON in ASCII: what every kind of store has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +40,3 @@ class ObjectError(Exception):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def check_description(content_type: str, metadata: Mapping[str, str]) -> None:
-    """Refuse what some stores have no room for. Raises `ValueError` with one sentence."""
-    if len(content_type) > MAX_CONTENT_TYPE or not all(" " <= character <= "~" for character in content_type):
-        raise ValueError(f"a content type has at most {MAX_CONTENT_TYPE} printable ASCII characters")
-    size = len(json.dumps(dict(metadata)))
-    if size > MAX_METADATA:
-        raise ValueError(f"metadata has at most {MAX_METADATA} bytes when written as JSON, not {size}")

@@ -15,7 +15,6 @@ import google_crc32c
 
 from longshore_server import keys
 from longshore_server.reasons import Reason
-from longshore_server.transfers import objects
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores.failures import refusing
 from longshore_server.transfers.threads import in_thread
@@ -85,7 +84,8 @@ class Store(abc.ABC):
         Raises `ObjectError`, and `ValueError` for a key, content type, metadata or size that the store never takes.
         """
         keys.check(key)
-        objects.check_description(content_type, metadata)
+        keys.check_content_type(content_type)
+        keys.check_metadata(metadata)
         staged = self._incoming / secrets.token_hex(16)
         try:
             with contextlib.ExitStack() as stack:

@@ -15,7 +15,6 @@ from pathlib import Path
 from longshore_server import keys
 from longshore_server.reasons import Reason
 from longshore_server.store.database import DirectoryLock, StoreError
-from longshore_server.transfers import objects
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores.base import CHUNK, MAX_OBJECT, NO_METADATA, Save, Store
 from longshore_server.transfers.stores.failures import CHANGING, READING, refusing
@@ -77,7 +76,6 @@ class LocalStore(Store):
     ) -> ObjectInfo:  # fmt: skip
         """Move the file to its key; what is known of it goes before."""
         keys.check(key)
-        objects.check_description(content_type, metadata)
         info = ObjectInfo(key, size, sha256, crc32c, content_type, dict(metadata))
         async with self._changing(key):
             return await in_thread(self._adopt, staged, info, overwrite)
