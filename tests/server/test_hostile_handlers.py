@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from typing import Any
 
@@ -13,7 +14,8 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Code, OperationError, Reason, ServiceError
 from longshore_server.handler.reports import MAX_UNACKNOWLEDGED, UNACKNOWLEDGED_BYTES
 from longshore_server.store.mutations import Report
-from tests.conftest import Lab, State, reason_of_end, refused
+from tests.conftest import Lab, State, reason_of_end, refused, result_of
+from tests.server.retrying import RetryHandlers
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -183,3 +185,40 @@ async def test_a_handler_that_minds_no_refusal_of_its_reports_fails_and_those_th
     assert (ended.state, reason_of_end(ended)) == (State.STATE_FAILED, "HANDLER_ERROR")
     kinds = await lab.kinds(name)
     assert kinds == ["accepted", "started", *["progress"] * MAX_UNACKNOWLEDGED, "failed"]
+
+
+async def test_an_attempt_that_goes_on_after_its_time_is_shut_out_by_the_next(make_lab: Any) -> None:
+    """It does not stop when it is told to. What it still does meets a fence, whatever the other attempt has come to."""
+    lab: Lab = await make_lab(services=[RetryHandlers])
+    begun, late, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    refusals: list[Reason] = []
+
+    @lab.plays
+    async def handler(request, op):
+        if op.attempt == 2:
+            begun.set()
+            await done.wait()
+            return lab_pb2.PlayResult(text="second")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await late.wait()
+        for use in (
+            lambda: op.progress(lab_pb2.PlayProgress()), lambda: op.output("x"), lambda: op.step("s", int),
+            lambda: op.sleep(1), lambda: op.defer(),
+        ):  # fmt: skip
+            with pytest.raises(ServiceError) as caught:
+                await use()
+            refusals.append(caught.value.reason)
+        done.set()
+        return lab_pb2.PlayResult(text="first")
+
+    name = (await lab.begin("RetryService/TryUnless")).operation.name
+    # Interrupted after 5 s, settled without the handler 10 s later, and made again after 10 s more.
+    for seconds in (5, 10, 10):
+        await lab.clock.armed(seconds)
+        lab.clock.advance(seconds)
+    await begun.wait()
+    late.set()
+    assert result_of(await lab.end(name)).text == "second"
+    assert refusals == [Reason.STALE_ATTEMPT] * 5
+    assert await lab.kinds(name) == ["accepted", "started", "attempt_failed", "completed"]
