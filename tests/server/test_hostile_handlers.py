@@ -204,7 +204,7 @@ async def test_an_attempt_that_goes_on_after_its_time_is_shut_out_by_the_next(ma
         await late.wait()
         for use in (
             lambda: op.progress(lab_pb2.PlayProgress()), lambda: op.output("x"), lambda: op.step("s", int),
-            lambda: op.sleep(1), lambda: op.defer(),
+            lambda: op.sleep(1), op.defer,
         ):  # fmt: skip
             with pytest.raises(ServiceError) as caught:
                 await use()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -30,11 +31,13 @@ async def test_who_cannot_be_known_now_is_told_to_come_again(
 ) -> None:
     guarded = await make_guarded(jwt_keys=nowhere, jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
     request = start("Open")
-    if kind == "unary":
-        call = guarded.operations.Start(request, metadata=SENT)
-    else:
-        call = first(guarded.operations.Run(pb.RunRequest(type=request.type, input=request.input), metadata=SENT))
-    code, reason, status = await refused(call)
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "unary": lambda: guarded.operations.Start(request, metadata=SENT),
+        "stream": lambda: first(
+            guarded.operations.Run(pb.RunRequest(type=request.type, input=request.input), metadata=SENT)
+        ),
+    }
+    code, reason, status = await refused(calls[kind]())
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNAVAILABLE")
     assert retry_after(status) == 10
     assert nowhere not in status.message, "where the keys are is no caller's business"
