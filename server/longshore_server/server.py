@@ -117,7 +117,7 @@ class Running:
             retention=int(config.default_retention * SECOND),
         )  # fmt: skip
         self._tracer = Tracer()
-        self.engine = Engine(types, config.data, clock, limits, chance, self._tracer)
+        self.engine = Engine(types, config.data, clock, limits, chance, self._tracer, self.stores)
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection,

@@ -1,0 +1,378 @@
+"""Bytes that callers send, over the wire: sent, broken off, gone on with, committed, refused."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import grpc
+import pytest
+from bytes.v1.bytes_pb2 import BytesRequest
+from google.rpc import error_details_pb2
+from lab.v1.lab_pb2 import PlayResult
+
+from longshore.v1 import operation_pb2
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import transfers_service_pb2 as transfers_pb2
+from longshore_server.clock import SECOND
+from tests.conftest import Lab, detail, reason_of_end, refused
+from tests.server.transfers.bytes_service import BytesLab
+from tests.server.transfers.sender import chunk, chunks, commit, header, send, upload
+
+State = operation_pb2.UploadGrant.State
+DATA = bytes(range(256)) * 40  # 10,240 bytes: eleven chunks
+
+
+def stored(lab: BytesLab, key: str = "files/report.pdf") -> Path:
+    """Where the object is."""
+    return lab.data / "stores" / "uploads" / key
+
+
+def staged(lab: BytesLab) -> list[str]:
+    """The files of uploads on their way."""
+    folder = lab.data / "stores" / "uploads" / ".longshore" / "staging"
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def waiting(lab: BytesLab, type: str = "Upload", **fields: Any) -> Any:
+    """An operation whose handler waits for its bytes: its snapshot."""
+
+    async def handler(request: Any, op: Any) -> PlayResult:
+        got = await op.transfer.completed()
+        return PlayResult(text=f"{got.key} {got.size} {got.sha256}")
+
+    lab.handlers.handler = handler
+    return (await lab.begin(type, **fields)).operation
+
+
+async def test_an_upload_is_granted_with_the_start(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    grant = operation.upload
+    assert grant.name == f"uploads/{operation.uid}"
+    assert (grant.state, grant.committed_size, grant.max_chunk_bytes) == (State.STATE_OPEN, 0, 1 << 20)
+    assert grant.expire_time.ToMicroseconds() == operation.create_time.ToMicroseconds() + 3600 * SECOND
+    assert list(grant.part_sizes) == [0]
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 10_240])
+async def test_bytes_become_an_object(lab: BytesLab, size: int) -> None:
+    operation, data = await waiting(lab), DATA[:size]
+    done = await upload(lab.transfers, operation.upload.name, data)
+    assert (done.state, done.committed_size, done.total_size) == (State.STATE_COMMITTED, size, size)
+    assert done.digests.sha256 == hashlib.sha256(data).digest()
+    assert done.digests.crc32c == google_crc32c.value(data)
+    assert not done.HasField("expire_time")
+    assert stored(lab).read_bytes() == data
+    assert staged(lab) == []
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    result = PlayResult()
+    assert ended.result.Unpack(result)
+    assert result.text == f"files/report.pdf {size} {hashlib.sha256(data).hexdigest()}"
+    assert ended.upload == done
+
+
+async def test_single_bytes_are_chunks_too(lab: BytesLab) -> None:
+    operation, data = await waiting(lab), DATA[:2000]
+    done = await upload(lab.transfers, operation.upload.name, data, size=1)
+    assert done.state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == data
+
+
+async def test_what_is_acknowledged_is_gone_on_with_from_another_connection_and_server(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    got = await send(lab.transfers, header(name), chunks(DATA[:3000]))
+    assert (got.state, got.committed_size) == (State.STATE_OPEN, 3000)
+    channel, other = await lab.connection()
+    async with channel:
+        got = await send(other, header(name), chunks(DATA[:5500], offset=3000))
+    assert got.committed_size == 5500
+    await lab.restart()
+    got = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    assert (got.state, got.committed_size) == (State.STATE_OPEN, 5500)
+    done = await send(lab.transfers, header(name), chunks(DATA, offset=5500), commit(DATA))
+    assert done.state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_what_was_never_acknowledged_is_cut_off_after_a_crash(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    await send(lab.transfers, header(name), chunks(DATA[:3000]))
+    (file,) = staged(lab)
+    path = stored(lab, ".longshore/staging") / file
+    await lab.harness.crash()
+    path.write_bytes(path.read_bytes() + b"never acknowledged")
+    await lab.begin_anew()
+    done = await send(lab.transfers, header(name), chunks(DATA, offset=3000), commit(DATA))
+    assert done.digests.sha256 == hashlib.sha256(DATA).digest()
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_the_last_call_has_the_upload(lab: BytesLab) -> None:
+    """A call that still holds it is ended, and what it had sent by then is kept."""
+    operation = await waiting(lab)
+    name = operation.upload.name
+    stale = lab.transfers.Upload()
+    await stale.write(header(name))
+    for request in chunks(DATA[:4000]):
+        await stale.write(request)
+    # Counted while it goes on: the server has all of it.
+    while (await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))).committed_size < 4000:
+        pass
+    done = await send(lab.transfers, header(name), chunks(DATA, offset=4000), commit(DATA))
+    assert done.state == State.STATE_COMMITTED
+    code, reason, _ = await refused(stale)
+    assert (code, reason) == (grpc.StatusCode.ABORTED, "UPLOAD_PREEMPTED")
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_a_commit_can_be_repeated(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    done = await upload(lab.transfers, name, DATA)
+    assert await send(lab.transfers, header(name), commit(DATA)) == done
+    assert await send(lab.transfers, header(name), commit(DATA, sha256=False)) == done
+    assert await send(lab.transfers, header(name)) == done
+    for request, wanted in (
+        (commit(DATA[:-1]), "SIZE_MISMATCH"),
+        (commit(DATA, sha256=bytes(32)), "DIGEST_MISMATCH"),
+        (chunk(0, b"more"), "UPLOAD_COMMITTED"),
+    ):
+        code, reason, _ = await refused(send(lab.transfers, header(name), request))
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, wanted)
+    await lab.restart()
+    assert await send(lab.transfers, header(name), commit(DATA)) == done
+
+
+async def test_parts_are_sent_at_the_same_time(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    parts = [DATA[:5000], b"", DATA[5000:7001], DATA[7001:]]
+    got = await asyncio.gather(
+        *(send(lab.transfers, header(name, part), chunks(data)) for part, data in enumerate(parts))
+    )
+    assert {each.state for each in got} == {State.STATE_OPEN}
+    done = await send(lab.transfers, header(name), commit(DATA))
+    assert done.digests.sha256 == hashlib.sha256(DATA).digest()
+    assert list(done.part_sizes) == [len(part) for part in parts]
+    assert stored(lab).read_bytes() == DATA
+    assert staged(lab) == []
+
+
+WRONG: dict[str, tuple[list[transfers_pb2.UploadRequest], str, str]] = {
+    "no header": ([chunk(0, b"x")], "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    "nothing": ([], "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    "an offset beyond": ([chunk(1, b"x")], "OUT_OF_RANGE", "WRONG_OFFSET"),
+    "a negative offset": ([chunk(-1, b"x")], "OUT_OF_RANGE", "WRONG_OFFSET"),
+    "an offset that was": ([chunk(0, b"abc"), chunk(1, b"bc")], "OUT_OF_RANGE", "WRONG_OFFSET"),
+    "a corrupt chunk": ([chunk(0, b"abc"), chunk(3, b"d", crc=7)], "DATA_LOSS", "CHUNK_CORRUPT"),
+    "a chunk too large": ([chunk(0, bytes((1 << 20) + 1))], "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    "an empty message": ([transfers_pb2.UploadRequest()], "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    "a commit of less": ([chunk(0, b"abc"), commit(b"ab")], "FAILED_PRECONDITION", "SIZE_MISMATCH"),
+    "a commit of more": ([chunk(0, b"abc"), commit(b"abcd")], "FAILED_PRECONDITION", "SIZE_MISMATCH"),
+    "a commit of others": ([chunk(0, b"abc"), commit(b"abd")], "FAILED_PRECONDITION", "DIGEST_MISMATCH"),
+    "half a digest": ([commit(b"", sha256=b"123")], "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    "a negative size": (
+        [transfers_pb2.UploadRequest(commit=transfers_pb2.UploadCommit(total_size=-1))],
+        "INVALID_ARGUMENT", "INVALID_ARGUMENT",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+async def test_what_is_wrong_is_refused_and_what_came_before_is_kept(lab: BytesLab, case: str) -> None:
+    requests, code, reason = WRONG[case]
+    operation = await waiting(lab)
+    name = operation.upload.name
+    head = [] if case in ("no header", "nothing") else [header(name)]
+    got = await refused(send(lab.transfers, head, requests))
+    assert (got[0].name, got[1]) == (code, reason)
+    kept = sum(len(r.chunk.data) for r in requests if r.WhichOneof("message") == "chunk" and r.chunk.offset == 0)
+    kept = 0 if case in ("no header", "a chunk too large") else kept
+    now = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    assert (now.state, now.committed_size) == (State.STATE_OPEN, kept)
+    if reason == "WRONG_OFFSET":
+        info = detail(got[2], error_details_pb2.ErrorInfo)
+        assert info.metadata["committed_size"] == str(kept)
+    data = b"abc"[:kept] + DATA
+    done = await send(lab.transfers, header(name), chunks(data, offset=kept), commit(data))
+    assert done.state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("", "INVALID_ARGUMENT", "INVALID_NAME"),
+        ("uploads/", "INVALID_ARGUMENT", "INVALID_NAME"),
+        ("uploads/x", "INVALID_ARGUMENT", "INVALID_NAME"),
+        ("operations/0190163d-8694-739b-aea5-966c26f8ad91", "INVALID_ARGUMENT", "INVALID_NAME"),
+        ("uploads/0190163d-8694-739b-aea5-966c26f8ad91", "NOT_FOUND", "UPLOAD_NOT_FOUND"),
+    ],
+)
+async def test_an_upload_that_is_none(lab: BytesLab, name: str, code: str, reason: str) -> None:
+    for call in (
+        send(lab.transfers, header(name), chunk(0, b"x")),
+        lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name)),
+        lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=name)),
+    ):
+        got = await refused(call)
+        assert (got[0].name, got[1]) == (code, reason)
+
+
+async def test_an_operation_without_bytes_has_no_upload(lab: BytesLab) -> None:
+    plain = await Lab.begin(lab)
+    assert not plain.operation.HasField("upload")
+    got = await refused(send(lab.transfers, header(f"uploads/{plain.operation.uid}")))
+    assert got[1] == "UPLOAD_NOT_FOUND"
+
+
+async def test_too_many_bytes(lab: BytesLab) -> None:
+    operation = await waiting(lab, "Small")
+    name, limit = operation.upload.name, operation.upload.max_bytes
+    assert limit > 0
+    cases: list[list[Any]] = [[header(name, total=limit + 1)], [header(name), chunks(bytes(limit + 1))]]
+    for requests in cases:
+        got = await refused(send(lab.transfers, *requests))
+        assert (got[0], got[1]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOAD_TOO_LARGE")
+    now = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    data = bytes(limit)
+    done = await send(lab.transfers, header(name), chunks(data, offset=now.committed_size), commit(data))
+    assert done.state == State.STATE_COMMITTED
+
+
+async def test_checksums_may_be_required(lab: BytesLab) -> None:
+    operation = await waiting(lab, "Strict")
+    name = operation.upload.name
+    assert operation.upload.require_checksum
+    for requests in ([chunk(0, b"abc", crc=False)], [chunk(0, b"abc"), commit(b"abc", sha256=False)]):
+        got = await refused(send(lab.transfers, header(name), requests))
+        assert (got[0], got[1]) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKSUM_REQUIRED")
+    assert (await send(lab.transfers, header(name), commit(b"abc"))).state == State.STATE_COMMITTED
+
+
+async def test_a_mismatch_may_end_it(lab: BytesLab) -> None:
+    operation = await waiting(lab, "Strict")
+    name = operation.upload.name
+    got = await refused(send(lab.transfers, header(name), chunk(0, b"abc"), commit(b"abd")))
+    assert got[1] == "DIGEST_MISMATCH"
+    now = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    assert (now.state, now.reason) == (State.STATE_FAILED, "DIGEST_MISMATCH")
+    assert (await refused(send(lab.transfers, header(name), chunk(3, b"d"))))[1] == "DIGEST_MISMATCH"
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    assert reason_of_end(ended) == "DIGEST_MISMATCH"
+    await lab.settled()
+    assert staged(lab) == []
+
+
+async def test_an_existing_object_may_be_refused_or_replaced(lab: BytesLab) -> None:
+    for type in ("Upload", "Upload", "Strict"):
+        operation = await waiting(lab, type)
+        if type == "Upload":
+            await upload(lab.transfers, operation.upload.name, DATA)
+    got = await refused(send(lab.transfers, header(operation.upload.name), chunk(0, b"x")))
+    assert (got[0], got[1]) == (grpc.StatusCode.ALREADY_EXISTS, "OBJECT_EXISTS")
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_two_that_may_not_replace_one_wins(lab: BytesLab) -> None:
+    first, second = await waiting(lab, "Strict"), await waiting(lab, "Strict")
+    for each, data in ((first, b"one"), (second, b"two")):
+        await send(lab.transfers, header(each.upload.name), chunk(0, data))
+    assert (await send(lab.transfers, header(first.upload.name), commit(b"one"))).state == State.STATE_COMMITTED
+    got = await refused(send(lab.transfers, header(second.upload.name), commit(b"two")))
+    assert (got[0], got[1]) == (grpc.StatusCode.ALREADY_EXISTS, "OBJECT_EXISTS")
+    ended = await lab.operations.Wait(pb.WaitRequest(name=second.name))
+    assert (reason_of_end(ended), ended.upload.reason) == ("OBJECT_EXISTS", "OBJECT_EXISTS")
+    assert stored(lab).read_bytes() == b"one"
+
+
+async def test_the_expiry_slides_with_the_bytes(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    await lab.clock.armed(3600)
+    lab.clock.advance(3000)
+    got = await send(lab.transfers, header(name), chunks(DATA[:1000]))
+    assert got.expire_time.ToMicroseconds() == lab.clock.now() + 3600 * SECOND
+    lab.clock.advance(3000)
+    got = await send(lab.transfers, header(name), chunks(DATA[:2000], offset=1000))
+    assert got.committed_size == 2000
+    lab.clock.advance(3601)
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    assert reason_of_end(ended) == "UPLOAD_EXPIRED"
+    got = await refused(send(lab.transfers, header(name), chunk(2000, b"x")))
+    assert (got[0], got[1]) == (grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_EXPIRED")
+    await lab.settled()
+    assert staged(lab) == []
+
+
+async def test_an_upload_expires_while_no_server_runs(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    await send(lab.transfers, header(operation.upload.name), chunks(DATA[:1000]))
+    await lab.harness.crash()
+    lab.clock.advance(3601)
+    await lab.begin_anew()
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    assert reason_of_end(ended) == "UPLOAD_EXPIRED"
+    await lab.settled()
+    assert staged(lab) == []
+
+
+async def test_an_upload_is_given_up(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    call = lab.transfers.Upload()
+    await call.write(header(name))
+    await call.write(chunk(0, b"abc"))
+    while (await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))).committed_size < 3:
+        pass
+    gone = await lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=name))
+    assert (gone.state, gone.reason) == (State.STATE_FAILED, "UPLOAD_ABORTED")
+    assert (await refused(call))[1] == "UPLOAD_ABORTED"
+    assert await lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=name)) == gone
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    assert reason_of_end(ended) == "UPLOAD_ABORTED"
+
+
+@pytest.mark.parametrize("type", ["Upload", "Plain"])
+async def test_a_cancel_reaches_a_pending_upload(lab: BytesLab, type: str) -> None:
+    operation = await waiting(lab, type)
+    name = operation.upload.name
+    call = lab.transfers.Upload()
+    await call.write(header(name))
+    await call.write(chunk(0, b"abc"))
+    while (await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))).committed_size < 3:
+        pass
+    await lab.operations.Cancel(pb.CancelRequest(name=operation.name))
+    assert (await refused(call))[1] == "UPLOAD_ABORTED"
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    assert ended.state == operation_pb2.OperationSnapshot.STATE_CANCELLED
+    await lab.settled()
+    assert staged(lab) == []
+
+
+async def test_a_key_may_not_escape(lab: BytesLab) -> None:
+    for key in ("../x", "a/../../x", "/etc/passwd", "a//b", ".", "a\\b", "a\0b", "", "x" * 300, ".longshore/meta/x"):
+        got = await refused(lab.begin(request=BytesRequest(key=key)))
+        assert got[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"), key
+
+
+async def test_byte_progress_is_told_at_most_once_a_second_and_at_the_end(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    size = 0
+    for _ in range(3):
+        for _ in range(5):
+            await send(lab.transfers, header(name), chunk(size, bytes(100)))
+            size += 100
+        lab.clock.advance(1)
+    await send(lab.transfers, header(name), commit(bytes(size)))
+    events = [m.event async for m in lab.operations.Watch(pb.WatchRequest(name=operation.name, after_sequence=0))]
+    told = [e.transfer.upload for e in events if e.WhichOneof("event") == "transfer"]
+    assert [(each.state, each.committed_size) for each in told] == [
+        (State.STATE_OPEN, 100), (State.STATE_OPEN, 600), (State.STATE_OPEN, 1100), (State.STATE_COMMITTED, 1500),
+    ]  # fmt: skip
