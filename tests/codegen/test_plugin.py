@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from google.protobuf.compiler import plugin_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client import connect
 from longshore_client.codegen.compile import CompileError, compile_protos
+from longshore_client.codegen.model import SIGNAL_NAME
 from longshore_client.codegen.names import client_name, output_path, snake_case
 from longshore_client.codegen.plugin import respond
 from longshore_server import Server
+from longshore_server.contract import signals
 from longshore_server.testing import Harness
 
 if TYPE_CHECKING:
@@ -40,6 +43,10 @@ def operation(name: str, *, options: str = "", info: str = 'response_type: "Res"
     option (google.longrunning.operation_info) = {{ {info} }};
     option (longshore.v1.operation) = {{ {options} }};
   }}"""
+
+
+def signal(name: str) -> str:
+    return f'signals {{ name: {json.dumps(name)} payload_type: "In" }} '
 
 
 def write_contract(folder: Path, package: str, body: str) -> Path:
@@ -166,6 +173,14 @@ def test_types_are_found_by_nested_and_by_full_name(tmp_path: Path, monkeypatch:
         ),
         (operation("Run", info='response_type: "Res"'), "metadata_type is missing"),
         (operation("Run", options='output_type: "Nope"'), 'output_type: "Nope" is not a known message'),
+        *(
+            (
+                operation("Run", options=f"{signal(name)} control {{}}"),
+                f"S.Run: option longshore.v1.operation: signals[0].name: {name!r} must be at most 63 lower-case",
+            )
+            for name in ('say "hi"', "it's", "a\\", "a\nb", "Approve", "")
+        ),
+        (operation("Run", options=signal("a") + signal("a")), "signals[1].name: 'a' is declared twice"),
         (operation("Run", options='watches: "Run"'), "only a stream"),
         (operation("Run") + operation("run"), "is called 'run' in Python, as Run is"),
         (
@@ -186,6 +201,10 @@ def test_a_wrong_contract_is_refused_with_file_line_and_method(tmp_path: Path, b
     assert complaint in str(caught.value)
     assert str(caught.value).startswith("cg/bad/v1/things.proto:")
     assert not (tmp_path / "out/cg").exists(), "a refused contract leaves nothing half written"
+
+
+def test_generation_and_the_server_have_one_rule_for_the_names_of_signals() -> None:
+    assert SIGNAL_NAME.pattern == signals._NAME.pattern
 
 
 def test_protoc_errors_come_through(tmp_path: Path) -> None:

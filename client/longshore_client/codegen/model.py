@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 EMPTY = "google.protobuf.Empty"
 DIAGNOSTIC_OUTPUT = "longshore.v1.DiagnosticOutput"
 OPERATION = "google.longrunning.Operation"
+# The server's rule: in code these names stand between quotes.
+SIGNAL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 # Field numbers of descriptor.proto: protobuf addresses comments by the path of numbers that leads to an element.
 _FILE_SERVICE = 6
@@ -178,16 +181,25 @@ class _ServiceReader:
             ),
             result=self._type(index, "option google.longrunning.operation_info: response_type", info.response_type),
             comment=self._comment((*self._path, _SERVICE_METHOD, index)),
-            signals=tuple(
-                (
-                    signal.name,
-                    self._type(
-                        index, f"option longshore.v1.operation: signals[{position}].payload_type", signal.payload_type
-                    ),
-                )
-                for position, signal in enumerate(declared.signals)
-            ),
+            signals=tuple(self._signals(index, declared).items()),
         )
+
+    def _signals(self, index: int, declared: annotations_pb2.OperationContract) -> dict[str, MessageType]:
+        found: dict[str, MessageType] = {}
+        for position, signal in enumerate(declared.signals):
+            where = f"option longshore.v1.operation: signals[{position}]"
+            if not SIGNAL_NAME.fullmatch(signal.name):
+                raise self._error(
+                    index,
+                    f"{where}.name: {signal.name!r} must be at most 63 lower-case letters, digits, '_' and '-', the "
+                    "first one a letter, for example 'approve'",
+                )
+            if signal.name in found:
+                raise self._error(
+                    index, f"{where}.name: {signal.name!r} is declared twice; give each signal a name of its own"
+                )
+            found[signal.name] = self._type(index, f"{where}.payload_type", signal.payload_type)
+        return found
 
     def _check_twin(
         self,
