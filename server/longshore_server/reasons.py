@@ -136,6 +136,10 @@ class Reason(enum.Enum):
         Code.PERMISSION_DENIED, "The caller lacks a capability that the contract's gate asks for.", Again.NO,
         "Ask for the capabilities that the gate in the metadata wants.",
     )
+    NOT_THE_OWNER = (
+        Code.PERMISSION_DENIED, "Only who started the operation may send its bytes.", Again.NO,
+        "Start an operation of your own.",
+    )
     INPUT_TOO_LARGE = (
         Code.RESOURCE_EXHAUSTED, "The input is larger than the server accepts.", Again.NO,
         "Send less; the metadata tells the limit.",

@@ -115,11 +115,16 @@ class TransfersServiceServicer(object):
     def Download(self, request, context):
         """Fetches bytes. The first message says what they are, the last has the digests of what was sent.
 
-        A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. Fails with
-        OUT_OF_RANGE (an offset beyond the end), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED,
-        DOWNLOAD_CHANGED: another object than that of `if_sha256` has the key by now),
-        RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key) and DATA_LOSS (the
-        store's bytes are not those that were stored).
+        A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. A call that has begun
+        sends the bytes of one object to their end, also when the download expires meanwhile or another object takes the
+        key; a revocation ends it, and so does the deletion of the operation.
+
+        Fails with INVALID_ARGUMENT (a negative offset or limit), OUT_OF_RANGE (an offset beyond the end: the metadata `size`
+        says where that is), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED, DOWNLOAD_CHANGED: another object than
+        that of `if_sha256`, or than the one that was offered, has the key by now), RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP; too
+        many transfers under way), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key), DATA_LOSS (OBJECT_CORRUPT: the
+        store's bytes are not those that were stored, which is seen when all of them have been sent, instead of the end) and
+        UNAVAILABLE (the server is stopping, or the store is away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

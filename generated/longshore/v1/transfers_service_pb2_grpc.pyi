@@ -64,11 +64,16 @@ class TransfersServiceStub:
     Download: _grpc.UnaryStreamMultiCallable[_transfers_service_pb2.DownloadRequest, _transfers_service_pb2.DownloadResponse]
     """Fetches bytes. The first message says what they are, the last has the digests of what was sent.
 
-    A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. Fails with
-    OUT_OF_RANGE (an offset beyond the end), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED,
-    DOWNLOAD_CHANGED: another object than that of `if_sha256` has the key by now),
-    RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key) and DATA_LOSS (the
-    store's bytes are not those that were stored).
+    A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. A call that has begun
+    sends the bytes of one object to their end, also when the download expires meanwhile or another object takes the
+    key; a revocation ends it, and so does the deletion of the operation.
+
+    Fails with INVALID_ARGUMENT (a negative offset or limit), OUT_OF_RANGE (an offset beyond the end: the metadata `size`
+    says where that is), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED, DOWNLOAD_CHANGED: another object than
+    that of `if_sha256`, or than the one that was offered, has the key by now), RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP; too
+    many transfers under way), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key), DATA_LOSS (OBJECT_CORRUPT: the
+    store's bytes are not those that were stored, which is seen when all of them have been sent, instead of the end) and
+    UNAVAILABLE (the server is stopping, or the store is away).
     """
     RevokeDownload: _grpc.UnaryUnaryMultiCallable[_transfers_service_pb2.RevokeDownloadRequest, _operation_pb2.DownloadGrant]
     """Takes an offer of bytes back: it can be fetched no more, and calls that fetch it end. Repeatable. Needs `cancel`."""
@@ -108,11 +113,16 @@ class TransfersServiceAsyncStub(TransfersServiceStub):
     Download: _aio.UnaryStreamMultiCallable[_transfers_service_pb2.DownloadRequest, _transfers_service_pb2.DownloadResponse]  # type: ignore[assignment]
     """Fetches bytes. The first message says what they are, the last has the digests of what was sent.
 
-    A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. Fails with
-    OUT_OF_RANGE (an offset beyond the end), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED,
-    DOWNLOAD_CHANGED: another object than that of `if_sha256` has the key by now),
-    RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key) and DATA_LOSS (the
-    store's bytes are not those that were stored).
+    A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. A call that has begun
+    sends the bytes of one object to their end, also when the download expires meanwhile or another object takes the
+    key; a revocation ends it, and so does the deletion of the operation.
+
+    Fails with INVALID_ARGUMENT (a negative offset or limit), OUT_OF_RANGE (an offset beyond the end: the metadata `size`
+    says where that is), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED, DOWNLOAD_CHANGED: another object than
+    that of `if_sha256`, or than the one that was offered, has the key by now), RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP; too
+    many transfers under way), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key), DATA_LOSS (OBJECT_CORRUPT: the
+    store's bytes are not those that were stored, which is seen when all of them have been sent, instead of the end) and
+    UNAVAILABLE (the server is stopping, or the store is away).
     """
     RevokeDownload: _aio.UnaryUnaryMultiCallable[_transfers_service_pb2.RevokeDownloadRequest, _operation_pb2.DownloadGrant]  # type: ignore[assignment]
     """Takes an offer of bytes back: it can be fetched no more, and calls that fetch it end. Repeatable. Needs `cancel`."""
@@ -173,11 +183,16 @@ class TransfersServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_transfers_service_pb2.DownloadResponse], _abc.AsyncIterator[_transfers_service_pb2.DownloadResponse]]:
         """Fetches bytes. The first message says what they are, the last has the digests of what was sent.
 
-        A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. Fails with
-        OUT_OF_RANGE (an offset beyond the end), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED,
-        DOWNLOAD_CHANGED: another object than that of `if_sha256` has the key by now),
-        RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key) and DATA_LOSS (the
-        store's bytes are not those that were stored).
+        A call that breaks is gone on with by `offset`, and the same `use_id` where uses are counted. A call that has begun
+        sends the bytes of one object to their end, also when the download expires meanwhile or another object takes the
+        key; a revocation ends it, and so does the deletion of the operation.
+
+        Fails with INVALID_ARGUMENT (a negative offset or limit), OUT_OF_RANGE (an offset beyond the end: the metadata `size`
+        says where that is), FAILED_PRECONDITION (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED, DOWNLOAD_CHANGED: another object than
+        that of `if_sha256`, or than the one that was offered, has the key by now), RESOURCE_EXHAUSTED (DOWNLOAD_USED_UP; too
+        many transfers under way), NOT_FOUND (also OBJECT_NOT_FOUND: nothing has the key), DATA_LOSS (OBJECT_CORRUPT: the
+        store's bytes are not those that were stored, which is seen when all of them have been sent, instead of the end) and
+        UNAVAILABLE (the server is stopping, or the store is away).
         """
 
     @_abc_1.abstractmethod
