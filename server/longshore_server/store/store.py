@@ -112,6 +112,10 @@ class Store:
         """The operations whose uploads have not come to their end."""
         return await self._read(transfers.pending)
 
+    async def garbage(self, after: int, limit: int) -> list[transfers.Garbage]:
+        """Objects whose operations are gone, in order."""
+        return await self._read(lambda c: transfers.garbage(c, after, limit))
+
     async def next_expiry(self) -> int | None:
         """When the next retention is over; None: nothing expires."""
         return await self._read(queries.next_expiry)

@@ -214,7 +214,8 @@ def use(connection: sqlite3.Connection, uid: bytes, number: int, use_id: str, mo
     return True
 
 
-def garbage(connection: sqlite3.Connection, limit: int) -> list[Garbage]:
-    """The oldest objects whose operations are gone."""
-    rows = connection.execute("SELECT id, store, key, sha256 FROM garbage ORDER BY id LIMIT ?", (limit,))
+def garbage(connection: sqlite3.Connection, after: int, limit: int) -> list[Garbage]:
+    """The oldest objects whose operations are gone, after a number."""
+    sql = "SELECT id, store, key, sha256 FROM garbage WHERE id > ? ORDER BY id LIMIT ?"
+    rows = connection.execute(sql, (after, limit))
     return [Garbage(*row) for row in rows]
