@@ -78,7 +78,7 @@ class Authentication:
         """Return once somebody has looked within the last second whether what is known has changed."""
         if self._clock.now() >= self._look_at:
             await self.refresh(force=False)
-        elif self._looking is not None:
+        elif self._looking is not None and not self._looking.done():
             await asyncio.shield(self._looking)
 
     async def refresh(self, *, force: bool) -> None:

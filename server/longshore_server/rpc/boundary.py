@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
@@ -42,21 +42,35 @@ Method: TypeAlias = "Callable[[Durations, Callers, Traced], grpc.RpcMethodHandle
 class Context:
     """One call: who makes it, and what it says besides its request."""
 
-    __slots__ = ("_callers", "_inner", "caller")
+    __slots__ = ("_callers", "_inner", "_metadata", "caller")
 
-    def __init__(self, inner: grpc.aio.ServicerContext[Any, Any], caller: Principal, callers: Callers) -> None:
+    caller: Principal
+    """Set by `identify`, before anything else is asked."""
+
+    def __init__(self, inner: grpc.aio.ServicerContext[Any, Any], callers: Callers) -> None:
         self._inner = inner
         self._callers = callers
-        self.caller = caller
+        self._metadata: Iterable[tuple[str, str | bytes]] | None = None
+
+    async def identify(self) -> None:
+        """Find out who calls. Raises `ServiceError` (UNAUTHENTICATED)."""
+        self.caller = await self._callers.of(self)
 
     async def still(self) -> None:
         """Look again at who calls. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller` any more."""
         if not self.caller.unrestricted:
-            await self._callers.still(self._inner, self.caller)
+            await self._callers.still(self, self.caller)
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
         """What the caller sent beside the request."""
-        return self._inner.invocation_metadata() or ()
+        if self._metadata is None:
+            # Kept: gRPC makes it anew each time, and telemetry, authentication and the method all ask.
+            self._metadata = self._inner.invocation_metadata() or ()
+        return self._metadata
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """What TLS knows of the connection."""
+        return self._inner.auth_context()
 
     def time_remaining(self) -> float | None:
         """Seconds to the call's own deadline; None: it has none."""
@@ -72,9 +86,10 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
+            begin, code, context = perf_counter(), _CANCELLED, Context(inner, callers)
+            span = traced(context.invocation_metadata)
             try:
-                context = Context(inner, await callers.of(inner), callers)
+                await context.identify()
                 answer = await function(decode(request_type, data), context)
                 code = _OK
                 return answer
@@ -103,9 +118,10 @@ def stream(
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-            begin, code, span = perf_counter(), _CANCELLED, traced(inner.invocation_metadata)
+            begin, code, context = perf_counter(), _CANCELLED, Context(inner, callers)
+            span = traced(context.invocation_metadata)
             try:
-                context = Context(inner, await callers.of(inner), callers)
+                await context.identify()
                 restricted = not context.caller.unrestricted
                 async for batch in function(decode(request_type, data), context):
                     if restricted:

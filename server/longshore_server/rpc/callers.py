@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import grpc
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.identity import LOCAL, Credentials, Principal, unauthenticated
 from longshore_server.auth.mtls import names_of
 
 _CERTIFICATE = "x509_pem_cert"
+
+
+class Call(Protocol):
+    """What a call says of who makes it; the names are those of gRPC's contexts."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
 
 
 class Callers:
@@ -25,13 +31,13 @@ class Callers:
         self._authentication = authentication
         self._certificates = certificates
 
-    async def of(self, context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
+    async def of(self, call: Call) -> Principal:
         """The principal of a call. Raises `ServiceError` (UNAUTHENTICATED)."""
         authentication = self._authentication
         if authentication is None:
             return LOCAL
         authorization = ""
-        for key, value in context.invocation_metadata() or ():
+        for key, value in call.invocation_metadata() or ():
             if key == "authorization":
                 if authorization:
                     raise unauthenticated("The metadata `authorization` is given twice.")
@@ -39,19 +45,21 @@ class Callers:
         certificate = b""
         if self._certificates:
             # Empty on a Unix socket, which has no TLS.
-            certificate = next(iter(context.auth_context().get(_CERTIFICATE, ())), b"")
+            certificate = next(iter(call.auth_context().get(_CERTIFICATE, ())), b"")
         known = authentication.known(authorization, certificate)
         if known is not None:
             return known
         names = names_of(certificate) if certificate else ()
         return await authentication.identify(Credentials(authorization, names, certificate))
 
-    async def still(self, context: grpc.aio.ServicerContext[Any, Any], caller: Principal) -> None:
+    async def still(self, call: Call, caller: Principal) -> None:
         """Look again at who makes a call that goes on. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller`
         any more, with all that it could do."""
         if self._authentication is None:
             return
         await self._authentication.look()
-        now = await self.of(context)
+        now = await self.of(call)
+        if now is caller:
+            return
         if now.name != caller.name or not caller.capabilities <= now.capabilities:
             raise unauthenticated("The credentials stand for somebody else, or for less, than before.")
