@@ -58,6 +58,6 @@ class Tracer:
         return _NOTHING if self.backend is None else self.backend.step(name)
 
     def traceparent(self) -> str:
-        """What is under way here, as the W3C writes it, to be stored with an operation that it starts. Empty: nothing
-        that anybody traces."""
+        """What is under way here, as the W3C writes it or the backend, to be stored with an operation that it starts.
+        Empty: its attempts are not to be traced."""
         return "" if self.backend is None else self.backend.traceparent()

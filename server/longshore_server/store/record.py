@@ -54,7 +54,7 @@ class OperationRecord:
     retried_from: str = ""
     """Name of the operation that it repeats; empty: none."""
     trace: str = ""
-    """W3C traceparent of the caller; empty: none."""
+    """Whose trace it belongs to, as a `Tracer` wrote it; empty: it is not traced."""
     failures: int = 0
     """How many attempts failed and are made again."""
     next_attempt: int | None = None

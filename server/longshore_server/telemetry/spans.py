@@ -5,17 +5,22 @@ also after a restart, since the call's `traceparent` is stored with the operatio
 viewers draw one trace, and show what is linked as a reference to somewhere else, if at all; and samplers decide by the
 parent, so that with links the attempts of a sampled call would be sampled or not by a chance of their own.
 
-The sampler is asked once for an operation, at the call. What it has not taken costs a few microseconds: its attempts
-and steps ask nobody, and only carry the decision on to the handler's own spans and calls.
+The sampler is asked once for an operation, at the call, and before there is a span: of what it does not take none is
+made, neither of the call nor of anything below. What is current there only carries the decision on to the handler's own
+spans and calls.
 """
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from opentelemetry.context import Context, attach
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
@@ -34,6 +39,8 @@ from longshore_server.tracer import UNRECORDED, Metadata, Span
 _ROOT = Context()
 _NOTHING = nullcontext()
 _KEY = "traceparent"
+_OWN = "own"
+"""Stored with an operation that nobody's call has started: each of its attempts may begin a trace."""
 _LENGTH = 55
 _HEX = frozenset("0123456789abcdef")
 
@@ -81,6 +88,60 @@ class _Attempt(_Recorded):
         self._span.end()
 
 
+class _Unsampled(NonRecordingSpan):
+    """What is current where the sampler has begun no trace. Its ids are made for the first who asks: hardly anybody."""
+
+    def get_span_context(self) -> SpanContext:
+        if self._context is INVALID_SPAN_CONTEXT:
+            self._context = SpanContext(random.getrandbits(128) or 1, random.getrandbits(64) or 1, is_remote=False)
+        return self._context
+
+
+class _Head:
+    """Makes spans of what the sampler takes, and of nothing else.
+
+    The SDK asks its sampler while it makes a span, which it makes in any case. So the sampler is asked here, and a
+    tracer whose sampler and whose ids repeat what was said makes the span.
+
+    Args:
+        tracer: one of the SDK's.
+    """
+
+    def __init__(self, tracer: Any) -> None:
+        self._sampler, self._ids = tracer.sampler, tracer.id_generator
+        self._tracer = copy.copy(tracer)
+        self._tracer.sampler = self._tracer.id_generator = self
+        self._said: Any = None
+        self._trace = 0
+
+    def start_span(self, name: str, parent: Context, kind: SpanKind, attributes: Mapping[str, Any]) -> OtelSpan:
+        """As that of a tracer."""
+        above = get_current_span(parent)
+        sender = above.get_span_context()
+        self._trace = sender.trace_id if sender.is_valid else self._ids.generate_trace_id()
+        self._said = self._sampler.should_sample(parent, self._trace, name, kind, attributes, ())
+        if self._said.decision.is_recording():
+            span: OtelSpan = self._tracer.start_span(name, parent, kind, attributes)
+            return span
+        if not sender.is_valid:
+            return _Unsampled(INVALID_SPAN_CONTEXT)
+        if not sender.trace_flags.sampled:
+            return above
+        # Whoever changes the caller's word must not say so under the caller's id.
+        return NonRecordingSpan(SpanContext(sender.trace_id, self._ids.generate_span_id(), is_remote=False))
+
+    def should_sample(self, *_: Any) -> Any:
+        """As that of a sampler."""
+        return self._said
+
+    def generate_trace_id(self) -> int:
+        """As that of a generator of ids, whose other methods are those of the program's own."""
+        return self._trace
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ids, name)
+
+
 class Spans:
     """The backend of a `Tracer`.
 
@@ -91,6 +152,8 @@ class Spans:
 
     def __init__(self, provider: TracerProvider, outside: OtelSpan | None) -> None:
         self._tracer = provider.get_tracer("longshore")
+        sampled_by_sdk = hasattr(self._tracer, "sampler") and hasattr(self._tracer, "id_generator")
+        self._start_span = _Head(self._tracer).start_span if sampled_by_sdk else self._tracer.start_span
         self._outside = outside
         self._paths: dict[str, Mapping[str, str]] = {}
 
@@ -111,19 +174,22 @@ class Spans:
         if attributes is None:
             service, _, method = path[1:].partition("/")
             attributes = self._paths[path] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
-        span = self._tracer.start_span(path[1:], parent, SpanKind.SERVER, attributes)
+        span = self._start_span(path[1:], parent, SpanKind.SERVER, attributes)
         attach(set_span_in_context(span))
         return _Call(span) if span.is_recording() else UNRECORDED
 
     def attempt(self, operation: str, type: str, number: int, trace: str) -> Span:
         """See `Tracer`. The context of an attempt's task is its own, too."""
+        if not trace:
+            attach(set_span_in_context(_Unsampled(INVALID_SPAN_CONTEXT)))
+            return UNRECORDED
         start, parent = _remote(trace), _ROOT
         if start is not None:
             if not start.trace_flags.sampled:
                 attach(set_span_in_context(NonRecordingSpan(start)))
                 return UNRECORDED
             parent = set_span_in_context(NonRecordingSpan(start), _ROOT)
-        span = self._tracer.start_span(
+        span = self._start_span(
             f"attempt {type}",
             parent,
             # Its caller does not wait for it: to viewers it is an entry of its own, like the receipt of a message.
@@ -141,8 +207,11 @@ class Spans:
 
     def traceparent(self) -> str:
         """See `Tracer`."""
-        found = get_current_span().get_span_context()
-        return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else ""
+        span = get_current_span()
+        if isinstance(span, _Unsampled):
+            return ""
+        found = span.get_span_context()
+        return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}" if found.is_valid else _OWN
 
 
 def _remote(traceparent: str | bytes) -> SpanContext | None:
