@@ -32,7 +32,8 @@ MAX_VIOLATIONS = 2400
 """How many bytes of violations are told; the first ones count."""
 
 _RESOURCES = {Reason.TYPE_NOT_FOUND: "longshore.v1.OperationType", Reason.SERVICE_NOT_FOUND: "grpc.health.v1.Service"}
-"""What a refusal's resource is, where it is no operation."""
+"""What a refusal's resource is, where its name does not say it."""
+_COLLECTIONS = {"uploads": "longshore.v1.Upload", "downloads": "longshore.v1.Download"}
 
 
 CANCELLED = "callers would take an operation with the code CANCELLED for a cancelled one, and it failed"
@@ -100,7 +101,8 @@ class ServiceError(Exception):
             )
             details.append(error_details_pb2.PreconditionFailure(violations=[failed]))
         if resource is not None:
-            kind = _RESOURCES.get(self.reason, "longshore.v1.Operation")
+            named = _COLLECTIONS.get(resource.partition("/")[0], "longshore.v1.Operation")
+            kind = _RESOURCES.get(self.reason, named)
             details.append(
                 error_details_pb2.ResourceInfo(resource_type=kind, resource_name=resource, description=message)
             )
