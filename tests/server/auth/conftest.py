@@ -18,8 +18,10 @@ from longshore.v1 import operation_pb2, operations_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
 from longshore_server.testing import Harness
+from longshore_server.transfers.stores import LocalStore
 from tests.conftest import LabClock
 from tests.server.auth.identities import bearer
+from tests.server.transfers import fetching
 
 ALL = ("gates.start", "gates.see", "gates.cancel", "gates.steer")
 
@@ -80,7 +82,7 @@ class Guarded:
             self.tokens = tokens
         if tokens:
             settings["tokens"] = self.tokens
-        self.server = Server(self.handlers, authenticators=authenticators)
+        self.server = Server(self.handlers, authenticators=authenticators, stores={"exports": LocalStore()})
         self.harness = Harness(self.server, data / "data", clock=self.clock, **settings)
         self._channel: grpc.aio.Channel | None = None
 
@@ -133,6 +135,11 @@ class Guarded:
         """Start an operation by the generic RPC."""
         request = start(type, **fields)
         return (await self.operations.Start(request, metadata=caller)).operation
+
+    async def offer(self, operation: operation_pb2.OperationSnapshot, size: int = 0) -> str:
+        """Let an operation that has not ended offer so many bytes; the name of that download."""
+        await self.server.stores["exports"].put("key", bytes(size))
+        return await fetching.offer(self.harness.running.engine, fetching.uid_of(operation))
 
     async def get(self, name: str, caller: Metadata) -> operation_pb2.OperationSnapshot:
         return await self.operations.Get(pb.GetRequest(name=name), metadata=caller)

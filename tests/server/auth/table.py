@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from longshore import v1
 from longshore.v1 import annotations_pb2
 from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import transfers_service_pb2 as transfers_pb
 from longshore_server.rpc.authorization import PROVIDER
 from tests.server.auth.conftest import ALL, Metadata, start
 
@@ -95,12 +96,14 @@ def passes(caller: Caller, wanted: set[str] | None) -> bool:
     return wanted is not None and wanted <= set(caller.capabilities)
 
 
-def expected(caller: Caller, type: Type, gates: tuple[str, ...], *, exists: bool) -> Answer:
+def expected(
+    caller: Caller, type: Type, gates: tuple[str, ...], *, exists: bool, unseen: str = "OPERATION_NOT_FOUND"
+) -> Answer:
     """What a call has to answer that goes through `gates`."""
     if caller.wrong:
         return "UNAUTHENTICATED", caller.wrong, ""
     if exists and not (passes(caller, type.gates["observe"]) and (not type.owned or caller.name == "owner")):
-        return "NOT_FOUND", "OPERATION_NOT_FOUND", ""
+        return "NOT_FOUND", unseen, ""
     return next((missing(gate) for gate in gates if not passes(caller, type.gates[gate])), OK)
 
 
@@ -110,7 +113,7 @@ class Row(NamedTuple):
     `request` gets the type and the operation that the owner has started; `exists`: it is about that one. `gates` None:
     everyone who is known passes. `live`: about one that has not ended. `provider`: through the provider's gate instead;
     whatever the operation itself refuses counts as OK. `open`: nobody need be known. `served`: False: UNIMPLEMENTED for
-    everyone, so far.
+    everyone, so far. `download`: about what the operation offers.
     """
 
     request: Callable[[str, str], Any] = lambda type, name: None
@@ -120,11 +123,16 @@ class Row(NamedTuple):
     provider: bool = False
     open: bool = False
     served: bool = True
+    download: bool = False
     metadata: Metadata = ()
 
 
 def named(message: Any, gate: str = "observe", **fields: Any) -> Row:
     return Row(lambda type, name: message(name=name, **fields), (gate,), exists=True)
+
+
+def offered(message: Any, gate: str = "observe") -> Row:
+    return named(message, gate)._replace(download=True, live=True)
 
 
 def provided(path: str) -> Row:
@@ -145,7 +153,7 @@ def run(type: str, name: str) -> pb.RunRequest:
 
 
 OPERATIONS, LRO = "/longshore.v1.OperationsService/", "/google.longrunning.Operations/"
-CONTROL = "/longshore.v1.OperationControlService/"
+CONTROL, TRANSFERS = "/longshore.v1.OperationControlService/", "/longshore.v1.TransfersService/"
 SOON = Duration(nanos=1000)
 ROWS: dict[str, list[Row]] = {
     OPERATIONS + "Start": [
@@ -164,6 +172,8 @@ ROWS: dict[str, list[Row]] = {
     OPERATIONS + "Count": [Row(lambda type, name: pb.CountRequest())],
     OPERATIONS + "ListTypes": [Row(lambda type, name: pb.ListTypesRequest())],
     OPERATIONS + "GetType": [Row(lambda type, name: pb.GetTypeRequest(type=f"gates.v1.GatesService/{type}"))],
+    TRANSFERS + "Download": [offered(transfers_pb.DownloadRequest)],
+    TRANSFERS + "RevokeDownload": [offered(transfers_pb.RevokeDownloadRequest, "cancel")],
     **{path: [provided(path)] for path in PATHS if path.startswith(CONTROL)},
     LRO + "GetOperation": [named(operations_pb2.GetOperationRequest)],
     LRO + "ListOperations": [Row(lambda type, name: operations_pb2.ListOperationsRequest())],
@@ -213,7 +223,8 @@ def wanted(caller: Caller, row: Row, type: str) -> Answer:
         return OK
     if row.provider and not caller.wrong:
         return OK if PROVIDER in caller.capabilities else missing("")
-    found = expected(caller, TYPES[type], row.gates or (), exists=row.exists)
+    unseen = "DOWNLOAD_NOT_FOUND" if row.download else "OPERATION_NOT_FOUND"
+    found = expected(caller, TYPES[type], row.gates or (), exists=row.exists, unseen=unseen)
     # Of the types with a template, the owner came first and has the name.
     taken = bool(row.gates) and not row.exists and type.endswith("Named") and caller.name == "other"
     if found == OK and taken and expected(caller, TYPES[type], (), exists=True) != OK:

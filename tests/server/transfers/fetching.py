@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 
+from longshore.v1 import operation_pb2
 from longshore.v1 import transfers_service_pb2 as pb
 from longshore_server.clock import SECOND
+from longshore_server.ids import uid_text
 from longshore_server.store.mutations import OfferDownload
 from longshore_server.store.transfers import DownloadRecord
 from tests.server.transfers.bytes_service import BytesLab
@@ -82,7 +84,7 @@ def pattern(size: int) -> bytes:
 async def offering(lab: BytesLab, **fields: Any) -> str:
     """Start an operation that goes on until it is cancelled, and offers one download; the name of that."""
     uid = await start(lab)
-    return await offer(lab, uid, **fields)
+    return await offer(lab.engine, uid, **fields)
 
 
 async def start(lab: BytesLab) -> bytes:
@@ -93,15 +95,19 @@ async def start(lab: BytesLab) -> bytes:
         await asyncio.Event().wait()
 
     operation = (await lab.begin("Offer")).operation
+    return uid_of(operation)
+
+
+def uid_of(operation: operation_pb2.OperationSnapshot) -> bytes:
+    """As the engine knows it."""
     return bytes.fromhex(operation.uid.replace("-", ""))
 
 
-async def offer(lab: BytesLab, uid: bytes, **fields: Any) -> str:
+async def offer(engine: Any, uid: bytes, **fields: Any) -> str:
     """Let an operation offer the object `key`, for a minute by default; the name of that download."""
     known: dict[str, Any] = {
         "number": 0, "store": "exports", "key": "key", "filename": "", "content_type": "", "size": None, "sha256": b"",
-        "crc32c": None, "url": "", "expires": lab.clock.now() + 60 * SECOND, "max_uses": 0,
+        "crc32c": None, "url": "", "expires": engine.clock.now() + 60 * SECOND, "max_uses": 0,
     }  # fmt: skip
-    record = await lab.engine.store.writer.submit(OfferDownload(uid, DownloadRecord(**{**known, **fields}), None))
-    live = await lab.engine.load(uid)
-    return f"downloads/{live.record.name.partition('/')[2]}.{len(record.downloads)}"
+    record = await engine.store.writer.submit(OfferDownload(uid, DownloadRecord(**{**known, **fields}), None))
+    return f"downloads/{uid_text(uid)}.{len(record.downloads)}"

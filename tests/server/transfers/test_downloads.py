@@ -113,7 +113,7 @@ async def test_a_name_of_another_form(name: str, lab: BytesLab) -> None:
 
 async def test_a_name_that_nothing_has(lab: BytesLab) -> None:
     uid = await start(lab)
-    one = await offer(lab, uid)
+    one = await offer(lab.engine, uid)
     for name in (f"downloads/{UID}.1", one.replace(".1", ".2"), one.replace(".1", ".999999999")):
         for call in (fetch(lab, name), lab.transfers.RevokeDownload(pb.RevokeDownloadRequest(name=name))):
             code, reason, status = await refused(call)
@@ -183,7 +183,7 @@ async def test_an_object_that_has_changed_since_it_was_offered(lab: BytesLab) ->
 async def test_what_is_wrong_is_told_in_order(lab: BytesLab) -> None:
     store, uid = lab.server.stores["exports"], await start(lab)
     offered = hashlib.sha256(b"offered").digest()
-    name = await offer(lab, uid, sha256=offered, max_uses=1)
+    name = await offer(lab.engine, uid, sha256=offered, max_uses=1)
     wrong = {"offset": 100, "use_id": "b"}
     await store.put("key", b"offered")
     await fetch(lab, name, use_id="a")
@@ -211,7 +211,7 @@ async def test_what_is_wrong_is_told_in_order(lab: BytesLab) -> None:
 async def test_a_download_is_fetched_as_often_as_it_may_be(lab: BytesLab) -> None:
     await lab.server.stores["exports"].put("key", b"data")
     uid = await start(lab)
-    name, other = await offer(lab, uid, max_uses=2), await offer(lab, uid, max_uses=1)
+    name, other = await offer(lab.engine, uid, max_uses=2), await offer(lab.engine, uid, max_uses=1)
     for _ in range(2):
         assert (await fetch(lab, name)).header.download.max_uses == 2
     before = lab.tables()
@@ -258,7 +258,7 @@ async def test_a_use_is_counted_before_the_first_byte_is_sent(lab: BytesLab) -> 
 async def test_a_download_that_is_revoked(lab: BytesLab) -> None:
     await lab.server.stores["exports"].put("key", b"data")
     uid = await start(lab)
-    name, other = await offer(lab, uid), await offer(lab, uid)
+    name, other = await offer(lab.engine, uid), await offer(lab.engine, uid)
     revoke = pb.RevokeDownloadRequest(name=name)
     grant = await lab.transfers.RevokeDownload(revoke)
     assert (grant.name, grant.revoked) == (name, True)

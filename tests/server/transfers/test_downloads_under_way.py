@@ -75,7 +75,7 @@ async def scripted(tmp_path: Any) -> AsyncGenerator[tuple[BytesLab, Script]]:
 async def test_a_revocation_ends_it(lab: BytesLab) -> None:
     await lab.server.stores["exports"].put("key", bytes(LARGE))
     uid = await start(lab)
-    name, other = await offer(lab, uid), await offer(lab, uid)
+    name, other = await offer(lab.engine, uid), await offer(lab.engine, uid)
     calls = [Fetch(lab, name), Fetch(lab, name, offset=1), Fetch(lab, other)]
     for call in calls:
         await call.header()
