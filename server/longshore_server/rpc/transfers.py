@@ -48,10 +48,10 @@ class Uploads:
         upload = live.record.upload
         if upload is not None and upload.ended_well:
             return await self._again(requests, live)
-        uploads = self._engine.uploads
-        async with uploads.sending(live.record, header.part, total) as sending:
-            record = await self._receive(requests, context, live, sending)
-        return _answer(record)
+        engine = self._engine
+        with engine.transfers.place(context.caller.name):
+            async with engine.uploads.sending(live.record, header.part, total) as sending:
+                return _answer(await self._receive(requests, context, live, sending))
 
     async def _receive(self, requests: Requests, context: Context, live: Live, sending: Sending) -> OperationRecord:
         uploads, looked = self._engine.uploads, sending.position

@@ -47,7 +47,7 @@ class Placing:
         self._stores = stores
         self._staged = staged
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
-        self._tries: dict[bytes, asyncio.Future[OperationRecord]] = {}
+        self._tries: dict[bytes, asyncio.Future[OperationRecord]] = {}  # the one under way, or else the last one
         self._room = asyncio.Semaphore(AT_ONCE)
 
     def begin(self, record: OperationRecord) -> None:
@@ -58,7 +58,10 @@ class Placing:
             self._tasks[record.uid] = loop.create_task(self._place(record))
 
     async def outcome(self, uid: bytes) -> OperationRecord | None:
-        """What came of the try that is under way; None: there is none. Raises `ServiceError` if it is made again."""
+        """What comes of the try that is under way, or came of the last one; None: there is none.
+
+        Raises `ServiceError` if another one follows.
+        """
         trying = self._tries.get(uid)
         return None if trying is None else await asyncio.shield(trying)
 
@@ -77,8 +80,10 @@ class Placing:
         for task in self._tasks.values():
             task.cancel()
 
-    async def close(self) -> None:
-        """Leave what is not done to the next server."""
+    async def close(self, refusal: ServiceError) -> None:
+        """Leave what is not done to the next server; `refusal` tells whoever waits for it."""
+        for uid in self._tries:
+            self._tell(uid, refusal)
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -95,27 +100,24 @@ class Placing:
                 except ServiceError as error:
                     log.warning("%s is not in its place yet: %s", upload_name(uid), error.message)
                     self._tell(uid, error)
-                    self._tries[uid] = asyncio.get_running_loop().create_future()
-                    await sleep_until(self._clock, self._clock.now() + delay)
-                    delay = min(delay * 2, LONGEST)
+                except Exception:
+                    log.exception("%s is not in its place yet", upload_name(uid))
+                    self._tell(uid, ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning))
                 else:
                     self._tell(uid, done)
                     return
-        except Exception:
-            log.exception("%s cannot be put in its place", upload_name(uid))
-            self._tell(uid, ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning))
+                await sleep_until(self._clock, self._clock.now() + delay)
+                delay = min(delay * 2, LONGEST)
+                self._tries[uid] = asyncio.get_running_loop().create_future()
         finally:
-            self._tell(uid, None)
             del self._tasks[uid], self._tries[uid]
 
-    def _tell(self, uid: bytes, outcome: OperationRecord | ServiceError | None) -> None:
+    def _tell(self, uid: bytes, outcome: OperationRecord | ServiceError) -> None:
         trying = self._tries[uid]
         if trying.done():
             return
         if isinstance(outcome, OperationRecord):
             trying.set_result(outcome)
-        elif outcome is None:
-            trying.cancel()
         else:
             trying.set_exception(outcome)
             trying.exception()  # perhaps nobody waits

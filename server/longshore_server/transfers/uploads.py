@@ -257,7 +257,8 @@ class Uploads:
         for entry in list(self._open.values()):
             for sending in list(entry.sendings.values()):
                 await sending.close()
-        await self._placing.close()
+        assert self._stopped is not None
+        await self._placing.close(self._stopped)
         while self._tasks:
             await asyncio.wait(self._tasks)
 

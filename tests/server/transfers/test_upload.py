@@ -18,7 +18,9 @@ from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
-from tests.conftest import Lab, detail, reason_of_end, refused
+from longshore_server.reasons import Reason
+from longshore_server.transfers.objects import ObjectError
+from tests.conftest import Lab, detail, reason_of_end, refused, retry_after
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send, upload
 
@@ -376,3 +378,108 @@ async def test_byte_progress_is_told_at_most_once_a_second_and_at_the_end(lab: B
     assert [(each.state, each.committed_size) for each in told] == [
         (State.STATE_OPEN, 100), (State.STATE_OPEN, 600), (State.STATE_OPEN, 1100), (State.STATE_COMMITTED, 1500),
     ]  # fmt: skip
+
+
+async def sending(lab: BytesLab, name: str, data: bytes) -> Any:
+    """A call that has sent `data`, which the server has, and sends no more for now."""
+    call = lab.transfers.Upload()
+    await call.write(header(name))
+    await call.write(chunk(0, data))
+    while (await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))).committed_size < len(data):
+        pass
+    return call
+
+
+async def test_a_stop_ends_calls_and_keeps_what_they_have_sent(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    call = await sending(lab, name, b"abc")
+    await call.write(chunk(3, b"def"))
+    stopped = asyncio.create_task(lab.harness.stop())
+    code, reason, _ = await refused(call)
+    assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+    await stopped
+    await lab.begin_anew()
+    now = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    assert now.committed_size in (3, 6)  # the second chunk may have met the stop
+    data = b"abcdefghi"
+    done = await send(lab.transfers, header(name), chunk(now.committed_size, data[now.committed_size :]), commit(data))
+    assert done.state == State.STATE_COMMITTED
+
+
+async def test_a_commit_whose_store_is_away_is_put_in_its_place_later(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+    adopt = lab.server.stores["uploads"].adopt
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, "the store is away")
+
+    monkeypatch.setattr(lab.server.stores["uploads"], "adopt", away)
+    code, reason, status = await refused(upload(lab.transfers, name, DATA))
+    assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+    assert retry_after(status) > 0
+    now = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    assert (now.state, now.committed_size) == (State.STATE_COMMITTING, len(DATA))
+    assert (await refused(send(lab.transfers, header(name), chunk(0, b"x"))))[1] == "UPLOAD_COMMITTED"
+    assert (await refused(send(lab.transfers, header(name), commit(DATA))))[1] == "STORE_UNAVAILABLE"
+    monkeypatch.setattr(lab.server.stores["uploads"], "adopt", adopt)
+    lab.clock.advance(1)
+    assert (await lab.end(operation.name)).upload.state == State.STATE_COMMITTED
+    assert (await send(lab.transfers, header(name), commit(DATA))).state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_a_crash_after_the_commit_is_gone_on_with(lab: BytesLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = await waiting(lab)
+    name = operation.upload.name
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, "the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.server.stores["uploads"], "adopt", away)
+        await refused(upload(lab.transfers, name, DATA))
+        await lab.harness.crash()
+    await lab.begin_anew()
+    ended = await lab.operations.Wait(pb.WaitRequest(name=operation.name))
+    assert ended.upload.state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == DATA
+    assert staged(lab) == []
+
+
+async def test_an_operation_that_ends_gives_its_upload_up(lab: BytesLab) -> None:
+    """Also one whose handler never asked for it."""
+    reached = asyncio.Event()
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        await reached.wait()
+        return PlayResult(text="without")
+
+    operation = (await lab.begin()).operation
+    call = await sending(lab, operation.upload.name, b"abc")
+    reached.set()
+    assert (await refused(call))[1] == "UPLOAD_ABORTED"
+    ended = await lab.end(operation.name)
+    assert (ended.upload.state, ended.upload.reason) == (State.STATE_FAILED, "UPLOAD_ABORTED")
+    await lab.settled()
+    assert staged(lab) == []
+
+
+async def test_transfers_under_way_are_bounded(tmp_path: Path) -> None:
+    lab = BytesLab(tmp_path / "bounded", max_transfers=1)
+    await lab.start()
+    try:
+        first, second = await waiting(lab), await waiting(lab)
+        call = await sending(lab, first.upload.name, b"abc")
+        code, reason, status = await refused(send(lab.transfers, header(second.upload.name), chunk(0, b"x")))
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TRANSFERS")
+        assert retry_after(status) > 0
+        await call.done_writing()
+        await call
+        assert (await upload(lab.transfers, second.upload.name, DATA)).state == State.STATE_COMMITTED
+    finally:
+        await lab.stop()
