@@ -140,12 +140,14 @@ class Lab:
 
     def __init__(
         self, data: Path, *, services: Iterable[Callable[[LabHandlers], object]] = (), lifespan: Any = None,
-        clock: Any = None, **settings: Any,
+        clock: Any = None, stores: Any = None, **settings: Any,
     ) -> None:  # fmt: skip
         """`services`: further ones, each made of the handlers that run what the test writes."""
         self.data = data
         self.handlers = LabHandlers()
-        self.server = Server(self.handlers, *(make(self.handlers) for make in services), lifespan=lifespan)
+        self.server = Server(
+            self.handlers, *(make(self.handlers) for make in services), lifespan=lifespan, stores=stores
+        )
         self.harness = Harness(self.server, data, clock=clock or LabClock(), **settings)
         self._channel: grpc.aio.Channel | None = None
 

@@ -11,14 +11,19 @@ from longshore_server.engine.provider import OperationControl
 from longshore_server.errors import Code, OperationError, Reason, ServiceError
 from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
+from longshore_server.handler.offers import Offer, TransferError
 from longshore_server.handler.operation import Operation
 from longshore_server.handler.signals import Signal
 from longshore_server.handler.steps import step
+from longshore_server.handler.transfer import ByteProgress, ReceivedObject, Transfer
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
+from longshore_server.transfers.objects import ObjectError, ObjectInfo
+from longshore_server.transfers.stores import LocalStore, Store
 
 __all__ = [
     "Authenticator",
+    "ByteProgress",
     "Caller",
     "Clock",
     "Code",
@@ -27,7 +32,11 @@ __all__ = [
     "ContractError",
     "Credentials",
     "DuplicateNameError",
+    "LocalStore",
     "NonDeterministicError",
+    "ObjectError",
+    "ObjectInfo",
+    "Offer",
     "Operation",
     "OperationControl",
     "OperationEndedError",
@@ -36,13 +45,17 @@ __all__ = [
     "Operations",
     "Principal",
     "Reason",
+    "ReceivedObject",
     "Recovery",
     "Running",
     "Server",
     "ServiceError",
     "Signal",
+    "Store",
     "StoreError",
     "SystemClock",
+    "Transfer",
+    "TransferError",
     "step",
     "unauthenticated",
 ]

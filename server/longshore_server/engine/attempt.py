@@ -178,7 +178,7 @@ class Attempt:
         journal = Journal(await executor.store.journal(record.uid)) if record.attempt > 1 else Journal()
         self._operation = Operation(
             type, record, request, journal, executor.store, executor.clock, executor.services,
-            executor.max_payload, self.live, executor.tracer,
+            executor.max_payload, self.live, executor.tracer, executor.objects,
         )  # fmt: skip
         self.request(self.live.record)
         if type.attempt_timeout is not None:

@@ -23,6 +23,7 @@ from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
+from longshore_server.engine.objects import Objects
 from longshore_server.engine.quotas import Quota
 from longshore_server.engine.requests import Requests, Started, not_found
 from longshore_server.engine.retries import Chance
@@ -49,6 +50,8 @@ from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
 from longshore_server.transfers import stores as objects
 from longshore_server.transfers.downloads import Downloads
+from longshore_server.transfers.garbage import Collector
+from longshore_server.transfers.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +95,12 @@ class Engine:
             retention={name: retention for name, retention in kept.items() if retention},
         )  # fmt: skip
         self.sweeper = Sweeper(clock)
+        self.objects = Objects(stores)
         self.executor = Executor(
             types, self.store, clock,
             concurrency=limits.concurrency, queue=limits.queue,
             queue_per_owner=limits.queue_per_owner, max_payload=limits.max_payload, chance=chance,
-            tracer=self.tracer,
+            tracer=self.tracer, objects=self.objects,
         )  # fmt: skip
         watches = Quota(
             Reason.TOO_MANY_WATCHES, "watches are open", total=limits.max_watches, share=limits.max_watches_per_owner,
@@ -108,6 +112,8 @@ class Engine:
             share=limits.max_transfers_per_owner, retry_after=5.0,
         )  # fmt: skip
         self.downloads = Downloads(stores, self.store, clock)
+        self._collector = Collector(self.store, clock, stores)
+        self.uploads = Uploads(self.store, clock, stores, directory / "staging", self._record)
         self._live = Quota(
             Reason.TOO_MANY_OPERATIONS, "operations have not ended", total=limits.max_live,
             share=limits.max_live_per_owner, retry_after=5.0,
@@ -160,6 +166,8 @@ class Engine:
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._epoch,
             self._past,
         )  # fmt: skip
+        await self.uploads.start(await self.store.pending_uploads())
+        self._collector.wake()
         self.accepting = True
         await self.sweeper.start(self.store)
         return count
@@ -171,12 +179,15 @@ class Engine:
         self.sweeper.stop()
         self.watches.end(self.not_accepting())
         self.downloads.end(self.not_accepting())
+        self.uploads.stop(self.not_accepting())
+        self._collector.stop()
         for live in self.table.live.values():
             live.release()
 
     async def stop(self, until: int) -> int:
         """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
         self.drain()
+        await self.uploads.close()
         await self.executor.drain(until)
         self.store.writer.hurry()
         # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
@@ -206,6 +217,8 @@ class Engine:
         self.sweeper.stop()
         self.store.writer.abandon()
         self.executor.abandon()
+        self.uploads.abandon()
+        self._collector.stop()
         self.deadlines.stop()
         self.waits.stop()
 
@@ -294,6 +307,9 @@ class Engine:
             if outdated == self.table.outdated and self.table.get(uid) is None:
                 return self.table.add(record)
 
+    async def _record(self, uid: bytes) -> OperationRecord:
+        return (await self.load(uid)).record
+
     async def input_of(self, record: OperationRecord) -> bytes:
         """The operation's input, serialized."""
         return await self.store.input(record.uid) or b""
@@ -340,6 +356,10 @@ class Engine:
         self.table.publish(commit)
         self.downloads.publish(commit)
         for uid, (record, _) in commit.items():
+            if record is None:
+                self._collector.wake()
+            elif record.upload is not None:
+                self.uploads.follow(record)
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures
                 and not record.deferred

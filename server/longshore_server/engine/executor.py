@@ -16,6 +16,7 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.quotas import Quota
 from longshore_server.engine.retries import Chance, Retries
 from longshore_server.errors import Reason, ServiceError
+from longshore_server.handler.offers import Objects
 from longshore_server.lifecycle import State
 from longshore_server.store.mutations import Begin
 from longshore_server.store.store import Store
@@ -68,6 +69,7 @@ class Executor:
         max_payload: int,
         chance: Chance,
         tracer: Tracer,
+        objects: Objects,
     ) -> None:
         self.types = {type.name: type for type in types}
         self.store = store
@@ -75,6 +77,7 @@ class Executor:
         self.max_payload = max_payload
         self.retries = Retries(clock, chance)
         self.tracer = tracer
+        self.objects = objects
         self.services: Any = None
         self.stopping = False
         self.held = False

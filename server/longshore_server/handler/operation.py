@@ -16,13 +16,15 @@ from typing_extensions import TypeVarTuple, Unpack
 from longshore.v1 import channels_pb2
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.contract.types import OperationType
-from longshore_server.handler import codec, steps
+from longshore_server.handler import codec, offers, steps
 from longshore_server.handler.deferral import HandOver
 from longshore_server.handler.facts import Caller, Flag, Recovery
 from longshore_server.handler.journal import Asked, Journal, Key, place
 from longshore_server.handler.log import OperationLog
+from longshore_server.handler.offers import Objects
 from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
+from longshore_server.handler.transfer import Transfer
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import Record
@@ -55,7 +57,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
 
     def __init__(
         self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, store: Store,
-        clock: Clock, services: ServicesT, max_payload: int, source: Published, tracer: Tracer,
+        clock: Clock, services: ServicesT, max_payload: int, source: Published, tracer: Tracer, objects: Objects,
     ) -> None:  # fmt: skip
         self._type = type
         self._record = record
@@ -65,6 +67,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self._clock = clock
         self._source = source
         self._tracer = tracer
+        self._objects = objects
         self._reports = Reports(type, record, store.writer, max_payload)
         self.hand_over = HandOver(record, store.writer)
         """For the engine: what this attempt has given away."""
@@ -288,6 +291,15 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """
         self._inbox.check(names)
         return SignalStream(self._inbox, names)
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """The operation's bytes: those that its caller sends, and those that it offers to callers.
+
+        Raises `RuntimeError` where the contract declares no transfer.
+        """
+        offers.transfer_of(self._type)
+        return Transfer(self._type, self._record, self._source, self._journal, self._writer, self._clock, self._objects)
 
     def signal_id(self, uid: str, name: str) -> str:
         """For the engine: the id of the next signal of this name that the handler sends to another operation."""

@@ -76,7 +76,7 @@ class Context:
         """Seconds to the call's own deadline; None: it has none."""
         return self._inner.time_remaining()
 
-    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+    async def send_initial_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Send what belongs before the answer."""
         await _tell(self._inner.send_initial_metadata(tuple(metadata)))
 

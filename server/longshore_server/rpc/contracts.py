@@ -3,7 +3,8 @@
 What `google.longrunning.Operation` has no place for travels in metadata:
 
     in   as rpc/metadata.py says
-    out  longshore-disposition (created | existing), longshore-sequence, longshore-uid
+    out  longshore-disposition (created | existing), longshore-sequence, longshore-uid; for an operation whose caller
+         sends bytes also longshore-grant-bin, a serialized longshore.v1.UploadGrant
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from longshore_server.rpc import metadata, wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, stream, unary, wait_until
 from longshore_server.rpc.waiting import start_and_wait
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.transfers import upload_grant
 
 
 class ContractServices:
@@ -52,7 +55,7 @@ class ContractServices:
             else:
                 until = wait_until(context, engine.clock, asked.wait)
                 started, record = await start_and_wait(context, engine, type, request, terms, until)
-            await context.send_initial_metadata(_answer(started, record.sequence))
+            await context.send_initial_metadata(_answer(started, record))
             return bytes(wire.long_running(record, type).SerializeToString())
 
         return unary(type.input, call)
@@ -65,7 +68,7 @@ class ContractServices:
             with engine.watches.place(caller.name):
                 terms = self._authorization.terms(caller, asked.request_id, asked.labels)
                 started = await engine.start(type, request, terms)
-                await context.send_initial_metadata(_answer(started, started.live.record.sequence))
+                await context.send_initial_metadata(_answer(started, started.live.record))
                 messages = wire.LongRunningStream(started.live, type)
                 async for batch in engine.watch(started.live, WatchOptions(until=caller.expires)):
                     yield map(messages.message, batch)
@@ -73,9 +76,13 @@ class ContractServices:
         return stream(type.input, call)
 
 
-def _answer(started: Started, sequence: int) -> tuple[tuple[str, str], ...]:
-    return (
+def _answer(started: Started, record: OperationRecord) -> list[tuple[str, str | bytes]]:
+    """The metadata of a start that tells of the operation as it is in `record`."""
+    found: list[tuple[str, str | bytes]] = [
         ("longshore-disposition", "created" if started.created else "existing"),
-        ("longshore-sequence", str(sequence)),
-        ("longshore-uid", uid_text(started.live.record.uid)),
-    )
+        ("longshore-sequence", str(record.sequence)),
+        ("longshore-uid", uid_text(record.uid)),
+    ]
+    if record.upload is not None:
+        found.append(("longshore-grant-bin", upload_grant(record.uid, record.upload).SerializeToString()))
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2_grpc
+from longshore_server.transfers.stores import LocalStore
 from tests.conftest import Lab, LabHandlers
 
 SERVICE = "bytes.v1.BytesService"
@@ -56,7 +58,8 @@ class BytesLab(Lab):
     """A laboratory with bytes. `bytes` are stubs of the contract, `transfers` of the bytes."""
 
     def __init__(self, data: Path, **settings: Any) -> None:
-        super().__init__(data, services=[BytesHandlers], **settings)
+        stores = settings.pop("stores", {"uploads": LocalStore(), "exports": LocalStore()})
+        super().__init__(data, services=[BytesHandlers], stores=stores, **settings)
 
     async def connect(self) -> None:
         await super().connect()
@@ -77,3 +80,14 @@ class BytesLab(Lab):
         options = [("grpc.use_local_subchannel_pool", 1)]
         channel = grpc.aio.insecure_channel(self.harness.address, options=options)
         return channel, transfers_service_pb2_grpc.TransfersServiceStub(channel)
+
+    async def begin_anew(self) -> None:
+        """Start a server after the last one has died."""
+        await self.harness.start()
+        await self.connect()
+
+    async def settled(self) -> None:
+        """Return once nothing of an ended upload remains to be removed."""
+        await self.catch_up()
+        while tasks := self.engine.uploads._tasks:
+            await asyncio.wait(tasks)
