@@ -36,6 +36,15 @@ def check(key: str) -> None:
         raise ValueError(f"must not begin with {RESERVED!r}, which the store keeps for itself")
 
 
+def is_key(text: str) -> bool:
+    """Whether `check` finds nothing wrong."""
+    try:
+        check(text)
+    except ValueError:
+        return False
+    return True
+
+
 def check_content_type(text: str) -> None:
     """Raises `ValueError` with what is wrong with a content type."""
     if len(text) > MAX_CONTENT_TYPE or not text.isascii() or not text.isprintable():

@@ -164,6 +164,18 @@ class Store(abc.ABC):
         raise ObjectError(Reason.NOT_SUPPORTED, f"the store {self.name} has no URLs of its own")
 
 
+def check_range(offset: int, length: int | None) -> None:
+    """Raises `ValueError`."""
+    if offset < 0 or (length is not None and length < 0):
+        raise ValueError("offset and length must not be negative")
+
+
+def check_limit(limit: int) -> None:
+    """Raises `ValueError`."""
+    if limit < 1:
+        raise ValueError("limit must be at least 1")
+
+
 class _Writer:
     """A new file, and the digests of what is written to it."""
 

@@ -107,16 +107,8 @@ def _names(folder: int, path: str, past: str, prefix: str, after: str, batch: in
                 found = key > after and key.startswith(prefix)
             else:
                 continue
-            if found and name > past and _is_key(key.removesuffix("/")):
+            if found and name > past and keys.is_key(key.removesuffix("/")):
                 yield name
 
     with os.scandir(folder) as entries:
         return heapq.nsmallest(batch, wanted())
-
-
-def _is_key(text: str) -> bool:
-    try:
-        keys.check(text)
-    except ValueError:
-        return False
-    return True

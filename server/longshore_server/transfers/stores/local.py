@@ -16,7 +16,15 @@ from longshore_server import keys
 from longshore_server.reasons import Reason
 from longshore_server.store.database import DirectoryLock, StoreError
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
-from longshore_server.transfers.stores.base import CHUNK, MAX_OBJECT, NO_METADATA, Save, Store
+from longshore_server.transfers.stores.base import (
+    CHUNK,
+    MAX_OBJECT,
+    NO_METADATA,
+    Save,
+    Store,
+    check_limit,
+    check_range,
+)  # fmt: skip
 from longshore_server.transfers.stores.failures import CHANGING, READING, refusing
 from longshore_server.transfers.stores.folders import Folders
 from longshore_server.transfers.stores.sidecars import Sidecar, Sidecars, describe, sync
@@ -88,8 +96,7 @@ class LocalStore(Store):
     async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
         """The bytes of the file that is at the key now."""
         keys.check(key)
-        if offset < 0 or (length is not None and length < 0):
-            raise ValueError("offset and length are not negative")
+        check_range(offset, length)
         with contextlib.ExitStack() as stack:
             file = await in_thread(self._open, key, stack)
             while length is None or length > 0:
@@ -102,8 +109,7 @@ class LocalStore(Store):
 
     async def list(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[ObjectInfo]:
         """By walking the folders."""
-        if limit < 1:
-            raise ValueError("limit is at least 1")
+        check_limit(limit)
         return await in_thread(self._list, prefix, after, limit)
 
     async def delete(self, key: str) -> bool:

@@ -60,9 +60,13 @@ class StoreSettings:
         scheme, place = self._parts
         if scheme == "file":
             return LocalStore(place or None, max_object_bytes=self.max_object_bytes)
-        from longshore_server.transfers.stores.remote import RemoteStore
+        if scheme != "s3":
+            from longshore_server.transfers.stores.remote import RemoteStore
 
-        return RemoteStore(
+            return RemoteStore(self.url, max_object_bytes=self.max_object_bytes)
+        from longshore_server.transfers.stores.s3 import S3Store
+
+        return S3Store(
             self.url, max_object_bytes=self.max_object_bytes, region=self.region, endpoint=self.endpoint,
             allow_http=self.allow_http,
         )  # fmt: skip

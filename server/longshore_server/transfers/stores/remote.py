@@ -1,0 +1,261 @@
+"""Objects in S3, Google Cloud Storage and Azure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import obstore
+from obstore import exceptions
+from obstore.store import from_url
+
+from longshore_server import keys
+from longshore_server.reasons import Reason
+from longshore_server.store.database import StoreError
+from longshore_server.transfers.objects import ObjectError, ObjectInfo
+from longshore_server.transfers.stores.base import (
+    CHUNK,
+    MAX_OBJECT,
+    NO_METADATA,
+    Save,
+    Store,
+    check_limit,
+    check_range,
+)  # fmt: skip
+from longshore_server.transfers.threads import in_thread
+
+PART = 8 << 20
+"""Bytes that are sent or fetched in one request; what is larger goes in several."""
+AT_ONCE = 4
+"""How many parts of one object are sent at once."""
+COPY = 5 << 30
+"""Bytes that a bucket copies by itself."""
+RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+"""No longer than this: callers wait for what is asked, and those who put bytes try again by themselves."""
+FACTS = "longshore"
+"""The attribute of an object that holds `Facts`, as JSON in ASCII: names of attributes lose their capitals on the way,
+and their values may not be everything."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What we know of an object beyond its size."""
+
+    sha256: str = ""
+    crc32c: int | None = None
+    content_type: str = ""
+    metadata: Mapping[str, str] = NO_METADATA
+    staged: str = ""
+    """The name of the file that was staged, by which an adoption knows its own work again."""
+
+
+class RemoteStore(Store):
+    """Objects in a bucket, below the prefix of the URL. Keys and region come from where the service's own tools look.
+
+    Args:
+        url: `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`; for S3 see `S3Store`.
+        max_object_bytes: the largest object that the store takes.
+    """
+
+    def __init__(self, url: str, *, max_object_bytes: int = MAX_OBJECT) -> None:
+        super().__init__(max_object_bytes=max_object_bytes)
+        self._url = url
+        self._bucket: Any = None
+
+    async def start(self, name: str, folder: Path) -> None:
+        """Find out how it is reached. Whether it can be is not asked: that may be otherwise a minute later."""
+        await super().start(name, folder)
+        try:
+            self._bucket = await self._connect()
+        except (exceptions.BaseError, ValueError) as error:
+            raise StoreError(f"store {name}: {self._url}: {first_line(error)}") from error
+
+    async def _connect(self) -> Any:
+        return from_url(self._url, retry_config=RETRIES)
+
+    async def adopt(
+        self, staged: Path, key: str, *, size: int, sha256: str, crc32c: int, content_type: str = "",
+        metadata: Mapping[str, str] = NO_METADATA, overwrite: bool = True, state: bytes = b"",
+        save: Save | None = None,
+    ) -> ObjectInfo:  # fmt: skip
+        """Send the file, then remove it."""
+        keys.check(key)
+        info = ObjectInfo(key, size, sha256, crc32c, content_type, dict(metadata))
+        found, by = await self._look(key)
+        if by != staged.name:  # else an earlier try has done it, and not lived to say so
+            if not await in_thread(staged.exists):
+                raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: what was staged for it is neither there nor here")
+            if found is not None and not overwrite:
+                await self._give_up(key, state)
+                raise ObjectError(Reason.OBJECT_EXISTS, f"{key}: there is an object with this key")
+            try:
+                await self._send(staged, info, overwrite=overwrite, state=state, save=save)
+            except ObjectError:
+                # The answer that it is done may have been lost on the way, and the request made once more.
+                if (await self._look(key))[1] != staged.name:
+                    raise
+            found, by = await self._look(key)
+        await in_thread(staged.unlink, missing_ok=True)
+        return replace(info, updated=found.updated if found is not None and by == staged.name else 0)
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """From the object's own attributes."""
+        keys.check(key)
+        found, _ = await self._look(key)
+        if found is None:
+            raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: there is no object with this key")
+        return found
+
+    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+        """In requests of `PART` bytes, so that a slow reader holds no connection. An object that loses its place on
+        the way cannot be read to its end: OBJECT_NOT_FOUND."""
+        check_range(offset, length)
+        info, same = await self.stat(key), dict[str, Any]()
+        end = info.size if length is None else min(info.size, offset + length)
+        while offset < end:
+            options: Any = {"range": (offset, min(offset + PART, end)), **same}
+            with refusing_remote(key):
+                answer = await obstore.get_async(self._bucket, key, options=options)
+                same = {"if_match": answer.meta["e_tag"]}
+                data = memoryview(await answer.bytes_async())
+            if answer.meta["size"] != info.size:
+                raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: another object has taken its place")
+            offset += len(data)
+            for start in range(0, len(data), CHUNK):
+                yield bytes(data[start : start + CHUNK])
+
+    async def list(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[ObjectInfo]:
+        """As the bucket does it."""
+        check_limit(limit)
+        found: list[ObjectInfo] = []
+        # What is asked for is a folder; a prefix may end within a name.
+        folder = prefix.rpartition("/")[0] or None
+        with refusing_remote(prefix):
+            async for objects in obstore.list(self._bucket, folder, offset=after or None):
+                for meta in objects:
+                    key = meta["path"]
+                    if key.startswith(prefix) and key > after and keys.is_key(key):
+                        found.append(ObjectInfo(key, meta["size"], updated=_microseconds(meta)))
+                        if len(found) == limit:
+                            return found
+                    elif key > prefix and not key.startswith(prefix):
+                        return found
+        return found
+
+    async def copy(self, source: str, target: str, *, overwrite: bool = True) -> ObjectInfo:
+        """Inside the bucket, where it can do that."""
+        keys.check(target)
+        info = await self.stat(source)
+        if source == target or not overwrite or info.size > COPY:
+            return await super().copy(source, target, overwrite=overwrite)
+        with refusing_remote(source):
+            await obstore.copy_async(self._bucket, source, target)
+        return await self.stat(target)
+
+    async def delete(self, key: str) -> bool:
+        """Buckets do not say whether there was one: that is asked before."""
+        keys.check(key)
+        found, _ = await self._look(key)
+        if found is not None:
+            with refusing_remote(key), contextlib.suppress(FileNotFoundError):
+                await obstore.delete_async(self._bucket, key)
+        return found is not None
+
+    async def presign(self, key: str, expires_in: float) -> str:
+        """Signed with the credentials of the service."""
+        keys.check(key)
+        with refusing_remote(key):
+            return await obstore.sign_async(self._bucket, "GET", key, timedelta(seconds=expires_in))
+
+    async def _look(self, key: str) -> tuple[ObjectInfo | None, str]:
+        """What is at a key; and the name of the file that was staged for it, if it came from us."""
+        try:
+            with refusing_remote(key):
+                answer = await obstore.get_async(self._bucket, key, options={"head": True})
+        except ObjectError as error:
+            if error.reason is not Reason.OBJECT_NOT_FOUND:
+                raise
+            return None, ""
+        meta, found = answer.meta, answer.attributes
+        try:
+            facts = msgspec.json.decode(found.get(FACTS, "{}"), type=Facts)
+        except msgspec.MsgspecError:
+            facts = Facts()
+        # A bucket makes one up for what was put without.
+        content_type = facts.content_type if facts.staged else found.get("Content-Type", "")
+        info = ObjectInfo(
+            key, meta["size"], facts.sha256, facts.crc32c, content_type, facts.metadata, _microseconds(meta)
+        )
+        return info, facts.staged
+
+    async def _send(
+        self, staged: Path, info: ObjectInfo, *, overwrite: bool,
+        state: bytes, save: Save | None,  # noqa: ARG002 - for those that can go on
+    ) -> None:  # fmt: skip
+        if overwrite or info.size <= PART:
+            await self._put(staged, info.key, attributes(staged, info), overwrite=overwrite)
+            return
+        # A condition is possible for what goes in one request, and for a copy.
+        aside = f"{keys.RESERVED}/{staged.name}"
+        try:
+            await self._put(staged, aside, attributes(staged, info), overwrite=True)
+            with refusing_remote(info.key, absent=Reason.STORE_UNAVAILABLE):
+                await obstore.copy_async(self._bucket, aside, info.key, overwrite=False)
+        finally:
+            with refusing_remote(info.key), contextlib.suppress(FileNotFoundError):
+                await obstore.delete_async(self._bucket, aside)
+
+    async def _put(self, staged: Path, key: str, described: Any, *, overwrite: bool) -> None:
+        with refusing_remote(key, absent=Reason.STORE_UNAVAILABLE):
+            await obstore.put_async(
+                self._bucket, key, staged, attributes=described, mode="overwrite" if overwrite else "create",
+                chunk_size=PART, max_concurrency=AT_ONCE,
+            )  # fmt: skip
+
+    async def _give_up(self, key: str, state: bytes) -> None:
+        """Leave nothing of what was sent under way to a key that it cannot have."""
+
+
+def attributes(staged: Path, info: ObjectInfo) -> dict[str, str]:
+    """Those with which a staged file becomes an object."""
+    facts = {
+        "sha256": info.sha256, "crc32c": info.crc32c, "content_type": info.content_type,
+        "metadata": dict(info.metadata), "staged": staged.name,
+    }  # fmt: skip
+    found = {FACTS: json.dumps(facts)}
+    return {**found, "Content-Type": info.content_type} if info.content_type else found
+
+
+@contextlib.contextmanager
+def refusing_remote(key: str, *, absent: Reason = Reason.OBJECT_NOT_FOUND) -> Iterator[None]:
+    """Raises `ObjectError` for what a remote store refuses inside the block.
+
+    Args:
+        key: what it was about.
+        absent: what it means when something is not there. Default: the object; where one is put it is the bucket.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        text = "there is no object with this key" if absent is Reason.OBJECT_NOT_FOUND else first_line(error)
+        raise ObjectError(absent, f"{key}: {text}") from error
+    except exceptions.AlreadyExistsError as error:
+        raise ObjectError(Reason.OBJECT_EXISTS, f"{key}: there is an object with this key") from error
+    except exceptions.PreconditionError as error:
+        raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: another object has taken its place") from error
+    except exceptions.BaseError as error:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, f"{key}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What follows is for who wrote the library."""
+    return str(error).partition("\n")[0]
+
+
+def _microseconds(meta: Any) -> int:
+    return int(meta["last_modified"].timestamp() * 1_000_000)

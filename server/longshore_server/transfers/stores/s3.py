@@ -1,0 +1,196 @@
+"""Objects in S3, or in another service that speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore.store import S3Store as Bucket
+
+from longshore_server.reasons import Reason
+from longshore_server.transfers.objects import ObjectError, ObjectInfo
+from longshore_server.transfers.stores.base import MAX_OBJECT, Save
+from longshore_server.transfers.stores.remote import AT_ONCE, FACTS, PART, RETRIES, RemoteStore, attributes
+from longshore_server.transfers.threads import in_thread
+
+_MOST_PARTS = 10_000
+_MIB = 1 << 20
+
+
+class Push(msgspec.Struct, frozen=True):
+    """A file on its way to S3, as it is kept over restarts."""
+
+    upload: str
+    """What S3 calls the upload."""
+    part: int
+    """Bytes of every part but the last."""
+
+
+class S3Store(RemoteStore):
+    """Objects in a bucket of S3. Large ones go there in parts, and go on after a restart where they were.
+
+    Keys and, where they are not said here, region and endpoint come from where every AWS SDK looks for them.
+
+    Args:
+        url: `s3://BUCKET/PREFIX`.
+        max_object_bytes: the largest object that the store takes.
+        region: of the bucket.
+        endpoint: URL of another service that speaks S3.
+        allow_http: whether that may be without TLS.
+    """
+
+    def __init__(
+        self, url: str, *, max_object_bytes: int = MAX_OBJECT, region: str = "", endpoint: str = "",
+        allow_http: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(url, max_object_bytes=max_object_bytes)
+        self._name, _, self._prefix = url.removeprefix("s3://").strip("/").partition("/")
+        self._region = region
+        self._endpoint = endpoint
+        self._allow_http = allow_http
+        self._session = get_session()
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+
+    async def _connect(self) -> Any:
+        region = self._region or self._session.get_config_variable("region") or "us-east-1"
+        config = AioConfig(
+            # Sums that not every service knows: S3 itself gets the MD5 of each part.
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": RETRIES["max_retries"] + 1},
+            s3={"addressing_style": "path"} if self._endpoint else None,
+        )  # fmt: skip
+        client = self._session.create_client(
+            "s3", region_name=region, endpoint_url=self._endpoint or None, config=config
+        )
+        self._client = await self._stack.enter_async_context(client)
+        options: dict[str, Any] = {"endpoint": self._endpoint} if self._endpoint else {}
+        return Bucket(
+            self._name, prefix=self._prefix or None, region=region, retry_config=RETRIES,
+            client_options={"allow_http": self._allow_http}, credential_provider=self._credentials, **options,
+        )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._stack.aclose()
+
+    async def _credentials(self) -> Any:
+        found = await self._session.get_credentials()
+        if found is None:
+            raise ValueError("there are no credentials for S3")
+        keys = await found.get_frozen_credentials()
+        # The session renews them; this is how soon it is asked again.
+        expires = datetime.now(UTC) + timedelta(minutes=5)
+        return {
+            "access_key_id": keys.access_key, "secret_access_key": keys.secret_key, "token": keys.token,
+            "expires_at": expires,
+        }  # fmt: skip
+
+    async def _send(self, staged: Path, info: ObjectInfo, *, overwrite: bool, state: bytes, save: Save | None) -> None:
+        if info.size <= PART:
+            await super()._send(staged, info, overwrite=overwrite, state=state, save=save)
+            return
+        push = msgspec.json.decode(state, type=Push) if state else None
+        done = None if push is None else await self._parts(info.key, push)
+        if push is None or done is None:
+            push, done = await self._begin(staged, info), {}
+            if save is not None:
+                await save(msgspec.json.encode(push))
+        try:
+            await self._send_parts(staged, info, push, done)
+            await self._complete(info, push, overwrite)
+        except BaseException as error:
+            if save is None or (isinstance(error, ObjectError) and error.reason is Reason.OBJECT_EXISTS):
+                await self._give_up(info.key, msgspec.json.encode(push))
+            raise
+
+    async def _begin(self, staged: Path, info: ObjectInfo) -> Push:
+        described = attributes(staged, info)
+        content = {"ContentType": info.content_type} if info.content_type else {}
+        with _refusing(info.key):
+            made = await self._client.create_multipart_upload(
+                **self._place(info.key), Metadata={FACTS: described[FACTS]}, **content
+            )
+        # Parts are of one size; a whole number of MiB, and large enough for their number.
+        return Push(made["UploadId"], max(PART, -(-info.size // (_MOST_PARTS * _MIB)) * _MIB))
+
+    async def _parts(self, key: str, push: Push) -> dict[int, dict[str, Any]] | None:
+        """The parts that are there, by number. None: S3 does not know the upload any more."""
+        pages = self._client.get_paginator("list_parts").paginate(**self._place(key), UploadId=push.upload)
+        with _refusing(key):
+            try:
+                return {part["PartNumber"]: part async for page in pages for part in page.get("Parts", ())}
+            except self._client.exceptions.NoSuchUpload:
+                return None
+
+    async def _send_parts(self, staged: Path, info: ObjectInfo, push: Push, done: dict[int, Any]) -> None:
+        def missing() -> Iterator[tuple[int, int, int]]:
+            for number, start in enumerate(range(0, info.size, push.part), 1):
+                size = min(push.part, info.size - start)
+                if number not in done or done[number]["Size"] != size:
+                    yield number, start, size
+
+        async def send(parts: Iterator[tuple[int, int, int]]) -> None:
+            for number, start, size in parts:
+                data, digest = await in_thread(_read, staged, start, size)
+                with _refusing(info.key):
+                    await self._client.upload_part(
+                        **self._place(info.key), UploadId=push.upload, PartNumber=number, Body=data, ContentMD5=digest
+                    )
+
+        parts = missing()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(AT_ONCE):
+                    group.create_task(send(parts))
+        except* ObjectError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _complete(self, info: ObjectInfo, push: Push, overwrite: bool) -> None:
+        parts = await self._parts(info.key, push) or {}
+        listed = [{"PartNumber": number, "ETag": part["ETag"]} for number, part in sorted(parts.items())]
+        condition = {} if overwrite else {"IfNoneMatch": "*"}
+        with _refusing(info.key):
+            await self._client.complete_multipart_upload(
+                **self._place(info.key), UploadId=push.upload, MultipartUpload={"Parts": listed}, **condition
+            )
+
+    async def _give_up(self, key: str, state: bytes) -> None:
+        if state:
+            push = msgspec.json.decode(state, type=Push)
+            with contextlib.suppress(ObjectError), _refusing(key):
+                await self._client.abort_multipart_upload(**self._place(key), UploadId=push.upload)
+
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._name, "Key": f"{self._prefix}/{key}" if self._prefix else key}
+
+
+def _read(staged: Path, start: int, size: int) -> tuple[bytes, str]:
+    """A part of a file, and its MD5 as S3 wants it."""
+    with staged.open("rb") as file:
+        file.seek(start)
+        data = file.read(size)
+    return data, base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+@contextlib.contextmanager
+def _refusing(key: str) -> Iterator[None]:
+    """Raises `ObjectError` for what S3 refuses inside the block."""
+    try:
+        yield
+    except ClientError as error:
+        exists = error.response["Error"]["Code"] == "PreconditionFailed"
+        raise ObjectError(Reason.OBJECT_EXISTS if exists else Reason.STORE_UNAVAILABLE, f"{key}: {error}") from error
+    except (BotoCoreError, OSError) as error:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, f"{key}: {error}") from error

@@ -1,0 +1,60 @@
+"""A local S3, for stores that are remote."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from moto.backends import get_backend
+from moto.server import ThreadedMotoServer
+
+REGION = "eu-central-1"
+
+
+class LocalS3:
+    """A server that speaks S3 on loopback, with one bucket."""
+
+    def __init__(self, server: ThreadedMotoServer) -> None:
+        host, port = server.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        self._backend: Any = get_backend("s3")["123456789012"]["aws"]
+        self._backend.create_bucket("bucket", REGION)
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._backend.reset()
+        self._backend.create_bucket("bucket", REGION)
+
+    def put(self, key: str, data: bytes, metadata: dict[str, str]) -> None:
+        """As somebody else does it."""
+        found = self._backend.put_object("bucket", key, data)
+        found.set_metadata({"content-type": "text/html", **{f"x-amz-meta-{k}": v for k, v in metadata.items()}})
+
+    @property
+    def objects(self) -> list[str]:
+        """The keys of everything in the bucket."""
+        return sorted(self._backend.buckets["bucket"].keys)
+
+    @property
+    def uploads(self) -> int:
+        """How many uploads in parts are under way."""
+        return len(self._backend.buckets["bucket"].multiparts)
+
+    def settings(self, prefix: str = "") -> dict[str, Any]:
+        """What a store is made with."""
+        return {"url": f"s3://bucket{prefix}", "region": REGION, "endpoint": self.endpoint, "allow_http": True}
+
+
+@contextlib.contextmanager
+def local_s3() -> Iterator[LocalS3]:
+    """An S3 for the block, with nothing in it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        yield LocalS3(server)
+    finally:
+        server.stop()
+        get_backend("s3").reset()
