@@ -22,7 +22,7 @@ from tests.conftest import Lab, refused, turns
 
 SERVICES = [
     "", "lab.v1.LabService", "longshore.v1.OperationsService", "longshore.v1.OperationControlService",
-    "google.longrunning.Operations",
+    "longshore.v1.TransfersService", "google.longrunning.Operations", "google.bytestream.ByteStream",
 ]  # fmt: skip
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -56,8 +56,11 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_three_packages_and_the_protos(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert tops == {"longshore", "longshore_client", "longshore_server"}
-    assert {f"{top}/py.typed" for top in tops} <= names
+    assert tops == {"google", "longshore", "longshore_client", "longshore_server"}
+    # Everybody's: what makes it a package of one distribution would hide those of all others.
+    assert {name for name in names if name.startswith("google/") and not name.startswith("google/bytestream/")} == set()
+    assert "google/bytestream/__init__.py" not in names
+    assert {f"{top}/py.typed" for top in tops - {"google"} | {"google/bytestream"}} <= names
     for proto in (ROOT / "protos").rglob("*.proto"):
         assert proto.relative_to(ROOT / "protos").as_posix() in names
 
@@ -72,6 +75,8 @@ def test_base_install_imports_client_and_stubs_without_a_warning(clean: Path) ->
     code = (
         "from longshore_client import *; import longshore_client\n"
         "from longshore.v1 import operations_service_pb2, operations_service_pb2_grpc\n"
+        "from google.bytestream import bytestream_pb2, bytestream_pb2_grpc\n"
+        "from google.longrunning import operations_pb2\n"
         "print(longshore_client.__file__)"
     )
     where = run(clean, "-I", "-W", "error", "-c", code, cwd=clean.parent)

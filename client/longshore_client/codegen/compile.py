@@ -52,7 +52,8 @@ def compile_protos(
         contracts: Whether files that declare operations get `_longshore.py`. Needs the `longshore` package.
         stubs: Who writes the `.pyi` files: protoc itself, the plugin mypy-protobuf (richer, must be installed; also
             for the gRPC modules), or nobody.
-        packages: Whether every folder gets an `__init__.py` and each top one a `py.typed`.
+        packages: Whether every folder gets an `__init__.py` and each top one a `py.typed`. Not so `google`, which is
+            everybody's: what others install there would be hidden. A `py.typed` is in each folder below it instead.
 
     Returns:
         The paths of the written files, relative to `out`, sorted.
@@ -295,9 +296,11 @@ def _write_contracts(staged: Path, image: Path, names: Sequence[str]) -> None:
 
 
 def _write_package_files(staged: Path) -> None:
+    shared = staged / "google"
     for folder in [path for path in staged.rglob("*") if path.is_dir()]:
-        (folder / "__init__.py").touch()
-        if folder.parent == staged:
+        if not folder.is_relative_to(shared):
+            (folder / "__init__.py").touch()
+        if folder.parent in (staged, shared) and folder != shared:
             (folder / "py.typed").touch()
 
 

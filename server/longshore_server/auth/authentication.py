@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, unauthenticated
-from longshore_server.clock import SECOND, Clock
+from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.errors import Reason, ServiceError
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ SIZE = 4096
 """How many callers are remembered. At the next one all are forgotten, which costs each one verification."""
 LOOK = SECOND
 """How long calls are answered before somebody looks whether the files have changed."""
+PATIENCE = 5 * SECOND
+"""How long calls wait for an authenticator that looks. After that it is waited for no more, until it has answered."""
 
 
 class Authentication:
@@ -33,6 +36,9 @@ class Authentication:
         self._version = 0
         self._look_at = 0
         self._looking: asyncio.Future[None] | None = None
+        # Kept, because the event loop itself keeps no reference to a task.
+        self._asked: set[asyncio.Future[None]] = set()
+        self._late: set[int] = set()
 
     def known(self, authorization: str, certificate: bytes) -> Principal | None:
         """Who it was that sent the same a moment ago; None: ask `identify`."""
@@ -90,13 +96,30 @@ class Authentication:
         await asyncio.shield(self._looking)
 
     async def _refresh(self, *, force: bool) -> None:
-        for authenticator in self._authenticators:
-            try:
-                changed = await authenticator.refresh(force=force)
-            except Exception:
+        for number, authenticator in enumerate(self._authenticators):
+            if number in self._late:
+                continue
+            asked = asyncio.ensure_future(self._ask(number, authenticator, force=force))
+            self._asked.add(asked)
+            asked.add_done_callback(self._asked.discard)
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_at(self._clock.now() + PATIENCE, partial(resolve, over))
+            await asyncio.wait([asked, over], return_when=asyncio.FIRST_COMPLETED)
+            timer.cancel()
+            if not asked.done() and number not in self._late:
+                self._late.add(number)
                 name = type(authenticator).__name__
-                log.exception("%s cannot look whether it has changed: nothing that was known counts any more", name)
-                changed = True
-            if changed:
-                self._version += 1
-                self._known.clear()
+                log.error("%s does not tell whether it has changed: what was known counts until it expires", name)
+
+    async def _ask(self, number: int, authenticator: Authenticator, *, force: bool) -> None:
+        try:
+            changed = await authenticator.refresh(force=force)
+        except Exception:
+            name = type(authenticator).__name__
+            log.exception("%s cannot look whether it has changed: nothing that was known counts any more", name)
+            changed = True
+        finally:
+            self._late.discard(number)
+        if changed:
+            self._version += 1
+            self._known.clear()

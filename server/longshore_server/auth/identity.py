@@ -68,7 +68,9 @@ class Authenticator(abc.ABC):
     async def refresh(self, *, force: bool) -> bool:  # noqa: ARG002 - for those that override it
         """Look whether what it knows has changed; True: what it said before may no longer hold.
 
-        Called when calls come, at most once a second, and with `force` when the operator asks for it (SIGHUP).
+        Called when calls come, at most once a second, and with `force` when the operator asks for it (SIGHUP). Calls
+        and streams wait for it, but no longer than five seconds, and not again before it has returned: until then what
+        it said counts on, each principal until it expires. One that raises has what it said before forgotten.
         """
         return False
 

@@ -37,16 +37,12 @@ class Downloads:
         }
 
     async def _download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
-        asked, caller, engine = _asked(request), context.caller, self._engine
-        with _named(request.name):
-            live, number = await self._find(caller, request.name)
-            with engine.transfers.place(caller.name):
-                async with engine.downloads.open(live.record, number, asked) as reading:
-                    yield [_header(live, reading)]
-                    async for pieces in reading.blocks():
-                        yield map(_chunk, pieces)
-                    end = pb.DownloadEnd(length=reading.length, crc32c=reading.crc32c)
-                    yield [pb.DownloadResponse(end=end).SerializeToString()]
+        async with self.reading(context.caller, request.name, _asked(request)) as (live, reading):
+            yield [_header(live, reading)]
+            async for pieces in reading.blocks():
+                yield map(_chunk, pieces)
+            end = pb.DownloadEnd(length=reading.length, crc32c=reading.crc32c)
+            yield [pb.DownloadResponse(end=end).SerializeToString()]
 
     async def _revoke(self, request: pb.RevokeDownloadRequest, context: Context) -> bytes:
         with _named(request.name):
@@ -54,8 +50,24 @@ class Downloads:
             record = await self._engine.downloads.revoke(live.record.uid, number)
         return download_grant(record.uid, record.downloads[number - 1]).SerializeToString()
 
-    async def _find(self, caller: Principal, name: str, gate: Gate = "observe") -> tuple[Live, int]:
-        uid, number = downloads.parse(name)
+    @contextlib.asynccontextmanager
+    async def reading(
+        self, caller: Principal, name: str, asked: Asked, *, field: str = "name"
+    ) -> AsyncIterator[tuple[Live, Reading]]:
+        """Begin the download that has this name, for a caller who may see it; and its operation.
+
+        Raises `ServiceError`: INVALID_NAME (of `field`), TOO_MANY_TRANSFERS, and what `engine.downloads.open` does.
+        """
+        with _named(name):
+            live, number = await self._find(caller, name, field=field)
+            with self._engine.transfers.place(caller.name):
+                async with self._engine.downloads.open(live.record, number, asked) as reading:
+                    yield live, reading
+
+    async def _find(
+        self, caller: Principal, name: str, gate: Gate = "observe", *, field: str = "name"
+    ) -> tuple[Live, int]:
+        uid, number = downloads.parse(name, field)
         return await self._authorization.find(caller, f"operations/{uid_text(uid)}", gate), number
 
 

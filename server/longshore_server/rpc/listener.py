@@ -14,7 +14,7 @@ from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.tls import Certificates, KeyPair
 from longshore_server.engine.engine import Engine
 from longshore_server.histogram import Histogram
-from longshore_server.rpc import control, downloads, longrunning, operations, standard, transfers
+from longshore_server.rpc import bytestream, control, downloads, longrunning, operations, standard, transfers
 from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
@@ -66,7 +66,9 @@ class Listener:
         reflection: str,
     ) -> None:  # fmt: skip
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
-        services = [*contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE, transfers.SERVICE]
+        services = [
+            *contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE, transfers.SERVICE, bytestream.SERVICE
+        ]  # fmt: skip
         self._tls = tls
         callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
         self.health = standard.Health(services, engine.clock)
@@ -77,6 +79,7 @@ class Listener:
             (control.SERVICE, control.OperationControlService(engine).methods()),
             (longrunning.SERVICE, longrunning.LongRunningOperations(engine).methods()),
             (transfers.SERVICE, transfers.Uploads(engine).methods() | downloads.Downloads(engine).methods()),
+            (bytestream.SERVICE, bytestream.ByteStream(engine).methods()),
         ):
             methods.update((f"/{service}/{name}", method) for name, method in found.items())
         self.calls: dict[str, Durations] = {path: defaultdict(Histogram) for path in methods}

@@ -54,13 +54,16 @@ class Piece(NamedTuple):
     crc32c: int
 
 
-def parse(name: str) -> tuple[bytes, int]:
-    """The uid and the number in a download's name. Raises `ServiceError` (INVALID_NAME)."""
+def parse(name: str, field: str = "name") -> tuple[bytes, int]:
+    """The uid and the number in a download's name, which the request has in `field`.
+
+    Raises `ServiceError` (INVALID_NAME).
+    """
     match = _NAME.fullmatch(name)
     uid = None if match is None else parse_uid(match[1])
     if match is None or uid is None:
         problem = f"{name[:200]!r} is not of the form downloads/{{uid}}.{{number}}"
-        raise invalid("name", problem, reason=Reason.INVALID_NAME)
+        raise invalid(field, problem, reason=Reason.INVALID_NAME)
     return uid, int(match[2])
 
 
@@ -227,7 +230,7 @@ class Reading:
                     Reason.DOWNLOAD_CHANGED, f"{self.name}: another object has its key by now.", resource=self.name
                 )
         rest = info.size - self._asked.offset
-        if rest < 0:
+        if not 0 <= rest <= info.size:
             raise ServiceError(
                 Reason.OFFSET_OUT_OF_RANGE, f"{self.name} has {info.size} bytes.", resource=self.name,
                 metadata={"size": str(info.size)},
