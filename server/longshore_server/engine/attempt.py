@@ -17,6 +17,7 @@ from longshore_server.engine.outcome import Outcome, raised, returned
 from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.journal import Journal
+from longshore_server.handler.offers import TransferError
 from longshore_server.handler.operation import Operation, current
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
@@ -193,6 +194,13 @@ class Attempt:
 
     def _raised(self, error: BaseException) -> Outcome:
         self._span.note(error)
+        if (
+            isinstance(error, TransferError)
+            and error.reason == Reason.UPLOAD_ABORTED.name
+            and self.live.record.cancel_requested is not None
+        ):
+            # The request to cancel is what took the handler's bytes away.
+            return self._cancelled()
         return raised(self._type, self._record.name, error, self._executor.max_payload, self._fields)
 
     def _interrupted(self) -> Outcome | None:
