@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import grpc
 
+from longshore_server.errors import ServiceError
 from longshore_server.rpc.boundary import Context, Durations, Method, Traced, abort, refusal
 from longshore_server.rpc.callers import Callers
 
@@ -24,7 +25,7 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]]) -> Meth
             begin, code, context = perf_counter(), grpc.StatusCode.CANCELLED.name, Context(inner, callers)
             span = traced(context.invocation_metadata)
             try:
-                await context.identify()
+                await _identify(context, requests)
                 answer = await function(requests, context)
                 code = grpc.StatusCode.OK.name
                 return answer
@@ -40,3 +41,13 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]]) -> Meth
         return grpc.stream_unary_rpc_method_handler(handle)
 
     return measured
+
+
+async def _identify(context: Context, requests: Requests) -> None:
+    """Find out who calls. Raises `ServiceError` (UNAUTHENTICATED)."""
+    try:
+        await context.identify()
+    except ServiceError:
+        # Not before there is a request: a client of grpc.aio that still sends takes a refusal for a broken call.
+        await anext(requests, None)
+        raise

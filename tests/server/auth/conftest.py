@@ -17,6 +17,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from longshore.v1 import operation_pb2, operations_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
+from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.transaction import Transaction
+from longshore_server.store.transfers import UploadRecord
 from longshore_server.testing import Harness
 from longshore_server.transfers.stores import LocalStore
 from tests.conftest import LabClock
@@ -62,6 +66,20 @@ class Handlers(gates_longshore.GatesService):
 
     async def named(self, request: Any, op: Any, /) -> Any:
         return await self._do(request, op)
+
+
+@dataclasses.dataclass(slots=True)
+class TakeUpload(Mutation[OperationRecord]):
+    """The operation takes bytes, whatever its contract says: each of this one's types may be crossed with uploads."""
+
+    uid: bytes
+
+    def apply(self, tx: Transaction) -> OperationRecord:
+        upload = UploadRecord(
+            store="exports", key="sent", content_type="", metadata={}, max_bytes=0, expiry=10**9,
+            require_checksum=False, refuse_existing=False, drop_mismatch=False, owned=False, expires=tx.now + 10**9,
+        )  # fmt: skip
+        return tx.amend(tx.head(self.uid), upload=upload)
 
 
 Metadata = tuple[tuple[str, str], ...]
@@ -140,6 +158,11 @@ class Guarded:
         """Let an operation that has not ended offer so many bytes; the name of that download."""
         await self.server.stores["exports"].put("key", bytes(size))
         return await fetching.offer(self.harness.running.engine, fetching.uid_of(operation))
+
+    async def take(self, operation: operation_pb2.OperationSnapshot) -> str:
+        """Let an operation that has not ended take bytes; the name of that upload."""
+        await self.harness.running.engine.store.writer.submit(TakeUpload(fetching.uid_of(operation)))
+        return f"uploads/{operation.uid}"
 
     async def get(self, name: str, caller: Metadata) -> operation_pb2.OperationSnapshot:
         return await self.operations.Get(pb.GetRequest(name=name), metadata=caller)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from gates.v1 import gates_pb2
+from google.bytestream import bytestream_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import message_factory
 from google.protobuf.duration_pb2 import Duration
@@ -34,6 +35,7 @@ SERVICES: list[Any] = [
     GATES,
     *(service for module in OURS for service in module.DESCRIPTOR.services_by_name.values()),
     operations_pb2.DESCRIPTOR.services_by_name["Operations"],
+    bytestream_pb2.DESCRIPTOR.services_by_name["ByteStream"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 ]
@@ -96,14 +98,16 @@ def passes(caller: Caller, wanted: set[str] | None) -> bool:
     return wanted is not None and wanted <= set(caller.capabilities)
 
 
-def expected(
-    caller: Caller, type: Type, gates: tuple[str, ...], *, exists: bool, unseen: str = "OPERATION_NOT_FOUND"
-) -> Answer:
+def expected(caller: Caller, type: Type, gates: tuple[str, ...], *, exists: bool, about: str = "operation") -> Answer:
     """What a call has to answer that goes through `gates`."""
     if caller.wrong:
         return "UNAUTHENTICATED", caller.wrong, ""
-    if exists and not (passes(caller, type.gates["observe"]) and (not type.owned or caller.name == "owner")):
-        return "NOT_FOUND", unseen, ""
+    sees = passes(caller, type.gates["observe"]) and (not type.owned or caller.name == "owner")
+    if about == "upload" and caller.name != "owner":
+        return ("PERMISSION_DENIED", "NOT_THE_OWNER", "") if sees else ("NOT_FOUND", "UPLOAD_NOT_FOUND", "")
+    # Who sends bytes has been given the name, and need not see more.
+    if exists and about != "upload" and not sees:
+        return "NOT_FOUND", f"{about.upper()}_NOT_FOUND", ""
     return next((missing(gate) for gate in gates if not passes(caller, type.gates[gate])), OK)
 
 
@@ -113,7 +117,8 @@ class Row(NamedTuple):
     `request` gets the type and the operation that the owner has started; `exists`: it is about that one. `gates` None:
     everyone who is known passes. `live`: about one that has not ended. `provider`: through the provider's gate instead;
     whatever the operation itself refuses counts as OK. `open`: nobody need be known. `served`: False: UNIMPLEMENTED for
-    everyone, so far. `download`: about what the operation offers.
+    everyone, so far. `about`: an `upload` or a `download` of that operation, whose
+    name the request gets instead.
     """
 
     request: Callable[[str, str], Any] = lambda type, name: None
@@ -123,7 +128,7 @@ class Row(NamedTuple):
     provider: bool = False
     open: bool = False
     served: bool = True
-    download: bool = False
+    about: str = "operation"
     metadata: Metadata = ()
 
 
@@ -132,7 +137,11 @@ def named(message: Any, gate: str = "observe", **fields: Any) -> Row:
 
 
 def offered(message: Any, gate: str = "observe") -> Row:
-    return named(message, gate)._replace(download=True, live=True)
+    return named(message, gate)._replace(about="download", live=True)
+
+
+def sent(request: Callable[[str], Any], gate: str = "call") -> Row:
+    return Row(lambda type, name: request(name), (gate,), exists=True, live=True, about="upload")
 
 
 def provided(path: str) -> Row:
@@ -154,6 +163,7 @@ def run(type: str, name: str) -> pb.RunRequest:
 
 OPERATIONS, LRO = "/longshore.v1.OperationsService/", "/google.longrunning.Operations/"
 CONTROL, TRANSFERS = "/longshore.v1.OperationControlService/", "/longshore.v1.TransfersService/"
+STREAM = "/google.bytestream.ByteStream/"
 SOON = Duration(nanos=1000)
 ROWS: dict[str, list[Row]] = {
     OPERATIONS + "Start": [
@@ -172,8 +182,19 @@ ROWS: dict[str, list[Row]] = {
     OPERATIONS + "Count": [Row(lambda type, name: pb.CountRequest())],
     OPERATIONS + "ListTypes": [Row(lambda type, name: pb.ListTypesRequest())],
     OPERATIONS + "GetType": [Row(lambda type, name: pb.GetTypeRequest(type=f"gates.v1.GatesService/{type}"))],
+    TRANSFERS + "Upload": [
+        sent(lambda name: transfers_pb.UploadRequest(header=transfers_pb.UploadHeader(upload=name)))
+    ],
+    TRANSFERS + "QueryUpload": [sent(lambda name: transfers_pb.QueryUploadRequest(name=name))],
+    TRANSFERS + "AbortUpload": [sent(lambda name: transfers_pb.AbortUploadRequest(name=name), "cancel")],
     TRANSFERS + "Download": [offered(transfers_pb.DownloadRequest)],
     TRANSFERS + "RevokeDownload": [offered(transfers_pb.RevokeDownloadRequest, "cancel")],
+    STREAM + "Write": [sent(lambda name: bytestream_pb2.WriteRequest(resource_name=name))],
+    STREAM + "QueryWriteStatus": [sent(lambda name: bytestream_pb2.QueryWriteStatusRequest(resource_name=name))],
+    STREAM + "Read": [
+        Row(lambda type, name: bytestream_pb2.ReadRequest(resource_name=name), ("observe",), exists=True, live=True,
+            about="download"),
+    ],
     **{path: [provided(path)] for path in PATHS if path.startswith(CONTROL)},
     LRO + "GetOperation": [named(operations_pb2.GetOperationRequest)],
     LRO + "ListOperations": [Row(lambda type, name: operations_pb2.ListOperationsRequest())],
@@ -223,8 +244,7 @@ def wanted(caller: Caller, row: Row, type: str) -> Answer:
         return OK
     if row.provider and not caller.wrong:
         return OK if PROVIDER in caller.capabilities else missing("")
-    unseen = "DOWNLOAD_NOT_FOUND" if row.download else "OPERATION_NOT_FOUND"
-    found = expected(caller, TYPES[type], row.gates or (), exists=row.exists, unseen=unseen)
+    found = expected(caller, TYPES[type], row.gates or (), exists=row.exists, about=row.about)
     # Of the types with a template, the owner came first and has the name.
     taken = bool(row.gates) and not row.exists and type.endswith("Named") and caller.name == "other"
     if found == OK and taken and expected(caller, TYPES[type], (), exists=True) != OK:

@@ -93,16 +93,18 @@ async def test_every_caller_at_every_door(path: str, crossed: Guarded) -> None:
 
     count = itertools.count()
 
-    async def existing(type: str, *, live: bool, download: bool = False) -> str:
+    async def existing(type: str, *, live: bool, about: str = "operation") -> str:
         operation = await crossed.begin(type, owner, key=f"existing-{next(count)}", done=not live)
         if not live:
             await crossed.operations.Wait(pb.WaitRequest(name=operation.name), metadata=owner)
-        return await crossed.offer(operation) if download else f"operations/{operation.uid}"
+        if about == "operation":
+            return f"operations/{operation.uid}"
+        return await (crossed.offer(operation, 1) if about == "download" else crossed.take(operation))
 
     wrong, seen = [], set()
     for row in ROWS[path]:
         for type in types_of(path, row):
-            name = await existing(type, live=row.live, download=row.download) if row.exists or row.provider else ""
+            name = await existing(type, live=row.live, about=row.about) if row.exists or row.provider else ""
             for caller in CALLERS:
                 sent = (*metadata(crossed, caller), *row.metadata)
                 got, want = (
