@@ -20,13 +20,16 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.requests import not_found
 from longshore_server.errors import CANCELLED, DOMAIN, Code, Reason, ServiceError, invalid
 from longshore_server.handler.deferral import working
+from longshore_server.handler.offers import Terms, draw_up
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import (
     AcknowledgeCancel,
     ConsumeSignal,
     Mutation,
+    OfferDownload,
     ProviderCancel,
     Report,
+    RevokeDownload,
     Settle,
     TakeOver,
 )
@@ -130,6 +133,16 @@ class Control:
     async def consume(self, live: Live, number: int) -> OperationRecord:
         """Be done with one signal, so that nobody gets it again. Raises `ServiceError` (SIGNAL_CONSUMED)."""
         return await self._change(ConsumeSignal(live.record.uid, number))
+
+    async def offer(self, live: Live, terms: Terms) -> OperationRecord:
+        """Offer an object to its callers: the last of its downloads then. Raises as `offers.draw_up`, too."""
+        engine = self._engine
+        download = await draw_up(self.type_of(live), engine.objects, terms, engine.clock.now())
+        return await self._change(OfferDownload(live.record.uid, download, None))
+
+    async def revoke(self, live: Live, number: int) -> OperationRecord:
+        """Take one of its downloads back, also once it has ended. Repeatable."""
+        return await self._change(RevokeDownload(live.record.uid, number))
 
     async def _change(self, mutation: Mutation[OperationRecord]) -> OperationRecord:
         return await self._engine.store.writer.submit(mutation)

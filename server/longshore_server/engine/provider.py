@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import timedelta
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import raised, returned
 from longshore_server.handler.deferral import Work, working
+from longshore_server.handler.offers import Offer, Terms, number_of
 from longshore_server.handler.operation import InputT, Operation, OutputT, ProgressT, ResultT
 from longshore_server.handler.signals import Signal, received
 from longshore_server.ids import uid_text
@@ -201,6 +203,26 @@ class OperationControl(Generic[OperationT_co]):
         """
         number = signal if isinstance(signal, int) else signal.number
         return (await self._control.consume(self._live, number)).state
+
+    async def offer(
+        self, key: str, *, store: str | None = None, filename: str = "", content_type: str | None = None,
+        expires_in: float | timedelta | None = None, max_uses: int | None = None, url: bool = False,
+    ) -> Offer:  # fmt: skip
+        """Offer an object to the callers that may observe the operation; see `Transfer.offer` for the arguments.
+
+        Each call is an offer of its own. Raises `TransferError` (OBJECT_NOT_FOUND, NOT_SUPPORTED, STORE_UNAVAILABLE),
+        `ValueError` for terms that mean nothing, `RuntimeError` where the contract declares no transfer.
+        """
+        terms = Terms.said(key, store, filename, content_type, expires_in, max_uses, url)
+        record = await self._control.offer(self._live, terms)
+        return Offer.of(record, len(record.downloads))
+
+    async def revoke(self, name: str) -> None:
+        """Take an offer of this operation back, `downloads/{uid}.{number}`, also once it has ended.
+
+        Raises `ValueError` for the name of anything else.
+        """
+        await self._control.revoke(self._live, number_of(self._live.record, name))
 
     def _checked(self, what: str, value: Any, channel: Callable[[OperationType], type[Message]]) -> Message:
         type = self._control.type_of(self._live)

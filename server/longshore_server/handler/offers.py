@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from longshore_server import keys
 from longshore_server.clock import SECOND
 from longshore_server.contract.transfers import EXPIRY, Transfer
 from longshore_server.contract.types import OperationType
@@ -110,8 +109,7 @@ class Terms(NamedTuple):
         cls, key: str, store: str | None, filename: str, content_type: str | None,
         expires_in: float | timedelta | None, max_uses: int | None, url: bool,
     ) -> Terms:  # fmt: skip
-        """As the arguments of a call. Raises `ValueError` for those that mean nothing."""
-        keys.check(key)
+        """As the arguments of a call. Raises `ValueError` for a time that is none."""
         if isinstance(expires_in, timedelta):
             expires_in = expires_in.total_seconds()
         if expires_in is not None and expires_in <= 0:
@@ -129,8 +127,8 @@ def transfer_of(type: OperationType) -> Transfer:
 async def draw_up(type: OperationType, objects: Objects, terms: Terms, now: int) -> DownloadRecord:
     """The download that is offered on `terms`; its number is still open.
 
-    Raises `TransferError` (OBJECT_NOT_FOUND, NOT_SUPPORTED, STORE_UNAVAILABLE), and `ValueError` for terms that the
-    contract or a URL does not allow.
+    Raises `TransferError` (OBJECT_NOT_FOUND, NOT_SUPPORTED, STORE_UNAVAILABLE), and `ValueError` for a key or a store
+    that is none, and for terms that the contract or a URL does not allow.
     """
     transfer = transfer_of(type)
     most = transfer.max_uses
