@@ -121,6 +121,22 @@ async def test_a_stop_of_the_server_ends_it_and_the_next_one_goes_on(lab: BytesL
     assert bytes(call.data) + rest.data == data
 
 
+@pytest.mark.parametrize("size", [0, 5])
+async def test_a_revocation_as_it_begins_ends_it(size: int, scripted: tuple[BytesLab, Script]) -> None:
+    lab, store = scripted
+    await store.put("key", bytes(size))
+    name = await offering(lab)
+
+    async def revoke(_: int) -> None:
+        await lab.transfers.RevokeDownload(pb.RevokeDownloadRequest(name=name))
+
+    store.before_stat = revoke
+    call = Fetch(lab, name)
+    await call.header()
+    assert (await refused(call.rest()))[1] == "DOWNLOAD_REVOKED"
+    assert not call.data
+
+
 async def test_a_store_that_gives_nothing_holds_up_no_end(scripted: tuple[BytesLab, Script]) -> None:
     lab, store = scripted
     await store.put("key", bytes(3 * BLOCK))
@@ -159,6 +175,7 @@ async def test_a_caller_who_leaves_leaves_nothing_behind(scripted: tuple[BytesLa
     while lab.engine.transfers.count:
         await lab.catch_up()
     assert held(lab) == 0
+    assert not lab.engine.downloads._open
 
 
 # What does not.
