@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
-from longshore_server import Server
+from longshore_server import LocalStore, Server
 from longshore_server.store.database import StoreError
 from longshore_server.testing import Harness
 from tests.conftest import LabClock, refused
@@ -85,16 +85,16 @@ def contract(*edits: tuple[str, str]) -> FileDescriptorProto:
 
 
 class Deploy:
-    """One version of the service. Its handler waits for ever, unless it is told to return."""
+    """One version of the service, with these stores. Its handler waits for ever, unless it is told to return."""
 
-    def __init__(self, file: FileDescriptorProto) -> None:
+    def __init__(self, file: FileDescriptorProto, stores: Iterable[str] = ("one", "two")) -> None:
         pool = descriptor_pool.DescriptorPool()
         self._add(pool, file)
         self.service = pool.FindServiceByName("shop.v1.Shop")
         names = {method.name: method.name.lower() for method in self.service.methods}
         members = dict.fromkeys(names.values(), self._handle)
         kind = type("Shop", (), {"DESCRIPTOR": self.service, "OPERATIONS": names, "LINES": {}, **members})
-        self.server = Server(kind())
+        self.server = Server(kind(), stores={name: LocalStore() for name in stores})
         self.finish = False
         self.inputs: list[Any] = []
 
@@ -128,10 +128,12 @@ class Shop:
         self.harness: Harness | None = None
         self.deployed: Deploy
 
-    async def deploy(self, *edits: tuple[str, str], crash: bool = False) -> Deploy:
+    async def deploy(
+        self, *edits: tuple[str, str], crash: bool = False, stores: Iterable[str] = ("one", "two")
+    ) -> Deploy:
         """Stop what runs and start a version. Raises what its start raises."""
         await self.stop(crash=crash)
-        self.deployed = Deploy(contract(*edits))
+        self.deployed = Deploy(contract(*edits), stores)
         self.harness = Harness(self.deployed.server, self.data, clock=LabClock())
         try:
             await self.harness.start()
@@ -148,10 +150,10 @@ class Shop:
             await (self.harness.crash() if crash else self.harness.stop())
             self.harness = None
 
-    async def refusal(self, *edits: tuple[str, str]) -> str:
+    async def refusal(self, *edits: tuple[str, str], **options: Any) -> str:
         """Why this version does not start on the data."""
         with pytest.raises(StoreError) as caught:
-            await self.deploy(*edits)
+            await self.deploy(*edits, **options)
         return str(caught.value).replace(str(self.data), "DATA")
 
     async def buy(self, key: str = "a", **fields: Any) -> str:

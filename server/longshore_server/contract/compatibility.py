@@ -202,6 +202,19 @@ class _Comparison:
                     f"signal {signal!r}", f"is gone, but {pending[signal]} of them wait to be consumed",
                     "declare it again until they are",
                 )  # fmt: skip
+        sent, sends = (
+            contract.options.transfer.direction == annotations_pb2.TRANSFER_DIRECTION_SEND
+            for contract in (self._before, self._now)
+        )
+        if sent != sends:
+            # All else that a contract says of bytes is written down with the upload, or is for later offers.
+            self._note(
+                "option transfer.direction",
+                "is TRANSFER_DIRECTION_SEND only now: nobody can send the bytes of operations that began without"
+                if sends
+                else "is not TRANSFER_DIRECTION_SEND any more: nobody would take the bytes that callers send",
+                "set it back, or declare another method with the new one",
+            )
         old, new = self._before.options.id_template, self._now.options.id_template
         if old != new:
             self._note(

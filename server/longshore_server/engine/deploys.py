@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from longshore_server.contract import compatibility
 from longshore_server.contract.types import OperationType
@@ -70,6 +70,29 @@ async def check_input(store: Store, type: OperationType, record: OperationRecord
         first = mismatches[0]
         problem = f"its input was written under another contract: {first.where} {first.problem}"
         raise invalid("name", f"{problem}; start a new one", reason=Reason.WRONG_INPUT_TYPE)
+
+
+async def check_stores(store: Store, names: Collection[str], live: Sequence[OperationRecord]) -> None:
+    """Raises `StoreError` when operations that have not ended have bytes in a store that the server does not have.
+
+    So do those that have ended, where an object is still on its way to its place. `names`: of the stores there are.
+    """
+    records = {record.uid: record for record in live}
+    for uid in await store.pending_uploads():
+        if uid not in records and (record := await store.load(uid)) is not None:
+            records[uid] = record
+    gone = Counter(name for record in records.values() for name in _stores_of(record) if name not in names)
+    if gone:
+        counts = ", ".join(f"{_operations(count)} in {name!r}" for name, count in sorted(gone.items()))
+        raise StoreError(
+            f"{store.path}: there are bytes in stores that this server does not have: of {counts}. Declare the stores "
+            "again until those operations have ended, or cancel them with the version that does"
+        )
+
+
+def _stores_of(record: OperationRecord) -> set[str]:
+    found = {download.store for download in record.downloads}
+    return found if record.upload is None else found | {record.upload.store}
 
 
 def _check_served(types: Mapping[str, OperationType], live: Sequence[OperationRecord]) -> None:
