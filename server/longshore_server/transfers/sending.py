@@ -42,7 +42,7 @@ class Sending:
         self._writer = writer
         self._clock = clock
         self._uid = uid
-        self._part = part
+        self.part = part
         self._file = file
         self._total = total
         self.told = told
@@ -102,7 +102,7 @@ class Sending:
                 raise failed(self._uid, error) from error
             total, self._total = self._total, None
             tell = tell or self._clock.now() - self.told >= TELL
-            record = await self._writer.submit(AdvanceUpload(self._uid, self._part, size, tell, total))
+            record = await self._writer.submit(AdvanceUpload(self._uid, self.part, size, tell, total))
             if tell:
                 self.told = self._clock.now()
             self._recorded = size

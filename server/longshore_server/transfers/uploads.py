@@ -153,7 +153,8 @@ class Uploads:
                 Reason.WRONG_OFFSET, f"{name}: the chunk begins at {offset}, and {sending.position} is next.",
                 resource=name, metadata={"committed_size": str(sending.position)},
             )  # fmt: skip
-        self._check_size(record.uid, upload, sending.position + size)
+        others = sum(upload.parts[: sending.part]) + sum(upload.parts[sending.part + 1 :])
+        self._check_size(record.uid, upload, others + sending.position + size)
         await sending.write(data, crc32c)
 
     async def _end(self, sending: Sending, uid: bytes, part: int) -> None:
@@ -190,16 +191,19 @@ class Uploads:
         else:
             _check_same(uid, upload, total, sha256)
         if _upload(record).state is UploadState.COMMITTING:
+            if self._stopped is not None:
+                raise self._stopped
             record = await self._placing.outcome(uid) or await self._load(uid)
         if _upload(record).state is not UploadState.COMMITTED:
             raise upload_refusal(uid, _upload(record))
         return record
 
     async def query(self, uid: bytes) -> OperationRecord:
-        """The upload as it is, with what has come by now recorded."""
+        """The upload as it is, with what has come by now recorded, as far as that can be done."""
         entry = self._open.get(uid)
         for sending in list(entry.sendings.values()) if entry is not None else ():
-            await sending.record()
+            with contextlib.suppress(ServiceError):
+                await sending.record()
         return await self._load(uid)
 
     async def abort(self, uid: bytes) -> OperationRecord:
@@ -299,6 +303,7 @@ class Uploads:
             _check_same(uid, upload, total, sha256)
             return record
         name = upload_name(uid)
+        self._check_size(uid, upload, upload.committed)  # parts that came at the same time did not know of each other
         if upload.committed != total:
             problem = ServiceError(
                 Reason.SIZE_MISMATCH, f"{name}: {upload.committed} bytes have come, and the commit says {total}.",

@@ -20,7 +20,7 @@ from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError
-from tests.conftest import Lab, detail, reason_of_end, refused, retry_after
+from tests.conftest import Lab, detail, reason_of, reason_of_end, refused, retry_after, status_of
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send, upload
 
@@ -483,3 +483,33 @@ async def test_transfers_under_way_are_bounded(tmp_path: Path) -> None:
         assert (await upload(lab.transfers, second.upload.name, DATA)).state == State.STATE_COMMITTED
     finally:
         await lab.stop()
+
+
+async def test_parts_together_may_not_be_too_many_bytes(lab: BytesLab) -> None:
+    operation = await waiting(lab, "Small")
+    name, limit = operation.upload.name, operation.upload.max_bytes
+    await send(lab.transfers, header(name, 0), chunk(0, bytes(limit)))
+    got = await refused(send(lab.transfers, header(name, 1), chunk(0, b"x")))
+    assert (got[0], got[1]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "UPLOAD_TOO_LARGE")
+    done = await send(lab.transfers, header(name), commit(bytes(limit)))
+    assert done.committed_size == limit
+
+
+async def test_parts_that_come_at_the_same_time_are_counted_at_the_commit(lab: BytesLab) -> None:
+    """Or before it, where one of them is recorded when the other is looked at."""
+    operation = await waiting(lab, "Small")
+    name, limit = operation.upload.name, operation.upload.max_bytes
+    calls = [lab.transfers.Upload() for _ in range(2)]
+    for part, call in enumerate(calls):
+        await call.write(header(name, part))
+        await call.write(chunk(0, bytes(limit)))
+    reasons = []
+    for call in calls:
+        await call.done_writing()
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            reasons.append(reason_of(status_of(error)))
+    if not reasons:
+        reasons.append((await refused(send(lab.transfers, header(name), commit(bytes(2 * limit)))))[1])
+    assert reasons == ["UPLOAD_TOO_LARGE"]
