@@ -476,9 +476,10 @@ class RetryPolicy(_message.Message):
     """When and how a failed attempt is made again.
 
     An attempt has failed when its handler raised an error or took longer than `attempt_timeout`. What another attempt
-    would only repeat is final: a result of another type or too large, and NON_DETERMINISTIC. An attempt that a crash or a
-    stop of the server cut off has not failed: `max_crashes` counts those. There is no further attempt that would be due
-    after the operation's deadline, and none after a failure that follows a request to cancel or to stop.
+    would only repeat is final: a result of another type or too large, an upload that failed, and NON_DETERMINISTIC. An
+    attempt that a crash or a stop of the server cut off has not failed: `max_crashes` counts those. There is no further
+    attempt that would be due after the operation's deadline, and none after a failure that follows a request to cancel or
+    to stop.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -579,11 +580,13 @@ class TransferContract(_message.Message):
     on_mismatch: Global___OnMismatch.ValueType
     """What becomes of an upload whose commit names another size or another digest than its bytes have. Only with SEND."""
     max_uses: _builtins.int
-    """How often each download that an operation offers may be fetched. Zero: as often as one likes, until it expires."""
+    """How often each download that an operation offers may be fetched; a handler may only allow less. Zero: as often as
+    one likes, until it expires. Only with RECEIVE.
+    """
     @_builtins.property
     def expiry(self) -> _duration_pb2.Duration:
-        """How long an upload may go without a new byte, counted from the last one that was recorded, before it expires; how
-        long a download is offered. More than zero. Default 1 h.
+        """With SEND how long the upload may go without a new byte, counted from the last one that was recorded, before it
+        expires; with RECEIVE how long a download is offered, unless the handler says otherwise. More than zero. Default 1 h.
         """
 
     def __init__(
