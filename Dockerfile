@@ -14,7 +14,7 @@ COPY generated generated
 COPY client client
 COPY server server
 RUN python3 -m venv /opt/longshore \
-    && /opt/longshore/bin/pip install --no-cache-dir --constraint constraints/highest.txt '.[server,auth,cli]'
+    && /opt/longshore/bin/pip install --no-cache-dir --constraint constraints/highest.txt '.[server,auth,cli,stores]'
 
 FROM ${BASE}
 RUN useradd --system --uid 10001 --no-create-home longshore \

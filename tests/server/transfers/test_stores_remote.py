@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import obstore
 import pytest
 
 from longshore_server import ObjectError, ObjectInfo, Reason, StoreError
@@ -336,6 +337,38 @@ async def test_parts_that_lose_their_place_to_another_object_are_removed(
     assert (await read(store, "a/b"), s3.uploads) == (b"theirs", 0)
 
 
+async def test_parts_of_an_earlier_server_are_removed_when_another_object_has_their_place(
+    make: Make, s3: LocalS3, tmp_path: Path
+) -> None:
+    store: Any = await make()
+    upload = (await store._client.create_multipart_upload(Bucket="bucket", Key="pre/fix/a/b"))["UploadId"]
+    await store.put("a/b", b"another")
+    assert s3.uploads == 1
+    with refused(Reason.OBJECT_EXISTS):
+        state = b'{"upload":"%s","part":8388608}' % upload.encode()
+        await adopt(store, stage(tmp_path, "0190", LARGE), overwrite=False, state=state)
+    assert s3.uploads == 0
+
+
+async def test_no_large_object_stands_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library sends what is conditional in one request: a large object is sent without, and then copied with."""
+    store = RemoteStore("memory:///")
+    await store.start("uploads", tmp_path / "uploads")
+    sent: list[tuple[str, Any]] = []
+    put = obstore.put_async
+
+    async def recorded(bucket: Any, key: str, staged: Path, *, mode: Any, **options: Any) -> Any:
+        sent.append((key, mode))
+        return await put(bucket, key, staged, mode=mode, **options)
+
+    monkeypatch.setattr(obstore, "put_async", recorded)
+    await adopt(store, stage(tmp_path, "small", b"x"), "small", overwrite=False)
+    await adopt(store, stage(tmp_path, "large", LARGE), "large", overwrite=False)
+    await adopt(store, stage(tmp_path, "again", LARGE), "large")
+    assert sent == [("small", "create"), (".longshore/large", "overwrite"), ("large", "overwrite")]
+    assert not await obstore.list(store._bucket, ".longshore").collect_async(), "nothing is left aside"
+
+
 async def test_parts_whose_push_is_cancelled_are_removed_unless_it_goes_on(
     make: Make, s3: LocalS3, tmp_path: Path
 ) -> None:
@@ -364,11 +397,11 @@ async def test_an_answer_that_is_lost_does_not_fail_what_is_done(make: Make, tmp
     store: Any = await make()
     complete = store._client.complete_multipart_upload
 
-    async def twice(**request: Any) -> Any:
+    async def lost(**request: Any) -> Any:
         await complete(**request)
-        return await complete(**request)
+        raise ConnectionResetError("on the way back")
 
-    store._client.complete_multipart_upload = twice
+    store._client.complete_multipart_upload = lost
     info = await adopt(store, stage(tmp_path, "0190", LARGE), overwrite=False)
     assert info == await store.stat("a/b")
 
