@@ -120,9 +120,7 @@ class Engine:
             share=limits.max_live_per_owner, retry_after=5.0,
         )  # fmt: skip
         self.deadlines = Deadlines(clock, self._overdue)
-        self.waits = Waits(
-            clock, lambda live: self.types[live.record.type].cancel_grace, self.executor.rerun, self._grace_over
-        )
+        self.waits = Waits(clock, lambda live: self.types[live.record.type].cancel_grace, self._again, self._grace_over)
         self.requests = Requests(self.types, self.store, self.start, max_payload=limits.max_payload)
         self.accepting = False
         """Whether new operations may begin."""
@@ -132,6 +130,7 @@ class Engine:
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
         self._starts: Starts
+        self._isolation: recovery.Isolation
         self._epoch = 0
 
     # Life.
@@ -152,6 +151,7 @@ class Engine:
             max_input=self._limits.max_input, closed=self._closed, contracts=numbers, live=self._live,
             tracer=self.tracer,
         )  # fmt: skip
+        self._isolation = recovery.Isolation(self.executor, self.store.writer, self.clock, self._epoch)
         for record in records:
             self.deadlines.add(self.table.add(record))
             self._live.take(record.owner)
@@ -165,8 +165,8 @@ class Engine:
         )
         validation.warm(signal.payload for type in self.types.values() for signal in type.signals.values())
         count = await recovery.recover(
-            list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._epoch,
-            self._past,
+            list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._past,
+            self._isolation,
         )  # fmt: skip
         await self.uploads.start(await self.store.pending_uploads())
         self._collector.wake()
@@ -395,6 +395,10 @@ class Engine:
         if not live.record.terminal:
             settle = Settle(live.record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
             self.store.writer.submit(settle).add_done_callback(_log_refusal)
+
+    def _again(self, live: Live) -> None:
+        if not self._isolation.take(live):
+            self.executor.rerun(live)
 
     def _grace_over(self, live: Live) -> None:
         cancelled = failure(Reason.CANCELLED, live.record.cancel_reason)

@@ -4,7 +4,8 @@ Interruptions count apart from failures. When the server has died twice in a row
 operations that ran may be the cause: they are then run in small groups, one after the other. A server that dies while
 it does that died of the group that began last: only its members count another crash. Groups shrink with the count,
 until the culprit dies alone and reaches its cap. A culprit that kills the process later than the time of probation is
-not told from its neighbours; they then count together.
+not told from its neighbours; they then count together. A suspect that waits for the time of a retry is run apart when
+that has come: nothing else begins for the time of probation, and what began before it is not accused.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ PROBATION = SECOND
 
 
 async def recover(
-    lives: Sequence[Live], executor: Executor, waits: Waits, writer: Writer, clock: Clock, epoch: int, past: Past
-) -> int:
+    lives: Sequence[Live], executor: Executor, waits: Waits, writer: Writer, clock: Clock, past: Past,
+    isolation: Isolation,
+) -> int:  # fmt: skip
     """Settle or queue every operation that the last server left behind. Returns how many are under way again."""
     now = clock.now()
     changes = []
@@ -56,29 +58,26 @@ async def recover(
         if isinstance(result, BaseException) and not isinstance(result, ServiceError):
             raise result
     left = [live for live in lives if not live.record.terminal]
-    suspects = [live for live in left if _waits_to_run(live.record) and live.record.crashes >= SUSPICIOUS]
-    if past.quick_crashes >= SUSPICIOUS and suspects:
+    suspects: list[Live] = []
+    if past.quick_crashes >= SUSPICIOUS:
+        suspects = [live for live in left if live.record.crashes >= SUSPICIOUS and _runs_again(live.record)]
+    if suspects:
         log.warning(
             "the server died %d times soon after its start: %d operations are run apart",
             past.quick_crashes,
             len(suspects),
         )
-        executor.held = True
-        await writer.submit(RunApart(epoch, True))
-        executor.spawn(_isolate(suspects, executor, writer, clock, epoch))
-    else:
-        suspects = []
-    apart = set(suspects)
+        isolation.begin(suspects)
     for live in left:
         if live.record.deferred or live.record.next_attempt is not None:
             waits.follow(live)
-        elif live not in apart:
+        elif live not in isolation.suspects:
             executor.rerun(live)
     return len(left)
 
 
-def _waits_to_run(record: OperationRecord) -> bool:
-    return record.state is State.RUNNING and not record.deferred and record.next_attempt is None
+def _runs_again(record: OperationRecord) -> bool:
+    return record.state is State.RUNNING and not record.deferred
 
 
 def _accused(lives: Sequence[Live], past: Past) -> set[Live]:
@@ -91,20 +90,61 @@ def _accused(lives: Sequence[Live], past: Past) -> set[Live]:
     return {live for live, begun in running.items() if begun > last - PROBATION}
 
 
-async def _isolate(suspects: list[Live], executor: Executor, writer: Writer, clock: Clock, epoch: int) -> None:
-    try:
-        waiting = sorted(suspects, key=lambda live: live.record.crashes)
-        while waiting:
-            size = _group_size(waiting[0].record.crashes)
-            group, waiting = waiting[:size], waiting[size:]
-            # Members with different counts are never mixed: the smaller groups are the more suspect ones.
-            same = [live for live in group if _group_size(live.record.crashes) == size]
-            waiting = group[len(same) :] + waiting
-            await asyncio.gather(*(executor.isolate(live) for live in same))
-            await _probation(same, clock)
-        await writer.submit(RunApart(epoch, False))
-    finally:
-        executor.release()
+class Isolation:
+    """Runs suspects apart, in groups; nothing else begins meanwhile."""
+
+    def __init__(self, executor: Executor, writer: Writer, clock: Clock, epoch: int) -> None:
+        self._executor = executor
+        self._writer = writer
+        self._clock = clock
+        self._epoch = epoch
+        self._waiting: dict[Live, None] = {}
+        self._under_way = False
+        self.suspects: set[Live] = set()
+        """Those that have not been run apart yet."""
+
+    def begin(self, suspects: Sequence[Live]) -> None:
+        """Run these apart: each now, or once it is due."""
+        self.suspects.update(suspects)
+        for live in suspects:
+            if live.record.next_attempt is None:
+                self.take(live)
+
+    def take(self, live: Live) -> bool:
+        """Whether an operation that is due is run apart."""
+        if live not in self.suspects:
+            return False
+        self._waiting[live] = None
+        if not self._under_way:
+            self._under_way = self._executor.held = True
+            self._executor.spawn(self._run())
+        return True
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._writer.submit(RunApart(self._epoch, True))
+                if self._executor.running:
+                    # What began a moment ago must not be taken for a part of the first group.
+                    await sleep_until(self._clock, self._clock.now() + PROBATION)
+                while self._waiting:
+                    group = self._next_group()
+                    await asyncio.gather(*(self._executor.isolate(live) for live in group))
+                    await _probation(group, self._clock)
+                await self._writer.submit(RunApart(self._epoch, False))
+        finally:
+            self._under_way = False
+            self._executor.release()
+
+    def _next_group(self) -> list[Live]:
+        waiting = sorted(self._waiting, key=lambda live: live.record.crashes)
+        size = _group_size(waiting[0].record.crashes)
+        # Members with different counts are never mixed: the smaller groups are the more suspect ones.
+        group = [live for live in waiting[:size] if _group_size(live.record.crashes) == size]
+        for live in group:
+            del self._waiting[live]
+        self.suspects.difference_update(group)
+        return group
 
 
 async def _probation(group: list[Live], clock: Clock) -> None:

@@ -1,0 +1,117 @@
+"""Suspects of a crash that wait for a retry: run apart when it is due, so that a crash counts against them alone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from lab.v1 import lab_pb2
+
+from longshore_server import OperationError
+from tests.conftest import Lab, State
+from tests.server.retrying import RetryHandlers
+
+
+class Scene:
+    """One operation that kills its server, unless it is told to fail, and one that only runs beside it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.fails = False
+        self.begun = {"poison": asyncio.Event(), "long": asyncio.Event()}
+
+        @lab.plays
+        async def handler(request, op):
+            if request.script in self.begun:
+                self.begun[request.script].set()
+                if request.script == "poison" and self.fails:
+                    raise OperationError("BUSY")
+                await asyncio.Event().wait()
+            return lab_pb2.PlayResult()
+
+    async def start(self) -> None:
+        self.poison = (await self.lab.begin("RetryService/Try", script="poison")).operation.name
+        self.long = (await self.lab.begin("PlayMinute", script="long")).operation.name
+        await self.both()
+
+    async def both(self) -> None:
+        """Return once both have begun."""
+        await self.next("poison")
+        await self.next("long")
+
+    async def next(self, script: str) -> None:
+        await self.begun[script].wait()
+        self.begun[script].clear()
+
+    async def crashes(self) -> tuple[int, int]:
+        return (await self.lab.get(self.poison)).crashes, (await self.lab.get(self.long)).crashes
+
+
+@pytest.fixture
+async def scene(make_lab: Any) -> Scene:
+    """Two crashes, after which the poison has failed and waits, and a third one, while it does."""
+    lab: Lab = await make_lab(services=[RetryHandlers])
+    found = Scene(lab)
+    await found.start()
+    await lab.restart()
+    await found.both()
+    found.fails = True
+    await lab.restart()
+    await found.both()
+    await lab.reached(found.poison, "attempt_failed", 3)
+    found.fails = False
+    return found
+
+
+async def test_a_suspect_that_is_due_later_is_run_apart_then(scene: Scene) -> None:
+    lab = scene.lab
+    await lab.restart()
+    await scene.next("long")
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    assert (await lab.run()).state == State.STATE_COMPLETED, "meanwhile everything goes on"
+    assert await scene.crashes() == (2, 3)
+    lab.clock.advance(8.5)
+    late = (await lab.begin("PlayMinute", script="long")).operation
+    await scene.next("long")
+    lab.clock.advance(0.5)
+    new = (await lab.begin()).operation
+    assert new.state == State.STATE_PENDING, "nothing begins beside it"
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    await scene.next("poison")
+    await lab.restart()
+    assert await scene.crashes() == (3, 3), "only it is to blame"
+    assert (await lab.get(late.name)).crashes == 0, "nor is what began a moment before"
+
+
+async def test_a_suspect_that_was_due_while_the_server_was_down_is_run_apart_at_once(scene: Scene) -> None:
+    lab = scene.lab
+    await lab.harness.crash()
+    lab.clock.advance(30)
+    await lab.harness.start()
+    await lab.connect()
+    await scene.next("poison")
+    await lab.catch_up()
+    assert not scene.begun["long"].is_set(), "the more suspect one comes after it"
+    await lab.restart()
+    assert await scene.crashes() == (3, 3), "only it is to blame"
+
+
+async def test_what_waited_beside_a_suspect_goes_on_after_it(scene: Scene) -> None:
+    lab = scene.lab
+    await lab.restart()
+    await scene.next("long")
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    await lab.run()
+    scene.fails = True
+    lab.clock.advance(9)
+    new = (await lab.begin()).operation
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    await lab.reached(scene.poison, "attempt_failed", 4)
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    assert (await lab.end(new.name)).state == State.STATE_COMPLETED
