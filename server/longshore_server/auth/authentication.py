@@ -33,7 +33,8 @@ class Authentication:
         self._authenticators = tuple(authenticators)
         self._clock = clock
         self._known: dict[tuple[str, bytes], Principal] = {}
-        self._version = 0
+        self.version = 0
+        """Counts how often what was known has been forgotten, because it may no longer hold."""
         self._look_at = 0
         self._looking: asyncio.Future[None] | None = None
         # Kept, because the event loop itself keeps no reference to a task.
@@ -48,6 +49,13 @@ class Authentication:
         found = self._known.get((authorization, certificate))
         return None if found is None or (found.expires is not None and now >= found.expires) else found
 
+    def holds(self, principal: Principal, version: int) -> bool:
+        """Whether what was said at a version still holds, without another look; False: ask again."""
+        if version != self.version or (self._looking is not None and not self._looking.done()):
+            return False
+        now = self._clock.now()
+        return now < self._look_at and (principal.expires is None or now < principal.expires)
+
     async def identify(self, credentials: Credentials) -> Principal:
         """Who has these credentials. Raises `ServiceError`: UNAUTHENTICATED, or UNAVAILABLE while nobody can tell."""
         if not credentials.authorization and not credentials.certificate:
@@ -60,7 +68,7 @@ class Authentication:
             known = self.known(credentials.authorization, credentials.certificate)
             if known is not None:
                 return known
-        version = self._version
+        version = self.version
         refused: ServiceError | None = None
         for authenticator in self._authenticators:
             try:
@@ -73,7 +81,7 @@ class Authentication:
                 if found.expires is not None and found.expires <= self._clock.now():
                     refused = refused or expired()
                     continue
-                if version == self._version:
+                if version == self.version:
                     if len(self._known) >= SIZE:
                         self._known.clear()
                     self._known[credentials.authorization, credentials.certificate] = found
@@ -84,7 +92,7 @@ class Authentication:
         """Return once somebody has looked within the last second whether what is known has changed."""
         if self._clock.now() >= self._look_at:
             await self.refresh(force=False)
-        elif self._looking is not None and not self._looking.done():
+        elif self._looking is not None:
             await asyncio.shield(self._looking)
 
     async def refresh(self, *, force: bool) -> None:
@@ -121,5 +129,5 @@ class Authentication:
         finally:
             self._late.discard(number)
         if changed:
-            self._version += 1
+            self.version += 1
             self._known.clear()

@@ -42,7 +42,7 @@ Method: TypeAlias = "Callable[[Durations, Callers, Traced], grpc.RpcMethodHandle
 class Context:
     """One call: who makes it, and what it says besides its request."""
 
-    __slots__ = ("_callers", "_inner", "_metadata", "caller")
+    __slots__ = ("_callers", "_inner", "_metadata", "_version", "caller")
 
     caller: Principal
     """Set by `identify`, before anything else is asked."""
@@ -54,12 +54,12 @@ class Context:
 
     async def identify(self) -> None:
         """Find out who calls. Raises `ServiceError` (UNAUTHENTICATED)."""
+        self._version = self._callers.version
         self.caller = await self._callers.of(self)
 
     async def still(self) -> None:
         """Look again at who calls. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller` any more."""
-        if not self.caller.unrestricted:
-            await self._callers.still(self, self.caller)
+        self._version = await self._callers.still(self, self.caller, self._version)
 
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
         """What the caller sent beside the request."""

@@ -52,14 +52,22 @@ class Callers:
         names = names_of(certificate) if certificate else ()
         return await authentication.identify(Credentials(authorization, names, certificate))
 
-    async def still(self, call: Call, caller: Principal) -> None:
-        """Look again at who makes a call that goes on. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller`
-        any more, with all that it could do."""
-        if self._authentication is None:
-            return
-        await self._authentication.look()
+    @property
+    def version(self) -> int:
+        """Of what `of` says: at another one it may say something else of the same call."""
+        return 0 if self._authentication is None else self._authentication.version
+
+    async def still(self, call: Call, caller: Principal, version: int) -> int:
+        """Look again at who makes a call that goes on, and was `caller` at `version`. Returns the version of now.
+
+        Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller` any more, with all that it could do.
+        """
+        authentication = self._authentication
+        if authentication is None or authentication.holds(caller, version):
+            return version
+        await authentication.look()
+        version = authentication.version
         now = await self.of(call)
-        if now is caller:
-            return
         if now.name != caller.name or not caller.capabilities <= now.capabilities:
             raise unauthenticated("The credentials stand for somebody else, or for less, than before.")
+        return version

@@ -55,7 +55,15 @@ async def start_and_wait(
     context: Context, engine: Engine, type: OperationType, input: Message, terms: Terms, until: int | None
 ) -> tuple[Started, OperationRecord]:
     """`Engine.start_and_wait`, attended. Raises as both do."""
-    started, record = await engine.start_and_wait(type, input, terms, _piece(context, engine.clock, until))
-    if not context.caller.unrestricted:
-        record = await end_of(context, engine, started.live, until)
+    started: Started | None = None
+
+    async def ask(due: int | None) -> OperationRecord:
+        nonlocal started
+        if started is None:
+            started, record = await engine.start_and_wait(type, input, terms, due)
+            return record
+        return await engine.wait(started.live, due)
+
+    record = await attended(context, engine.clock, until, ask, lambda record: record.terminal)
+    assert started is not None
     return started, record

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from opentelemetry.context import Context, attach
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import (
+    INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
@@ -116,7 +117,7 @@ class _Head:
 
     def start_span(self, name: str, parent: Context, kind: SpanKind, attributes: Mapping[str, Any]) -> OtelSpan:
         """As that of a tracer."""
-        above = get_current_span(parent)
+        above = INVALID_SPAN if parent is _ROOT else get_current_span(parent)
         sender = above.get_span_context()
         self._trace = sender.trace_id if sender.is_valid else self._ids.generate_trace_id()
         self._said = self._sampler.should_sample(parent, self._trace, name, kind, attributes, ())
@@ -159,7 +160,8 @@ class Spans:
 
     def call(self, path: str, metadata: Metadata) -> Span:
         """See `Tracer`. Every call has a task and so a context of its own: what is made current there ends with it."""
-        current = get_current_span()
+        around = get_current()
+        current = get_current_span(around)
         if current is not self._outside and current.get_span_context().is_valid:
             # An interceptor of somebody else's has made the span of this call.
             return UNRECORDED
@@ -175,7 +177,7 @@ class Spans:
             service, _, method = path[1:].partition("/")
             attributes = self._paths[path] = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         span = self._start_span(path[1:], parent, SpanKind.SERVER, attributes)
-        attach(set_span_in_context(span))
+        attach(set_span_in_context(span, around))
         return _Call(span) if span.is_recording() else UNRECORDED
 
     def attempt(self, operation: str, type: str, number: int, trace: str) -> Span:
