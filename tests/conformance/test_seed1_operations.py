@@ -1,7 +1,7 @@
 """A test for every sentence of seed 1 about operations, named after it, over the wire.
 
 Those on gates are in `test_seeds_gates.py`, those on deferral in `test_seeds_deferral.py`. Those on jobs, also
-`op.attach(job)`, and on transfers belong to what comes later.
+`op.attach(job)`, belong to what comes later; those on transfers are in `tests/server/transfers/test_seed_transfer.py`.
 """
 
 from __future__ import annotations
