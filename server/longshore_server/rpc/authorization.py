@@ -104,14 +104,17 @@ class Authorization:
         return type is not None and _passes(caller, type.observe) and (not type.owned or record.owner == caller.name)
 
     def shown(self, caller: Principal, record: OperationRecord) -> OperationRecord:
-        """What a start tells of the operation: all, or to who may not see it what a new one would."""
+        """What a start tells of the operation: all, or to who may not see it what a new one would.
+
+        Its upload is the caller's own in either case. What it offers is only for those who may see it.
+        """
         if self.observes(caller, record):
             return record
         return record.evolve(
             state=State.PENDING, revision=1, sequence=1, first_sequence=1, progress_sequence=None, attempt=0, crashes=0,
             under_way=False, begun=None, updated=record.created, started=None, ended=None, cancel_requested=None,
             cancel_reason="", failures=0, next_attempt=None, stop_requested=None, stopped=False, signals=0, pending=(),
-            reason="", expires=None, progress=None, result=None, error=None,
+            reason="", expires=None, progress=None, result=None, error=None, downloads=(),
         )  # fmt: skip
 
     def scope(self, caller: Principal) -> Scope | None:

@@ -102,6 +102,16 @@ async def test_who_may_start_but_not_see_is_told_what_a_new_operation_would_tell
     assert (sent["longshore-disposition"], sent["longshore-sequence"]) == ("existing", "1")
 
 
+async def test_who_may_start_but_not_see_is_told_of_its_upload_and_of_no_download(guarded: Guarded) -> None:
+    (blind,) = await known(guarded, ("ada", "gates.start"))
+    started = await guarded.begin("Gated", blind, request_id="r")
+    upload = await guarded.take(started)
+    await guarded.offer(started)
+    told = await guarded.begin("Gated", blind, request_id="r")
+    assert (told.name, told.upload.name) == (started.name, upload)
+    assert not told.downloads
+
+
 async def test_a_refusal_names_the_gate_and_what_it_asks_for(guarded: Guarded) -> None:
     (caller,) = await known(guarded, ("ada", "gates.start", "gates.see", "other.secret"))
     operation = await guarded.begin("Gated", caller)
