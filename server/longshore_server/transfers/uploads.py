@@ -155,7 +155,7 @@ class Uploads:
             raise ServiceError(
                 Reason.CHECKSUM_REQUIRED, f"{name}: every chunk must come with its CRC32C.", resource=name
             )
-        if False:
+        if offset != sending.position:
             await sending.settle()
             raise ServiceError(
                 Reason.WRONG_OFFSET, f"{name}: the chunk begins at {offset}, and {sending.position} is next.",
