@@ -66,6 +66,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("jwt_audience", "What `aud` must hold.", metavar="TEXT")
 @_setting("jwt_claim", "The claim that holds the capabilities.", metavar="NAME")
 @_setting("jwt_skew", "How far the issuer's clock may be off.", type=float, metavar="SECONDS")
+@_setting("jwt", "One of several issuers, as a TOML table; may be repeated.", multiple=True, metavar="TABLE")
 @_setting("tls_cert", "The listener's certificate, in PEM.", type=_FILE)
 @_setting("tls_key", "Its private key, in PEM.", type=_FILE)
 @_setting("tls_client_ca", "Who signs the certificates that callers must show.", type=_FILE)

@@ -9,12 +9,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from longshore_server.auth.jwt import url_problem
+from longshore_server.auth.jwt import MAX_SKEW, JwtSettings, url_problem
 from longshore_server.transfers.stores.settings import StoreSettings
 
 log = logging.getLogger(__name__)
+
+SettingsT = TypeVar("SettingsT", JwtSettings, StoreSettings)
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1_000_000_000),
@@ -22,7 +24,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_events": (16, 1_000_000_000), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
     "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
     "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "max_transfers": (1, 100_000),
-    "max_transfers_per_owner": (1, 100_000), "jwt_skew": (0, 600),
+    "max_transfers_per_owner": (1, 100_000), "jwt_skew": (0, MAX_SKEW),
 }  # fmt: skip
 """The least and the most that a number may be."""
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -69,22 +71,31 @@ def _named(given: Any) -> Mapping[str, Any]:
     return {name: {"url": url} for name, _, url in pairs}
 
 
-def _store(name: str, options: Any) -> StoreSettings:
-    kinds = {field.name: KINDS[str(field.type)] for field in dataclasses.fields(StoreSettings)}
-    del kinds["name"]
+def _issuers(given: Any) -> tuple[JwtSettings, ...]:
+    """Those of a TOML file as they are, a text as what stands between the brackets of a TOML array."""
+    if not isinstance(given, list):
+        text = given if isinstance(given, str) else ", ".join(given)
+        given = tomllib.loads(f"jwt = [{text}]")["jwt"]
+    return tuple(_table(f"jwt: [{position}]", JwtSettings, options) for position, options in enumerate(given))
+
+
+def _table(place: str, settings: type[SettingsT], options: Any, **known: Any) -> SettingsT:
+    """What a table of the configuration says, `known` apart. Raises `ConfigError`."""
+    kinds = {field.name: KINDS[str(field.type)] for field in dataclasses.fields(settings) if field.name not in known}
     if not isinstance(options, dict):
-        raise ConfigError(f"stores: {name}: {options!r} is not a table")
+        raise ConfigError(f"{place}: {options!r} is not a table")
     for option, value in options.items():
         if option not in kinds:
-            raise ConfigError(f"stores: {name}: there is no option {option!r}; the options are {', '.join(kinds)}")
+            raise ConfigError(f"{place}: there is no option {option!r}; the options are {', '.join(kinds)}")
         if value.__class__ not in kinds[option].toml:
-            raise ConfigError(f"stores: {name}: {option}: {value!r} is not {kinds[option].name}")
+            raise ConfigError(f"{place}: {option}: {value!r} is not {kinds[option].name}")
     try:
-        return StoreSettings(name, **options)
+        return settings(**known, **options)
     except ValueError as error:
-        raise ConfigError(f"stores: {name}: {error}") from None
+        raise ConfigError(f"{place}: {error}") from None
 
 
+_TEXTS = "tuple[str, ...]"
 KINDS: Mapping[str, Kind] = {
     "int": Kind("a whole number", (int,), int),
     "float": Kind("a number", (int, float), float),
@@ -92,10 +103,13 @@ KINDS: Mapping[str, Kind] = {
     "str": Kind("a text", (str,), str),
     "Path": Kind("a path", (str,), Path),
     "Path | None": Kind("a path", (str,), Path),
-    "tuple[str, ...]": Kind("a list of texts", (list, str), _texts),
+    _TEXTS: Kind("a list of texts", (list, str), _texts),
     "tuple[StoreSettings, ...]": Kind(
-        "a table of stores", (dict,), lambda given: tuple(_store(*named) for named in _named(given).items())
+        "a table of stores",
+        (dict,),
+        lambda given: tuple(_table(f"stores: {n}", StoreSettings, o, name=n) for n, o in _named(given).items()),
     ),
+    "tuple[JwtSettings, ...]": Kind("a list of tables", (list,), _issuers),
 }
 
 
@@ -133,6 +147,8 @@ class Config:
     """The claim that holds the capabilities: a text with spaces in between, or a list."""
     jwt_skew: float = 30.0
     """Seconds by which the issuer's clock may be off."""
+    jwt: tuple[JwtSettings, ...] = ()
+    """Issuers of JSON Web Tokens, where there are several; see below. The settings `jwt_*` above are one more."""
     tls_cert: Path | None = None
     """The listener's certificate, in PEM, with those between it and the root. None: plain text."""
     tls_key: Path | None = None
@@ -200,6 +216,14 @@ class Config:
             raise ConfigError(f"metrics: {self.metrics!r} is neither HOST:PORT nor off")
 
     @property
+    def issuers(self) -> tuple[JwtSettings, ...]:
+        """All issuers of JSON Web Tokens."""
+        if not self.jwt_keys:
+            return self.jwt
+        one = JwtSettings(self.jwt_issuer, self.jwt_audience, self.jwt_keys, self.jwt_claim, self.jwt_skew)
+        return (one, *self.jwt)
+
+    @property
     def metrics_address(self) -> str:
         """Where metrics are read; empty: nowhere."""
         return "" if self.metrics == "off" else self.metrics
@@ -240,7 +264,8 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
             if name not in fields:
                 raise ConfigError(f"{file}: there is no setting {name!r}; the settings are {', '.join(fields)}")
             type = str(fields[name].type)
-            if value.__class__ not in KINDS[type].toml or (isinstance(value, list) and not _are_texts(value)):
+            texts = not isinstance(value, list) or type != _TEXTS or _are_texts(value)
+            if value.__class__ not in KINDS[type].toml or not texts:
                 raise ConfigError(f"{file}: {_wrong(name, type, value)}")
             values[name] = value
     origin = dict.fromkeys(values, str(file))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.files import FileError
 from longshore_server.auth.identity import Authenticator
-from longshore_server.auth.jwt import JwtTokens, issuers_problem
+from longshore_server.auth.jwt import issuers_problem
 from longshore_server.auth.mtls import CertificateNames
 from longshore_server.auth.tls import Certificates
 from longshore_server.auth.tokens import TokenFile
@@ -233,18 +233,9 @@ def _read_files(config: Config, clock: Clock) -> tuple[Certificates | None, list
         if config.tokens is not None:
             setting = "tokens"
             found.append(TokenFile(config.tokens, clock))
-        if config.jwt_keys:
-            setting = "jwt_keys"
-            found.append(
-                JwtTokens(
-                    issuer=config.jwt_issuer,
-                    audience=config.jwt_audience,
-                    keys=config.jwt_keys,
-                    clock=clock,
-                    claim=config.jwt_claim,
-                    skew=int(config.jwt_skew * SECOND),
-                )
-            )
+        for issuer in config.issuers:
+            setting = "jwt" if issuer in config.jwt else "jwt_keys"
+            found.append(issuer.make(clock))
         if config.tls_identities is not None:
             setting = "tls_identities"
             found.append(CertificateNames(config.tls_identities, clock))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner
 
+from longshore_server.auth.jwt import JwtSettings
 from longshore_server.command import serve
 from longshore_server.config import BOUNDS, Config, ConfigError, load
 from longshore_server.transfers.stores.settings import StoreSettings
@@ -32,6 +33,10 @@ class Setting(NamedTuple):
 
 
 JWT = {"jwt_keys": "keys.json", "jwt_issuer": "i", "jwt_audience": "a"}
+ISSUERS = (
+    '{ issuer = "i", audience = "a", keys = "k", prefix = "i:" }',
+    '{ issuer = "j", audience = "a", keys = "k", prefix = "j:", skew = 7.5 }',
+)
 TLS = {"tls_cert": Path("c"), "tls_key": Path("k")}
 CLIENTS = {**TLS, "tls_client_ca": Path("ca")}
 
@@ -53,6 +58,10 @@ SETTINGS = {
     "jwt_audience": Setting("x", ("--jwt-audience", "x"), "x", '"x"', "TEXT", JWT),
     "jwt_claim": Setting("x", ("--jwt-claim", "x"), "x", '"x"', "NAME"),
     "jwt_skew": Setting(7.5, ("--jwt-skew", "7.5"), "7.5", "7.5", "SECONDS"),
+    "jwt": Setting(
+        (JwtSettings("i", "a", "k", prefix="i:"), JwtSettings("j", "a", "k", skew=7.5, prefix="j:")),
+        ("--jwt", ISSUERS[0], "--jwt", ISSUERS[1]), ", ".join(ISSUERS), f"[{', '.join(ISSUERS)}]", "TABLE",
+    ),
     "tls_cert": Setting(Path("x"), ("--tls-cert", "x"), "x", '"x"', "FILE", TLS),
     "tls_key": Setting(Path("x"), ("--tls-key", "x"), "x", '"x"', "FILE", TLS),
     "tls_client_ca": Setting(Path("x"), ("--tls-client-ca", "x"), "x", '"x"', "FILE", TLS),
@@ -137,6 +146,25 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
         ('jwt_issuer = "i"', "jwt_issuer: it means nothing without jwt_keys; set both or neither"),
         ('jwt_keys = "k"', "jwt_keys: it means nothing without jwt_issuer; set both or neither"),
         ('jwt_keys = "k"\njwt_issuer = "i"', "jwt_keys: it means nothing without jwt_audience; set both or neither"),
+        ("jwt = 7", "jwt: 7 is not a list of tables"),
+        ("jwt = [7]", "jwt: [0]: 7 is not a table"),
+        ('[[jwt]]\nissuer = "i"', "jwt: [0]: audience: it is missing"),
+        (
+            f'jwt = [{ISSUERS[0]}, {{ issuers = "j" }}]',
+            "jwt: [1]: there is no option 'issuers'; the options are issuer, audience, keys, claim, skew, prefix",
+        ),
+        ("[[jwt]]\nissuer = 7", "jwt: [0]: issuer: 7 is not a text"),
+        (
+            '[[jwt]]\nissuer = "i"\naudience = "a"\nkeys = "k"\nskew = 601',
+            "jwt: [0]: skew: 601 is not between 0 and 600",
+        ),
+        (
+            '[[jwt]]\nissuer = "i"\naudience = "a"\nkeys = "http://idp.example/k"',
+            (
+                "jwt: [0]: keys: 'http://idp.example/k' is neither a path nor an https URL: whoever can change the "
+                "keys on their way can be anyone"
+            ),
+        ),
         ("stores = 7", "stores: 7 is not a table of stores"),
         ("[stores]\nu = 7", "stores: u: 7 is not a table"),
         ("[stores.U]", "stores: U: 'U' cannot name a store: lower-case letters, digits, - and _, 63 at most"),
@@ -212,6 +240,8 @@ def test_a_file_that_cannot_be_read_is_refused(content: bytes | None, problem: s
         ("health", "nobody", "'nobody' is none of anyone, authenticated"),
         ("listen", "127.0.0.1:1,here", "'here' is neither HOST:PORT nor unix:PATH"),
         ("metrics", "none", "'none' is neither HOST:PORT nor off"),
+        ("jwt", '{ issuer = "i" ', """'{ issuer = "i" ' is not a list of tables"""),
+        ("jwt", '{ issuer = "i" }', "[0]: audience: it is missing"),
         ("tls_key", "k", "it means nothing without tls_cert; set both or neither"),
     ],
 )

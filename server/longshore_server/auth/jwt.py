@@ -11,6 +11,7 @@ import json
 import logging
 import urllib.request
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from itertools import combinations
 from pathlib import Path
@@ -43,6 +44,8 @@ PAUSE = 10 * SECOND
 """How long nothing is fetched after a fetch, whatever key a token names: callers choose what they name."""
 TIMEOUT = 5.0
 """Seconds that the URL has to answer."""
+MAX_SKEW = 600
+"""The most seconds that an issuer's clock may be off."""
 MAX_BYTES = 1 << 20
 """The largest JWKS."""
 
@@ -156,14 +159,46 @@ class JwtTokens(Authenticator):
         return int(value * SECOND)
 
 
+@dataclass(frozen=True)
+class JwtSettings:
+    """What the configuration says of one issuer; see `JwtTokens`.
+
+    Raises `ValueError`, naming the option, when it means nothing.
+    """
+
+    issuer: str = ""
+    audience: str = ""
+    keys: str = ""
+    claim: str = "scope"
+    skew: float = 30.0
+    """Seconds."""
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("issuer", "audience", "keys"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: it is missing")
+        if "://" in self.keys and (problem := url_problem(self.keys)) is not None:
+            raise ValueError(f"keys: {problem}")
+        if not 0 <= self.skew <= MAX_SKEW:
+            raise ValueError(f"skew: {self.skew} is not between 0 and {MAX_SKEW}")
+
+    def make(self, clock: Clock) -> JwtTokens:
+        """What knows the issuer's tokens. Raises as `JwtTokens` does."""
+        return JwtTokens(
+            issuer=self.issuer, audience=self.audience, keys=self.keys, clock=clock, claim=self.claim,
+            skew=int(self.skew * SECOND), prefix=self.prefix,
+        )  # fmt: skip
+
+
 def issuers_problem(authenticators: Sequence[Authenticator]) -> str | None:
     """Why these cannot be asked together: two issuers could name the same principal. None: they can."""
     for a, b in combinations([each for each in authenticators if isinstance(each, JwtTokens)], 2):
         # "x:" and "x:y:" will not do: the subject "y:ada" of the one would be "ada" of the other.
         if a.issuer != b.issuer and (a.prefix.startswith(b.prefix) or b.prefix.startswith(a.prefix)):
             return (
-                f"the issuers {a.issuer} and {b.issuer} could name the same principal: give their JwtTokens prefixes, "
-                "of which none begins another"
+                f"the issuers {a.issuer} and {b.issuer} could name the same principal: give each a prefix, of which "
+                "none begins another"
             )
     return None
 

@@ -439,7 +439,7 @@ async def test_a_server_whose_issuers_could_name_the_same_principal_does_not_sta
     with pytest.raises(ConfigError) as caught:
         await make_guarded(authenticators=made)
     assert str(caught.value) == (
-        "the issuers a and b could name the same principal: give their JwtTokens prefixes, of which none begins another"
+        "the issuers a and b could name the same principal: give each a prefix, of which none begins another"
     )
 
 
