@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
+from longshore_server import keys
 from longshore_server.clock import SECOND
 from longshore_server.contract.transfers import EXPIRY, Transfer
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import DOMAIN, OperationError, Reason
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transfers import DownloadRecord, download_name
+
+MAX_FILENAME = 255
+"""Characters of what a person would call a file."""
 
 
 class TransferError(OperationError):
@@ -109,11 +113,17 @@ class Terms(NamedTuple):
         cls, key: str, store: str | None, filename: str, content_type: str | None,
         expires_in: float | timedelta | None, max_uses: int | None, url: bool,
     ) -> Terms:  # fmt: skip
-        """As the arguments of a call. Raises `ValueError` for a time that is none."""
+        """As the arguments of a call. Raises `ValueError` for what is no time, no file name or no content type."""
         if isinstance(expires_in, timedelta):
             expires_in = expires_in.total_seconds()
         if expires_in is not None and expires_in <= 0:
             raise ValueError(f"cannot offer {key!r} for {expires_in} seconds")
+        if len(filename) > MAX_FILENAME or not filename.isprintable() or "/" in filename or "\\" in filename:
+            raise ValueError(
+                f"{filename[:40]!r} is no file name: at most {MAX_FILENAME} characters, none of them a slash"
+            )
+        if content_type is not None:
+            keys.check_content_type(content_type)
         return cls(key, store, filename, content_type, expires_in, max_uses, url)
 
 

@@ -138,7 +138,7 @@ class Transfer:
         Args:
             key: the object's.
             store: its store. Default: the contract's.
-            filename: what a person would call it. Default: the last part of the key.
+            filename: what a person would call it, without slashes. Default: the last part of the key.
             content_type: default: what the store knows.
             expires_in: how long, in seconds or as a timedelta. Default: as the contract says where it has callers
                 fetch, else an hour.

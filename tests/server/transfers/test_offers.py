@@ -215,6 +215,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "less than no time": ({"expires_in": timedelta(seconds=-1)}, "cannot offer 'out/report.pdf' for -1.0 seconds"),
     "fewer than no uses": ({"max_uses": -1}, "cannot offer -1 uses: the contract of .*/Offer allows any number"),
     "a store that there is not": ({"store": "exprots"}, "the server has no store 'exprots', only exports, uploads"),
+    "a file name with a slash": ({"filename": "../../etc/passwd"}, "is no file name: at most 255 characters"),
+    "a file name that is too long": ({"filename": "n" * 256}, "is no file name: at most 255 characters"),
+    "a content type in two lines": ({"content_type": "text/plain\r\nx: y"}, "must have at most 255 printable ASCII"),
     "a URL with uses": ({"url": True, "max_uses": 1}, "cannot count the uses of a URL"),
 }
 
