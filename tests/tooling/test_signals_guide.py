@@ -21,7 +21,8 @@ from acme.approvals.v1.approvals_pb2 import ApproveOrder, OrderRequest, OrderRes
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
-from longshore_server import Server
+from longshore_server import OperationEndedError, Server
+from longshore_server.lifecycle import State
 from longshore_server.testing import Harness
 from tests.conftest import LabClock, reason_of_end
 
@@ -43,7 +44,7 @@ def blocks() -> list[Block]:
     return [Block(match[1], match[2], text.count("\n", 0, match.start(2))) for match in found]
 
 
-DECLARE, HANDLER, ITERATE, CLIENT, TERMINAL, HOST = blocks()
+DECLARE, HANDLER, ITERATE, WITHDRAW, CLIENT, TERMINAL, HOST = blocks()
 MODULE = types.ModuleType("guide")
 
 
@@ -135,3 +136,40 @@ async def test_an_iterator(tmp_path: Path) -> None:
         for by in ("ada", "grace", "the board"):
             await ref.signal("approve", ApproveOrder(by=by))
         assert await service.approved_by(name) == "ada grace the board"
+
+
+@pytest.mark.parametrize("crash", [False, True])
+@pytest.mark.parametrize("end", ["cancel", "approve"])
+async def test_a_wait_for_a_signal_notices_a_cancel_request_at_once(tmp_path: Path, end: str, crash: bool) -> None:
+    """The clock stands still: no grace is over."""
+    await run(HANDLER)
+    await run(WITHDRAW)
+    waiting = asyncio.Event()
+
+    class Deciding(vars(MODULE)["Approvals"]):  # type: ignore[misc]
+        async def order(self, request: OrderRequest, op: Any) -> OrderResult:
+            waiting.set()
+            result: OrderResult = await vars(MODULE)["decide"](request, op)
+            return result
+
+    server = Server(Deciding())
+    harness = Harness(server, tmp_path, clock=LabClock())
+    async with harness.serve():
+        async with grpc.aio.insecure_channel(harness.address) as channel:
+            name = await Service(harness, channel).order("6")
+            await waiting.wait()
+        if crash:
+            waiting.clear()
+            await harness.crash()
+            await harness.start()
+            await waiting.wait()
+        ref = await server.operations.find(name)
+        if end == "approve":
+            await ref.signal("approve", ApproveOrder(by="ada"))
+            assert (await ref.wait()).approved_by == "ada"
+            assert vars(MODULE)["withdrawn"] == []
+        else:
+            assert await ref.cancel() is State.CANCELLING
+            with pytest.raises(OperationEndedError, match="CANCELLED"):
+                await ref.wait()
+            assert vars(MODULE)["withdrawn"] == ["6"]
