@@ -62,9 +62,9 @@ class _Collector(Collector):
         sent = CounterMetricFamily(
             "longshore_transfer_bytes", "Bytes of objects since the start.", labels=["direction", "store"]
         )
-        for direction, counts in (("upload", engine.uploads.bytes), ("download", engine.downloads.bytes)):
+        for direction, bytes_of in (("upload", engine.uploads.bytes), ("download", engine.downloads.bytes)):
             for store in engine.stores:
-                sent.add_metric([direction, store], counts[store])
+                sent.add_metric([direction, store], bytes_of[store])
         yield sent
         writer = engine.store.writer
         commits = HistogramMetricFamily(
