@@ -49,17 +49,22 @@ if TYPE_CHECKING:
         Event,
         EventBase,
         Failed,
+        Offered,
         Output,
         Progress,
         Reset,
         Signalled,
         Started,
         Stopping,
+        Transfer,
     )
-    from longshore_client.operation import OperationHandle, OperationMethod, SentSignal
+    from longshore_client.grants import DownloadGrant, ReceiveProgress, SendProgress, UploadGrant, UploadState
+    from longshore_client.method import OperationMethod, UploadMethod
+    from longshore_client.operation import OperationHandle, SentSignal
     from longshore_client.retry import Retry
     from longshore_client.snapshot import PendingSignal, Snapshot
     from longshore_client.state import State
+    from longshore_client.upload import PreparedTransfer, PreparedUpload, Upload
 
 __all__ = [
     "Aborted",
@@ -75,6 +80,7 @@ __all__ = [
     "Completed",
     "DataLoss",
     "DeadlineExceeded",
+    "DownloadGrant",
     "Event",
     "EventBase",
     "Failed",
@@ -84,6 +90,7 @@ __all__ = [
     "InvalidArgument",
     "LongshoreError",
     "NotFound",
+    "Offered",
     "OperationCancelled",
     "OperationFailed",
     "OperationHandle",
@@ -92,10 +99,14 @@ __all__ = [
     "Output",
     "PendingSignal",
     "PermissionDenied",
+    "PreparedTransfer",
+    "PreparedUpload",
     "Progress",
+    "ReceiveProgress",
     "Reset",
     "ResourceExhausted",
     "Retry",
+    "SendProgress",
     "SentSignal",
     "Signalled",
     "Snapshot",
@@ -103,10 +114,15 @@ __all__ = [
     "State",
     "StillRunning",
     "Stopping",
+    "Transfer",
     "Unauthenticated",
     "Unavailable",
     "UnexpectedMessage",
     "Unimplemented",
+    "Upload",
+    "UploadGrant",
+    "UploadMethod",
+    "UploadState",
     "connect",
     "tls",
 ]
@@ -151,16 +167,28 @@ _MODULES = {
         "Event",
         "EventBase",
         "Failed",
+        "Offered",
         "Output",
         "Progress",
         "Reset",
         "Signalled",
         "Started",
         "Stopping",
+        "Transfer",
+    ),
+    "longshore_client.grants": (
+        "DownloadGrant",
+        "ReceiveProgress",
+        "SendProgress",
+        "UploadGrant",
+        "UploadState",
+    ),
+    "longshore_client.method": (
+        "OperationMethod",
+        "UploadMethod",
     ),
     "longshore_client.operation": (
         "OperationHandle",
-        "OperationMethod",
         "SentSignal",
     ),
     "longshore_client.retry": ("Retry",),
@@ -169,6 +197,11 @@ _MODULES = {
         "Snapshot",
     ),
     "longshore_client.state": ("State",),
+    "longshore_client.upload": (
+        "PreparedTransfer",
+        "PreparedUpload",
+        "Upload",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

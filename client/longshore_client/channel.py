@@ -9,7 +9,8 @@ import grpc
 import grpc.aio
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore.v1.operation_pb2 import OperationSnapshot
+from longshore.v1 import transfers_service_pb2 as transfers
+from longshore.v1.operation_pb2 import OperationSnapshot, UploadGrant
 from longshore_client.credentials import Token, is_local
 from longshore_client.errors import (
     CallCancelled,
@@ -25,7 +26,7 @@ from longshore_client.retry import Backoff, Retry
 from longshore_client.tracing import Tracing, tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
     from types import TracebackType
 
     from opentelemetry.trace import TracerProvider
@@ -35,7 +36,8 @@ ResponseT = TypeVar("ResponseT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
-_SERVICE = "/longshore.v1.OperationsService/"
+_OPERATIONS = "/longshore.v1.OperationsService/"
+_TRANSFERS = "/longshore.v1.TransfersService/"
 _DETAILS = "grpc-status-details-bin"
 
 MAX_WAIT = 60.0
@@ -79,8 +81,31 @@ class StreamRpc(Protocol[RequestT_contra, ResponseT_co]):
     ) -> StreamCall[ResponseT_co]: ...
 
 
+class UploadCall(Protocol[RequestT_contra, ResponseT_co]):
+    """A call under way that takes requests and answers once."""
+
+    def __await__(self) -> Generator[Any, None, ResponseT_co]: ...
+    async def write(self, request: RequestT_contra, /) -> None: ...
+    async def done_writing(self) -> None: ...
+    def add_done_callback(self, callback: Callable[[Any], None], /) -> None: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> bool: ...
+
+
+class UploadRpc(Protocol[RequestT_contra, ResponseT_co]):
+    """A method that takes requests and answers once."""
+
+    def __call__(self, *, metadata: Sequence[tuple[str, str]] | None) -> UploadCall[RequestT_contra, ResponseT_co]: ...
+
+
+class Cancellable(Protocol):
+    """A call under way."""
+
+    def cancel(self) -> object: ...
+
+
 class Calls:
-    """The methods of `longshore.v1.OperationsService`, looked up once and not for every call."""
+    """The server's methods, looked up once and not for every call."""
 
     def __init__(self, channel: grpc.aio.Channel, tracing: Tracing | None) -> None:
         self.channel = channel
@@ -113,22 +138,40 @@ class Calls:
         self.get_type: UnaryRpc[pb.GetTypeRequest, pb.OperationType] = self._unary(
             "GetType", pb.GetTypeRequest, pb.OperationType
         )
-        self.run: StreamRpc[pb.RunRequest, pb.WatchResponse] = self._stream("Run", pb.RunRequest)
-        self.watch: StreamRpc[pb.WatchRequest, pb.WatchResponse] = self._stream("Watch", pb.WatchRequest)
+        self.run: StreamRpc[pb.RunRequest, pb.WatchResponse] = self._stream("Run", pb.RunRequest, pb.WatchResponse)
+        self.watch: StreamRpc[pb.WatchRequest, pb.WatchResponse] = self._stream(
+            "Watch", pb.WatchRequest, pb.WatchResponse
+        )
+        self.query_upload: UnaryRpc[transfers.QueryUploadRequest, UploadGrant] = self._unary(
+            "QueryUpload", transfers.QueryUploadRequest, UploadGrant, _TRANSFERS
+        )
+        self.upload: UploadRpc[transfers.UploadRequest, transfers.UploadResponse] = self._upload()
+        self.download: StreamRpc[transfers.DownloadRequest, transfers.DownloadResponse] = self._stream(
+            "Download", transfers.DownloadRequest, transfers.DownloadResponse, _TRANSFERS
+        )
 
-    def _unary(self, method: str, request: Any, response: Any) -> Any:
-        path = _SERVICE + method
+    def _unary(self, method: str, request: Any, response: Any, service: str = _OPERATIONS) -> Any:
+        path = service + method
         rpc = self.channel.unary_unary(
             path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
         return rpc if self._tracing is None else self._tracing.unary(path, rpc)
 
-    def _stream(self, method: str, request: Any) -> Any:
-        path = _SERVICE + method
+    def _stream(self, method: str, request: Any, response: Any, service: str = _OPERATIONS) -> Any:
+        path = service + method
         rpc = self.channel.unary_stream(
-            path, request_serializer=request.SerializeToString, response_deserializer=pb.WatchResponse.FromString
+            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
         return rpc if self._tracing is None else self._tracing.stream(path, rpc)
+
+    def _upload(self) -> Any:
+        path = _TRANSFERS + "Upload"
+        rpc = self.channel.stream_unary(
+            path,
+            request_serializer=transfers.UploadRequest.SerializeToString,
+            response_deserializer=transfers.UploadResponse.FromString,
+        )
+        return rpc if self._tracing is None else self._tracing.upload(path, rpc)
 
 
 class Channel:
@@ -159,7 +202,7 @@ class Channel:
         self._tracer_provider = tracer_provider
         self._calls: Calls | None = None
         self._closed = False
-        self.streams: set[StreamCall[pb.WatchResponse]] = set()
+        self.streams: set[Cancellable] = set()
         """The streams that are open. Not every version of grpc ends them when the connection is closed."""
 
     @property
@@ -246,7 +289,13 @@ class Channel:
                 self.outage.left(backoff)
 
     async def pause(
-        self, backoff: Backoff, failure: CallError, deadline: float | None = None, *, waiting: bool = False
+        self,
+        backoff: Backoff,
+        failure: CallError,
+        deadline: float | None = None,
+        *,
+        waiting: bool = False,
+        resumable: bool = False,
     ) -> bool:
         """Wait before a call that failed is made again, and tell about the outage if it is new.
 
@@ -255,13 +304,14 @@ class Channel:
             failure: The latest.
             deadline: Monotonic time after which no further try is made.
             waiting: Whether the call was one that waits, so that our own deadline for it is no reason to stop.
+            resumable: Whether trying again makes sense whatever `may_retry` says of the failure.
 
         Returns:
             False if the failure is final, or it is time to give up.
         """
         # What ends with a token goes on with the next, where there is somebody who has one.
         renewed = failure.reason == "CREDENTIALS_EXPIRED" and callable(self._token)
-        if not renewed and not may_retry(failure, waiting=waiting):
+        if not (renewed or resumable or may_retry(failure, waiting=waiting)):
             # A refusal is an answer, too; our own deadline is none.
             if not isinstance(failure, DeadlineExceeded):
                 self.outage.answered(backoff)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from typing_extensions import TypeVar
 
@@ -19,6 +20,7 @@ from longshore_client.errors import (
     operation_cancelled,
     operation_failed,
 )
+from longshore_client.grants import DownloadGrant, UploadGrant, UploadState
 from longshore_client.snapshot import PendingSignal, Snapshot
 from longshore_client.state import OutputT, ProgressT, ResultT, State
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from longshore.v1 import operation_pb2 as pb
     from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
 
 ValueT = TypeVar("ValueT")
@@ -45,6 +48,49 @@ def to_any(message: Message) -> AnyMessage:
 def to_datetime(stamp: Timestamp) -> datetime:
     """Turn a timestamp into a UTC time, to the microsecond."""
     return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
+
+
+def upload_grant(wire: pb.UploadGrant) -> UploadGrant:
+    """Decode what a snapshot says of an upload."""
+    digests = wire.digests if wire.HasField("digests") else None
+    return UploadGrant(
+        name=wire.name,
+        state=_upload_state(wire.state),
+        committed_size=wire.committed_size,
+        part_sizes=tuple(wire.part_sizes),
+        total_size=wire.total_size if wire.HasField("total_size") else None,
+        max_bytes=wire.max_bytes,
+        max_chunk_bytes=wire.max_chunk_bytes,
+        expire_time=to_datetime(wire.expire_time) if wire.HasField("expire_time") else None,
+        sha256=digests.sha256.hex() if digests is not None else "",
+        crc32c=digests.crc32c if digests is not None else None,
+        reason=wire.reason,
+        require_checksum=wire.require_checksum,
+    )
+
+
+def download_grant(wire: pb.DownloadGrant) -> DownloadGrant:
+    """Decode what a snapshot says of a download."""
+    digests = wire.digests if wire.HasField("digests") else None
+    return DownloadGrant(
+        name=wire.name,
+        expire_time=to_datetime(wire.expire_time),
+        size=wire.size if wire.HasField("size") else None,
+        content_type=wire.content_type,
+        filename=wire.filename,
+        sha256=digests.sha256.hex() if digests is not None else "",
+        # The wire has no presence here, and zero for what the store does not know.
+        crc32c=(digests.crc32c or None) if digests is not None else None,
+        max_uses=wire.max_uses,
+        url=wire.url,
+        revoked=wire.revoked,
+    )
+
+
+def duration(seconds: float) -> Duration:
+    """Turn seconds into what goes over the wire."""
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
 
 class Codec(Generic[ProgressT, OutputT, ResultT]):
@@ -160,6 +206,8 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
                 PendingSignal(signal.number, signal.name, signal.signal_id, to_datetime(signal.accept_time))
                 for signal in wire.pending_signals
             ),
+            upload=upload_grant(wire.upload) if wire.HasField("upload") else None,
+            downloads=tuple(map(download_grant, wire.downloads)),
         )
 
     def event(self, wire: OperationEvent, operation: str) -> events.Event[ProgressT, OutputT, ResultT, Any] | None:
@@ -235,6 +283,12 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
                 time=at,
                 state=state,
             )
+        if kind == "transfer":
+            upload = upload_grant(wire.transfer.upload)
+            return events.Transfer(upload, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
+        if kind == "offered":
+            download = download_grant(wire.offered.download)
+            return events.Offered(download, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state)
         if kind == "stopping":
             return events.Stopping(
                 wire.stopping.reason, sequence=sequence, revision=revision, attempt=attempt, time=at, state=state
@@ -286,6 +340,13 @@ def _state(value: int) -> State:
         return State(value)
     except ValueError:
         return State.UNSPECIFIED
+
+
+def _upload_state(value: int) -> UploadState:
+    try:
+        return UploadState(value)
+    except ValueError:
+        return UploadState.UNSPECIFIED
 
 
 def _snapshot_error(snapshot: OperationSnapshot) -> OperationFailed | OperationCancelled:

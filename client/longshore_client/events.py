@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from longshore_client.errors import OperationCancelled, OperationFailed
+    from longshore_client.grants import DownloadGrant, UploadGrant
     from longshore_client.snapshot import Snapshot
 
 
@@ -96,6 +97,20 @@ class Stopping(EventBase):
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer(EventBase):
+    """Bytes of its upload became durable, or the upload came to its end. Not for every byte."""
+
+    upload: UploadGrant
+
+
+@dataclass(frozen=True, slots=True)
+class Offered(EventBase):
+    """There are bytes to fetch."""
+
+    download: DownloadGrant
+
+
+@dataclass(frozen=True, slots=True)
 class Completed(EventBase, Generic[ResultT]):
     """It ended with a result. The last event."""
 
@@ -142,6 +157,8 @@ Event: TypeAlias = (
     | Failed
     | Cancelled
     | Signalled[SignalT]
+    | Transfer
+    | Offered
     | Reset[ProgressT, ResultT]
 )
 """Any event of an operation with these channels."""

@@ -1,4 +1,4 @@
-"""What callers hold: an operation type that can be started, and a handle on one operation."""
+"""What callers hold of one operation: a handle by which it is followed, told things, and sent or asked for bytes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,29 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Self, cast
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.duration_pb2 import Duration
-from typing_extensions import TypeVar
-
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client import events
 from longshore_client.channel import MAX_WAIT, Channel
-from longshore_client.codec import Codec, to_any
+from longshore_client.codec import Codec, duration, to_any
+from longshore_client.download import Fetch, save
 from longshore_client.errors import DeadlineExceeded, NotFound, StillRunning
 from longshore_client.events import Event, EventBase
-from longshore_client.listing import count_operations, list_operations, of_type
-from longshore_client.run import run_following
 from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
+from longshore_client.upload import Begin, PreparedTransfer
 from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections import Counter
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    import os
+    from collections.abc import AsyncGenerator, Iterable
+    from typing import IO
 
     from google.protobuf.message import Message
 
-    from longshore_client.run import Callback
+    from longshore_client.grants import DownloadGrant, ReceiveProgress
+    from longshore_client.meter import Callback
     from longshore_client.snapshot import Snapshot
-
-InputT = TypeVar("InputT")
+    from longshore_client.sources import Source
 
 _EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
     events.Accepted: EventType.EVENT_TYPE_ACCEPTED,
@@ -44,6 +40,8 @@ _EVENT_TYPES: dict[type[EventBase], EventType.ValueType] = {
     events.Cancelling: EventType.EVENT_TYPE_CANCELLING,
     events.Stopping: EventType.EVENT_TYPE_STOPPING,
     events.Signalled: EventType.EVENT_TYPE_SIGNAL,
+    events.Transfer: EventType.EVENT_TYPE_TRANSFER,
+    events.Offered: EventType.EVENT_TYPE_OFFERED,
     events.Completed: EventType.EVENT_TYPE_COMPLETED,
     events.Failed: EventType.EVENT_TYPE_FAILED,
     events.Cancelled: EventType.EVENT_TYPE_CANCELLED,
@@ -108,8 +106,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         Raises:
             NotFound: There is no such operation, or no longer.
         """
-        snapshot = await self._channel.invoke(self._channel.calls.get, pb.GetRequest(name=self._address))
-        self._note(snapshot)
+        _, snapshot = await self._shown()
         return self._codec.snapshot(snapshot)
 
     async def wait(self, timeout: float | None = None) -> ResultT:
@@ -128,7 +125,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             span = MAX_WAIT if deadline is None else min(MAX_WAIT, deadline - self._channel.monotonic())
             if span <= 0:
                 raise StillRunning(self._name, timeout or 0.0)
-            request = pb.WaitRequest(name=self._address, timeout=_duration(span))
+            request = pb.WaitRequest(name=self._address, timeout=duration(span))
             try:
                 self._note(await self._channel.invoke(self._channel.calls.wait, request, wait=span, deadline=deadline))
             except DeadlineExceeded:
@@ -256,6 +253,78 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         self._note(response.operation)
         return SentSignal(response.number, response.signal_id, response.duplicate)
 
+    def upload(self, source: Source, *, parts: int = 1) -> PreparedTransfer[ProgressT, OutputT, ResultT, Self]:
+        """Say which bytes to send to this operation, from where its upload stands. Nothing is sent before `start`.
+
+        For who has started it without bytes, and for who goes on in the place of a program that is gone: a file and
+        bytes go on after what is durable, whoever has sent that. The call that sends meanwhile, if any, is ended.
+
+        Args:
+            source: As for `transfer` of a start. What comes only once can be sent only where nothing is durable yet.
+            parts: As for `transfer` of a start; the same number as before.
+        """
+        return PreparedTransfer(Begin(self._channel, self._codec, self._shown), source, parts)
+
+    async def downloads(self) -> tuple[DownloadGrant, ...]:
+        """Return what the operation has offered to callers by now, in that order."""
+        return (await self.get()).downloads
+
+    async def download(
+        self,
+        to: os.PathLike[str] | IO[bytes],
+        download: int | str = 1,
+        *,
+        resume: bool = True,
+        on_transfer: Callback[ReceiveProgress] | None = None,
+    ) -> DownloadGrant:
+        """Fetch bytes that the operation offers, through whatever breaks, and return what they are.
+
+        A path is written as `NAME.part` beside it, which is synced to the disk and then renamed: there is never a part
+        of the bytes under the name itself.
+
+        Args:
+            to: The path of a file, or a binary file that is written from where it stands.
+            download: Which of the downloads: its number, from 1, or its name `downloads/{uid}.{number}`.
+            resume: Go on with the `.part` that an earlier try has left, if the digest of the whole is known.
+            on_transfer: Called with how far it has come, at most ten times a second; a coroutine function is awaited.
+
+        Raises:
+            NotFound: It offers no such download.
+            FailedPrecondition: That has expired or was revoked (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED).
+            DataLoss: What came is not what was stored; the `.part` is gone.
+            OSError: The file cannot be written.
+        """
+        name = await self._download_name(download)
+        return await save(self._channel, name, to, resume=resume, on_transfer=on_transfer)
+
+    async def open(self, download: int | str = 1, *, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield bytes that the operation offers, in chunks, through whatever breaks.
+
+        Args:
+            download: Which of the downloads: its number, from 1, or its name `downloads/{uid}.{number}`.
+            offset: Where to begin.
+
+        Raises:
+            CallError: As `download` does.
+            DataLoss: What came is not what was stored; known after the last chunk, and of the whole object only.
+        """
+        fetch = Fetch(self._channel, await self._download_name(download), offset)
+        async with aclosing(fetch.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _download_name(self, download: int | str) -> str:
+        if isinstance(download, str):
+            return download
+        if not self._uid:
+            await self.get()
+        return f"downloads/{self._uid}.{download}"
+
+    async def _shown(self) -> tuple[Self, OperationSnapshot]:
+        snapshot = await self._channel.invoke(self._channel.calls.get, pb.GetRequest(name=self._address))
+        self._note(snapshot)
+        return self, snapshot
+
     @property
     def _address(self) -> str:
         # A template name may come to mean another operation; the uid never does.
@@ -265,179 +334,3 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         self._uid = snapshot.uid
         if snapshot.state >= State.COMPLETED:
             self._ended = snapshot
-
-
-# What a method gives out: the generated handle of a contract with signals knows which payload each of them takes.
-HandleT = TypeVar("HandleT", default=OperationHandle[ProgressT, OutputT, ResultT])
-
-
-class OperationMethod(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
-    """One operation type at one server. Generated clients have one as attribute for each method of the contract."""
-
-    def __init__(
-        self,
-        channel: Channel,
-        type_name: str,
-        *,
-        input_type: type[InputT],
-        progress_type: type[ProgressT] | None,
-        output_type: type[OutputT] | None,
-        result_type: type[ResultT] | None,
-        signal_types: Mapping[str, type[Message]] | None = None,
-    ) -> None:
-        self._channel = channel
-        self._type = type_name
-        # AIP-155: an input may carry the idempotency key itself, and then that one counts.
-        fields = cast("type[Message]", input_type).DESCRIPTOR.fields_by_name
-        self._key_in_input = "request_id" in fields and fields["request_id"].type == FieldDescriptor.TYPE_STRING
-        self._codec = Codec(progress_type, output_type, result_type, signal_types or {})
-
-    @property
-    def type(self) -> str:
-        """The operation type, for example `acme.orders.v1.OrdersService/Process`."""
-        return self._type
-
-    async def __call__(
-        self,
-        request: InputT,
-        *,
-        request_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> HandleT:
-        """Start an operation and return a handle as soon as it is durable.
-
-        Args:
-            request: The input.
-            request_id: Idempotency key: the same key with the same input gives the same operation.
-                Default: the input's own field `request_id`, or a new one, which makes the retries of this call safe.
-            labels: Facts to find it by later.
-            timeout: Seconds after which no further try is made when the server cannot be reached.
-
-        Raises:
-            InvalidArgument: The input breaks a rule; `field_violations` says which. Nothing was started.
-            AlreadyExists: The request id or the operation's name was used with another input.
-            ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
-        """
-        deadline = None if timeout is None else self._channel.monotonic() + timeout
-        started = await self._start(request, self._key(request, request_id), labels, None, deadline)
-        return cast("HandleT", self._handle(started))
-
-    def attach(self, name: str) -> HandleT:
-        """Return a handle on an operation that exists, by its name. Nothing is sent."""
-        return cast("HandleT", self._attach(name))
-
-    def list(
-        self, filter: str = "", *, oldest_first: bool = False
-    ) -> AsyncGenerator[Snapshot[ProgressT, ResultT], None]:
-        """Yield where each operation of this type stands that the caller may see.
-
-        Args:
-            filter: Only these, for example `state=RUNNING AND labels.tenant="acme"`. Default: all.
-            oldest_first: In the order of their acceptance. Default: the newest first.
-
-        Raises:
-            InvalidArgument: The filter is not one that the server understands (reason INVALID_FILTER).
-        """
-        return list_operations(self._channel, self._codec, of_type(self._type, filter), oldest_first=oldest_first)
-
-    async def count(self, filter: str = "") -> Counter[State]:
-        """Return how many operations of this type there are in each state; of very many only the newest count.
-
-        Args:
-            filter: Only these, as for `list`.
-        """
-        return await count_operations(self._channel, of_type(self._type, filter))
-
-    async def run(
-        self,
-        request: InputT,
-        *,
-        on_progress: Callback[ProgressT] | None = None,
-        on_output: Callback[OutputT] | None = None,
-        abort: asyncio.Event | None = None,
-        timeout: float | None = None,
-        request_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        abort_timeout: float = 30.0,
-    ) -> ResultT:
-        """Start an operation and return its result.
-
-        Args:
-            request: The input.
-            on_progress: Called with each progress, in order; a coroutine function is awaited before the next.
-            on_output: The same for output.
-            abort: When it is set, the operation is cancelled and this call ends.
-            timeout: The longest wait, in seconds. Default: as long as it takes.
-            request_id: As for a start.
-            labels: As for a start.
-            abort_timeout: Seconds that the operation has to end after `abort`, before this call ends without it.
-
-        Raises:
-            OperationFailed: It ended with an error.
-            OperationCancelled: It was cancelled; with reason ABORTED if it had not settled in time.
-            StillRunning: It had not ended when the time was up. It goes on.
-            FailedPrecondition: `abort` was set and the contract does not let callers cancel.
-            Exception: Whatever a callback raises. The operation goes on.
-        """
-        request_id = self._key(request, request_id)
-        if on_progress is None and on_output is None and abort is None:
-            deadline = None if timeout is None else self._channel.monotonic() + timeout
-            span = MAX_WAIT if timeout is None else min(MAX_WAIT, timeout)
-            try:
-                handle = self._handle(await self._start(request, request_id, labels, span, deadline))
-            except DeadlineExceeded:
-                raise StillRunning(f"{self._type} {request_id}", timeout or 0.0) from None
-            return await handle.wait(None if deadline is None else deadline - self._channel.monotonic())
-        start = pb.RunRequest(
-            type=self._type, input=to_any(cast("Message", request)), request_id=request_id, labels=labels
-        )
-        return await run_following(
-            self._channel,
-            self._codec,
-            start,
-            self._attach,
-            on_progress=on_progress,
-            on_output=on_output,
-            abort=abort,
-            timeout=timeout,
-            abort_timeout=abort_timeout,
-        )
-
-    def _key(self, request: InputT, given: str | None) -> str:
-        """The idempotency key of a start: there is always one, so that the start can be repeated."""
-        return given or (self._key_in_input and str(getattr(request, "request_id", ""))) or str(uuid.uuid4())
-
-    async def _start(
-        self,
-        request: InputT,
-        request_id: str,
-        labels: Mapping[str, str] | None,
-        wait: float | None,
-        deadline: float | None,
-    ) -> pb.StartResponse:
-        message = pb.StartRequest(
-            type=self._type,
-            input=to_any(cast("Message", request)),
-            request_id=request_id,
-            labels=labels,
-            wait=None if wait is None else _duration(wait),
-        )
-        return await self._channel.invoke(self._channel.calls.start, message, wait=wait, deadline=deadline)
-
-    def _attach(self, name: str) -> OperationHandle[ProgressT, OutputT, ResultT]:
-        return OperationHandle(self._channel, self._codec, name)
-
-    def _handle(self, started: pb.StartResponse) -> OperationHandle[ProgressT, OutputT, ResultT]:
-        return OperationHandle(
-            self._channel,
-            self._codec,
-            started.operation.name,
-            started=started.operation,
-            created=started.disposition == pb.StartResponse.DISPOSITION_CREATED,
-        )
-
-
-def _duration(seconds: float) -> Duration:
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))

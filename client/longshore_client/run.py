@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Generic, TypeAlias
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client.errors import (
@@ -18,19 +14,19 @@ from longshore_client.errors import (
     operation_cancelled,
     operation_failed,
 )
+from longshore_client.meter import tell
 from longshore_client.state import OutputT, ProgressT, ResultT
 from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from longshore.v1 import operations_service_pb2 as pb
-    from longshore.v1.operation_pb2 import OperationEvent
+    from longshore.v1.operation_pb2 import OperationEvent, UploadGrant
     from longshore_client.channel import Channel
     from longshore_client.codec import Codec
+    from longshore_client.meter import Callback
     from longshore_client.operation import OperationHandle
-
-ValueT = TypeVar("ValueT")
-Callback: TypeAlias = Callable[[ValueT], Awaitable[object] | object]
-"""A function of one report, or a coroutine function of it."""
 
 
 async def run_following(
@@ -92,39 +88,57 @@ class _Run(Generic[ProgressT, OutputT, ResultT]):
 
     async def follow(self) -> ResultT:
         """Report everything, then return the result or raise how it ended instead."""
-        last: OperationEvent | None = None
-        async with aclosing(self._follower.events()) as stream:
-            # To the very end, past the terminal event: leaving earlier would cancel a call that is about to end.
-            async for event in stream:
-                if isinstance(event, OperationSnapshot):
-                    # What it stands for is gone; how it ended is asked for below, if that is part of it.
-                    continue
-                kind = event.WhichOneof("event")
-                if kind == "progress" and self._on_progress is not None:
-                    await _call(self._on_progress, self._codec.progress(event.progress.value))
-                elif kind == "output" and self._on_output is not None:
-                    await _call(self._on_output, self._codec.output(event.output.value))
-                else:
-                    last = event
-        if last is not None:
-            if last.HasField("completed"):
-                return self._codec.result(last.completed.result)
-            if last.HasField("failed"):
-                raise operation_failed(last.failed.error, self.name)
-            if last.HasField("cancelled"):
-                raise operation_cancelled(last.cancelled.error, self.name)
-        # The log no longer holds the terminal event.
-        return await self.handle().wait()
+        last = await report(self._follower, self._codec, self._on_progress, self._on_output)
+        return await outcome(self.handle(), self._codec, last, self.name)
 
     def _note(self, snapshot: OperationSnapshot) -> None:
         self.name = snapshot.name
         self.named.set()
 
 
-async def _call(callback: Callback[ValueT], value: ValueT) -> None:
-    answer = callback(value)
-    if inspect.isawaitable(answer):
-        await answer
+async def report(
+    follower: Follower,
+    codec: Codec[ProgressT, OutputT, ResultT],
+    on_progress: Callback[ProgressT] | None,
+    on_output: Callback[OutputT] | None = None,
+    on_upload: Callback[UploadGrant] | None = None,
+) -> OperationEvent | None:
+    """Hand an operation's reports to callbacks; return its last event, None if the log no longer holds it."""
+    last: OperationEvent | None = None
+    async with aclosing(follower.events()) as stream:
+        # To the very end, past the terminal event: leaving earlier would cancel a call that is about to end.
+        async for event in stream:
+            if isinstance(event, OperationSnapshot):
+                # What it stands for is gone; how it ended is asked for by `outcome`, if that is part of it.
+                continue
+            kind = event.WhichOneof("event")
+            if kind == "progress" and on_progress is not None:
+                await tell(on_progress, codec.progress(event.progress.value))
+            elif kind == "output" and on_output is not None:
+                await tell(on_output, codec.output(event.output.value))
+            elif kind == "transfer" and on_upload is not None:
+                await tell(on_upload, event.transfer.upload)
+            else:
+                last = event
+    return last
+
+
+async def outcome(
+    handle: OperationHandle[ProgressT, OutputT, ResultT, Any],
+    codec: Codec[ProgressT, OutputT, ResultT],
+    last: OperationEvent | None,
+    name: str,
+) -> ResultT:
+    """Return the result of an operation whose last event this is, or raise how it ended instead."""
+    if last is not None:
+        if last.HasField("completed"):
+            return codec.result(last.completed.result)
+        if last.HasField("failed"):
+            raise operation_failed(last.failed.error, name)
+        if last.HasField("cancelled"):
+            raise operation_cancelled(last.cancelled.error, name)
+    # The log no longer holds the terminal event.
+    return await handle.wait()
 
 
 async def _until_aborted(run: _Run[ProgressT, OutputT, ResultT], abort: asyncio.Event, abort_timeout: float) -> ResultT:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from longshore_client.errors import OperationCancelled, OperationFailed
+    from longshore_client.grants import DownloadGrant, UploadGrant
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,7 @@ class Snapshot(Generic[ProgressT, ResultT]):
     """When it is deleted; None: it has not ended, or it is kept for ever."""
     pending_signals: tuple[PendingSignal, ...] = ()
     """The signals that nobody has consumed yet, in the order of their acceptance."""
+    upload: UploadGrant | None = None
+    """The bytes that its caller sends; None: its contract declares none."""
+    downloads: tuple[DownloadGrant, ...] = ()
+    """The bytes that callers may fetch, in the order in which they were offered."""

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Generator, Sequence
 
     from opentelemetry.trace import Span, TracerProvider
 
@@ -81,6 +81,22 @@ class Tracing:
 
         return call
 
+    def upload(self, path: str, rpc: Any) -> Any:
+        """A method that takes a stream and answers once."""
+
+        def call(*, metadata: Metadata | None) -> Any:
+            span = self._begin(path)
+            token = self._context.attach(self._api.set_span_in_context(span))
+            try:
+                made = rpc(metadata=self._with(span, metadata))
+            finally:
+                self._context.detach(token)
+            if not span.is_recording():
+                return made
+            return _Upload(made, lambda code, details="": self._end(span, code, details))
+
+        return call
+
     def _begin(self, path: str) -> Span:
         service, _, method = path[1:].partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
@@ -98,6 +114,34 @@ class Tracing:
         if code is not grpc.StatusCode.OK:
             span.set_status(self._api.Status(self._api.StatusCode.ERROR, details or code.name))
         span.end()
+
+
+class _Upload:
+    """A call whose answer, or whose caller's leaving, ends its span."""
+
+    def __init__(self, call: Any, end: Callable[..., None]) -> None:
+        self._call = call
+        self._end = end
+        self.write = call.write
+        self.done_writing = call.done_writing
+        self.add_done_callback = call.add_done_callback
+        self.done = call.done
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer().__await__()
+
+    async def _answer(self) -> Any:
+        try:
+            answer = await self._call
+        except grpc.aio.AioRpcError as error:
+            self._end(error.code(), error.details() or "")
+            raise
+        self._end(grpc.StatusCode.OK)
+        return answer
+
+    def cancel(self) -> bool:
+        self._end(grpc.StatusCode.CANCELLED)
+        return bool(self._call.cancel())
 
 
 class _Stream:

@@ -11,13 +11,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc.aio
-from google.protobuf.duration_pb2 import Duration
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.channel import error_of
-from longshore_client.codec import TERMINAL
+from longshore_client.codec import TERMINAL, duration
 from longshore_client.errors import CallError, Code, DataLoss, Unavailable
 from longshore_client.state import State
+from longshore_client.stream import MISSED_HEARTBEATS, SilentError, Stream, silent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -25,59 +25,12 @@ if TYPE_CHECKING:
     from longshore.v1.operation_pb2 import EventType, OperationEvent, OperationSnapshot
     from longshore_client.channel import Channel, StreamCall
 
-_MISSED_HEARTBEATS = 3
 # `accepted` and `started`: an operation that is no further has sent nothing that a reader of its reports could miss.
 _NOTHING_REPORTED = 2
 
 
-class _SilentError(Exception):
-    """No message came, not even a heartbeat."""
-
-
 class _EarlyEndError(Exception):
     """The stream ended well, but not with the last event."""
-
-
-class _Stream:
-    """One connection's worth of messages, with an alarm for silence."""
-
-    def __init__(self, call: StreamCall[pb.WatchResponse], limit: float) -> None:
-        self._call = call
-        self._messages = call.__aiter__()
-        self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._waiting_since: float | None = None
-        self._silent = False
-        # One timer for the life of the stream that looks back when it fires, rather than one for each message.
-        self._alarm = self._loop.call_later(limit, self._check)
-
-    async def read(self) -> pb.WatchResponse | None:
-        """Return the next message, or None when the server ended the stream with OK."""
-        # Only time spent here counts: while the reader is busy elsewhere, messages wait unread.
-        self._waiting_since = self._loop.time()
-        try:
-            return await anext(self._messages, None)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._silent and not (task is not None and task.cancelling()):
-                raise _SilentError from None
-            raise
-        finally:
-            self._waiting_since = None
-
-    def close(self) -> None:
-        self._alarm.cancel()
-        if not self._call.done():
-            self._call.cancel()
-
-    def _check(self) -> None:
-        now = self._loop.time()
-        since = self._waiting_since if self._waiting_since is not None else now
-        if now - since >= self._limit:
-            self._silent = True
-            self._call.cancel()
-        else:
-            self._alarm = self._loop.call_at(since + self._limit, self._check)
 
 
 class Follower:
@@ -114,8 +67,7 @@ class Follower:
         self._types = types
         self._conflate = conflate
         self._named = named
-        interval = channel.heartbeat_interval
-        self._heartbeat = Duration(seconds=int(interval), nanos=int(interval % 1 * 1e9))
+        self._heartbeat = duration(channel.heartbeat_interval)
         if start is not None:
             start.event_types.extend(types)
             start.conflate = conflate
@@ -130,10 +82,11 @@ class Follower:
             CallError: The server refused, or could not be reached for as long as the channel's retry says.
         """
         backoff = self._channel.retry.attempts()
+        limit = self._channel.heartbeat_interval * MISSED_HEARTBEATS
         while True:
             call = self._open()
             self._channel.streams.add(call)
-            stream = _Stream(call, self._channel.heartbeat_interval * _MISSED_HEARTBEATS)
+            stream = Stream(call, limit)
             try:
                 while True:
                     response = await stream.read()
@@ -176,14 +129,8 @@ class Follower:
                     code=Code.UNAVAILABLE,
                     domain="longshore",
                 )
-            except _SilentError:
-                failure = Unavailable(
-                    f"{self._channel.target} sent nothing, not even a heartbeat, for "
-                    f"{self._channel.heartbeat_interval * _MISSED_HEARTBEATS:g} s",
-                    reason="NO_HEARTBEAT",
-                    code=Code.UNAVAILABLE,
-                    domain="longshore",
-                )
+            except SilentError:
+                failure = silent(self._channel.target, limit, "sent nothing, not even a heartbeat,")
             finally:
                 stream.close()
                 self._channel.streams.discard(call)

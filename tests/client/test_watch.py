@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 
 import longshore_client as lc
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_client.watch import _Stream
+from longshore_client.stream import Alarm
 from tests.client.conftest import Pauses
 from tests.client.fake import FakeServer, Refusal, status
 
@@ -114,13 +114,13 @@ async def test_a_slow_reader_is_not_taken_for_a_silent_server(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alarms: asyncio.Queue[None] = asyncio.Queue()
-    check = _Stream._check
+    check = Alarm._check
 
-    def noted(stream: _Stream) -> None:
-        check(stream)
+    def noted(alarm: Alarm) -> None:
+        check(alarm)
         alarms.put_nowait(None)
 
-    monkeypatch.setattr(_Stream, "_check", noted)
+    monkeypatch.setattr(Alarm, "_check", noted)
     async with lc.connect(server.address, heartbeat_interval=0.02) as channel:
         op = await OrdersClient(channel).process(REQUEST)
         record = server.service.records[op.name]

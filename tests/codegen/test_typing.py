@@ -118,8 +118,8 @@ from __future__ import annotations
 import asyncio
 from typing import assert_type, assert_never
 from longshore_client import (
-    Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Output, Progress, Reset, Signalled, Snapshot,
-    Started, Stopping, connect
+    Accepted, AttemptFailed, Cancelled, Cancelling, Completed, Failed, Offered, Output, Progress, Reset, Signalled,
+    Snapshot, Started, Stopping, Transfer, connect
 )
 from longshore.v1.channels_pb2 import DiagnosticOutput
 from google.protobuf.empty_pb2 import Empty
@@ -141,6 +141,10 @@ def show(event: ProcessEvent) -> str:
             return error.reason
         case Cancelled(stopped):
             return stopped.reason
+        case Transfer(upload):
+            return upload.name
+        case Offered(download):
+            return download.name
         case Accepted() | Started() | Stopping() | Cancelling() | Signalled() | Reset():
             return str(event.sequence)
     assert_never(event)

@@ -30,6 +30,10 @@ _COMMANDS = {
     "stop": _Command("longshore_client.cli.follow", "stop", "cli", "Ask to stop, and keep what there is."),
     "retry": _Command("longshore_client.cli.ended", "retry", "cli", "Start an operation that has ended once more."),
     "delete": _Command("longshore_client.cli.ended", "delete", "cli", "Delete operations that have ended."),
+    "upload": _Command(
+        "longshore_client.cli.bytes", "upload", "cli", "Start an operation that takes bytes, and send a file."
+    ),
+    "download": _Command("longshore_client.cli.bytes", "download", "cli", "Fetch bytes that an operation offers."),
     "types": _Command(
         "longshore_client.cli.listing", "types", "cli", "List the operation types that the server serves."
     ),

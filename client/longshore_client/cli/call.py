@@ -6,6 +6,8 @@ import re
 
 import click
 
+from longshore.v1.annotations_pb2 import TransferDirection
+from longshore.v1.operations_service_pb2 import OperationType
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import started
@@ -46,15 +48,23 @@ async def call(
     The end of the type's name is enough where it is unique. With --watch or --wait the result is printed as JSON.
     """
     values = read_data(data)
-    wanted_labels = _read_labels(labels)
+    wanted_labels = read_labels(labels)
     info = await session.types.operation_type(operation_type)
+    if takes_bytes(info):
+        raise click.UsageError(f"{info.type} takes bytes: `longshore upload {operation_type} FILE` sends them with it")
     method = await session.types.method(info)
     request = to_message(session, values, info.input_type)
     handle = await method(request, request_id=request_id, labels=wanted_labels)
     return await started(session, handle, watch=watch, wait=wait, timeout=timeout)
 
 
-def _read_labels(labels: tuple[str, ...]) -> dict[str, str]:
+def takes_bytes(info: OperationType) -> bool:
+    """Whether callers send bytes with operations of a type."""
+    return info.contract.transfer.direction == TransferDirection.TRANSFER_DIRECTION_SEND
+
+
+def read_labels(labels: tuple[str, ...]) -> dict[str, str]:
+    """The option `--label`, as often as it was given."""
     found = {}
     for label in labels:
         key, equals, value = label.partition("=")

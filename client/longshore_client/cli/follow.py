@@ -16,8 +16,9 @@ from longshore_client.errors import OperationCancelled, OperationFailed, StillRu
 from longshore_client.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from longshore_client.cli.render import Renderer
     from longshore_client.events import EventBase
     from longshore_client.operation import OperationHandle
     from longshore_client.snapshot import Snapshot
@@ -31,6 +32,8 @@ _KINDS: dict[str, type[EventBase]] = {
     "cancelling": events.Cancelling,
     "stopping": events.Stopping,
     "signal": events.Signalled,
+    "transfer": events.Transfer,
+    "offered": events.Offered,
 }
 _ENDS = {State.COMPLETED: 0, State.FAILED: FAILED, State.CANCELLED: CANCELLED}
 
@@ -44,11 +47,19 @@ async def follow(
     conflate: bool = False,
     timeout: float | None,
     title: bool,
+    show: Renderer | None = None,
+    come_back: Callable[[int], str] | None = None,
 ) -> int:
-    """Show an operation's events to its end, print its result, and return the exit code that says how it ended."""
+    """Show an operation's events to its end, print its result, and return the exit code that says how it ended.
+
+    Args:
+        show: What shows them. Default: whatever fits the terminal.
+        come_back: The command line that goes on after the event of a sequence. Default: a watch.
+    """
     if title and not session.json:
         click.echo(handle.name, err=True)
-    show = renderer(session.types, as_json=session.json, name=handle.name)
+    show = show or renderer(session.types, as_json=session.json, name=handle.name)
+    come_back = come_back or (lambda last: f"watch {handle.name} --after {last}")
     code: int | None = None
     last = after
     limit = asyncio.timeout(timeout)
@@ -56,9 +67,7 @@ async def follow(
         async with limit, aclosing(handle.watch(after, types=types, conflate=conflate)) as stream:
             async for event in stream:
                 last = event.sequence
-                session.come_back = (
-                    f"{handle.name} goes on. Come back with: {session.command(f'watch {handle.name} --after {last}')}"
-                )
+                session.come_back = f"{handle.name} goes on. Come back with: {session.command(come_back(last))}"
                 show.event(event)
                 match event:
                     case events.Completed():

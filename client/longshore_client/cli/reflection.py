@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -20,10 +20,15 @@ from longshore_client.channel import error_of
 from longshore_client.cli.app import did_you_mean
 from longshore_client.codec import Codec
 from longshore_client.errors import CallError, Code, NotFound, Unimplemented
-from longshore_client.operation import OperationHandle, OperationMethod
+from longshore_client.method import OperationMethod, UploadMethod
+from longshore_client.operation import OperationHandle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from longshore_client.channel import Channel
+
+MethodT = TypeVar("MethodT")
 
 # Both versions of the protocol have the same messages on the wire.
 _METHODS = (
@@ -148,9 +153,20 @@ class Types:
 
     async def method(self, info: pb.OperationType) -> OperationMethod[Any, Any, Any, Any]:
         """Return what starts and follows operations of a type."""
+        return await self._make(OperationMethod, info)
+
+    async def upload_method(self, info: pb.OperationType) -> UploadMethod[Any, Any, Any, Any]:
+        """Return what starts and follows operations of a type that takes bytes."""
+        return await self._make(UploadMethod, info)
+
+    async def _make(self, kind: Callable[..., MethodT], info: pb.OperationType) -> MethodT:
+        await self._load_all(info)
+        types = {"progress_type": Message, "output_type": Message, "result_type": Message}
+        return kind(self._channel, info.type, input_type=self.get(info.input_type), codec=self.codec, **types)
+
+    async def _load_all(self, info: pb.OperationType) -> None:
         await self.load(*_message_names(info))
         await self.payloads(info)
-        return _DynamicMethod(self._channel, info.type, self.get(info.input_type), self.codec)
 
     async def learn(self, operation_type: str) -> None:
         """Load what is needed to read the payloads of a type's operations.
@@ -163,8 +179,7 @@ class Types:
         try:
             request = pb.GetTypeRequest(type=operation_type)
             info = await self._channel.invoke(self._channel.calls.get_type, request)
-            await self.load(*_message_names(info))
-            await self.payloads(info)
+            await self._load_all(info)
         except (NotFound, Unimplemented):
             pass
 
@@ -257,11 +272,3 @@ class _DynamicCodec(Codec[Any, Any, Any]):
 
     def _payload(self, value: AnyMessage, kind: type[Any], channel: str) -> Any:  # noqa: ARG002 - as in the base
         return self._types.unpack(value)
-
-
-class _DynamicMethod(OperationMethod[Any, Any, Any, Any]):
-    def __init__(self, channel: Channel, name: str, input_type: type[Message], codec: Codec[Any, Any, Any]) -> None:
-        super().__init__(
-            channel, name, input_type=input_type, progress_type=Message, output_type=Message, result_type=Message
-        )
-        self._codec = codec

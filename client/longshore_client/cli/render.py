@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from longshore_client import events
+from longshore_client.cli.bars import Bars, size
+from longshore_client.grants import UploadState
 from longshore_client.state import State
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from rich.progress import Progress as Bars
 
     from longshore_client.cli.reflection import Types
     from longshore_client.errors import LongshoreError
+    from longshore_client.grants import DownloadGrant, SendProgress, UploadGrant
     from longshore_client.snapshot import Snapshot
 
 _MILESTONE = "longshore.v1.MilestoneProgress"
@@ -41,6 +43,9 @@ class Renderer(Protocol):
 
     def event(self, event: events.Event[Any, Any, Any]) -> None:
         """Show one event."""
+
+    def sent(self, progress: SendProgress) -> None:
+        """Show how far the bytes have come that this program sends."""
 
     def ended(self, snapshot: Snapshot[Any, Any]) -> None:
         """Show how an operation ended whose last event is not there to be shown."""
@@ -133,6 +138,10 @@ def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, An
         case events.Signalled():
             data |= {"name": event.name, "payload": types.to_dict(event.payload), "signal_id": event.signal_id}
             data |= {"number": event.number, "sender": event.sender}
+        case events.Transfer():
+            data["upload"] = grant_dict(event.upload)
+        case events.Offered():
+            data["download"] = grant_dict(event.download)
         case events.Reset():
             data["snapshot"] = snapshot_dict(event.snapshot, types)
         case _:
@@ -157,11 +166,27 @@ def snapshot_dict(snapshot: Snapshot[Any, Any], types: Types) -> dict[str, Any]:
             value = dict(value)
         elif value is False:
             value = None
+        elif field == "upload" and value is not None:
+            value = grant_dict(value)
+        elif field == "downloads":
+            value = [grant_dict(grant) for grant in value]
         elif field == "pending_signals":
             value = [{**dataclasses.asdict(signal), "accept_time": _time(signal.accept_time)} for signal in value]
         if value not in (None, "", {}, []):
             data[field] = value
     return data
+
+
+def grant_dict(grant: UploadGrant | DownloadGrant) -> dict[str, Any]:
+    """What there is to send or to fetch, as JSON values. What is not there is left out."""
+    data = dataclasses.asdict(grant)
+    for field, value in data.items():
+        if isinstance(value, UploadState):
+            data[field] = value.name
+        elif isinstance(value, datetime):
+            data[field] = _time(value)
+    # A size of nothing is a fact.
+    return {field: value for field, value in data.items() if value not in (None, "", (), False) or value == 0}
 
 
 def print_json(data: object) -> None:
@@ -186,6 +211,9 @@ class JsonRenderer:
     def event(self, event: events.Event[Any, Any, Any]) -> None:
         data = event_dict(event, self._types)
         print_json({"type": data.pop("type"), "operation": self._name} | data)
+
+    def sent(self, progress: SendProgress) -> None:
+        pass  # the events of the operation say it
 
     def ended(self, snapshot: Snapshot[Any, Any]) -> None:
         print_json({"type": "snapshot", "operation": self._name, "snapshot": snapshot_dict(snapshot, self._types)})
@@ -225,6 +253,10 @@ class PlainRenderer:
             case events.Signalled():
                 said = "  ".join(part for part in describe(event.payload, self._types) if part)
                 self.note(f"signal {event.name} from {event.sender}{f': {said}' if said else ''}")
+            case events.Transfer():
+                self.transfer(event.upload, spent)
+            case events.Offered():
+                self.offered(event.download)
             case events.Completed():
                 self.outcome(event.state, spent, None, stopped=event.stopped)
             case events.Failed() | events.Cancelled():
@@ -235,6 +267,28 @@ class PlainRenderer:
                     self.progress(event.snapshot.progress, spent)
             case _:
                 pass
+
+    def sent(self, progress: SendProgress) -> None:
+        pass  # a line for every report would be too many; the end of the upload has one
+
+    def transfer(self, upload: UploadGrant, spent: str) -> None:
+        if upload.state is UploadState.COMMITTED:
+            self.line("stored", size(upload.committed_size), spent)
+        elif upload.state is UploadState.FAILED:
+            self.note(f"the upload has failed: {upload.reason}")
+
+    def offered(self, download: DownloadGrant) -> None:
+        what = "  ".join(
+            part
+            for part in (
+                download.filename,
+                size(download.size) if download.size is not None else "",
+                download.content_type,
+                download.name,
+            )
+            if part
+        )
+        self.line("offers", what, "")
 
     def ended(self, snapshot: Snapshot[Any, Any]) -> None:
         spent = elapsed(((snapshot.end_time or snapshot.update_time) - snapshot.create_time).total_seconds())
@@ -251,9 +305,11 @@ class PlainRenderer:
             self.end("■", "yellow", f"cancelled after {spent}{why}")
 
     def progress(self, value: Message, spent: str) -> None:
-        head, text = describe(value, self._types)
+        self.line(*describe(value, self._types), spent)
+
+    def line(self, head: str, text: str, spent: str) -> None:
         line = f"  {head:<{_HEAD_WIDTH}}{text}" if head else f"  {text}"
-        self.note_raw(f"{line:<{_LINE_WIDTH}}{spent:>9}")
+        self.note_raw(f"{line:<{_LINE_WIDTH}}{spent:>9}".rstrip())
 
     def output(self, value: Message) -> None:
         if value.DESCRIPTOR.full_name == _DIAGNOSTIC:
@@ -277,52 +333,38 @@ class PlainRenderer:
 
 
 class LiveRenderer(PlainRenderer):
-    """Lines, and a bar at the bottom while the progress is one that can be measured."""
+    """Lines, and bars at the bottom for bytes and for progress that can be measured."""
 
     def __init__(self, types: Types) -> None:
         super().__init__(types)
-        self._bars: Bars | None = None
-        self._task: Any = None
+        self._bars = Bars()
 
     def progress(self, value: Message, spent: str) -> None:
         name = value.DESCRIPTOR.full_name
         if name == _MILESTONE:
-            self._bar(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"), spent)
+            self._bars.count(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"), spent)
         elif name == _COUNTER:
             total = _get(value, "total") if value.HasField("total") else None
-            self._bar(_text(value, "message"), _get(value, "current"), total, spent)
+            self._bars.count(_text(value, "message"), _get(value, "current"), total, spent)
         else:
             super().progress(value, spent)
+
+    def sent(self, progress: SendProgress) -> None:
+        self._bars.bytes("sending", progress.sent, progress.total)
+
+    def transfer(self, upload: UploadGrant, spent: str) -> None:
+        if upload.state is UploadState.OPEN:
+            self._bars.bytes("sending", upload.committed_size, upload.total_size)
+        else:
+            self._bars.bytes_done()
+            super().transfer(upload, spent)
 
     def end(self, mark: str, color: str, text: str) -> None:
         self.close()
         super().end(mark, color, text)
 
     def close(self) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
-
-    def _bar(self, text: str, done: int, total: int | None, spent: str) -> None:
-        if self._bars is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            # Lines that are printed meanwhile must pass through rich where they share the terminal with the bar.
-            self._bars = Progress(
-                TextColumn("  {task.description:<22}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                # The operation's own time: a watch may come late.
-                TextColumn("{task.fields[spent]:>9}"),
-                console=Console(stderr=True),
-                redirect_stdout=sys.stdout.isatty(),
-                redirect_stderr=True,
-            )
-            self._bars.start()
-            self._task = self._bars.add_task(text, completed=done, total=total, spent=spent)
-            return
-        self._bars.update(self._task, description=text, completed=done, total=total, spent=spent)
+        self._bars.close()
 
 
 _SNAKE: dict[type[events.EventBase], str] = {
@@ -334,6 +376,8 @@ _SNAKE: dict[type[events.EventBase], str] = {
     events.Cancelling: "cancelling",
     events.Stopping: "stopping",
     events.Signalled: "signal",
+    events.Transfer: "transfer",
+    events.Offered: "offered",
     events.Completed: "completed",
     events.Failed: "failed",
     events.Cancelled: "cancelled",

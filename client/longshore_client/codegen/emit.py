@@ -157,11 +157,12 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
             "    def __init__(self, channel: longshore_client.Channel) -> None:",
         ]
         for method, alias in zip(contract.methods, aliases, strict=True):
+            kind = f"longshore_client.{'UploadMethod' if method.sends else 'OperationMethod'}"
             lines += [
-                f"        self.{method.python_name}: longshore_client.OperationMethod[",
+                f"        self.{method.python_name}: {kind}[",
                 f"            {alias.input}, {alias.progress}, {alias.output}, {alias.result}"
                 + (f", {alias.handle}" if method.signals else ""),
-                "        ] = longshore_client.OperationMethod(",
+                f"        ] = {kind}(",
                 "            channel,",
                 f'            "{contract.full_name}/{method.name}",',
                 f"            input_type={alias.runtime_type(method.input, empty=False)},",

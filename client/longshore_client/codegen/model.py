@@ -54,6 +54,8 @@ class OperationMethod:
     comment: str
     signals: tuple[tuple[str, MessageType], ...]
     """What callers may send to it: names and payloads."""
+    sends: bool
+    """Whether callers send bytes with it."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,7 @@ class _ServiceReader:
             result=self._type(index, "option google.longrunning.operation_info: response_type", info.response_type),
             comment=self._comment((*self._path, _SERVICE_METHOD, index)),
             signals=tuple(self._signals(index, declared).items()),
+            sends=declared.transfer.direction == annotations_pb2.TRANSFER_DIRECTION_SEND,
         )
 
     def _signals(self, index: int, declared: annotations_pb2.OperationContract) -> dict[str, MessageType]:

@@ -261,6 +261,8 @@ class Verb(NamedTuple):
     row: Row
     arguments: Callable[[str, str], tuple[str, ...]]
     types: tuple[str, ...] = ("Gated", "Own")
+    then: Row | None = None
+    """The row of the RPC that follows, for whom the first one lets through."""
 
 
 def of_one(rpc: str, verb: str, *more: str) -> Verb:
@@ -286,5 +288,10 @@ VERBS: dict[str, Verb] = {
     "stop": of_one("Stop", "stop"),
     "retry": of_one("Retry", "retry"),
     "delete": of_one("Delete", "delete"),
+    "upload": Verb(ROWS[OPERATIONS + "Get"][0]._replace(live=True),
+                   lambda type, name: ("upload", "--resume", name, __file__),
+                   then=ROWS[TRANSFERS + "QueryUpload"][0]),
+    "download": Verb(ROWS[OPERATIONS + "Get"][0]._replace(live=True),
+                     lambda type, name: ("download", name, "--to", "-"), then=ROWS[TRANSFERS + "Download"][0]),
     "types": of_all("ListTypes", "types"),
 }  # fmt: skip

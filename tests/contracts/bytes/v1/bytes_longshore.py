@@ -254,9 +254,9 @@ class BytesClient:
     """Starts and follows the operations of `bytes.v1.BytesService`."""
 
     def __init__(self, channel: longshore_client.Channel) -> None:
-        self.upload: longshore_client.OperationMethod[
+        self.upload: longshore_client.UploadMethod[
             UploadInput, UploadProgress, UploadOutput, UploadResult
-        ] = longshore_client.OperationMethod(
+        ] = longshore_client.UploadMethod(
             channel,
             "bytes.v1.BytesService/Upload",
             input_type=bytes_pb2.BytesRequest,
@@ -265,9 +265,9 @@ class BytesClient:
             result_type=lab_pb2.PlayResult,
         )
         """Takes an object of any size; cooperative cancellation."""
-        self.plain: longshore_client.OperationMethod[
+        self.plain: longshore_client.UploadMethod[
             PlainInput, PlainProgress, PlainOutput, PlainResult
-        ] = longshore_client.OperationMethod(
+        ] = longshore_client.UploadMethod(
             channel,
             "bytes.v1.BytesService/Plain",
             input_type=bytes_pb2.FileRequest,
@@ -276,9 +276,9 @@ class BytesClient:
             result_type=lab_pb2.PlayResult,
         )
         """Says only what it must, of an input with the key further down; best-effort cancellation."""
-        self.strict: longshore_client.OperationMethod[
+        self.strict: longshore_client.UploadMethod[
             StrictInput, StrictProgress, StrictOutput, StrictResult
-        ] = longshore_client.OperationMethod(
+        ] = longshore_client.UploadMethod(
             channel,
             "bytes.v1.BytesService/Strict",
             input_type=bytes_pb2.BytesRequest,
@@ -287,9 +287,9 @@ class BytesClient:
             result_type=lab_pb2.PlayResult,
         )
         """Wants digests, replaces nothing, and drops what does not fit them."""
-        self.owned: longshore_client.OperationMethod[
+        self.owned: longshore_client.UploadMethod[
             OwnedInput, OwnedProgress, OwnedOutput, OwnedResult
-        ] = longshore_client.OperationMethod(
+        ] = longshore_client.UploadMethod(
             channel,
             "bytes.v1.BytesService/Owned",
             input_type=bytes_pb2.BytesRequest,
@@ -298,9 +298,9 @@ class BytesClient:
             result_type=lab_pb2.PlayResult,
         )
         """Its object is deleted with it."""
-        self.small: longshore_client.OperationMethod[
+        self.small: longshore_client.UploadMethod[
             SmallInput, SmallProgress, SmallOutput, SmallResult
-        ] = longshore_client.OperationMethod(
+        ] = longshore_client.UploadMethod(
             channel,
             "bytes.v1.BytesService/Small",
             input_type=bytes_pb2.BytesRequest,
@@ -309,9 +309,9 @@ class BytesClient:
             result_type=lab_pb2.PlayResult,
         )
         """At most 1000 bytes, each within a minute of the last one."""
-        self.again: longshore_client.OperationMethod[
+        self.again: longshore_client.UploadMethod[
             AgainInput, AgainProgress, AgainOutput, AgainResult
-        ] = longshore_client.OperationMethod(
+        ] = longshore_client.UploadMethod(
             channel,
             "bytes.v1.BytesService/Again",
             input_type=bytes_pb2.BytesRequest,
