@@ -1,5 +1,5 @@
 # Everything a developer runs. Each target sets up what it needs; from the second run on that costs nothing.
-# Needs Python >= 3.11, make and a package index. buf is used where node is, docker nowhere.
+# Needs Python >= 3.11, make and a package index. buf is used where node is, go where it is, docker nowhere.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
