@@ -149,7 +149,10 @@ class Downloads:
 
 
 class Reading:
-    """One download that is under way. One block of its store, 1 MiB at most, is read ahead, no more."""
+    """One download that is under way. It reads no further than to the block of its store, 1 MiB at most, that is sent.
+
+    Nothing is read ahead: systems and stores do that, and a task for it would cost more than a block that is in memory.
+    """
 
     def __init__(self, name: str, download: DownloadRecord, asked: Asked, store: Store) -> None:
         self.name = name
@@ -164,8 +167,9 @@ class Reading:
         self._store = store
         self._position = asked.offset
         self._stream: AsyncGenerator[bytes] | None = None
-        self._ahead: asyncio.Future[bytes] | None = None
-        self._ended: asyncio.Future[ServiceError] = asyncio.get_running_loop().create_future()
+        self._first = b""
+        self._ended: ServiceError | None = None
+        self._waiting: asyncio.Timeout | None = None
 
     @property
     def sent(self) -> int:
@@ -179,8 +183,10 @@ class Reading:
 
     def end(self, reason: ServiceError) -> None:
         """Let it go no further. Repeatable: the first reason counts."""
-        if not self._ended.done():
-            self._ended.set_result(reason)
+        if self._ended is None:
+            self._ended = reason
+            if self._waiting is not None:
+                self._waiting.reschedule(0)
 
     async def begin(self) -> None:
         """Find the object and hold on to its bytes. Raises `ServiceError`."""
@@ -192,11 +198,9 @@ class Reading:
                 if not self.length:
                     return
                 self._stream = self._store.open(key, self._asked.offset, self.length)
-                first = await self._next()
+                self._first = await anext(self._stream, b"")
                 # What it holds on to is what was checked, unless another has taken the key between the two.
                 if await self._store.stat(key) == self.info:
-                    self._ahead = asyncio.get_running_loop().create_future()
-                    self._ahead.set_result(first)
                     return
                 await self._stream.aclose()
 
@@ -211,11 +215,9 @@ class Reading:
             if not block:
                 break
             left -= len(block)
-            if left > 0:
-                self._ahead = asyncio.ensure_future(self._next())
             yield self._pieces(block)
-        if self._ended.done():
-            raise self._ended.result()
+        if self._ended is not None:
+            raise self._ended
         whole = self.length == self.info.size
         if left or (whole and self.info.crc32c is not None and self.info.crc32c != self.crc32c):
             log.error("the object %s of store %s is corrupt", self.download.key, self.download.store)
@@ -225,9 +227,6 @@ class Reading:
 
     async def close(self) -> None:
         """Let go of the object. Repeatable."""
-        if self._ahead is not None:
-            self._ahead.cancel()
-            await asyncio.gather(self._ahead, return_exceptions=True)
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -246,19 +245,24 @@ class Reading:
             )  # fmt: skip
         return min(rest, self._asked.limit) if self._asked.limit else rest
 
-    async def _next(self) -> bytes:
-        assert self._stream is not None
-        return await anext(self._stream, b"")
-
     async def _read(self) -> bytes:
-        ahead = self._ahead
-        assert ahead is not None
-        if not ahead.done():
-            await asyncio.wait((ahead, self._ended), return_when=asyncio.FIRST_COMPLETED)
-        if self._ended.done():
-            raise self._ended.result()
-        with _refusing(self.name):
-            return ahead.result()
+        """The next block; empty: there is none. Ends with `end` also where the store gives nothing."""
+        if self._ended is not None:
+            raise self._ended
+        if self._first:
+            block, self._first = self._first, b""
+            return block
+        assert self._stream is not None
+        try:
+            with _refusing(self.name):
+                async with asyncio.timeout(None) as self._waiting:
+                    return await anext(self._stream, b"")
+        except TimeoutError:
+            if self._ended is None:
+                raise
+            raise self._ended from None
+        finally:
+            self._waiting = None
 
     def _pieces(self, block: bytes) -> Iterator[Piece]:
         for start in range(0, len(block), CHUNK):

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import resource
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from longshore_server import StoreError
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
-from longshore_server.transfers.stores import CHUNK, LocalStore
+from longshore_server.transfers.stores import CHUNK, LocalStore, local
 
 
 @pytest.fixture
@@ -114,12 +115,35 @@ async def test_a_part_of_an_object_can_be_read(store: LocalStore) -> None:
             await read(store, "key", *range)
 
 
+@pytest.mark.parametrize("cached", ["nothing", "half of it", "no telling", "not on this system"])
+async def test_it_does_not_matter_what_of_a_file_is_in_memory(
+    cached: str, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(256)) * 8192 + b"end"
+    await store.put("key", data)
+    turn, read_now = itertools.count(), os.preadv
+
+    def preadv(file: int, buffers: Sequence[memoryview], offset: int, flags: int) -> int:
+        if cached == "no telling":
+            raise OSError(errno.EOPNOTSUPP, "not on this file system")
+        if cached == "nothing" or next(turn) % 2:
+            raise BlockingIOError(errno.EAGAIN, "not in memory")
+        return read_now(file, [buffers[0][: len(buffers[0]) // 2]], offset, flags)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    if cached == "not on this system":
+        monkeypatch.delattr(os, "preadv")
+        monkeypatch.setattr(local, "_NOWAIT", 0)
+    assert await read(store, "key") == data
+    assert await read(store, "key", 5, CHUNK + 1) == data[5 : CHUNK + 6]
+
+
 async def test_a_reader_goes_on_with_the_object_that_it_began(store: LocalStore) -> None:
     await store.put("key", bytes(CHUNK) + b"old")
     async with contextlib.aclosing(store.open("key")) as chunks:
-        assert await anext(chunks) == bytes(CHUNK)
+        begun = await anext(chunks)
         await store.put("key", b"new")
-        assert [chunk async for chunk in chunks] == [b"old"]
+        assert begun + b"".join([chunk async for chunk in chunks]) == bytes(CHUNK) + b"old"
     assert await read(store, "key") == b"new"
 
 
