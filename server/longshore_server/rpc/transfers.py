@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from longshore.v1 import transfers_service_pb2 as pb
 from longshore_server.auth.identity import Principal
 from longshore_server.engine.engine import Engine
@@ -49,9 +51,16 @@ class Uploads:
         if upload is not None and upload.ended_well:
             return await self._again(requests, live)
         engine = self._engine
-        with engine.transfers.place(context.caller.name):
-            async with engine.uploads.sending(live.record, header.part, total) as sending:
-                return _answer(await self._receive(requests, context, live, sending))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(engine.transfers.place(context.caller.name))
+            try:
+                sending = await stack.enter_async_context(engine.uploads.sending(live.record, header.part, total))
+            except ServiceError as error:
+                if error.reason is not Reason.UPLOAD_COMMITTED:
+                    raise
+                # By another call, while this one waited for its turn.
+                return await self._again(requests, live)
+            return _answer(await self._receive(requests, context, live, sending))
 
     async def _receive(self, requests: Requests, context: Context, live: Live, sending: Sending) -> OperationRecord:
         uploads, looked = self._engine.uploads, sending.position

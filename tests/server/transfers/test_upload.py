@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError
+from longshore_server.transfers.staging import Digests, StagedPart
 from tests.conftest import Lab, detail, reason_of, reason_of_end, refused, retry_after, status_of
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send, upload
@@ -148,6 +150,37 @@ async def test_a_commit_can_be_repeated(lab: BytesLab) -> None:
         assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, wanted)
     await lab.restart()
     assert await send(lab.transfers, header(name), commit(DATA)) == done
+
+
+async def test_two_that_commit_at_once_are_both_answered(lab: BytesLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose answer was lost repeats the commit while the first one is still under way."""
+    operation = await waiting(lab)
+    name = operation.upload.name
+    await send(lab.transfers, header(name), chunks(DATA))
+    here, on, waits = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop, uploads = asyncio.get_running_loop(), lab.engine.uploads
+    real, begin = StagedPart.digests, uploads._begin
+
+    def digests(part: StagedPart) -> Digests:
+        loop.call_soon_threadsafe(here.set)
+        on.wait()
+        return real(part)
+
+    async def begins(*arguments: Any) -> Any:
+        if here.is_set():
+            waits.set()
+        return await begin(*arguments)
+
+    monkeypatch.setattr(StagedPart, "digests", digests)
+    monkeypatch.setattr(uploads, "_begin", begins)
+    first = asyncio.ensure_future(send(lab.transfers, header(name), commit(DATA)))
+    await here.wait()
+    second = asyncio.ensure_future(send(lab.transfers, header(name), commit(DATA)))
+    await waits.wait()
+    on.set()
+    done = await first
+    assert done.state == State.STATE_COMMITTED
+    assert await second == done
 
 
 async def test_parts_are_sent_at_the_same_time(lab: BytesLab) -> None:
