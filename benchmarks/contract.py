@@ -2,7 +2,8 @@
 
 `bench.v1.BenchService/Work` takes a `DiagnosticOutput` whose message says what the handler does, reports
 `MilestoneProgress` and returns a `CounterProgress`. Without a name template or rules: the least that a contract can be.
-`bench.v1.GuardedService/Work` is the same behind gates, and its input has rules.
+`bench.v1.GuardedService/Work` is the same behind gates, and its input has rules. `bench.v1.ExportService/Work` offers
+an object.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from longshore.v1 import operations_service_pb2 as pb
 
 TYPE = "bench.v1.BenchService/Work"
 GUARDED = "bench.v1.GuardedService/Work"
+EXPORT = "bench.v1.ExportService/Work"
 MAY_CALL, MAY_OBSERVE = "bench.call", "bench.observe"
 """The capabilities that the gates of `GUARDED` ask for."""
 TYPE_URL = "type.googleapis.com/"
@@ -63,6 +65,16 @@ def guarded() -> ServiceDescriptor:
     options.observe.all_of.append(MAY_OBSERVE)
     for name in (MAY_CALL, MAY_OBSERVE):
         file.service[0].options.Extensions[annotations_pb2.contract].capabilities.add(name=name, title=name)
+    return _added(file)
+
+
+def exporting() -> ServiceDescriptor:
+    """The descriptor of `bench.v1.ExportService`, whose operations offer the object that their script names."""
+    file = descriptor_pb2.FileDescriptorProto(name="bench/v1/export.proto", package="bench.v1", syntax="proto3")
+    method = _method(file, "ExportService", channels_pb2.DiagnosticOutput.DESCRIPTOR.full_name)
+    transfer = method.options.Extensions[annotations_pb2.operation].transfer
+    transfer.direction = annotations_pb2.TRANSFER_DIRECTION_RECEIVE
+    transfer.store, transfer.key_path = "files", "message"
     return _added(file)
 
 

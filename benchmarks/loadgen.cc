@@ -3,12 +3,14 @@
 //   loadgen TARGET calls  kind=echo|start|run|startwatch request=FILE inflight=N seconds=S [count=N]
 //   loadgen TARGET fanout method=M request=FILE trigger=M trigger_request=FILE inflight=N
 //   loadgen TARGET hold   method=M request=FILE inflight=N
+//   loadgen TARGET fetch  method=M request=FILE inflight=N
 //
 // Each takes authorization=VALUE, too, which every call then sends as metadata.
 //
 // `calls` keeps N calls in flight for S seconds (or until COUNT were made) and checks every answer. `fanout` opens N
 // streams, waits for the first message of each, triggers, and counts what then comes until the last stream has ended.
-// `hold` opens N streams, says so and keeps them until its input closes. The result is one JSON object on stdout.
+// `hold` opens N streams, says so and keeps them until its input closes. `fetch` opens N streams and counts what comes
+// until the last one has ended. The result is one JSON object on stdout.
 //
 // It reads the few protobuf fields that it looks at by itself, so that nothing but gRPC is needed to build it.
 
@@ -312,6 +314,26 @@ int calls(const std::string& target, const Options& options) {
   return 0;
 }
 
+// Counts what comes until so many calls have ended.
+int drain(Core* core, int open, Clock::time_point epoch) {
+  int64_t messages = 0, bytes = 0, failed = 0;
+  double last = 0;
+  while (open > 0) {
+    Call* call = nullptr;
+    if (core->next(&call)) {
+      --open;
+      failed += !call->status.ok();
+    } else {
+      ++messages;
+      bytes += static_cast<int64_t>(call->last.size());
+      last = seconds_since(epoch);
+    }
+  }
+  std::printf("{\"messages\": %lld, \"bytes\": %lld, \"seconds\": %.6f, \"failed\": %lld}\n", static_cast<long long>(messages),
+              static_cast<long long>(bytes), last, static_cast<long long>(failed));
+  return 0;
+}
+
 int fanout(const std::string& target, const Options& options, bool hold) {
   const ByteBuffer request = buffer_of(file(option(options, "request")));
   const int inflight = std::stoi(option(options, "inflight"));
@@ -332,32 +354,26 @@ int fanout(const std::string& target, const Options& options, bool hold) {
     while (read(STDIN_FILENO, &byte, 1) > 0) {}
     _exit(0);
   }
-  int64_t messages = 0, bytes = 0, failed = 0;
   Call trigger;
   const auto epoch = Clock::now();
   core.unary(&trigger, option(options, "trigger").c_str(), buffer_of(file(option(options, "trigger_request"))));
-  int open = inflight + 1;
-  double last = 0;
-  while (open > 0) {
-    Call* call = nullptr;
-    if (core.next(&call)) {
-      --open;
-      failed += !call->status.ok();
-    } else {
-      ++messages;
-      bytes += static_cast<int64_t>(call->last.size());
-      last = seconds_since(epoch);
-    }
-  }
-  std::printf("{\"messages\": %lld, \"bytes\": %lld, \"seconds\": %.6f, \"failed\": %lld}\n", static_cast<long long>(messages),
-              static_cast<long long>(bytes), last, static_cast<long long>(failed));
-  return 0;
+  return drain(&core, inflight + 1, epoch);
+}
+
+int fetch(const std::string& target, const Options& options) {
+  const ByteBuffer request = buffer_of(file(option(options, "request")));
+  const int inflight = std::stoi(option(options, "inflight"));
+  Core core(target, options);
+  std::vector<Call> all(static_cast<size_t>(inflight));
+  const auto epoch = Clock::now();
+  for (Call& call : all) core.stream(&call, option(options, "method").c_str(), request);
+  return drain(&core, inflight, epoch);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) die("usage: loadgen TARGET calls|fanout|hold NAME=VALUE ...");
+  if (argc < 3) die("usage: loadgen TARGET calls|fanout|hold|fetch NAME=VALUE ...");
   Options options;
   for (int i = 3; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -368,5 +384,6 @@ int main(int argc, char** argv) {
   const std::string mode = argv[2];
   if (mode == "calls") return calls(argv[1], options);
   if (mode == "fanout" || mode == "hold") return fanout(argv[1], options, mode == "hold");
+  if (mode == "fetch") return fetch(argv[1], options);
   die("unknown mode " + mode);
 }

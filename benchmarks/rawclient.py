@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +120,35 @@ async def fanout(channel: grpc.aio.Channel, options: dict[str, str], *, hold: bo
         sys.stdout.flush()
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         sys.exit(0)
+    trigger: Unary = channel.unary_unary(options["trigger"])
     epoch = time.perf_counter()
+    triggered = asyncio.ensure_future(trigger(content(options["trigger_request"])))
+    result = await drain(streams, epoch)
+    await triggered
+    return result
+
+
+async def fetch(channel: grpc.aio.Channel, options: dict[str, str]) -> dict[str, Any]:
+    """Open streams, and count what they bring."""
+    request = content(options["request"])
+    method: Stream = channel.unary_stream(options["method"])
+    epoch = time.perf_counter()
+    return await drain([aiter(method(request)) for _ in range(int(options["inflight"]))], epoch)
+
+
+async def drain(streams: Sequence[Any], epoch: float) -> dict[str, Any]:
+    """Count what comes until the last stream has ended."""
     messages = size = 0
     last = epoch
 
-    async def drain(stream: Any) -> None:
+    async def one(stream: Any) -> None:
         nonlocal messages, size, last
         async for message in stream:
             messages += 1
             size += len(message)
             last = time.perf_counter()
 
-    trigger: Unary = channel.unary_unary(options["trigger"])
-    await asyncio.gather(trigger(content(options["trigger_request"])), *(drain(stream) for stream in streams))
+    await asyncio.gather(*(one(stream) for stream in streams))
     return {"messages": messages, "bytes": size, "seconds": last - epoch, "failed": 0}
 
 
@@ -143,6 +160,8 @@ async def main() -> None:
         await channel.channel_ready()
         if mode == "calls":
             result = await calls(channel, options)
+        elif mode == "fetch":
+            result = await fetch(channel, options)
         else:
             result = await fanout(channel, options, hold=mode == "hold")
     sys.stdout.write(json.dumps(result) + "\n")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import calls, guarded, loadgen, million, processes, recovery, watching
+from benchmarks import calls, guarded, loadgen, million, processes, recovery, transfers, watching
 
-PARTS = ("calls", "guarded", "fanout", "idle", "recovery")
+PARTS = ("calls", "guarded", "fanout", "idle", "recovery", "transfers")
 
 
 def parse() -> argparse.Namespace:
@@ -38,6 +38,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--watchers", type=int, nargs="+", default=[1, 100, 1000], help="[default: 1 100 1000]")
     parser.add_argument("--idle", type=int, default=2000, help="idle streams [default: 2000]")
     parser.add_argument("--interrupted", type=int, default=10_000, help="operations to recover [default: 10000]")
+    parser.add_argument("--size", type=int, default=256, help="MiB of a transfer [default: 256]")
+    parser.add_argument("--transfers", type=int, nargs="+", default=[1, 4], help="at once [default: 1 4]")
     parser.add_argument("--stored", type=int, default=1_000_000, help="operations of `million` [default: 1000000]")
     parser.add_argument("--scratch", type=Path, help="where to keep data while it runs [default: the system's]")
     options = parser.parse_args()
@@ -78,6 +80,8 @@ def main() -> None:
                 watching.fan_out(client, data, options.watchers, options.rounds)
             elif part == "idle":
                 watching.idle(client, data, options.idle)
+            elif part == "transfers":
+                transfers.run(client, data, options.size, options.transfers, options.rounds)
             elif part == "recovery":
                 recovery.run(client, data, options.interrupted, options.rounds)
             else:

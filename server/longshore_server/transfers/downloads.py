@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 CHUNK = 256 << 10
 """Bytes of one message."""
+_extended = google_crc32c.extend
+# What each bit of a CRC32C becomes when `CHUNK` bytes follow: it is linear in them.
+_MOVED = [_extended(1 << bit, bytes(CHUNK)) ^ google_crc32c.value(bytes(CHUNK)) for bit in range(32)]
 _NAME = re.compile(r"downloads/([0-9a-f-]{36})\.([1-9][0-9]{0,8})")
 
 
@@ -267,9 +270,18 @@ class Reading:
     def _pieces(self, block: bytes) -> Iterator[Piece]:
         for start in range(0, len(block), CHUNK):
             data = block[start : start + CHUNK]
-            self.crc32c = google_crc32c.extend(self.crc32c, data)
-            yield Piece(self._position, data, google_crc32c.value(data))
+            crc32c = google_crc32c.value(data)
+            self.crc32c = _joined(self.crc32c, crc32c) if len(data) == CHUNK else _extended(self.crc32c, data)
+            yield Piece(self._position, data, crc32c)
             self._position += len(data)
+
+
+def _joined(before: int, after: int) -> int:
+    """The CRC32C of bytes, from that of those before the last `CHUNK` and that of these, without a look at either."""
+    for bit, moved in enumerate(_MOVED):
+        if before >> bit & 1:
+            after ^= moved
+    return after
 
 
 def _revoked(name: str) -> ServiceError:
