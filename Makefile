@@ -25,8 +25,9 @@ help: ## list the targets
 # --- what people run -------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: install ## real orders through a server that is killed halfway, none lost
-	$(BIN)/python examples/orders/demo.py $(ARGS)
+demo: install ## real orders and documents through servers that are killed halfway, nothing lost
+	$(BIN)/python examples/orders/demo.py
+	$(BIN)/python examples/documents/demo.py
 
 .PHONY: test
 test: install ## the tests, on the newest supported versions (ARGS='-k watch' to choose)
@@ -71,8 +72,8 @@ check-lint: install
 .PHONY: check-types
 check-types: install
 	$(BIN)/mypy .ci server client protos docs tests $(if $(wildcard benchmarks/*.py),benchmarks)
-	@set -e; for example in $(wildcard examples/*); do \
-		echo "mypy $$example"; MYPYPATH=$$example $(BIN)/mypy $$example; done
+	@set -e; for example in $(wildcard examples/*/); do \
+		echo "mypy $$example"; MYPYPATH=$$example:examples $(BIN)/mypy $$example; done
 
 .PHONY: check-layers
 check-layers: install

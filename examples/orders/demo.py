@@ -14,19 +14,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from acme.orders.v1.orders_longshore import OrdersClient
 from acme.orders.v1.orders_pb2 import ProcessOrderRequest
 from google.protobuf import json_format
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from longshore_client import CallError, InvalidArgument, OperationFailed, Progress, connect
+
+sys.path.append(str(Path(__file__).parents[1]))
+from stage import ServerProcess, shown
 
 HERE = Path(__file__).parent
 STEPS = ("waiting", "reserve", "charge", "ship")
@@ -75,38 +75,6 @@ class Board:
         return Group(table, "", f"  {time.monotonic() - self._started:4.1f} s   {self.news}")
 
 
-class Shop:
-    """The server, in a process of its own."""
-
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self._process: asyncio.subprocess.Process | None = None
-        self.address = f"unix:{data / 'orders.sock'}"
-
-    async def open(self) -> None:
-        """Start it, and return once it answers."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "longshore_server", str(HERE / "service.py:server"), "--listen", self.address,
-            "--data", str(self._data), "--metrics", "", "--log-level", "warning",
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert self._process.stderr is not None
-        said = b""
-        while b"serving" not in said:
-            line = await self._process.stderr.readline()
-            if not line:
-                raise SystemExit(f"the server did not start:\n{said.decode()}")
-            said += line
-        self._reader = asyncio.create_task(self._process.stderr.read())
-
-    async def close(self, number: signal.Signals) -> None:
-        """End it by a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        await self._process.wait()
-        await self._reader
-
-
 def read_orders() -> list[ProcessOrderRequest]:
     """The file's orders, good and bad."""
     lines = (HERE / "orders.jsonl").read_text("utf-8").splitlines()
@@ -146,7 +114,7 @@ async def follow(orders: OrdersClient, order: ProcessOrderRequest, board: Board,
         board.move(key, "completed")
 
 
-async def kill_halfway(shop: Shop, board: Board) -> None:
+async def kill_halfway(shop: ServerProcess, board: Board) -> None:
     """SIGKILL once half of the orders have ended, then start the server again."""
     await board.half.wait()
     under_way = len(board.at) - board.ended
@@ -157,23 +125,13 @@ async def kill_halfway(shop: Shop, board: Board) -> None:
     board.news += "; started again, they go on"
 
 
-@contextmanager
-def shown(board: Board, console: Console) -> Iterator[None]:
-    """The board, live on a terminal; elsewhere a line at the end says it all."""
-    if not console.is_terminal:
-        yield
-        return
-    with Live(board, console=console, refresh_per_second=12):
-        yield
-
-
 async def main() -> int:
     """Run it, and say what became of every order. Exit code 0: all as the data demands, none lost, nothing twice."""
     console = Console()
     requests = read_orders()
     with tempfile.TemporaryDirectory(prefix="longshore-demo-") as folder:
         data = Path(folder)
-        shop = Shop(data)
+        shop = ServerProcess(HERE / "service.py", data)
         console.print(f"\n  {len(requests)} orders, one server, one SQLite file. Halfway the server is killed.\n")
         board = Board(len(requests))
         with shown(board, console):
