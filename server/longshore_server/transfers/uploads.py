@@ -118,6 +118,8 @@ class Uploads:
             # Said before the bytes come, and not only after.
             await self._placing.check_free(uid, upload)
         while True:
+            # Only of what takes bytes something is remembered: nothing would end it otherwise.
+            open_upload(await self._load(uid))
             # Another call may have ended, and this been forgotten, while this one waited for its turn.
             entry = self._open.setdefault(uid, _Open())
             async with entry.turn:
@@ -191,7 +193,8 @@ class Uploads:
             if own is not None:
                 await own.settle()
                 own.detach()
-            entry = self._open.setdefault(uid, _Open())
+            # Without one, it has ended by now.
+            entry = self._open.get(uid) or _Open()
             async with entry.turn:
                 for part, sending in list(entry.sendings.items()):
                     if sending is not own:

@@ -19,6 +19,7 @@ from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
+from longshore_server.errors import ServiceError
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError
 from longshore_server.transfers.staging import Digests, StagedPart
@@ -546,3 +547,14 @@ async def test_parts_that_come_at_the_same_time_are_counted_at_the_commit(lab: B
     if not reasons:
         reasons.append((await refused(send(lab.transfers, header(name), commit(bytes(2 * limit)))))[1])
     assert reasons == ["UPLOAD_TOO_LARGE"]
+
+
+async def test_nothing_is_remembered_of_an_upload_that_ends_while_a_call_begins(lab: BytesLab) -> None:
+    operation = await waiting(lab)
+    seen = (await lab.engine.load(bytes.fromhex(operation.uid.replace("-", "")))).record
+    await lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=operation.upload.name))
+    with pytest.raises(ServiceError) as caught:
+        async with lab.engine.uploads.sending(seen, 0, None):
+            pass
+    assert caught.value.reason.name == "UPLOAD_ABORTED"
+    assert lab.engine.uploads.open == 0
