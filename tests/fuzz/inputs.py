@@ -6,10 +6,12 @@ others, and in a wild request all of them, get anything that their type can hold
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+import google_crc32c
 from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
@@ -42,8 +44,26 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 F = FieldDescriptor
 DEPTH = 3
 """How deep messages are filled; deeper ones stay empty."""
-NEEDED = ("name", "type", "signal", "script", "key", "error", "code", "message", "done", "day", "text", "title")
+NEEDED = (
+    "name",
+    "resource_name",
+    "type",
+    "signal",
+    "script",
+    "key",
+    "error",
+    "code",
+    "message",
+    "done",
+    "day",
+    "text",
+    "title",
+)
 """Fields that a good request always has."""
+BYTES = ("QueryUploadRequest", "AbortUploadRequest", "DownloadRequest", "RevokeDownloadRequest")
+"""Messages whose `name` is that of an upload or a download."""
+FROM_THE_FIRST = ("offset", "read_offset", "write_offset", "part", "limit", "read_limit", "total_size")
+"""Numbers that mostly fit if they are none."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,11 @@ class Method:
     def name(self) -> str:
         """Its last part."""
         return self.path.rpartition("/")[2]
+
+    @property
+    def sends(self) -> bool:
+        """Whether it sends many requests for one answer: bytes, then, of which those before a refusal are kept."""
+        return self.takes_stream and not self.gives_stream
 
     @property
     def reads(self) -> bool:
@@ -133,12 +158,15 @@ class Requests:
         self.callers = callers
         self._contract = [method for method in methods if method.contract]
         self._own = [method for method in methods if not method.contract]
-        self._about = [method for method in self._own if "name" in method.input.DESCRIPTOR.fields_by_name]
+        named = {"name", "resource_name"}
+        self._about = [m for m in self._own if not m.takes_stream and named & {*m.input.DESCRIPTOR.fields_by_name}]
+        self._about += [m for m in self._own if m.sends] * 3
         # What goes well only for few operations, and only after another call, is tried more often.
         self._about += [m for m in self._about if {"signal", "number"} & {*m.input.DESCRIPTOR.fields_by_name}] * 3
-        # Most can be done to operations that take signals.
-        rich = {type.type for type in types if type.contract.signals}
-        self._starting = [method for method in self._contract for _ in range(4 if method.path[1:] in rich else 1)]
+        # Most can be done to operations that take signals, or bytes.
+        often = {type.type: 12 if type.contract.HasField("transfer") else 4 if type.contract.signals else 1
+                 for type in types}  # fmt: skip
+        self._starting = [method for method in self._contract for _ in range(often.get(method.path[1:], 1))]
         self._starting += [method for method in self._own if method.name in ("Start", "Run")] * 4
         self._who = [*callers, *["ada"] * 12, "bob", "jay"] if callers else []
         self._types = {type.type: type for type in types}
@@ -161,9 +189,13 @@ class Requests:
         method = source.pick(self._contract if source.percent(30) else self._own)
         wild, spoil = source.percent(30), source.percent(30)
         requests = []
-        for _ in range(source.pick(FEW) if method.takes_stream else 1):
-            request = method.input()
-            self._fill(source, request, DEPTH, wild=wild)
+        if method.sends and source.percent(70):
+            made = self._sent(source, method, wild=wild)
+        else:
+            made = [method.input() for _ in range(source.pick(FEW) if method.takes_stream else 1)]
+            for request in made:
+                self._fill(source, request, DEPTH, wild=wild)
+        for request in made:
             data = request.SerializeToString()
             requests.append(spoilt(source, data) if spoil else data)
         metadata = self._authorization(source, wild=True)
@@ -177,9 +209,34 @@ class Requests:
 
     def _good(self, source: Source, methods: Sequence[Method]) -> Call:
         method = source.pick(methods)
-        request = method.input()
-        self._fill(source, request, DEPTH, wild=False)
-        return Call(method, (request.SerializeToString(),), self._authorization(source, wild=False), None, False)
+        if method.sends:
+            made = self._sent(source, method, wild=False)
+        else:
+            made = [method.input()]
+            self._fill(source, made[0], DEPTH, wild=False)
+        requests = tuple(request.SerializeToString() for request in made)
+        return Call(method, requests, self._authorization(source, wild=False), None, False)
+
+    def _sent(self, source: Source, method: Method, *, wild: bool) -> list[Any]:
+        """The requests by which bytes are sent in order, from the first on, and perhaps finished."""
+        name = self._text(source, method.input(), "resource_name", wild=wild)
+        data = [bytes(source.pick(SIZES)) for _ in range(source.number(4))]
+        finished, whole, offset = source.percent(60), b"".join(data), 0
+        made: list[Any] = []
+        if method.name == "Write":
+            for part in data or [b""]:
+                made.append(method.input(write_offset=offset, data=part))
+                offset += len(part)
+            made[0].resource_name, made[-1].finish_write = name, finished
+            return made
+        made.append(method.input(header={"upload": name}))
+        for part in data:
+            made.append(method.input(chunk={"offset": offset, "data": part, "crc32c": google_crc32c.value(part)}))
+            offset += len(part)
+        if finished:
+            digest = hashlib.sha256(whole).digest() if source.percent(70) else b""
+            made.append(method.input(commit={"total_size": offset, "sha256": digest}))
+        return made
 
     def _authorization(self, source: Source, *, wild: bool) -> Metadata:
         if not self._who:
@@ -286,6 +343,9 @@ class Requests:
         if wild and source.percent(40):
             text = source.text()
             return text * (1 + source.pick(SIZES) // (1 + len(text.encode()))) if source.percent(20) else text
+        if field in ("upload", "resource_name") or message.DESCRIPTOR.name in BYTES:
+            offered = message.DESCRIPTOR.name.startswith(("Download", "Read", "Revoke"))
+            return self._transfer(source.number(2**16), source.pick(ODD), offered=offered)
         if field == "name":
             if "filter" in message.DESCRIPTOR.fields_by_name:
                 return source.pick(["", "operations"])
@@ -294,6 +354,9 @@ class Requests:
             chosen = source.seeded()
             return "".join(chosen.pick(part) for _ in range(chosen.number(4)) for part in FILTER)
         known: Sequence[str] = FITTING.get(field, ())
+        if field == "script" and "content_type" in message.DESCRIPTOR.fields_by_name:
+            # What ends at once takes no bytes.
+            known = ("wait", "wait", "stop", "transfer", "transfer", "raise")
         type = self._type_of(message) if field == "signal" else None
         if type is not None and type.contract.signals:
             known = [signal.name for signal in type.contract.signals]
@@ -307,6 +370,16 @@ class Requests:
             return source.text()
         number = source.number(2**16)
         return known[number % len(known)] if known else ""
+
+    def _transfer(self, number: int, odd: str, *, offered: bool) -> str:
+        # Of few types an operation has one.
+        kind = "/Fetch" if offered else "/Put"
+        fitting = [known for known in self.known if known.uid and kind in known.type] or self.known
+        if number % 100 >= 95 or not fitting:
+            return odd
+        # One of the latest: the others may have ended.
+        uid = fitting[-1 - number % min(4, len(fitting))].uid
+        return f"downloads/{uid}.1" if offered else f"uploads/{uid}"
 
     def _name(self, number: int, odd: str) -> str:
         if number % 100 >= 95 or not self.known:
@@ -325,6 +398,8 @@ def _scalar(source: Source, field: Any, *, wild: bool) -> Any:
     if field.type == F.TYPE_ENUM and not wild:
         return source.pick(field.enum_type.values).number
     low, high = BITS[field.type]
+    if field.name in FROM_THE_FIRST and not wild:
+        return 0
     return min(high, max(low, source.pick(NUMBERS))) if wild else 1 + source.number(4)
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from bytes.v1 import files_longshore
 from gates.v1 import gates_longshore
 from lab.v1 import control_longshore, lab_longshore, retry_longshore, signals_longshore
 
@@ -37,10 +38,14 @@ from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness, ManualClock
 from longshore_server.testing.clock import START
+from longshore_server.transfers.stores import LocalStore
 from tests.conftest import turns
 from tests.server.auth import identities
 
-SHARED = (control_longshore.ControlService, retry_longshore.RetryService, signals_longshore.SignalsService)
+SHARED = (
+    control_longshore.ControlService, files_longshore.FilesService, retry_longshore.RetryService,
+    signals_longshore.SignalsService,
+)  # fmt: skip
 # Each has types that the other kind of server refuses, or whose names are the other's.
 GATED, OPEN = (*SHARED, gates_longshore.GatesService), (*SHARED, lab_longshore.LabService)
 GATES = ("gates.start", "gates.see", "gates.cancel", "gates.steer")
@@ -48,7 +53,10 @@ GATES = ("gates.start", "gates.see", "gates.cancel", "gates.steer")
 BOUNDS: dict[str, Any] = {
     "concurrency": 4, "queue": 4, "queue_per_owner": 3, "max_live": 200, "max_live_per_owner": 150, "max_events": 64,
     "max_input": 65_536, "max_payload": 65_536, "max_watches": 4, "max_watches_per_owner": 3,
+    "max_transfers": 4, "max_transfers_per_owner": 3,
 }  # fmt: skip
+OBJECTS = ("a", "b")
+"""The keys of objects that are there from the start."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -64,6 +72,8 @@ async def perform(self: Any, request: Any, op: Any) -> Any:
     elif script == "cancel":
         await op.cancelled.wait()
         raise OperationError("LAB_CANCELLED")
+    elif script == "transfer" and op._type.transfer and op._type.transfer.sends:
+        await op.transfer.completed()
     elif script == "stop":
         await op.stopping.wait()
     elif script == "sleep":
@@ -135,7 +145,9 @@ class Fuzzed:
         services = GATED if authenticated else OPEN
         made = [type("Made", (base,), dict.fromkeys(base.OPERATIONS.values(), perform))() for base in services]
         self.clock = StepClock()
-        self.harness = Harness(Server(*made), data / "data", clock=self.clock, **settings)
+        self.harness = Harness(
+            Server(*made, stores={"uploads": LocalStore()}), data / "data", clock=self.clock, **settings
+        )
 
     def identities(self) -> dict[str, Any]:
         """Callers of every kind, and the settings by which the server knows them."""
@@ -165,6 +177,8 @@ class Fuzzed:
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
         async with self.harness.serve():
             self.engine: Any = self.harness.running.engine
+            for key in OBJECTS:
+                await self.harness.running.stores["uploads"].put(key, bytes(300_000))
             path = f"file:{self.data / 'data' / 'longshore.db'}?mode=ro"
             with contextlib.closing(sqlite3.connect(path, uri=True)) as self.database:
                 await self.settle()
@@ -188,6 +202,8 @@ class Fuzzed:
             "left": {
                 "operations": len(self.engine.table.live), "attempts": executor.running,
                 "watches": self.engine.watches.count, "starts": len(self.engine._starts.inputs),
+                "transfers": self.engine.transfers.count, "uploads": len(self.engine.uploads._open),
+                "downloads": len(self.engine.downloads._open),
                 "places": self.engine._live.count, # The next bucket of deadlines and the next sweep have one each.
                 "timers": max(0, self.clock.pending - 2),
                 "waiting": sum(executor.waiting_of(name) + executor.running_of(name) for name in self.engine.types),
@@ -219,6 +235,7 @@ class Fuzzed:
         engine = self.engine
         return bool(
             engine.store.writer._busy or engine.store.writer.backlog or engine.sweeper._task or engine.executor._tasks
+            or engine.uploads._tasks or engine.uploads._placing._tasks
             or not all(attempt._in_handler for attempt in engine.executor._attempts)
         )  # fmt: skip
 

@@ -94,6 +94,7 @@ FITTING: dict[str, Sequence[str]] = {
     "title": ("a title",), "text": ("a text",),
     "script": (
         "", "wait", "wait", "cancel", "stop", "sleep", "step", "report", "fail", "raise", "defer", "defer", "defer",
+        "transfer",
         "signals", "signals", "signal",
     ),
     "signal": ("approve", "reject", "poke", "few", "plead", "object"),

@@ -185,7 +185,7 @@ class World:
         await self._command("settle")
         outcomes = [task.result() if task.done() else NO_ANSWER for task in tasks]
         refused = [outcome not in ("OK", NO_ANSWER) for outcome in outcomes]
-        if all(no or call.method.reads for no, call in zip(refused, calls, strict=True)):
+        if all((no and not call.method.sends) or call.method.reads for no, call in zip(refused, calls, strict=True)):
             assert self._version == before, f"a refused call has written: {[*zip(outcomes, calls, strict=True)]}"
             self.unwritten += sum(refused)
         if not all(task.done() for task in tasks):
@@ -222,13 +222,13 @@ class World:
         """Make a call and judge what comes back: OK, or the reason of the refusal."""
         method = call.method
         kind = f"{'stream' if method.takes_stream else 'unary'}_{'stream' if method.gives_stream else 'unary'}"
-        request = () if method.takes_stream else (call.requests[0],)
+        request = (iter(call.requests),) if method.sends else () if method.takes_stream else (call.requests[0],)
         rpc = getattr(self._channel, kind)(method.path)(*request, metadata=call.metadata, timeout=call.timeout)
         if call.leave:
             await asyncio.sleep(0)
             rpc.cancel()
         try:
-            if method.takes_stream:
+            if method.takes_stream and method.gives_stream:
                 await self._converse(call, rpc)
             elif method.gives_stream:
                 async for data in rpc:
@@ -262,6 +262,8 @@ class World:
         if details is None:
             # Nobody but the caller's own library has said so.
             mine = call.timeout is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            # A client of grpc.aio that is refused while it sends.
+            mine = mine or (call.method.sends and error.code() is grpc.StatusCode.INTERNAL)
             assert mine, f"{call}: {error.code()} without details: {error.details()}"
             return NO_ANSWER
         assert isinstance(details, bytes)
