@@ -128,7 +128,7 @@ class Board:
             bar = ProgressBar(
                 total=document.size, completed=document.sent, width=36, complete_style="cyan", finished_style="green"
             )
-            table.add_row(f"  {document.name:<12}", bar, f"{document.sent / MB:>5.1f} MB", document.stage)
+            table.add_row(f"  {document.name:<12}", bar, f"{document.sent / 1000:>7,.0f} kB", document.stage)
         return Group(table, "", f"  {time.monotonic() - self._started:4.1f} s   {self.news}")
 
 

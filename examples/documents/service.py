@@ -92,7 +92,7 @@ def described(result: FilesUploadResult) -> str:
         case "picture":
             return f"{result.picture.width} x {result.picture.height} pixels"
         case _:
-            return "kept as it is: nobody here can read it"
+            return "kept as it is"
 
 
 @asynccontextmanager
