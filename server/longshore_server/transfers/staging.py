@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,17 +55,20 @@ class StagedPart:
         self._sha256 = hashlib.sha256()
         self._crc32c = 0
         self._hashed = 0
+        self._syncing = threading.Lock()
+        self._unsynced: OSError | None = None
 
     def open(self, size: int) -> None:
         """Go on after `size` bytes, which are recorded; what there is beyond them never was. Raises `LostError`."""
-        new = not self.path.exists()
-        if new and size:
+        if size and not self.path.exists():
             raise LostError(f"{self.path} is gone")
+        self._unsynced = None
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         if os.fstat(self._file).st_size < size:
             raise LostError(f"{self.path} is shorter than the {size} bytes that were recorded")
         os.ftruncate(self._file, size)
-        if new:
+        if not size:
+            # Not only where it is new: whoever has made it may not have come to this.
             sync_folder(self.path.parent)
         self.size = size
         if self._hashed != size:
@@ -97,8 +101,19 @@ class StagedPart:
         self.size += wanted
 
     def sync(self) -> None:
-        """All that is written is durable."""
-        os.fdatasync(self._file)
+        """All that is written is durable. Raises `OSError`, and from then on always.
+
+        The kernel tells of a failure once, and forgets that those bytes were to be written: a later sync succeeds
+        without them. Only what is cut off by `open` and sent again can be durable then.
+        """
+        with self._syncing:
+            if self._unsynced is not None:
+                raise self._unsynced
+            try:
+                os.fdatasync(self._file)
+            except OSError as error:
+                self._unsynced = error
+                raise
 
     def digests(self) -> Digests:
         """Of all that is written; what was hashed while it came is not read again."""

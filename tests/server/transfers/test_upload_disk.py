@@ -1,0 +1,70 @@
+"""Uploads on a disk that fails to sync: what it has lost is never acknowledged."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from longshore.v1 import operation_pb2
+from longshore.v1 import transfers_service_pb2 as transfers_pb2
+from longshore_server.transfers import sending
+from tests.conftest import refused, retry_after
+from tests.server.transfers.bytes_service import BytesLab
+from tests.server.transfers.sender import chunks, commit, header, send
+from tests.server.transfers.test_upload import DATA, stored, waiting
+
+State = operation_pb2.UploadGrant.State
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_bytes_whose_sync_failed_are_sent_again(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """The kernel tells of a failed sync once, and the next one succeeds without those bytes.
+
+    `early`: it is the sync that only has the disk begin, for which nobody waits.
+    """
+    name = (await waiting(lab)).upload.name
+    await send(lab.transfers, header(name), chunks(DATA[:3000]))
+    real, failures = os.fdatasync, [OSError(errno.EIO, "the disk failed")]
+
+    def fdatasync(file: int) -> None:
+        if failures:
+            raise failures.pop()
+        real(file)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    if early:
+        monkeypatch.setattr(sending, "SYNC", 1)
+    _, reason, status = await refused(send(lab.transfers, header(name), chunks(DATA, offset=3000)))
+    assert reason == "STORE_UNAVAILABLE"
+    assert retry_after(status) > 0
+    assert failures == []
+    got = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=name))
+    assert (got.state, got.committed_size) == (State.STATE_OPEN, 3000)
+    done = await send(lab.transfers, header(name), chunks(DATA, offset=3000), commit(DATA))
+    assert done.state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_the_folder_of_a_file_that_a_dying_server_has_made_is_synced(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have died before it came to that; bytes in a file that no folder names are lost with the power."""
+    operation = await waiting(lab)
+    folder = stored(lab, ".longshore/staging")
+    (folder / f"{operation.uid}.0").touch()
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    got = await send(lab.transfers, header(operation.upload.name), chunks(DATA[:3000]))
+    assert got.committed_size == 3000
+    assert str(folder) in synced
