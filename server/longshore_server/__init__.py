@@ -14,7 +14,7 @@ from longshore_server.handler.journal import DuplicateNameError, NonDeterministi
 from longshore_server.handler.offers import Offer, TransferError
 from longshore_server.handler.operation import Operation
 from longshore_server.handler.signals import Signal
-from longshore_server.handler.steps import step
+from longshore_server.handler.steps import NestedStepError, StepRetry, StepTimeoutError, step
 from longshore_server.handler.transfer import ByteProgress, ReceivedObject, Transfer
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
@@ -33,6 +33,7 @@ __all__ = [
     "Credentials",
     "DuplicateNameError",
     "LocalStore",
+    "NestedStepError",
     "NonDeterministicError",
     "ObjectError",
     "ObjectInfo",
@@ -51,6 +52,8 @@ __all__ = [
     "Server",
     "ServiceError",
     "Signal",
+    "StepRetry",
+    "StepTimeoutError",
     "Store",
     "StoreError",
     "SystemClock",

@@ -135,6 +135,7 @@ class OperationError(Exception):
         domain: who defines the reason; default the operation type's proto package.
         metadata: further facts, strings by key.
         details: further protobuf messages for the caller.
+        final: whether another try would only meet it again: no retry policy, of a step or of the contract, makes one.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class OperationError(Exception):
         domain: str | None = None,
         metadata: Mapping[str, str] | None = None,
         details: Sequence[Message] = (),
+        final: bool = False,
     ) -> None:
         super().__init__(message or reason)
         if code == Code.CANCELLED:
@@ -164,6 +166,7 @@ class OperationError(Exception):
         self.domain = domain
         self.metadata = dict(metadata or {})
         self.details = tuple(details)
+        self.final = final
 
     def status(self, default_domain: str) -> status_pb2.Status:
         """The failure as callers see it."""

@@ -312,6 +312,10 @@ class Reason(enum.Enum):
         Code.DEADLINE_EXCEEDED, "The attempt took longer than the contract allows.", Again.ANEW,
         "Look at what it waited for; the contract's `retry` could have made another attempt.",
     )
+    STEP_TIMEOUT = (
+        Code.DEADLINE_EXCEEDED, "A step of the handler took longer than it may.", Again.ANEW,
+        "Operators: the server's log names the step. Authors of handlers: a step's `retry` could have tried it again.",
+    )
     INTERRUPTED = (
         Code.ABORTED, "The server stopped while the attempt was under way.", Again.ANEW,
         "The contract says `on_crash: ON_CRASH_FAIL`: find out what was done before it is done again.",

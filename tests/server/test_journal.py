@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from lab.v1 import lab_pb2
 
-from longshore_server import DuplicateNameError, NonDeterministicError, OperationError, step
+from longshore_server import DuplicateNameError, NestedStepError, NonDeterministicError, OperationError, step
 from tests.conftest import Crash, Lab, State, reason_of_end, result_of
 
 
@@ -141,6 +141,32 @@ async def test_two_steps_of_one_name_are_refused_with_both_places(lab: Lab) -> N
     assert (await lab.run()).state == State.STATE_COMPLETED
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["gather", "TaskGroup"])
+async def test_two_parallel_steps_of_one_name_are_refused_with_both_places(lab: Lab, group: bool) -> None:
+    async def in_group(*calls: Any) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for call in calls:
+                tasks.create_task(call)
+
+    @lab.plays
+    async def handler(request, op):
+        one = op.step("work", int)
+        two = op.step("work", int)
+        error: Any
+        if group:
+            with pytest.raises(ExceptionGroup) as found:
+                await in_group(one, two)
+            (error,) = found.value.exceptions
+        else:
+            _, error = await asyncio.gather(one, two, return_exceptions=True)
+        assert isinstance(error, DuplicateNameError)
+        places = [part for part in str(error).split() if "test_journal.py:" in part]
+        assert len(set(places)) == 2
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+
+
 async def test_a_step_in_a_loop_needs_a_name_each_time(lab: Lab) -> None:
     @lab.plays
     async def handler(request, op):
@@ -203,8 +229,12 @@ async def test_steps_run_in_parallel_and_not_inside_one_another(lab: Lab) -> Non
         async def outer() -> None:
             await op.step("inner", int)
 
-        with pytest.raises(RuntimeError, match="nested"):
-            await op.step("outer", outer)
+        async def spawning() -> None:
+            await asyncio.create_task(outer())
+
+        for work in (outer, spawning):
+            with pytest.raises(NestedStepError, match="step 'inner' is inside step 'outer': steps cannot be nested"):
+                await op.step("outer", work)
         return lab_pb2.PlayResult(number=sum(got))
 
     assert result_of(await lab.run()).number == 3

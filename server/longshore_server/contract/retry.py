@@ -1,4 +1,4 @@
-"""The retry policy of a contract: how often, and after what delay, a failed attempt is made again."""
+"""A retry policy, of a contract or of a step: how often, and after what delay, a failed attempt is made again."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ class RetryPolicy:
     non_retryable: frozenset[str] = frozenset()
     """Reasons of errors after which no further attempt is made."""
 
+    def next(self, failures: int, reason: str, chance: float, now: int, begun: int, deadline: int | None) -> int | None:
+        """How long to wait for the next attempt after one that failed with `reason`; None: there is none.
+
+        There is none that would be due after `max_duration`, counted from `begun`, or after the deadline of it all:
+        nobody is helped by waiting for an attempt that cannot be made, and the error of the last one says more.
+        `failures` and `chance`: as for `delay`.
+        """
+        if reason in self.non_retryable or failures >= self.max_attempts:
+            return None
+        delay = self.delay(failures, chance)
+        if deadline is not None and now + delay >= deadline:
+            return None
+        if self.max_duration is not None and now + delay > begun + self.max_duration:
+            return None
+        return delay
+
     def delay(self, failures: int, chance: float) -> int:
         """How long to wait after so many failures, the latest included. `chance`: 0 to 1, drawn for this delay."""
         if self.backoff == annotations_pb2.BACKOFF_CONSTANT:
@@ -54,39 +70,40 @@ def read(contract: annotations_pb2.OperationContract, refuse: Refuse) -> RetryPo
     """The policy that the contract declares; None: it declares none. Raises what `refuse` makes."""
     if not contract.HasField("retry"):
         return None
-    policy = contract.retry
-    if not 1 <= policy.max_attempts <= MOST_ATTEMPTS:
+    policy = check(contract.retry, lambda option, problem: refuse(f"retry.{option}", problem))
+    if contract.HasField("timeout") and policy.initial_delay > micros(contract.timeout):
         raise refuse(
-            "retry.max_attempts", f"it must be between 1 and {MOST_ATTEMPTS:,} attempts in all, the first included"
+            "retry.initial_delay",
+            "it is longer than timeout, and no attempt would follow: make one fit the other",
         )
+    return policy
+
+
+def check(policy: annotations_pb2.RetryPolicy, refuse: Refuse) -> RetryPolicy:
+    """What a policy says, with its defaults. Raises what `refuse` makes of the first field that means nothing."""
+    if not 1 <= policy.max_attempts <= MOST_ATTEMPTS:
+        raise refuse("max_attempts", f"it must be between 1 and {MOST_ATTEMPTS:,} attempts in all, the first included")
     if policy.backoff not in annotations_pb2.Backoff.values():
-        raise refuse("retry.backoff", f"{policy.backoff} is not a value that this version knows")
+        raise refuse("backoff", f"{policy.backoff} is not a value that this version knows")
     if not 0 <= policy.jitter <= 1:
-        raise refuse("retry.jitter", f"it is {policy.jitter:g}, and must be a share between 0 and 1")
+        raise refuse("jitter", f"it is {policy.jitter:g}, and must be a share between 0 and 1")
 
     def duration(field: str, value: Duration, *, zero: bool = False) -> int:
         try:
             return micros(value, zero=zero)
         except ValueError as error:
-            raise refuse(f"retry.{field}", str(error)) from None
+            raise refuse(field, str(error)) from None
 
     initial = INITIAL_DELAY
     if policy.HasField("initial_delay"):
         initial = duration("initial_delay", policy.initial_delay, zero=True)
-    if contract.HasField("timeout") and initial > micros(contract.timeout):
-        raise refuse(
-            "retry.initial_delay",
-            "it is longer than timeout, and no attempt would follow: make one fit the other",
-        )
     longest = max(initial, MAX_DELAY)
     if policy.HasField("max_delay"):
         longest = duration("max_delay", policy.max_delay)
         if longest < initial:
-            raise refuse(
-                "retry.max_delay", "it is shorter than initial_delay, which it would cut: make one fit the other"
-            )
+            raise refuse("max_delay", "it is shorter than initial_delay, which it would cut: make one fit the other")
     for position, reason in enumerate(policy.non_retryable_reasons):
-        option = f"retry.non_retryable_reasons[{position}]"
+        option = f"non_retryable_reasons[{position}]"
         if not _REASON.fullmatch(reason):
             raise refuse(option, f"{reason!r} is no reason such as CARD_DECLINED")
         if reason in policy.non_retryable_reasons[:position]:

@@ -11,7 +11,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import OperationError, Reason, failure
 from longshore_server.handler.journal import NonDeterministicError
-from longshore_server.handler.offers import TransferError
+from longshore_server.handler.steps import StepTimeoutError
 from longshore_server.lifecycle import Move
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,12 @@ def raised(type: OperationType, name: str, error: BaseException, limit: int, fie
                 log.error("the error of %s has %d bytes: its details are left out", name, status.ByteSize())
                 del status.details[1:]
                 status.message = status.message[:1024]
-            final = isinstance(error, TransferError) and error.final
-            return Outcome(Move.FAIL, status.SerializeToString(), retriable=not final)
+            return Outcome(Move.FAIL, status.SerializeToString(), retriable=not error.final)
     if isinstance(error, NonDeterministicError):
         log.error("%s", error, extra=dict(fields))
         return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, error.public))
+    if isinstance(error, StepTimeoutError):
+        log.error("handler of %s raised", name, exc_info=error, extra=dict(fields))
+        return Outcome(Move.FAIL, failure(Reason.STEP_TIMEOUT), retriable=True)
     log.error("handler of %s raised", name, exc_info=error, extra=dict(fields))
     return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR), retriable=True)

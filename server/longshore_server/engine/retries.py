@@ -24,18 +24,9 @@ class Retries:
         self._chance = chance
 
     def delay(self, type: OperationType, record: OperationRecord, reason: str) -> int | None:
-        """Microseconds until the next attempt after one that failed with `reason`; None: there is none.
-
-        There is none that would be due after `max_duration` or after the operation's deadline: nobody is helped by
-        waiting for an attempt that cannot be made, and the error of the last one says more.
-        """
-        policy = type.retry
-        if policy is None or reason in policy.non_retryable or record.failures + 1 >= policy.max_attempts:
+        """Microseconds until the next attempt after one that failed with `reason`; None: there is none."""
+        if type.retry is None:
             return None
-        delay = policy.delay(record.failures + 1, self._chance())
-        due = self._clock.now() + delay
-        if record.deadline is not None and due >= record.deadline:
-            return None
-        if policy.max_duration is not None and due > (record.started or 0) + policy.max_duration:
-            return None
-        return delay
+        return type.retry.next(
+            record.failures + 1, reason, self._chance(), self._clock.now(), record.started or 0, record.deadline
+        )

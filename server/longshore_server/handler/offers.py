@@ -23,15 +23,12 @@ class TransferError(OperationError):
     """The bytes did not come, or a store cannot do what was asked of it.
 
     A handler that does not catch it fails its operation with exactly this: `reason` is one of `Reason`, for example
-    UPLOAD_EXPIRED or OBJECT_NOT_FOUND, in the domain `longshore`.
-
-    Attributes:
-        final: whether another attempt would only meet it again: an upload that has failed stays so.
+    UPLOAD_EXPIRED or OBJECT_NOT_FOUND, in the domain `longshore`. `final` where another attempt would only meet it
+    again: an upload that has failed stays so.
     """
 
     def __init__(self, reason: Reason, message: str = "", *, final: bool = False) -> None:
-        super().__init__(reason.name, message or reason.meaning, code=reason.code, domain=DOMAIN)
-        self.final = final
+        super().__init__(reason.name, message or reason.meaning, code=reason.code, domain=DOMAIN, final=final)
 
 
 class ObjectFacts(Protocol):

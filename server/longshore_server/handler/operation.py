@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -24,6 +24,7 @@ from longshore_server.handler.log import OperationLog
 from longshore_server.handler.offers import Objects
 from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
+from longshore_server.handler.steps import Running, StepRetry, Steps
 from longshore_server.handler.transfer import Transfer
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import Move
@@ -188,38 +189,62 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         return self._reports.submit(Move.OUTPUT, self._type.output, self._type.output_url, value)
 
     @overload
-    async def step(self, name: str, function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T: ...
+    def step(
+        self, name: str, function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args,
+        retry: StepRetry | None = None, timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, T]: ...  # fmt: skip
 
     @overload
-    async def step(self, name: str, function: Callable[[Unpack[Args]], T], *args: *Args) -> T: ...
+    def step(
+        self, name: str, function: Callable[[Unpack[Args]], T], *args: *Args,
+        retry: StepRetry | None = None, timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, T]: ...  # fmt: skip
 
     # mypy 2.4 does not take `*args: Any` for an implementation of overloads that unpack a TypeVarTuple.
-    async def step(self, name: str, function: Callable[..., Any], *args: Any) -> Any:  # type: ignore[misc]
+    def step(  # type: ignore[misc]
+        self, name: str, function: Callable[..., Any], *args: Any,
+        retry: StepRetry | None = None, timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, Any]:  # fmt: skip
         """Run `function(*args)` once in the life of the operation, and return its recorded result ever after.
 
         The result is recorded when the function has returned: a crash in between runs it again, so pass `step.key` on
         to whatever must not happen twice. Results are protobuf messages, JSON values or dataclasses, always decoded
         from what was stored. Steps may run in parallel, not inside one another.
 
-        Raises what `function` raises (nothing is recorded), `DuplicateNameError` for a name used before in this
-        attempt, `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result.
+        Args:
+            name: tells it from the other steps of the operation, in this attempt and in all later ones.
+            retry: how often the function is tried before the step fails. Default: once.
+            timeout: the longest that one try may take, in seconds or as a timedelta, before it is cancelled; only what
+                awaits can be. Default: as long as it takes.
+
+        Raises what the function raised last (nothing is recorded), `StepTimeoutError` where it took too long,
+        `DuplicateNameError` for a name used before in this attempt, `NestedStepError` inside another step,
+        `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result.
         """
-        if steps.running():
-            raise RuntimeError(f"step {name!r} is inside another step: steps cannot be nested")
-        key = self._journal.claim("step", name, place(2))
+        # No coroutine itself: in a task of its own it would find only asyncio as its caller.
+        return self._step(name, place(2), function, args, retry, timeout)
+
+    async def _step(
+        self, name: str, where: str, function: Callable[..., Any], args: tuple[Any, ...],
+        retry: StepRetry | None, timeout: float | timedelta | None,
+    ) -> Any:  # fmt: skip
+        steps.refuse_nesting(name)
+        key = self._journal.claim("step", name, where)
         asked = Asked(*args)
         entry = self._journal.recorded(key, asked)
         if entry is None:
             with self._tracer.step(name):
-                entry = await self._run_step(key, asked, function, args)
+                entry = await self._run_step(key, asked, function, args, retry, timeout)
         return codec.decode(codec.Encoded(entry.codec, entry.outcome))
 
     async def _run_step(
-        self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...]
-    ) -> JournalEntry:
+        self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...],
+        retry: StepRetry | None, timeout: float | timedelta | None,
+    ) -> JournalEntry:  # fmt: skip
         name = key[1]
+        running = Running(name, f"{self.uid}/{name}")
         try:
-            result = await steps.run(f"{self.uid}/{name}", function, args)
+            result = await self._steps.run(running, function, args, retry, timeout)
         except BaseException:
             self._journal.release(key)
             raise
@@ -322,6 +347,10 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         kind, name, occurrence = key
         entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, stored.codec, stored.data)
         return await self._writer.submit(Record(self._record.uid, entry))
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return Steps(self._type, self._record, self._clock, self.cancelled, self.stopping)
 
     @cached_property
     def _inbox(self) -> Inbox:

@@ -1,13 +1,40 @@
-"""The step that runs here: what its function may know of it, and how it is called."""
+"""The step that runs here: what its function may know of it, how it is called, and how often it is tried."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable
-from typing import Any
+import logging
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
 
-_key: contextvars.ContextVar[str | None] = contextvars.ContextVar("longshore_step", default=None)
+from google.protobuf.duration_pb2 import Duration
+
+from longshore.v1 import annotations_pb2
+from longshore_server.clock import SECOND, Clock, sleep_until
+from longshore_server.contract import retry as policies
+from longshore_server.contract.retry import RetryPolicy
+from longshore_server.contract.types import OperationType
+from longshore_server.errors import OperationError, Reason
+from longshore_server.handler.facts import Flag
+from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
+from longshore_server.store.record import OperationRecord
+
+log = logging.getLogger(__name__)
+
+
+class Running(NamedTuple):
+    """A step whose function runs."""
+
+    name: str
+    key: str
+
+
+_running: contextvars.ContextVar[Running | None] = contextvars.ContextVar("longshore_step", default=None)
 
 
 class _Step:
@@ -19,25 +46,204 @@ class _Step:
 
         Raises `RuntimeError` outside a step.
         """
-        key = _key.get()
-        if key is None:
+        found = _running.get()
+        if found is None:
             raise RuntimeError("step.key exists only inside a function that op.step() runs")
-        return key
+        return found.key
 
 
 step = _Step()
 
 
-def running() -> bool:
-    """Whether this code is inside a step."""
-    return _key.get() is not None
+class NestedStepError(RuntimeError):
+    """A step was asked for inside the function of another, or in a task that such a function began."""
 
 
-async def run(key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """What `function(*args)` returns, awaited where it is awaitable; inside it `step.key` is `key`."""
-    token = _key.set(key)
+class StepTimeoutError(TimeoutError):
+    """A step took longer than it may, and its function was cancelled.
+
+    A handler that does not catch it fails its attempt with reason STEP_TIMEOUT.
+
+    Attributes:
+        step: its name.
+        seconds: how long it was allowed to take.
+    """
+
+    def __init__(self, step: str, seconds: float) -> None:
+        super().__init__(f"step {step!r} took longer than {seconds:g} s")
+        self.step = step
+        self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class StepRetry:
+    """How often a step whose function fails is tried, and after what delay: in the words of a contract's `retry`.
+
+    All tries are made within one attempt of the operation. Nothing of them is recorded before one succeeds: another
+    attempt, after a crash too, counts its tries from 1 again.
+
+    Raises `ValueError` for what makes no sense, as a contract would be refused.
+    """
+
+    max_attempts: int
+    """How many tries in all, the first included."""
+    backoff: Literal["exponential", "linear", "constant"] = "exponential"
+    """The delay doubles, grows by the first one, or stays."""
+    initial_delay: float | timedelta = 1.0
+    """Before the second try, in seconds or as a timedelta; zero: at once."""
+    max_delay: float | timedelta | None = None
+    """No delay is longer, whatever the jitter. None: 1 h, or `initial_delay` where that is longer."""
+    jitter: float = 0.0
+    """By which share of itself a delay is made shorter or longer at random, at most."""
+    max_duration: float | timedelta | None = None
+    """No try is due later than this after the first one began."""
+    non_retryable_reasons: Collection[str] = ()
+    """Reasons after which there is no further try: of an OperationError, or HANDLER_ERROR, or STEP_TIMEOUT."""
+    policy: RetryPolicy = field(init=False, repr=False, compare=False)
+    """For the engine: all of this, checked."""
+
+    def __post_init__(self) -> None:
+        said = annotations_pb2.RetryPolicy(
+            max_attempts=self.max_attempts, initial_delay=_duration("initial_delay", self.initial_delay),
+            jitter=self.jitter, non_retryable_reasons=self.non_retryable_reasons,
+        )  # fmt: skip
+        if self.backoff not in _BACKOFFS:
+            raise ValueError(f"backoff: {self.backoff!r} is none of {', '.join(map(repr, _BACKOFFS))}")
+        said.backoff = _BACKOFFS[self.backoff]
+        if self.max_delay is not None:
+            said.max_delay.CopyFrom(_duration("max_delay", self.max_delay))
+        if self.max_duration is not None:
+            said.max_duration.CopyFrom(_duration("max_duration", self.max_duration))
+        policy = policies.check(said, lambda option, problem: ValueError(f"{option}: {problem}"))
+        object.__setattr__(self, "policy", policy)
+
+
+class Steps:
+    """Calls the functions of one attempt's steps."""
+
+    def __init__(
+        self, type: OperationType, record: OperationRecord, clock: Clock, cancelled: Flag, stopping: Flag
+    ) -> None:
+        self._record = record
+        self._clock = clock
+        self._cancelled = cancelled
+        self._stopping = stopping
+        self._fields = {"operation": record.name, "type": type.name, "attempt": record.attempt}
+        ends = [record.deadline]
+        if type.attempt_timeout is not None and record.begun is not None:
+            ends.append(record.begun + type.attempt_timeout)
+        self._deadline = min((end for end in ends if end is not None), default=None)
+
+    async def run(
+        self, running: Running, function: Callable[..., Any], args: tuple[Any, ...],
+        retry: StepRetry | None, timeout: float | timedelta | None,
+    ) -> Any:  # fmt: skip
+        """What `function(*args)` returns, tried as `retry` says; inside it `step.key` is that of `running`.
+
+        Raises what the last try raised.
+        """
+        limit = None if timeout is None else _micros("timeout", timeout)
+        if limit is not None and limit <= 0:
+            raise ValueError(f"step {running.name!r}: its timeout is {timeout}, and must be longer than zero")
+        begun, failures = self._clock.now(), 0
+        while True:
+            try:
+                return await self._once(running, function, args, limit)
+            except Exception as error:
+                failures += 1
+                delay = None if retry is None else self._delay(retry.policy, error, failures, begun)
+                if retry is None or delay is None:
+                    raise
+                log.warning(
+                    "step %r of %s failed, try %d of %d; the next one comes in %g s", running.name, self._record.name,
+                    failures, retry.max_attempts, delay / SECOND, exc_info=error, extra=self._fields,
+                )  # fmt: skip
+                await self._pause(self._clock.now() + delay)
+                if self._cancelled:
+                    raise
+
+    async def _once(
+        self, running: Running, function: Callable[..., Any], args: tuple[Any, ...], limit: int | None
+    ) -> Any:
+        token = _running.set(running)
+        try:
+            result = function(*args)
+            if not inspect.isawaitable(result):
+                return result
+            if limit is None:
+                return await result
+            scope = asyncio.timeout(None)
+            try:
+                async with scope:
+                    # What asyncio does when the time is up, and the clock that says when.
+                    timer = self._clock.call_at(self._clock.now() + limit, lambda: scope.reschedule(0))
+                    try:
+                        return await result
+                    finally:
+                        timer.cancel()
+            except TimeoutError as error:
+                if scope.expired():
+                    raise StepTimeoutError(running.name, limit / SECOND) from error
+                raise
+        finally:
+            _running.reset(token)
+
+    def _delay(self, policy: RetryPolicy, error: Exception, failures: int, begun: int) -> int | None:
+        """Microseconds until the next try; None: there is none."""
+        if self._cancelled or self._stopping or isinstance(error, _MISTAKES):
+            return None
+        reason = Reason.HANDLER_ERROR.name
+        if isinstance(error, OperationError):
+            if error.final:
+                return None
+            reason = error.reason
+        elif isinstance(error, StepTimeoutError):
+            reason = Reason.STEP_TIMEOUT.name
+        return policy.next(failures, reason, random.random(), self._clock.now(), begun, self._deadline)  # noqa: S311
+
+    async def _pause(self, until: int) -> None:
+        """Return at `until`, or once a caller asks to cancel or to stop."""
+        waits = {
+            asyncio.ensure_future(wait)
+            for wait in (sleep_until(self._clock, until), self._cancelled.wait(), self._stopping.wait())
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+def refuse_nesting(name: str) -> None:
+    """Raises `NestedStepError` where a step runs already."""
+    outer = _running.get()
+    if outer is not None:
+        raise NestedStepError(
+            f"step {name!r} is inside step {outer.name!r}: steps cannot be nested; call its function itself, or make "
+            "two steps of it, one after the other"
+        )
+
+
+_BACKOFFS = {
+    "exponential": annotations_pb2.BACKOFF_EXPONENTIAL,
+    "linear": annotations_pb2.BACKOFF_LINEAR,
+    "constant": annotations_pb2.BACKOFF_CONSTANT,
+}
+_MISTAKES = (DuplicateNameError, NestedStepError, NonDeterministicError)
+"""What is wrong with the code stays so, however often it is tried."""
+
+
+def _micros(name: str, value: float | timedelta) -> int:
     try:
-        result = function(*args)
-        return await result if inspect.isawaitable(result) else result
-    finally:
-        _key.reset(token)
+        return round((value.total_seconds() if isinstance(value, timedelta) else value) * SECOND)
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name}: {value} is no duration") from None
+
+
+def _duration(name: str, value: float | timedelta) -> Duration:
+    try:
+        found = Duration()
+        found.FromMicroseconds(_micros(name, value))
+    except (OverflowError, ValueError):
+        raise ValueError(f"{name}: {value} is no duration") from None
+    return found
