@@ -145,7 +145,7 @@ class Calls:
         self.query_upload: UnaryRpc[transfers.QueryUploadRequest, UploadGrant] = self._unary(
             "QueryUpload", transfers.QueryUploadRequest, UploadGrant, _TRANSFERS
         )
-        self.upload: UploadRpc[transfers.UploadRequest, transfers.UploadResponse] = self._upload()
+        self.upload: UploadRpc[bytes, transfers.UploadResponse] = self._upload()
         self.download: StreamRpc[transfers.DownloadRequest, transfers.DownloadResponse] = self._stream(
             "Download", transfers.DownloadRequest, transfers.DownloadResponse, _TRANSFERS
         )
@@ -166,11 +166,8 @@ class Calls:
 
     def _upload(self) -> Any:
         path = _TRANSFERS + "Upload"
-        rpc = self.channel.stream_unary(
-            path,
-            request_serializer=transfers.UploadRequest.SerializeToString,
-            response_deserializer=transfers.UploadResponse.FromString,
-        )
+        # Its requests are encoded by whoever makes them.
+        rpc: Any = self.channel.stream_unary(path, response_deserializer=transfers.UploadResponse.FromString)
         return rpc if self._tracing is None else self._tracing.upload(path, rpc)
 
 
@@ -201,6 +198,7 @@ class Channel:
         self._options = (*_OPTIONS, *options)
         self._tracer_provider = tracer_provider
         self._calls: Calls | None = None
+        self._left: list[Calls] = []
         self._closed = False
         self.streams: set[Cancellable] = set()
         """The streams that are open. Not every version of grpc ends them when the connection is closed."""
@@ -218,6 +216,12 @@ class Channel:
             self._calls = Calls(channel, tracing(self._tracer_provider))
         return self._calls
 
+    def leave(self, calls: Calls) -> None:
+        """Make further calls over another connection: nothing comes through that of `calls`, which gRPC cannot know."""
+        if self._calls is calls:
+            self._left.append(calls)
+            self._calls = None
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with the next call."""
@@ -232,8 +236,8 @@ class Channel:
         calls, self._calls = self._calls, None
         for stream in self.streams:
             stream.cancel()
-        if calls is not None:
-            await calls.channel.close()
+        for each in (*self._left, *([calls] if calls is not None else [])):
+            await each.channel.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -65,7 +65,8 @@ class Fetch:
         backoff = channel.retry.attempts()
         limit = channel.heartbeat_interval * MISSED_HEARTBEATS
         while True:
-            call = channel.calls.download(self._request(), metadata=channel.metadata)
+            calls = channel.calls
+            call = calls.download(self._request(), metadata=channel.metadata)
             channel.streams.add(call)
             stream = Stream(call, limit)
             begun, crc32c = self._offset, 0
@@ -109,7 +110,7 @@ class Fetch:
                 channel.check_open()
                 raise
             except SilentError:
-                failure = silent(channel.target, limit, f"sent nothing of {self._name}")
+                failure = silent(channel, calls, limit, f"sent nothing of {self._name}")
             finally:
                 stream.close()
                 channel.streams.discard(call)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import grpc.aio
 
 from longshore.v1 import transfers_service_pb2 as pb
 from longshore.v1.operation_pb2 import UploadGrant
 from longshore_client.channel import error_of
 from longshore_client.errors import Aborted, CallError, Code, DataLoss, FailedPrecondition, InternalError
-from longshore_client.sources import CHUNK, Digest, Passing, Stored, digest_all
+from longshore_client.sources import CHUNK, Chunk, Digest, Passing, Stored, digest_all
 from longshore_client.stream import MISSED_HEARTBEATS, Alarm, silent
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from longshore_client.sources import Body, Data, Readable
 
 MAX_PARTS = 64
+_QUERY = 20.0  # seconds that a server may take to write down what has come
 
 
 class _Sender:
@@ -66,16 +68,15 @@ class _Sender:
         await self._meter.sent(self._part, at)
         try:
             while True:
-                try:
-                    grant = await self._call(at)
-                except CallError as failure:
-                    found = await self._found(failure, backoff, at)
+                answer = await self._call(at)
+                if isinstance(answer, CallError):
+                    found = await self._found(answer, backoff, at)
                 else:
                     self._channel.outage.answered(backoff)
-                    await self._meter.committed(grant.committed_size)
+                    await self._meter.committed(answer.committed_size)
                     if self._body.ended:
-                        return grant
-                    found = _size_of(grant, self._part)
+                        return answer
+                    found = _size_of(answer, self._part)
                 if found > at:
                     backoff.reset()
                 at = found
@@ -89,7 +90,7 @@ class _Sender:
         if failure.reason == "WRONG_OFFSET":
             return int(failure.metadata["committed_size"])
         request = pb.QueryUploadRequest(name=self._upload)
-        grant = await self._channel.invoke(self._channel.calls.query_upload, request)
+        grant = await self._channel.invoke(self._channel.calls.query_upload, request, wait=_QUERY)
         if grant.state == UploadGrant.STATE_FAILED:
             # Its bytes are gone; the next call is told why.
             return at
@@ -99,27 +100,37 @@ class _Sender:
         await self._meter.committed(grant.committed_size)
         return _size_of(grant, self._part)
 
-    async def _call(self, at: int) -> UploadGrant:
+    async def _call(self, at: int) -> UploadGrant | CallError:
+        """Make one call, and return its answer or what it failed with; raise what ends the sending."""
         channel = self._channel
         limit = channel.heartbeat_interval * MISSED_HEARTBEATS
-        call = channel.calls.upload(metadata=channel.metadata)
-        # A call may be refused while its sender waits for bytes.
-        call.add_done_callback(lambda _: self._body.wake())
+        calls = channel.calls
+        call = calls.upload(metadata=channel.metadata)
+        refusals: list[CallError] = []
+
+        def over(call: Any) -> None:
+            # The first of two, where grpc.aio replaces it by an error of its own because a write fails (grpc#36066).
+            refusals.extend(_refusal(call))
+            # It may be refused while its sender waits for bytes.
+            self._body.wake()
+
+        call.add_done_callback(over)
         channel.streams.add(call)
         alarm = Alarm(limit, call.cancel)
         try:
-            # A call that is over takes no more: what it has come to says why.
-            with suppress(asyncio.InvalidStateError):
+            # A call that is over takes no more: what it has come to says why, and better than the write.
+            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 await self._write(call, alarm, at)
             alarm.begin()
             return (await call).upload
         except grpc.aio.AioRpcError as error:
             channel.check_open()
-            raise error_of(error) from None
+            # A write that fails beside a refusal makes an error of its own; the other one has a domain.
+            return next((found for found in (error_of(error), *refusals) if found.domain), error_of(error))
         except asyncio.CancelledError:
             channel.check_open()
             if alarm.guilty:
-                raise silent(channel.target, limit, "took no bytes and gave no answer") from None
+                return silent(channel, calls, limit, "took no bytes and gave no answer")
             raise
         finally:
             alarm.close()
@@ -127,7 +138,7 @@ class _Sender:
             if not call.done():
                 call.cancel()
 
-    async def _write(self, call: UploadCall[pb.UploadRequest, pb.UploadResponse], alarm: Alarm, at: int) -> None:
+    async def _write(self, call: UploadCall[bytes, pb.UploadResponse], alarm: Alarm, at: int) -> None:
         async with aclosing(self._requests(at, call.done)) as requests:
             async for request in requests:
                 alarm.begin()
@@ -135,15 +146,17 @@ class _Sender:
                 alarm.end()
         await call.done_writing()
 
-    async def _requests(self, at: int, over: Callable[[], bool]) -> AsyncGenerator[pb.UploadRequest, None]:
-        yield pb.UploadRequest(header=pb.UploadHeader(upload=self._upload, part=self._part, total_size=self._total))
+    async def _requests(self, at: int, over: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+        header = pb.UploadHeader(upload=self._upload, part=self._part, total_size=self._total)
+        yield pb.UploadRequest(header=header).SerializeToString()
         async with aclosing(self._body.chunks(at, over)) as chunks:
-            async for offset, data, crc32c in chunks:
-                yield pb.UploadRequest(chunk=pb.UploadChunk(offset=offset, data=data, crc32c=crc32c))
-                await self._meter.sent(self._part, offset + len(data))
+            async for chunk in chunks:
+                yield _encode(chunk)
+                await self._meter.sent(self._part, chunk.offset + len(chunk.data))
         if self._commit and self._body.ended:
             digest = await self._body.digested()
-            yield pb.UploadRequest(commit=pb.UploadCommit(total_size=digest.size, sha256=digest.sha256))
+            commit = pb.UploadCommit(total_size=digest.size, sha256=digest.sha256)
+            yield pb.UploadRequest(commit=commit).SerializeToString()
 
 
 async def send(
@@ -271,6 +284,43 @@ def resumable(failure: CallError) -> bool:
         return failure.reason in ("WRONG_OFFSET", "CHUNK_CORRUPT")
     # Broken on the way: nobody of ours has said it. UNKNOWN has no class of its own.
     return isinstance(failure, (Aborted, InternalError, DataLoss)) or type(failure) is CallError
+
+
+def _encode(chunk: Chunk) -> bytes:
+    """`UploadRequest(chunk=...)` in bytes, with the CRC32C before the data.
+
+    By hand: protobuf would copy the data twice more, and would put the CRC32C after it, where it is lost, and nothing
+    checked, if bytes are inserted on the way.
+    """
+    offset, data, crc32c = chunk
+    before = b"".join((b"\x08", _varint(offset), b"\x1d", crc32c.to_bytes(4, "little"), b"\x12", _varint(len(data))))
+    return b"".join((b"\x12", _varint(len(before) + len(data)), before, data))
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def _refusal(call: Any) -> list[CallError]:
+    """What a call was refused with that is over; nothing if it was not, or if that cannot be known without waiting."""
+    known = []
+    for asked in (call.code(), call.details(), call.trailing_metadata()):
+        try:
+            asked.send(None)
+        except StopIteration as done:
+            known.append(done.value)
+        else:
+            asked.close()
+            return []
+    code, details, trailing = known
+    if code is grpc.StatusCode.OK:
+        return []
+    return [error_of(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details))]
 
 
 def _mismatch(grant: UploadGrant, why: str) -> FailedPrecondition:

@@ -12,7 +12,7 @@ from longshore_client.errors import Code, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from longshore_client.channel import StreamCall
+    from longshore_client.channel import Calls, Channel, StreamCall
 
 ResponseT = TypeVar("ResponseT")
 
@@ -97,10 +97,11 @@ class Stream(Generic[ResponseT]):
             self._call.cancel()
 
 
-def silent(target: str, seconds: float, what: str) -> Unavailable:
-    """What a call that was silent for so long has failed with."""
+def silent(channel: Channel, calls: Calls, seconds: float, what: str) -> Unavailable:
+    """What a call of `calls` has failed with that was silent for so long. Further ones take another connection."""
+    channel.leave(calls)
     return Unavailable(
-        f"{target} {what} for {seconds:g} s",
+        f"{channel.target} {what} for {seconds:g} s",
         reason="NO_HEARTBEAT",
         code=Code.UNAVAILABLE,
         domain="longshore",

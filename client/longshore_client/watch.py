@@ -84,6 +84,7 @@ class Follower:
         backoff = self._channel.retry.attempts()
         limit = self._channel.heartbeat_interval * MISSED_HEARTBEATS
         while True:
+            calls = self._channel.calls
             call = self._open()
             self._channel.streams.add(call)
             stream = Stream(call, limit)
@@ -130,7 +131,7 @@ class Follower:
                     domain="longshore",
                 )
             except SilentError:
-                failure = silent(self._channel.target, limit, "sent nothing, not even a heartbeat,")
+                failure = silent(self._channel, calls, limit, "sent nothing, not even a heartbeat,")
             finally:
                 stream.close()
                 self._channel.streams.discard(call)

@@ -141,6 +141,11 @@ class Uploads:
                 except (OSError, LostError) as error:
                     log.error("%s: %s", upload_name(uid), error)
                     raise failed(uid, error) from error
+                if self._open.get(uid) is not entry:
+                    # It has failed meanwhile: nobody would end this call, and the file may be there anew.
+                    await in_thread(file.close)
+                    await self._remove(uid, upload.store, ())
+                    continue
                 sending = entry.sendings[part] = Sending(
                     self._store.writer, self._clock, uid, part, file, entry.told, total
                 )
