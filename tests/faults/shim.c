@@ -4,12 +4,13 @@
  * FAULTS_TRACE   file that records are appended to; unset: none.
  * FAULTS_FOLDER  while this folder holds a file of these names, calls on the database fail:
  *                  full        writes fail with ENOSPC
+ *                  no-room     writes of the bytes of uploads fail with ENOSPC instead
  *                  unwritable  writes fail with EIO
  *                  unsynced    syncs fail with EIO
  *                  killed      the next sync kills the process instead
  *
- * A record: kind (1 byte), file (1 byte: 'w' the write-ahead log, 'd' the database, 's' a socket), offset (8), length (8),
- * then that many bytes. Kinds: W written, T truncated (offset: the new length), B a sync begins, E it has succeeded,
+ * A record: kind (1 byte), file (1 byte: 'w' the write-ahead log, 'd' the database, 's' a socket, 'u' the bytes of an
+ * upload), offset (8), length (8), then that many bytes. Kinds: W written, T truncated (offset: the new length), B a sync begins, E it has succeeded,
  * X it has failed, S bytes are about to leave by a socket.
  */
 #define _GNU_SOURCE
@@ -34,6 +35,10 @@ static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_writev)(int, const struct iovec *, int);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_pwrite64)(int, const void *, size_t, off64_t);
+static ssize_t (*real_pwritev)(int, const struct iovec *, int, off_t);
+static ssize_t (*real_pwritev64)(int, const struct iovec *, int, off64_t);
+static ssize_t (*real_pwritev2)(int, const struct iovec *, int, off_t, int);
+static ssize_t (*real_pwritev64v2)(int, const struct iovec *, int, off64_t, int);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_ftruncate)(int, off_t);
@@ -50,6 +55,10 @@ static void init(void)
     real_writev = dlsym(RTLD_NEXT, "writev");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite");
     real_pwrite64 = dlsym(RTLD_NEXT, "pwrite64");
+    real_pwritev = dlsym(RTLD_NEXT, "pwritev");
+    real_pwritev64 = dlsym(RTLD_NEXT, "pwritev64");
+    real_pwritev2 = dlsym(RTLD_NEXT, "pwritev2");
+    real_pwritev64v2 = dlsym(RTLD_NEXT, "pwritev64v2");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate");
@@ -67,7 +76,7 @@ static void init(void)
 
 __attribute__((constructor)) static void start(void) { init(); }
 
-/* Which of the files that matter a descriptor is: 'w', 'd', 's', or 0. */
+/* Which of the files that matter a descriptor is: 'w', 'd', 's', 'u', or 0. */
 static char file_of(int fd)
 {
     char link[40], path[PATH_MAX];
@@ -81,6 +90,8 @@ static char file_of(int fd)
     const char *name = strrchr(path, '/');
     if (name == NULL)
         return 0;
+    if (strstr(path, "/.longshore/staging/") != NULL)
+        return 'u';
     if (strcmp(name, "/longshore.db-wal") == 0)
         return 'w';
     return strcmp(name, "/longshore.db") == 0 ? 'd' : 0;
@@ -129,6 +140,16 @@ static int ordered(const char *fault)
 
 static int is_store(char file) { return file == 'w' || file == 'd'; }
 
+/* Whether a write is to fail: that of the database, or of an upload. */
+static int refused(char file)
+{
+    errno = ENOSPC;
+    if ((is_store(file) && ordered("full")) || (file == 'u' && ordered("no-room")))
+        return 1;
+    errno = EIO;
+    return is_store(file) && ordered("unwritable");
+}
+
 ssize_t write(int fd, const void *data, size_t length)
 {
     init();
@@ -151,18 +172,53 @@ static ssize_t write_at(int wide, int fd, const void *data, size_t length, int64
 {
     init();
     char file = file_of(fd);
-    if (is_store(file) && ordered("full")) {
-        errno = ENOSPC;
+    if (refused(file))
         return -1;
-    }
-    if (is_store(file) && ordered("unwritable")) {
-        errno = EIO;
-        return -1;
-    }
     ssize_t done = wide ? real_pwrite64(fd, data, length, offset) : real_pwrite(fd, data, length, offset);
-    if (is_store(file) && done > 0)
+    if (file != 's' && done > 0)
         record_one('W', file, offset, data, done);
     return done;
+}
+
+static int refused_vector(int fd)
+{
+    init();
+    return refused(file_of(fd));
+}
+
+/* What was written of several buffers; those who are here for the bytes of uploads always write all. */
+static ssize_t vector_done(int fd, const struct iovec *parts, int count, int64_t offset, ssize_t done)
+{
+    ssize_t wanted = 0;
+    for (int i = 0; i < count; i++)
+        wanted += parts[i].iov_len;
+    if (done == wanted)
+        record('W', file_of(fd), offset, parts, count);
+    return done;
+}
+
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t offset)
+{
+    return refused_vector(fd) ? -1 : vector_done(fd, parts, count, offset, real_pwritev(fd, parts, count, offset));
+}
+
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t offset)
+{
+    return refused_vector(fd) ? -1 : vector_done(fd, parts, count, offset, real_pwritev64(fd, parts, count, offset));
+}
+
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    if (refused_vector(fd))
+        return -1;
+    return vector_done(fd, parts, count, offset, real_pwritev2(fd, parts, count, offset, flags));
+}
+
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
+{
+    if (refused_vector(fd))
+        return -1;
+    return vector_done(fd, parts, count, offset, real_pwritev64v2(fd, parts, count, offset, flags));
 }
 
 ssize_t pwrite(int fd, const void *data, size_t length, off_t offset) { return write_at(0, fd, data, length, offset); }
@@ -195,12 +251,12 @@ int ftruncate64(int fd, off64_t length)
 static int sync_by(int (*real)(int), int fd)
 {
     char file = file_of(fd);
-    if (!is_store(file))
+    if (file == 0 || file == 's')
         return real(fd);
-    if (ordered("killed"))
+    if (is_store(file) && ordered("killed"))
         kill(getpid(), SIGKILL);
     record('B', file, 0, NULL, 0);
-    if (ordered("unsynced")) {
+    if (is_store(file) && ordered("unsynced")) {
         record('X', file, 0, NULL, 0);
         errno = EIO;
         return -1;

@@ -127,6 +127,8 @@ class Disk:
 
     def apply(self, call: Call) -> None:
         """One more call."""
+        if call.file not in self._synced:
+            return
         if call.kind in "WT":
             self._loose[call.file].append(call)
         elif call.kind == "B":

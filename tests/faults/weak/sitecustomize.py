@@ -2,7 +2,7 @@
 
 Only a test puts this folder on a server's path. `FAULTS_WEAK` says how: `NORMAL` and `OFF` are SQLite's own words for
 syncing less; `LATE` puts every COMMIT off until the next transaction begins, so that answers come before it, and
-`LATER` until the fiftieth does.
+`LATER` until the fiftieth does; `BYTES` does not sync the bytes of uploads.
 """
 
 from __future__ import annotations
@@ -44,4 +44,6 @@ def weak_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
     return connect(*arguments, factory=WeakConnection, **options)
 
 
+if WEAK == "BYTES":
+    setattr(os, "fdatasync", lambda _: None)  # noqa: B010 - as below
 setattr(sqlite3, "connect", weak_connect)  # noqa: B010 - mypy would compare the two signatures
