@@ -1,0 +1,248 @@
+"""Fetching bytes: into files and chunk by chunk, over connections that break, and never anything that is not whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytes.v1.bytes_longshore import BytesClient
+from bytes.v1.bytes_pb2 import BytesRequest
+from lab.v1.lab_pb2 import PlayResult
+
+import longshore_client as lc
+from longshore.v1.transfers_service_pb2 import DownloadResponse
+from longshore_client import Channel, OperationHandle, ReceiveProgress
+from tests.client.carrying import CHUNK, MB, Broken, lab, near, some
+from tests.proxy import Damage, How
+from tests.server.transfers.bytes_service import BytesLab
+
+__all__ = ["lab", "near"]
+
+DATA = some(3 * MB + 7)
+Handle = OperationHandle[Any, Any, Any]
+
+
+async def offering(lab: BytesLab, channel: Channel, data: bytes = DATA, type: str = "offer") -> Handle:
+    """An operation that has offered these bytes as `report.pdf`, and has ended."""
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        await lab.server.stores["exports"].put("reports/1", data, content_type="application/pdf")
+        await op.transfer.offer("reports/1", filename="report.pdf")
+        return PlayResult()
+
+    handle: Handle = await getattr(BytesClient(channel), type)(BytesRequest(key="reports/1"))
+    await handle.wait()
+    return handle
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 3 * MB])
+async def test_what_is_offered_is_what_is_fetched(lab: BytesLab, near: Channel, tmp_path: Path, size: int) -> None:
+    data = some(size)
+    handle = await offering(lab, near, data)
+    path = tmp_path / "report.pdf"
+    grant = await handle.download(path)
+    assert path.read_bytes() == data
+    assert (grant.size, grant.filename, grant.content_type) == (size, "report.pdf", "application/pdf")
+    assert grant.sha256 == hashlib.sha256(data).hexdigest()
+    assert not path.with_name("report.pdf.part").exists()
+    assert b"".join([chunk async for chunk in handle.open()]) == data
+    file = io.BytesIO(b"head")
+    file.seek(4)
+    await handle.download(file, grant.name)
+    assert file.getvalue() == b"head" + data
+
+
+async def test_what_is_offered_is_listed_and_watched(lab: BytesLab, near: Channel) -> None:
+    handle = await offering(lab, near)
+    (grant,) = await handle.downloads()
+    assert (grant.name, grant.filename, grant.size) == (f"downloads/{handle.uid}.1", "report.pdf", len(DATA))
+    seen = [event async for event in handle.watch(types=[lc.Offered])]
+    assert [event.download for event in seen if isinstance(event, lc.Offered)] == [grant]
+
+
+async def test_a_place_in_the_middle_can_be_the_beginning(lab: BytesLab, near: Channel) -> None:
+    handle = await offering(lab, near)
+    assert b"".join([chunk async for chunk in handle.open(offset=1000)]) == DATA[1000:]
+    assert [chunk async for chunk in handle.open(offset=len(DATA))] == []
+    with pytest.raises(lc.OutOfRange) as caught:
+        [chunk async for chunk in handle.open(offset=len(DATA) + 1)]
+    assert caught.value.reason == "OFFSET_OUT_OF_RANGE"
+
+
+async def test_how_far_it_has_come_is_told(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
+    handle = await offering(lab, near)
+    told: list[ReceiveProgress] = []
+    await handle.download(tmp_path / "x", on_transfer=told.append)
+    assert told == sorted(told)
+    assert told[-1] == (len(DATA), len(DATA))
+
+
+@pytest.mark.parametrize("how", [How.CUT, How.HALVE, How.DUPLICATE, How.STALL])
+async def test_a_broken_connection_is_gone_on_with(lab: BytesLab, near: Channel, tmp_path: Path, how: How) -> None:
+    # Two uses at most: all calls of one download are one.
+    handle = await offering(lab, near, type="ticket")
+    plan = iter([Damage(how, 200 + 700_000 * number, down=True) for number in range(3)])
+    options = {"heartbeat_interval": 0.1} if how is How.STALL else {}
+    broken = Broken(lab, plan, **options)
+    async with broken as channel:
+        path = tmp_path / "x"
+        await BytesClient(channel).ticket.attach(f"operations/{handle.uid}").download(path, f"downloads/{handle.uid}.1")
+    assert path.read_bytes() == DATA
+    assert broken.proxy.counts == {how: 3}
+
+
+async def test_nothing_is_fetched_twice(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
+    handle = await offering(lab, near)
+    requests = noted(near)
+    (tmp_path / "x.part").write_bytes(DATA[:MB])
+    await handle.download(tmp_path / "x")
+    assert [request.offset for request in requests] == [MB]
+    assert (tmp_path / "x").read_bytes() == DATA
+    (tmp_path / "x.part").write_bytes(DATA[:MB])
+    await handle.download(tmp_path / "x", resume=False)
+    assert [request.offset for request in requests] == [MB, 0]
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def noted(channel: Channel) -> list[Any]:
+    """The requests of the method Download, from here on."""
+    requests: list[Any] = []
+    rpc = channel.calls.download
+
+    def download(request: Any, **options: Any) -> Any:
+        requests.append(request)
+        return rpc(request, **options)
+
+    channel.calls.download = download
+    return requests
+
+
+@pytest.mark.parametrize("stale", [bytes(MB), DATA + b"more", bytes(len(DATA))], ids=["other", "longer", "complete"])
+async def test_a_part_of_something_else_is_begun_again(
+    lab: BytesLab, near: Channel, tmp_path: Path, stale: bytes
+) -> None:
+    handle = await offering(lab, near)
+    (tmp_path / "x.part").write_bytes(stale)
+    await handle.download(tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+    assert not (tmp_path / "x.part").exists()
+
+
+async def test_a_part_is_not_gone_on_with_where_nobody_knows_the_digest(
+    lab: BytesLab, near: Channel, tmp_path: Path
+) -> None:
+    handle = await offering(lab, near)
+    damaged(near, forget)
+    (tmp_path / "x.part").write_bytes(DATA[:MB])
+    await handle.download(tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def forget(message: Any, count: int) -> None:
+    if message.HasField("header"):
+        message.header.download.ClearField("digests")
+
+
+def damaged(channel: Channel, damage: Callable[[Any, int], None]) -> None:
+    """Let the messages of the method Download be changed on their way; `damage` gets the number of each."""
+    rpc, count = channel.calls.download, 0
+
+    class Damaged:
+        def __init__(self, call: Any) -> None:
+            self._call = call
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._call, name)
+
+        async def __aiter__(self) -> AsyncIterator[DownloadResponse]:
+            nonlocal count
+            async for message in self._call:
+                count += 1
+                damage(message, count)
+                yield message
+
+    channel.calls.download = lambda request, **options: Damaged(rpc(request, **options))
+
+
+def once(message: Any, count: int) -> None:
+    if count == 3:
+        message.chunk.data = bytes(CHUNK)
+
+
+def moved(message: Any, count: int) -> None:
+    if count == 3:
+        message.chunk.offset += 1
+
+
+@pytest.mark.parametrize("damage", [once, moved])
+async def test_a_chunk_that_was_damaged_is_fetched_again(
+    lab: BytesLab, near: Channel, tmp_path: Path, damage: Any
+) -> None:
+    handle = await offering(lab, near)
+    damaged(near, damage)
+    await handle.download(tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
+
+
+def end(message: Any, count: int) -> None:
+    if message.HasField("end"):
+        message.end.crc32c += 1
+
+
+def whole(message: Any, count: int) -> None:
+    if message.HasField("header"):
+        message.header.download.digests.sha256 = bytes(32)
+
+
+@pytest.mark.parametrize("damage", [end, whole])
+async def test_what_is_not_whole_is_no_file(lab: BytesLab, near: Channel, tmp_path: Path, damage: Any) -> None:
+    handle = await offering(lab, near)
+    damaged(near, damage)
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    with pytest.raises(lc.DataLoss) as caught:
+        await handle.download(path)
+    assert caught.value.reason == "DIGEST_MISMATCH"
+    assert path.read_bytes() == b"before"
+    assert not (tmp_path / "x.part").exists()
+
+
+async def test_what_is_refused_leaves_the_part_for_later(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
+    handle = await offering(lab, near, type="ticket")
+    (tmp_path / "x.part").write_bytes(DATA[:MB])
+    lab.clock.advance(61)
+    with pytest.raises(lc.FailedPrecondition) as caught:
+        await handle.download(tmp_path / "x")
+    assert caught.value.reason == "DOWNLOAD_EXPIRED"
+    assert (tmp_path / "x.part").read_bytes() == DATA[:MB]
+
+
+async def test_what_is_not_offered_is_not_found(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
+    handle = await offering(lab, near)
+    for wrong in (2, f"downloads/{handle.uid}.2"):
+        with pytest.raises(lc.NotFound) as caught:
+            await handle.download(tmp_path / "x", wrong)
+        assert caught.value.reason == "DOWNLOAD_NOT_FOUND"
+
+
+async def test_a_reader_that_leaves_ends_the_call(lab: BytesLab, near: Channel) -> None:
+    handle = await offering(lab, near)
+    stream = handle.open()
+    assert await anext(stream) == DATA[:CHUNK]
+    await stream.aclose()
+    assert not near.streams
+
+
+async def test_a_server_that_dies_is_waited_for(lab: BytesLab, near: Channel) -> None:
+    handle = await offering(lab, near, some(20 * MB))
+    got = bytearray()
+    async for chunk in handle.open():
+        got += chunk
+        if len(got) == CHUNK:
+            await lab.restart()
+    assert bytes(got) == some(20 * MB)
