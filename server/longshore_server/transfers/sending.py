@@ -61,6 +61,7 @@ class Sending:
         self._failure: Exception | None = None
         self._recording = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def idle(self) -> bool:
@@ -94,7 +95,7 @@ class Sending:
         """What is written is durable and recorded; None: it was before. Raises `ServiceError`."""
         async with self._recording:
             size = self._file.size
-            if size == self._recorded and self._total is None:
+            if self._closed or (size == self._recorded and self._total is None):
                 return None
             try:
                 await in_thread(self._file.sync)
@@ -141,7 +142,10 @@ class Sending:
         finally:
             if self._syncing is not None:
                 await asyncio.wait([self._syncing])
-            await in_thread(self._file.close)
+            async with self._recording:
+                # Whoever asks from here on is told what is recorded: another call may have the file.
+                self._closed = True
+                await in_thread(self._file.close)
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

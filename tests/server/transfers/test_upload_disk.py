@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,32 @@ async def test_bytes_whose_sync_failed_are_sent_again(
     done = await send(lab.transfers, header(name), chunks(DATA, offset=3000), commit(DATA))
     assert done.state == State.STATE_COMMITTED
     assert stored(lab).read_bytes() == DATA
+
+
+async def test_what_a_call_could_not_record_is_not_recorded_once_it_is_over(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for the upload just then looks at a call whose file is closed, or belongs to the next one."""
+    operation = await waiting(lab)
+    calls: list[sending.Sending] = []
+    begin = sending.Sending.__init__
+
+    def begins(call: sending.Sending, *arguments: Any) -> None:
+        begin(call, *arguments)
+        calls.append(call)
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    monkeypatch.setattr(sending.Sending, "__init__", begins)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        await refused(send(lab.transfers, header(operation.upload.name), chunks(DATA[:3000])))
+        await lab.settled()
+    (call,) = calls
+    assert await call.record() is None
+    got = await lab.transfers.QueryUpload(transfers_pb2.QueryUploadRequest(name=operation.upload.name))
+    assert got.committed_size == 0
 
 
 async def test_the_folder_of_a_file_that_a_dying_server_has_made_is_synced(
