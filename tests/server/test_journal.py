@@ -4,128 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import enum
-import math
 from typing import Any
 
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from lab.v1 import lab_pb2
 
 from longshore_server import DuplicateNameError, NestedStepError, NonDeterministicError, OperationError, step
 from tests.conftest import Crash, Lab, State, reason_of_end, result_of
-
-
-@dataclasses.dataclass
-class Receipt:
-    number: int
-    lines: list[str]
-    paid: bool = False
-
-
-@dataclasses.dataclass
-class Wrong:
-    number: int
-
-
-class Colour(enum.Enum):
-    RED = 1
-
-
-VALUES: dict[str, Any] = {
-    "nothing": None,
-    "a number": 7,
-    "a large number": 10**40,
-    "a float": 0.1,
-    "a text": "Grüße \0 \U0001f6a2 \ud800",
-    "a list": [1, "two", None, [True, {}]],
-    "an object": {"a": {"b": [1.5]}, "": None},
-    "a message": lab_pb2.PlayResult(text="x", number=2),
-    "a message of another package": Timestamp(seconds=5),
-    "a dataclass": Receipt(7, ["a", "b"], True),
-}
-
-
-@pytest.mark.parametrize("case", VALUES)
-async def test_a_step_runs_once_and_gives_the_same_value_of_the_same_type_ever_after(lab: Lab, case: str) -> None:
-    crash, ran, got = Crash(lab), [], []
-
-    async def work() -> Any:
-        ran.append(1)
-        return VALUES[case]
-
-    @lab.plays
-    async def handler(request, op):
-        got.append(await op.step("work", work))
-        await crash.here(op)
-        return lab_pb2.PlayResult(number=op.attempt)
-
-    name = (await lab.begin()).operation.name
-    await crash.happen()
-    assert result_of(await lab.end(name)).number == 2
-    assert ran == [1]
-    assert got == [VALUES[case]] * 2
-    assert {type(value) for value in got} == {type(VALUES[case])}
-
-
-async def test_the_live_run_gets_what_was_stored_and_not_the_object_itself(lab: Lab) -> None:
-    original = ["a"]
-
-    @lab.plays
-    async def handler(request, op):
-        got = await op.step("work", lambda: original)
-        assert got == original
-        assert got is not original
-        return lab_pb2.PlayResult()
-
-    assert (await lab.run()).state == State.STATE_COMPLETED
-
-
-NOT_STORABLE: dict[str, Any] = {
-    "a tuple": (1, 2),
-    "a set": {1},
-    "bytes": b"x",
-    "a number as a key": {1: "a"},
-    "not a number": math.nan,
-    "infinity": math.inf,
-    "an object of a class": object(),
-    "an enum": Colour.RED,
-    "a tuple inside": {"a": [(1,)]},
-    "a dataclass whose field lies": Wrong("seven"),  # type: ignore[arg-type]
-}
-
-
-@pytest.mark.parametrize("case", NOT_STORABLE)
-async def test_a_value_that_would_come_back_changed_is_refused(lab: Lab, case: str) -> None:
-    errors = []
-
-    @lab.plays
-    async def handler(request, op):
-        try:
-            await op.step("work", lambda: NOT_STORABLE[case])
-        except TypeError as error:
-            errors.append(str(error))
-        return lab_pb2.PlayResult()
-
-    await lab.run()
-    assert len(errors) == 1
-    assert "step 'work'" in errors[0]
-    assert lab.tables()["journal"] == []
-
-
-async def test_a_dataclass_inside_a_function_is_refused(lab: Lab) -> None:
-    @dataclasses.dataclass
-    class Local:
-        number: int
-
-    @lab.plays
-    async def handler(request, op):
-        with pytest.raises(TypeError, match="define the dataclass at the top of a module"):
-            await op.step("work", lambda: Local(1))
-        return lab_pb2.PlayResult()
-
-    assert (await lab.run()).state == State.STATE_COMPLETED
 
 
 async def test_two_steps_of_one_name_are_refused_with_both_places(lab: Lab) -> None:

@@ -1,6 +1,7 @@
-"""How outcomes of steps become bytes and come back: protobuf messages, JSON values and dataclasses, nothing else.
+"""How outcomes of steps become bytes and come back: protobuf messages, JSON values, dataclasses and pydantic models.
 
-The live run decodes what it has just stored, so that it sees exactly what a re-run will see.
+Anything else is refused, and so is what would come back changed. The live run decodes what it has just stored, so that
+it sees exactly what a re-run will see.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import math
+import sys
 from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pool, message_factory
@@ -16,7 +18,7 @@ from google.protobuf.message import Message
 
 
 class Encoded(NamedTuple):
-    """A value as stored: `codec` is `json`, `proto:FULL.NAME` or `dataclass:MODULE:QUALNAME`."""
+    """A value as stored. `codec`: `json`, `proto:FULL.NAME`, `dataclass:MODULE:CLASS` or `pydantic:MODULE:CLASS`."""
 
     codec: str
     data: bytes
@@ -32,6 +34,8 @@ def encode(value: Any) -> Encoded:
         return Encoded(f"proto:{value.DESCRIPTOR.full_name}", value.SerializeToString(deterministic=True))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _encode_dataclass(value)
+    if _is_model(value):
+        return _encode_model(value)
     _check_json(value, "the value")
     return Encoded(
         "json", json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
@@ -50,6 +54,8 @@ def decode(encoded: Encoded) -> Any:
         import msgspec
 
         return msgspec.json.decode(encoded.data, type=_import(rest))
+    if kind == "pydantic":
+        return _import(rest).model_validate_json(encoded.data)
     raise ValueError(f"this version does not know the codec {encoded.codec!r}")
 
 
@@ -57,13 +63,7 @@ def _encode_dataclass(value: Any) -> Encoded:
     import msgspec
 
     kind = type(value)
-    path = f"{kind.__module__}:{kind.__qualname__}"
-    try:
-        found = _import(path)
-    except (ImportError, AttributeError):
-        found = None
-    if found is not kind:
-        raise NotStorableError(f"{path} cannot be imported by a re-run: define the dataclass at the top of a module")
+    path = _path(kind, "dataclass")
     try:
         data = msgspec.json.encode(value)
         back = msgspec.json.decode(data, type=kind)
@@ -74,6 +74,39 @@ def _encode_dataclass(value: Any) -> Encoded:
             f"{kind.__qualname__} would come back changed: annotate its fields with the types that they hold"
         )
     return Encoded(f"dataclass:{path}", data)
+
+
+def _is_model(value: Any) -> bool:
+    """Whether it is a model of pydantic 2. Who has made one has imported it; nobody else needs to have it."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(value, pydantic.BaseModel) and hasattr(value, "model_dump_json")
+
+
+def _encode_model(value: Any) -> Encoded:
+    kind = type(value)
+    path = _path(kind, "model")
+    try:
+        data = value.model_dump_json(by_alias=True, round_trip=True, warnings=False).encode()
+        back = kind.model_validate_json(data)
+    except (TypeError, ValueError) as error:
+        raise NotStorableError(f"{kind.__qualname__} cannot be stored: {error}") from None
+    if back != value:
+        raise NotStorableError(
+            f"{kind.__qualname__} would come back changed: its own JSON must hold all that it holds, of the same types"
+        )
+    return Encoded(f"pydantic:{path}", data)
+
+
+def _path(kind: type, what: str) -> str:
+    """How a re-run finds a class."""
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    try:
+        found = _import(path)
+    except (ImportError, AttributeError):
+        found = None
+    if found is not kind:
+        raise NotStorableError(f"{path} cannot be imported by a re-run: define the {what} at the top of a module")
+    return path
 
 
 def _check_json(value: Any, path: str) -> None:
@@ -95,9 +128,16 @@ def _check_json(value: Any, path: str) -> None:
                 raise NotStorableError(f"{path} has the key {key!r}: keys must be strings")
             _check_json(item, f"{path}[{key!r}]")
         return
-    raise NotStorableError(
-        f"{path} is a {kind.__module__}.{kind.__qualname__}: return a protobuf message, a JSON value or a dataclass"
-    )
+    remedy = _REMEDIES.get(kind, "return a protobuf message, a JSON value, a dataclass or a pydantic model")
+    raise NotStorableError(f"{path} is a {kind.__module__}.{kind.__qualname__}, which is no JSON: {remedy}")
+
+
+_IN_A_FIELD = "or put it into a dataclass or a pydantic model, in a field of that type"
+_REMEDIES: dict[type, str] = {
+    tuple: f"make it a list, {_IN_A_FIELD}",
+    set: f"make it a list, {_IN_A_FIELD}",
+    bytes: f"make it a text, in base64 for example, {_IN_A_FIELD}",
+}
 
 
 def _import(path: str) -> Any:

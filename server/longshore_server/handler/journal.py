@@ -27,15 +27,15 @@ class DuplicateNameError(RuntimeError):
 
 
 class NonDeterministicError(Exception):
-    """A re-run asked for something else than was recorded. The operation fails with reason NON_DETERMINISTIC.
+    """A re-run does not fit what was recorded. The operation fails with reason NON_DETERMINISTIC.
 
     Attributes:
         public: what callers are told: which await, and the attempt that recorded it. Arguments may hold secrets.
     """
 
-    def __init__(self, which: str, attempt: int, recorded: str, asked: str) -> None:
-        self.public = f"{which}: this attempt asks for something else than attempt {attempt} did."
-        super().__init__(f"{which}: attempt {attempt} asked for ({recorded}), this attempt asks for ({asked})")
+    def __init__(self, message: str, public: str) -> None:
+        super().__init__(message)
+        self.public = public
 
 
 class Asked:
@@ -89,16 +89,35 @@ class Journal:
         """The outcome that an earlier attempt recorded. Raises `NonDeterministicError` when it was asked otherwise."""
         entry = self._entries.get(key)
         if entry is not None and entry.digest != asked.digest:
-            kind, name, occurrence = key
-            which = f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}"
-            error = NonDeterministicError(which, entry.attempt, entry.asked, asked.text)
-            self.fatal = self.fatal or error
-            raise error
+            which, attempt = _which(key), f"attempt {entry.attempt}"
+            raise self.fail(
+                f"{which}: {attempt} asked for ({entry.asked}), this attempt asks for ({asked.text})",
+                f"{which}: this attempt asks for something else than {attempt} did.",
+            )
         return entry
+
+    def decode(self, key: Key, entry: JournalEntry) -> Any:
+        """The value of an outcome. Raises `NonDeterministicError` where the code of today cannot read it any more."""
+        try:
+            return codec.decode(codec.Encoded(entry.codec, entry.outcome))
+        except Exception as error:
+            problem = f"{_which(key)}: what attempt {entry.attempt} recorded cannot be read any more"
+            raise self.fail(f"{problem} ({entry.codec}): {error}", f"{problem}.") from error
+
+    def fail(self, message: str, public: str) -> NonDeterministicError:
+        """The error that says why the attempt cannot succeed any more: its first one is the one that counts."""
+        error = NonDeterministicError(message, public)
+        self.fatal = self.fatal or error
+        return error
 
     def recorded_keys(self) -> Iterable[Key]:
         """The keys of what earlier attempts recorded."""
         return self._entries.keys()
+
+
+def _which(key: Key) -> str:
+    kind, name, occurrence = key
+    return f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}"
 
 
 def place(depth: int) -> str:

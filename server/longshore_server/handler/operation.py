@@ -208,8 +208,8 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """Run `function(*args)` once in the life of the operation, and return its recorded result ever after.
 
         The result is recorded when the function has returned: a crash in between runs it again, so pass `step.key` on
-        to whatever must not happen twice. Results are protobuf messages, JSON values or dataclasses, always decoded
-        from what was stored. Steps may run in parallel, not inside one another.
+        to whatever must not happen twice. Results are protobuf messages, JSON values, dataclasses or pydantic models,
+        always decoded from what was stored. Steps may run in parallel, not inside one another.
 
         Args:
             name: tells it from the other steps of the operation, in this attempt and in all later ones.
@@ -235,7 +235,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         if entry is None:
             with self._tracer.step(name):
                 entry = await self._run_step(key, asked, function, args, retry, timeout)
-        return codec.decode(codec.Encoded(entry.codec, entry.outcome))
+        return self._journal.decode(key, entry)
 
     async def _run_step(
         self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...],
@@ -269,7 +269,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         if entry is None:
             wake = self._clock.now() + int(seconds * SECOND)
             entry = await self._record_entry(key, asked, codec.encode(wake))
-        await sleep_until(self._clock, codec.decode(codec.Encoded(entry.codec, entry.outcome)))
+        await sleep_until(self._clock, self._journal.decode(key, entry))
 
     async def defer(self) -> ResultT:
         """Hand the operation over: `return await op.defer()`. It is durable when this returns.
