@@ -82,7 +82,7 @@ async def test_a_connection_that_stalls_is_noticed_and_left(lab: BytesLab) -> No
 
 
 async def test_a_server_that_takes_no_more_is_noticed(lab: BytesLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, stuck = lab.engine.uploads.write, True
+    write, stuck = lab.engine.transfers.uploads.write, True
 
     async def hang(*arguments: Any) -> None:
         nonlocal stuck
@@ -91,7 +91,7 @@ async def test_a_server_that_takes_no_more_is_noticed(lab: BytesLab, monkeypatch
             await asyncio.Event().wait()
         await write(*arguments)
 
-    monkeypatch.setattr(lab.engine.uploads, "write", hang)
+    monkeypatch.setattr(lab.engine.transfers.uploads, "write", hang)
     pauses = Pauses()
     async with pauses.connect(lab.harness.address, heartbeat_interval=0.1) as channel:
         upload = await BytesClient(channel).upload(REQUEST).transfer(DATA).start()
@@ -237,7 +237,7 @@ async def test_what_was_damaged_on_its_way_is_sent_again(lab: BytesLab, near: Ch
 
 
 async def test_a_store_that_is_full_is_asked_again_when_it_says(lab: BytesLab, near: Channel, pauses: Pauses) -> None:
-    write, left = lab.engine.uploads.write, 2
+    write, left = lab.engine.transfers.uploads.write, 2
 
     async def full(*arguments: Any) -> None:
         nonlocal left
@@ -246,7 +246,7 @@ async def test_a_store_that_is_full_is_asked_again_when_it_says(lab: BytesLab, n
             raise ServiceError(Reason.STORE_FULL, "There is no room.", retry_after=7.0)
         await write(*arguments)
 
-    lab.engine.uploads.write = full
+    lab.engine.transfers.uploads.write = full
     upload = await BytesClient(near).upload(REQUEST).transfer(DATA).start()
     await upload.wait()
     assert [pause >= 7 for pause in pauses] == [True, True]

@@ -87,7 +87,7 @@ class Torturer:
     async def _collect(self) -> None:
         """What a server has still to delete when it ends, the next one deletes."""
         async with carried.server.run(Config(data=self.server.data, listen=(self.server.address,), metrics="")) as last:
-            while task := last.engine._collector._task:
+            while task := last.engine.transfers.collector._task:
                 await task
 
     async def _release(self) -> None:

@@ -202,8 +202,8 @@ class Fuzzed:
             "left": {
                 "operations": len(self.engine.table.live), "attempts": executor.running,
                 "watches": self.engine.watches.count, "starts": len(self.engine._starts.inputs),
-                "transfers": self.engine.transfers.count, "uploads": len(self.engine.uploads._open),
-                "downloads": len(self.engine.downloads._open),
+                "transfers": self.engine.transfers.count, "uploads": len(self.engine.transfers.uploads._open),
+                "downloads": len(self.engine.transfers.downloads._open),
                 "places": self.engine._live.count, # The next bucket of deadlines and the next sweep have one each.
                 "timers": max(0, self.clock.pending - 2),
                 "waiting": sum(executor.waiting_of(name) + executor.running_of(name) for name in self.engine.types),
@@ -235,7 +235,7 @@ class Fuzzed:
         engine = self.engine
         return bool(
             engine.store.writer._busy or engine.store.writer.backlog or engine.sweeper._task or engine.executor._tasks
-            or engine.uploads._tasks or engine.uploads._placing._tasks
+            or engine.transfers.uploads._tasks or engine.transfers.uploads._placing._tasks
             or not all(attempt._in_handler for attempt in engine.executor._attempts)
         )  # fmt: skip
 

@@ -137,7 +137,7 @@ class Control:
     async def offer(self, live: Live, terms: Terms) -> OperationRecord:
         """Offer an object to its callers: the last of its downloads then. Raises as `offers.draw_up`, too."""
         engine = self._engine
-        download = await draw_up(self.type_of(live), engine.objects, terms, engine.clock.now())
+        download = await draw_up(self.type_of(live), engine.transfers.objects, terms, engine.clock.now())
         return await self._change(OfferDownload(live.record.uid, download, None))
 
     async def revoke(self, live: Live, number: int) -> OperationRecord:

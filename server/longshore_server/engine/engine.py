@@ -23,12 +23,12 @@ from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
-from longshore_server.engine.objects import Objects
 from longshore_server.engine.quotas import Quota
 from longshore_server.engine.requests import Requests, Started, not_found
 from longshore_server.engine.retries import Chance
 from longshore_server.engine.starts import DEFAULT, Starts, Terms
 from longshore_server.engine.sweeper import Sweeper
+from longshore_server.engine.transfers import Transfers
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, failure, invalid
@@ -49,9 +49,6 @@ from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
 from longshore_server.transfers import stores as objects
-from longshore_server.transfers.downloads import Downloads
-from longshore_server.transfers.garbage import Collector
-from longshore_server.transfers.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -95,27 +92,22 @@ class Engine:
             retention={name: retention for name, retention in kept.items() if retention},
         )  # fmt: skip
         self.sweeper = Sweeper(clock)
-        self.stores = stores
-        """The store resources, by name."""
-        self.objects = Objects(stores)
+        transfers = Quota(
+            Reason.TOO_MANY_TRANSFERS, "transfers are under way", total=limits.max_transfers,
+            share=limits.max_transfers_per_owner, retry_after=5.0,
+        )  # fmt: skip
+        self.transfers = Transfers(self.store, clock, stores, directory / "staging", self._record, transfers)
         self.executor = Executor(
             types, self.store, clock,
             concurrency=limits.concurrency, queue=limits.queue,
             queue_per_owner=limits.queue_per_owner, max_payload=limits.max_payload, chance=chance,
-            tracer=self.tracer, objects=self.objects,
+            tracer=self.tracer, objects=self.transfers.objects,
         )  # fmt: skip
         watches = Quota(
             Reason.TOO_MANY_WATCHES, "watches are open", total=limits.max_watches, share=limits.max_watches_per_owner,
             retry_after=5.0,
         )  # fmt: skip
         self.watches = Watches(self.store, clock, watches)
-        self.transfers = Quota(
-            Reason.TOO_MANY_TRANSFERS, "transfers are under way", total=limits.max_transfers,
-            share=limits.max_transfers_per_owner, retry_after=5.0,
-        )  # fmt: skip
-        self.downloads = Downloads(stores, self.store, clock)
-        self._collector = Collector(self.store, clock, stores)
-        self.uploads = Uploads(self.store, clock, stores, directory / "staging", self._record)
         self._live = Quota(
             Reason.TOO_MANY_OPERATIONS, "operations have not ended", total=limits.max_live,
             share=limits.max_live_per_owner, retry_after=5.0,
@@ -141,7 +133,7 @@ class Engine:
         records, highest = await self.store.open()
         self._past = await self.store.past(recovery.QUICK)
         contracts = await deploys.check(self.store, self.types, records)
-        await deploys.check_stores(self.store, self.stores, records)
+        await deploys.check_stores(self.store, self.transfers.stores, records)
         try:
             self._epoch = await self.store.writer.submit(Boot())
             numbers = await self.store.writer.submit(StoreContracts(contracts))
@@ -169,8 +161,7 @@ class Engine:
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._past,
             self._isolation,
         )  # fmt: skip
-        await self.uploads.start(await self.store.pending_uploads())
-        self._collector.wake()
+        await self.transfers.start()
         self.accepting = True
         await self.sweeper.start(self.store)
         return count
@@ -181,16 +172,14 @@ class Engine:
         self.draining = True
         self.sweeper.stop()
         self.watches.end(self.not_accepting())
-        self.downloads.end(self.not_accepting())
-        self.uploads.stop(self.not_accepting())
-        self._collector.stop()
+        self.transfers.drain(self.not_accepting())
         for live in self.table.live.values():
             live.release()
 
     async def stop(self, until: int) -> int:
         """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
         self.drain()
-        await self.uploads.close()
+        await self.transfers.close()
         await self.executor.drain(until)
         self.store.writer.hurry()
         # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
@@ -220,8 +209,7 @@ class Engine:
         self.sweeper.stop()
         self.store.writer.abandon()
         self.executor.abandon()
-        self.uploads.abandon()
-        self._collector.stop()
+        self.transfers.abandon()
         self.deadlines.stop()
         self.waits.stop()
 
@@ -357,12 +345,9 @@ class Engine:
 
     def _on_commit(self, commit: dict[bytes, Any]) -> None:
         self.table.publish(commit)
-        self.downloads.publish(commit)
+        if self.transfers.stores:
+            self.transfers.publish(commit)
         for uid, (record, _) in commit.items():
-            if record is None:
-                self._collector.wake()
-            elif record.upload is not None:
-                self.uploads.follow(record)
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures
                 and not record.deferred

@@ -81,7 +81,7 @@ class ByteStream:
         if upload.ended_well:
             return await self._again(live, first.write_offset)
         with engine.transfers.place(context.caller.name):
-            async with engine.uploads.sending(live.record, 0, None) as sending:
+            async with engine.transfers.uploads.sending(live.record, 0, None) as sending:
                 finished = await self._receive(first, requests, context, live, sending)
         if finished and await _next(requests) is not None:
             raise invalid("finish_write", "was said before: nothing may follow, and what is written stays finished")
@@ -91,7 +91,7 @@ class ByteStream:
         self, first: WriteRequest, requests: Requests, context: Context, live: Live, sending: Sending
     ) -> bool:
         """Whether the caller has finished it; if not, all that has come is durable."""
-        uploads, looked = self._engine.uploads, sending.position
+        uploads, looked = self._engine.transfers.uploads, sending.position
         request: WriteRequest | None = first
         while request is not None:
             if request.resource_name not in ("", first.resource_name):
@@ -119,12 +119,12 @@ class ByteStream:
                 Reason.WRONG_OFFSET, f"{name} is complete and has {size} bytes; none of them is at {offset}.",
                 resource=name, metadata={"committed_size": str(size)},
             )  # fmt: skip
-        await self._engine.uploads.commit(live.record.uid, None, size, b"")
+        await self._engine.transfers.uploads.commit(live.record.uid, None, size, b"")
         return WriteResponse(committed_size=size).SerializeToString()
 
     async def _query(self, request: QueryWriteStatusRequest, context: Context) -> bytes:
         live = await self._find(context, request.resource_name)
-        upload = (await self._engine.uploads.query(live.record.uid)).upload
+        upload = (await self._engine.transfers.uploads.query(live.record.uid)).upload
         assert upload is not None
         if upload.state is UploadState.FAILED:
             # There is no word for it in the answer, and what was counted is counted no more.

@@ -47,7 +47,7 @@ class Downloads:
     async def _revoke(self, request: pb.RevokeDownloadRequest, context: Context) -> bytes:
         with _named(request.name):
             live, number = await self._find(context.caller, request.name, "cancel")
-            record = await self._engine.downloads.revoke(live.record.uid, number)
+            record = await self._engine.transfers.downloads.revoke(live.record.uid, number)
         return download_grant(record.uid, record.downloads[number - 1]).SerializeToString()
 
     @contextlib.asynccontextmanager
@@ -56,12 +56,13 @@ class Downloads:
     ) -> AsyncIterator[tuple[Live, Reading]]:
         """Begin the download that has this name, for a caller who may see it; and its operation.
 
-        Raises `ServiceError`: INVALID_NAME (of `field`), TOO_MANY_TRANSFERS, and what `engine.downloads.open` does.
+        Raises `ServiceError`: INVALID_NAME (of `field`), TOO_MANY_TRANSFERS, and what
+        `Downloads.open` of the engine does.
         """
         with _named(name):
             live, number = await self._find(caller, name, field=field)
             with self._engine.transfers.place(caller.name):
-                async with self._engine.downloads.open(live.record, number, asked) as reading:
+                async with self._engine.transfers.downloads.open(live.record, number, asked) as reading:
                     yield live, reading
 
     async def _find(

@@ -13,6 +13,7 @@ from longshore_server.ids import parse_uid
 from longshore_server.rpc.authorization import Authorization, Gate
 from longshore_server.rpc.boundary import Context, Method, decode, unary
 from longshore_server.rpc.receiving import Requests, receiving
+from longshore_server.store.mutations.transfer import upload_refusal
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transfers import upload_grant
 from longshore_server.transfers.sending import Sending
@@ -50,11 +51,11 @@ class Uploads:
         upload = live.record.upload
         if upload is not None and upload.ended_well:
             return await self._again(requests, live)
-        engine = self._engine
+        transfers = self._engine.transfers
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(engine.transfers.place(context.caller.name))
+            stack.enter_context(transfers.place(context.caller.name))
             try:
-                sending = await stack.enter_async_context(engine.uploads.sending(live.record, header.part, total))
+                sending = await stack.enter_async_context(transfers.uploads.sending(live.record, header.part, total))
             except ServiceError as error:
                 if error.reason is not Reason.UPLOAD_COMMITTED:
                     raise
@@ -63,7 +64,7 @@ class Uploads:
             return _answer(await self._receive(requests, context, live, sending))
 
     async def _receive(self, requests: Requests, context: Context, live: Live, sending: Sending) -> OperationRecord:
-        uploads, looked = self._engine.uploads, sending.position
+        uploads, looked = self._engine.transfers.uploads, sending.position
         while (request := await _next(requests)) is not None:
             match request.WhichOneof("message"):
                 case "chunk":
@@ -87,24 +88,22 @@ class Uploads:
         request = await _next(requests)
         if request is not None:
             if request.WhichOneof("message") != "commit":
-                name = live.record.name
-                raise ServiceError(
-                    Reason.UPLOAD_COMMITTED, f"The upload of {name} takes no more bytes: it is committed.",
-                    resource=f"uploads/{live.record.uid.hex()}",
-                )  # fmt: skip
-            return _answer(await self._engine.uploads.commit(live.record.uid, None, *_checked(request.commit)))
+                assert live.record.upload is not None
+                raise upload_refusal(live.record.uid, live.record.upload)
+            total, sha256 = _checked(request.commit)
+            return _answer(await self._engine.transfers.uploads.commit(live.record.uid, None, total, sha256))
         return _answer(live.record)
 
     async def query(self, request: pb.QueryUploadRequest, context: Context) -> bytes:
         """How much of it is durable."""
         live = await self.find(context.caller, request.name)
-        record = await self._engine.uploads.query(live.record.uid)
+        record = await self._engine.transfers.uploads.query(live.record.uid)
         return _grant(record)
 
     async def abort(self, request: pb.AbortUploadRequest, context: Context) -> bytes:
         """Gives it up."""
         live = await self.find(context.caller, request.name, "cancel")
-        return _grant(await self._engine.uploads.abort(live.record.uid))
+        return _grant(await self._engine.transfers.uploads.abort(live.record.uid))
 
     async def find(self, caller: Principal, name: str, gate: Gate = "call", *, field: str = "name") -> Live:
         """The operation that has this upload, for a caller who passes `gate`.

@@ -57,13 +57,14 @@ class _Collector(Collector):
         yield attempts
         yield waiting
         yield GaugeMetricFamily("longshore_watches_open", "Open watches.", value=engine.watches.count)
-        yield GaugeMetricFamily("longshore_uploads_open", "Uploads that take bytes.", value=engine.uploads.open)
-        yield GaugeMetricFamily("longshore_transfers_open", "Calls that send bytes.", value=engine.transfers.count)
+        transfers = engine.transfers
+        yield GaugeMetricFamily("longshore_uploads_open", "Uploads that take bytes.", value=transfers.uploads.open)
+        yield GaugeMetricFamily("longshore_transfers_open", "Calls that send bytes.", value=transfers.count)
         sent = CounterMetricFamily(
             "longshore_transfer_bytes", "Bytes of objects since the start.", labels=["direction", "store"]
         )
-        for direction, bytes_of in (("upload", engine.uploads.bytes), ("download", engine.downloads.bytes)):
-            for store in engine.stores:
+        for direction, bytes_of in (("upload", transfers.uploads.bytes), ("download", transfers.downloads.bytes)):
+            for store in transfers.stores:
                 sent.add_metric([direction, store], bytes_of[store])
         yield sent
         writer = engine.store.writer

@@ -89,5 +89,5 @@ class BytesLab(Lab):
     async def settled(self) -> None:
         """Return once nothing of an ended upload remains to be removed."""
         await self.catch_up()
-        while tasks := self.engine.uploads._tasks:
+        while tasks := self.engine.transfers.uploads._tasks:
             await asyncio.wait(tasks)

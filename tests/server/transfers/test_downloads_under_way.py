@@ -177,7 +177,7 @@ async def test_a_caller_who_leaves_leaves_nothing_behind(scripted: tuple[BytesLa
     while lab.engine.transfers.count:
         await lab.catch_up()
     assert held(lab) == 0
-    assert not lab.engine.downloads._open
+    assert not lab.engine.transfers.downloads._open
 
 
 # What does not.

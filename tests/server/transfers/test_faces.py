@@ -183,7 +183,7 @@ def machine(world: World) -> Any:
         async def _hold(self, sent: list[Any]) -> None:
             await send(self.held, sent, close=False)
             # It must be there before the next one: what is taken over is the call that came before.
-            while not world.lab.engine.uploads._open[self._uid()].sendings:
+            while not world.lab.engine.transfers.uploads._open[self._uid()].sendings:
                 await world.lab.catch_up()
 
         def _uid(self) -> bytes:

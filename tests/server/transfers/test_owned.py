@@ -33,7 +33,7 @@ async def delete(lab: BytesLab, name: str) -> None:
 
 
 async def collected(lab: BytesLab) -> None:
-    while (task := lab.engine._collector._task) is not None:
+    while (task := lab.engine.transfers.collector._task) is not None:
         await task
 
 
@@ -85,7 +85,7 @@ async def test_what_the_service_itself_has_put_there_stays(lab: BytesLab) -> Non
 
 async def test_a_crash_before_the_deletion_leaves_it_to_the_next_server(lab: BytesLab) -> None:
     name = await ended(lab, "Owned", b"gone")
-    lab.engine._collector.stop()
+    lab.engine.transfers.collector.stop()
     await lab.operations.Delete(pb.DeleteRequest(name=name))
     assert stored(lab).exists()
     await lab.restart()

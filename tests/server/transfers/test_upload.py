@@ -159,7 +159,7 @@ async def test_two_that_commit_at_once_are_both_answered(lab: BytesLab, monkeypa
     name = operation.upload.name
     await send(lab.transfers, header(name), chunks(DATA))
     here, on, waits = asyncio.Event(), threading.Event(), asyncio.Event()
-    loop, uploads = asyncio.get_running_loop(), lab.engine.uploads
+    loop, uploads = asyncio.get_running_loop(), lab.engine.transfers.uploads
     real, begin = StagedPart.digests, uploads._begin
 
     def digests(part: StagedPart) -> Digests:
@@ -306,10 +306,10 @@ async def test_a_mismatch_may_end_it(lab: BytesLab) -> None:
 
 
 async def test_an_existing_object_may_be_refused_or_replaced(lab: BytesLab) -> None:
-    for type in ("Upload", "Upload", "Strict"):
-        operation = await waiting(lab, type)
-        if type == "Upload":
-            await upload(lab.transfers, operation.upload.name, DATA)
+    for data in (b"replaced", DATA):
+        operation = await waiting(lab)
+        assert (await upload(lab.transfers, operation.upload.name, data)).state == State.STATE_COMMITTED
+    operation = await waiting(lab, "Strict")
     got = await refused(send(lab.transfers, header(operation.upload.name), chunk(0, b"x")))
     assert (got[0], got[1]) == (grpc.StatusCode.ALREADY_EXISTS, "OBJECT_EXISTS")
     assert stored(lab).read_bytes() == DATA
@@ -554,7 +554,7 @@ async def test_nothing_is_remembered_of_an_upload_that_ends_while_a_call_begins(
     seen = (await lab.engine.load(bytes.fromhex(operation.uid.replace("-", "")))).record
     await lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=operation.upload.name))
     with pytest.raises(ServiceError) as caught:
-        async with lab.engine.uploads.sending(seen, 0, None):
+        async with lab.engine.transfers.uploads.sending(seen, 0, None):
             pass
     assert caught.value.reason.name == "UPLOAD_ABORTED"
-    assert lab.engine.uploads.open == 0
+    assert lab.engine.transfers.uploads.open == 0
