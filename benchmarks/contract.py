@@ -20,6 +20,7 @@ from longshore.v1 import operations_service_pb2 as pb
 
 TYPE = "bench.v1.BenchService/Work"
 GUARDED = "bench.v1.GuardedService/Work"
+CARRIED = "bench.v1.CarriedService/Work"
 EXPORT = "bench.v1.ExportService/Work"
 MAY_CALL, MAY_OBSERVE = "bench.call", "bench.observe"
 """The capabilities that the gates of `GUARDED` ask for."""
@@ -44,6 +45,16 @@ def service() -> ServiceDescriptor:
     file = descriptor_pb2.FileDescriptorProto(name="bench/v1/bench.proto", package="bench.v1", syntax="proto3")
     method = _method(file, "BenchService", channels_pb2.DiagnosticOutput.DESCRIPTOR.full_name)
     method.options.Extensions[annotations_pb2.operation].SetInParent()
+    return _added(file)
+
+
+def carried() -> ServiceDescriptor:
+    """The descriptor of `bench.v1.CarriedService`: its operations take bytes into the store `files`."""
+    file = descriptor_pb2.FileDescriptorProto(name="bench/v1/carried.proto", package="bench.v1", syntax="proto3")
+    method = _method(file, "CarriedService", channels_pb2.DiagnosticOutput.DESCRIPTOR.full_name)
+    transfer = method.options.Extensions[annotations_pb2.operation].transfer
+    transfer.direction = annotations_pb2.TRANSFER_DIRECTION_SEND
+    transfer.store, transfer.key_path = "files", "message"
     return _added(file)
 
 

@@ -7,22 +7,27 @@ same thresholds, and what start-up has made is frozen. Plain text, no intercepto
 
 `/bench.Floor/Echo` gives back its request. `/bench.Floor/Watch` is a fan-out reduced to its bones: one log in memory,
 and a handler per stream that is woken by an event. `/bench.Floor/Fan` takes `COUNT:SIZE` and writes that log.
-`/bench.Floor/File` sends the file whose path its request is, in chunks of 256 KiB.
+`/bench.Floor/File` sends the file whose path its request is, in chunks of 256 KiB. `/bench.Floor/Keep` takes what an
+Upload call sends, with a path for the upload's name: it checks each CRC32C, writes the file and syncs it at the end. It
+does not hash, record or resume.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import grpc
 import grpc.aio
 import uvloop
 
+from longshore.v1.transfers_service_pb2 import UploadRequest
 from longshore_server.rpc.listener import OPTIONS
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,17 +41,29 @@ class Floor:
         self._over = False
         self._changed = asyncio.Event()
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, bytes]]:
         """The methods by name."""
         return {
             "Echo": grpc.unary_unary_rpc_method_handler(self._echo),
             "File": grpc.unary_stream_rpc_method_handler(self._file),
+            "Keep": grpc.stream_unary_rpc_method_handler(self._keep, UploadRequest.FromString),
             "Fan": grpc.unary_unary_rpc_method_handler(self._fan),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
 
     async def _echo(self, request: bytes, _: Context) -> bytes:
         return request
+
+    async def _keep(self, requests: AsyncIterator[UploadRequest], _: Context) -> bytes:
+        header, size = (await anext(requests)).header, 0
+        with Path(header.upload).open("wb", buffering=0) as file:  # noqa: ASYNC230 - the floor is simple
+            async for request in requests:
+                chunk = request.chunk
+                if google_crc32c.value(chunk.data) != chunk.crc32c:
+                    raise ValueError("a chunk was changed on its way")
+                size += file.write(chunk.data)
+            os.fsync(file.fileno())
+        return str(size).encode()
 
     async def _watch(self, request: bytes, _: Context) -> AsyncIterator[bytes]:
         log = self._log
@@ -85,10 +102,10 @@ class Floor:
 
 
 class _Router(grpc.GenericRpcHandler):
-    def __init__(self, methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+    def __init__(self, methods: dict[str, grpc.RpcMethodHandler[Any, bytes]]) -> None:
         self._methods = {f"/bench.Floor/{name}": handler for name, handler in methods.items()}
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, bytes] | None:
         return self._methods.get(details.method)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import calls, guarded, loadgen, million, processes, recovery, transfers, watching
+from benchmarks import calls, guarded, loadgen, million, processes, recovery, transfers, uploads, watching
 
 PARTS = ("calls", "guarded", "fanout", "idle", "recovery", "transfers")
 
@@ -82,6 +82,7 @@ def main() -> None:
                 watching.idle(client, data, options.idle)
             elif part == "transfers":
                 transfers.run(client, data, options.size, options.transfers, options.rounds)
+                uploads.run(client, data / "uploads", options.rounds, options.seconds)
             elif part == "recovery":
                 recovery.run(client, data, options.interrupted, options.rounds)
             else:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from google.protobuf.descriptor import ServiceDescriptor
 
 from benchmarks import contract
+from benchmarks.service import Bench
 from longshore.v1.channels_pb2 import CounterProgress
 from longshore_server import Server
 from longshore_server.transfers.stores import LocalStore
@@ -31,4 +32,16 @@ async def _random(size: int) -> AsyncIterator[bytes]:
         yield os.urandom(1 << 20)
 
 
-server = Server(Exports(), stores={"files": LocalStore()})
+class Carried:
+    """The handler of `bench.v1.CarriedService/Work`: waits for the object."""
+
+    DESCRIPTOR: ClassVar[ServiceDescriptor] = contract.carried()
+    OPERATIONS: ClassVar[dict[str, str]] = {"Work": "work"}
+
+    async def work(self, _: Any, op: Any) -> CounterProgress:
+        """To the end of the upload."""
+        await op.transfer.completed()
+        return CounterProgress(current=2, total=2, message="done")
+
+
+server = Server(Bench(), Exports(), Carried(), stores={"files": LocalStore()})
