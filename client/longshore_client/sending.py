@@ -87,8 +87,6 @@ class _Sender:
         """How much of the part is durable after a failure; raises the failure if it is final."""
         if not await self._channel.pause(backoff, failure, resumable=resumable(failure)):
             raise failure
-        if failure.reason == "WRONG_OFFSET":
-            return int(failure.metadata["committed_size"])
         request = pb.QueryUploadRequest(name=self._upload)
         grant = await self._channel.invoke(self._channel.calls.query_upload, request, wait=_QUERY)
         if grant.state == UploadGrant.STATE_FAILED:

@@ -144,7 +144,8 @@ class Stored:
             # What another process has sent is part of the digest, too.
             digest.update(self._source.read(digest.size, min(BLOCK, at - digest.size)))
         data = self._source.read(at, min(BLOCK, self.size - offset))
-        if digest is not None and digest.size < at + len(data):
+        if digest is not None:
+            # Of what is read once more it has some already, or all.
             digest.update(memoryview(data)[digest.size - at :])
         return [
             Chunk(offset + begin, piece, google_crc32c.value(piece))

@@ -230,6 +230,19 @@ async def test_what_is_not_offered_is_not_found(lab: BytesLab, near: Channel, tm
         assert caught.value.reason == "DOWNLOAD_NOT_FOUND"
 
 
+async def test_two_objects_never_become_one_file(lab: BytesLab, near: Channel) -> None:
+    store = lab.server.stores["exports"]
+    await store.put("reports/1", DATA)
+    handle = await BytesClient(near).export(BytesRequest(key="reports/1"))
+    async with Broken(lab, iter([Damage(How.CUT, MB, down=True)])) as channel:
+        stream = BytesClient(channel).export.attach(handle.name).open()
+        await anext(stream)
+        await store.put("reports/1", bytes(len(DATA)))
+        with pytest.raises(lc.FailedPrecondition) as caught:
+            [chunk async for chunk in stream]
+    assert caught.value.reason == "DOWNLOAD_CHANGED"
+
+
 async def test_a_reader_that_leaves_ends_the_call(lab: BytesLab, near: Channel) -> None:
     handle = await offering(lab, near)
     stream = handle.open()

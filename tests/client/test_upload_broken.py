@@ -102,18 +102,28 @@ async def test_a_server_that_takes_no_more_is_noticed(lab: BytesLab, monkeypatch
 
 async def test_nothing_that_is_durable_is_sent_again(lab: BytesLab) -> None:
     offsets: list[tuple[int, int]] = []
-    async with Broken(lab, iter([Damage(How.CUT, 2 * MB)])) as channel:
-        channel.calls.upload = recorded(channel, offsets)
+    broken, half = Broken(lab, iter(())), 8 * CHUNK
+
+    async def cut(call: int, offset: int) -> None:
+        if (call, offset) == (1, half):
+            await durable(lab, upload.operation.uid, half)
+            broken.proxy.cut()
+
+    async with broken as channel:
+        channel.calls.upload = recorded(channel, offsets, cut)
         upload = await BytesClient(channel).upload(REQUEST).transfer(DATA).start()
         await upload.wait()
-    calls = [[start for number, start in offsets if number == call] for call in (1, 2)]
-    assert calls[0][0] == 0
-    assert 0 < calls[1][0] <= 2 * MB, "it goes on where the first was cut, and not at the beginning"
-    assert calls[1] == list(range(calls[1][0], len(DATA), CHUNK))
+    assert [offset for call, offset in offsets if call == 1][:9] == list(range(0, half + 1, CHUNK))
+    assert [offset for call, offset in offsets if call == 2] == list(range(half, len(DATA), CHUNK))
+    assert await stored(lab) == DATA
 
 
-def recorded(channel: Channel, offsets: list[tuple[int, int]]) -> Any:
-    """The method Upload, with the offset of every chunk noted, by the number of the call."""
+async def nothing(call: int, offset: int) -> None:
+    """Happens before a chunk is sent."""
+
+
+def recorded(channel: Channel, offsets: list[tuple[int, int]], before: Any = nothing) -> Any:
+    """The method Upload, with the offset of every chunk noted, by the number of the call; `before` it is sent."""
     rpc, count = channel.calls.upload, 0
 
     def begin(**options: Any) -> Any:
@@ -126,6 +136,7 @@ def recorded(channel: Channel, offsets: list[tuple[int, int]]) -> Any:
             sent = UploadRequest.FromString(request)
             if sent.HasField("chunk"):
                 offsets.append((number, sent.chunk.offset))
+                await before(*offsets[-1])
             await write(request)
 
         call.write = noted  # type: ignore[method-assign]
