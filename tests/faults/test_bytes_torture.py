@@ -45,6 +45,7 @@ class Torturer:
         self.history = History()
         self.peak = 0
         self.kills = 0
+        self._over = asyncio.Event()
         self.rng = random.Random(seed)
         plans = random.Random(f"{seed}/proxy")
 
@@ -70,16 +71,19 @@ class Torturer:
         """
         await self.server.start()
         async with self.proxy, asyncio.timeout(limit):
-            helping = [asyncio.create_task(self._release()), asyncio.create_task(self._kill(kills))]
+            releasing = asyncio.create_task(self._release())
+            killing = asyncio.create_task(self._kill(kills))
             try:
                 await asyncio.gather(*(self._carry(each) for each in uploads))
+                self._over.set()
+                await killing
             except asyncio.CancelledError:
                 print("\n".join([*self.history.wrong[:20], *self.server.said[-30:]]))
                 raise
             finally:
-                for helper in helping:
+                for helper in (releasing, killing):
                     helper.cancel()
-                await asyncio.gather(*helping, return_exceptions=True)
+                await asyncio.gather(releasing, killing, return_exceptions=True)
         self._remember()
         assert await self.server.stop() == 0, "\n".join(self.server.said[-50:])
         await self._collect()
@@ -102,7 +106,11 @@ class Torturer:
             if isinstance(moment, int):
                 await self.history.reached(moment)
             else:
-                await asyncio.sleep(moment)
+                try:
+                    await asyncio.wait_for(self._over.wait(), moment)
+                    return
+                except TimeoutError:
+                    pass
             await self.kill()
 
     def _remember(self) -> None:
@@ -268,6 +276,34 @@ async def test_no_byte_is_lost_in_a_few_kills(tmp_path: Path) -> None:
     began = time.monotonic()
     try:
         await torturer.run(uploads, [total * part // 10 for part in (1, 3, 5, 7)], 60)
+    finally:
+        await torturer.server.close()
+    print(f"{time.monotonic() - began:.1f} s")
+    judge(torturer)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(900)
+async def test_no_byte_is_lost_of_a_gibibyte(tmp_path: Path) -> None:
+    """The long form: up to 1 GiB, in one part and in eight, and what chance brings."""
+    seed = seeded()
+    rng = random.Random(seed)
+    fates = ["commit", "twice", "preempt", "lend", "abort", "cancel", "lapse"]
+
+    def some() -> tuple[Any, ...]:
+        size = rng.choice([0, 1, 64 * KIB, 64 * KIB + 1, MIB, rng.randrange(8 * MIB), rng.randrange(64 * MIB)])
+        fate = rng.choice(fates) if size > MIB else rng.choice(["commit", "twice", "lend"])
+        return size, fate, rng.choice([1, 1, 2, 5]) if fate in ("commit", "twice", "lend") else 1
+
+    plan: list[list[tuple[Any, ...]]] = [[(GIB, "commit")], [(GIB // 2, "twice", 8)]]
+    plan += [[some() for _ in range(20)] for _ in range(5)]
+    uploads = [
+        [upload(seed, turn * 10 + caller, *each) for turn, each in enumerate(line)] for caller, line in enumerate(plan)
+    ]
+    torturer = Torturer(tmp_path, seed, 256 * MIB)
+    began = time.monotonic()
+    try:
+        await torturer.run(uploads, [rng.uniform(0.3, 5.0) for _ in range(40)], 600)
     finally:
         await torturer.server.close()
     print(f"{time.monotonic() - began:.1f} s")

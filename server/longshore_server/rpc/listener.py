@@ -30,6 +30,9 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 72 * 1024 * 1024),
     ("grpc.max_send_message_length", 72 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
+    # How much of a stream is read ahead of its handler. By itself the core takes several MiB of a fast sender each.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
     # Clients may ping while a watch is idle; the default counts two such pings as abuse and drops the connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -34,17 +34,20 @@ class Sending:
         file: the part, open.
         told: when an event of byte progress was last made, for this upload.
         total: how many bytes the caller says that the object will have, if it does.
+        writing: bounds how many calls write at once.
     """
 
     def __init__(
-        self, writer: Writer, clock: Clock, uid: bytes, part: int, file: StagedPart, told: int, total: int | None
-    ) -> None:
+        self, writer: Writer, clock: Clock, uid: bytes, part: int, file: StagedPart, told: int, total: int | None,
+        writing: asyncio.Semaphore,
+    ) -> None:  # fmt: skip
         self._writer = writer
         self._clock = clock
         self._uid = uid
         self.part = part
         self._file = file
         self._total = total
+        self._writing = writing
         self.told = told
         self.position = file.size
         """Where the next byte belongs."""
@@ -152,7 +155,8 @@ class Sending:
         try:
             while self._queue:
                 chunks, self._queue = self._queue, []
-                await in_thread(self._file.write, chunks)
+                async with self._writing:
+                    await in_thread(self._file.write, chunks)
                 self._waiting -= sum(len(chunk.data) for chunk in chunks)
                 self._room.set()
                 if self._file.size - self._begun >= SYNC and (self._syncing is None or self._syncing.done()):

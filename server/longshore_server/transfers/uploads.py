@@ -30,6 +30,9 @@ from longshore_server.transfers.threads import in_thread
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 2
+"""How many calls hash and write at once: hundreds that may all do so leave neither processor nor loop to the others."""
+
 
 class _Open:
     """What the server remembers of an upload that takes bytes."""
@@ -67,6 +70,7 @@ class Uploads:
         self._open: dict[bytes, _Open] = {}
         self._placing = Placing(store, clock, stores, self._staging)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Semaphore(AT_ONCE)
         self._stopped: ServiceError | None = None
         self.bytes: Counter[str] = Counter()
         """How many have come since the start, by store."""
@@ -147,7 +151,7 @@ class Uploads:
                     await self._remove(uid, upload.store, ())
                     continue
                 sending = entry.sendings[part] = Sending(
-                    self._store.writer, self._clock, uid, part, file, entry.told, total
+                    self._store.writer, self._clock, uid, part, file, entry.told, total, self._writing
                 )
                 return sending
 
