@@ -197,17 +197,18 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         self._note(snapshot)
         return self._codec.snapshot(snapshot)
 
-    async def retry(self, *, request_id: str | None = None) -> Self:
+    async def retry(self, *, request_id: str | None = None, keep_steps: bool = False) -> Self:
         """Start an operation that has ended once more, and return a handle on the new one.
 
         Args:
             request_id: Idempotency key of the new one. Default: a new key, which makes the retries of this call safe.
+            keep_steps: Do not do again what its handler has completed in steps: go on at the one that failed.
 
         Raises:
             FailedPrecondition: It has not ended (reason OPERATION_RUNNING), or no handler ran it (NOT_RETRIABLE).
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
-        request = pb.RetryRequest(name=self._address, request_id=request_id or str(uuid.uuid4()))
+        request = pb.RetryRequest(name=self._address, request_id=request_id or str(uuid.uuid4()), keep_steps=keep_steps)
         started = await self._channel.invoke(self._channel.calls.retry, request)
         created = started.disposition == pb.StartResponse.DISPOSITION_CREATED
         name = started.operation.name

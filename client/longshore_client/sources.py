@@ -11,7 +11,6 @@ import hashlib
 import os
 import stat
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +25,6 @@ BLOCK = 1 << 20
 WINDOW = 8 << 20
 """The most bytes that are kept of what comes only once."""
 _CALL = WINDOW // 2  # of those, what is sent before the server is asked whether it is durable
-_GATHER = 0.1  # seconds for which small pieces are put together before they are sent
 
 Data: TypeAlias = bytes | bytearray | memoryview
 Source: TypeAlias = os.PathLike[str] | Data | IO[bytes] | AsyncIterable[Data] | Iterable[Data]
@@ -305,7 +303,8 @@ class _File:
 
 
 def _open(path: Path) -> Readable | AsyncIterator[Data]:
-    file = path.open("rb")
+    # Without a buffer, whose lock a thread that reads a pipe would hold up to the end of the program and beyond.
+    file = path.open("rb", buffering=0)
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return _File(file, own=True)
     return _pieces(_reads(file, own=True))
@@ -326,18 +325,64 @@ def _reads(file: IO[bytes], *, own: bool) -> Iterator[bytes]:
             file.close()
 
 
-async def _pieces(iterator: Iterator[Data]) -> AsyncGenerator[Data, None]:
-    """What a blocking iterator yields; it runs in threads, one after the other."""
-    while data := await asyncio.to_thread(_gather, iterator):
-        yield data
+def _pieces(iterator: Iterator[Data]) -> AsyncIterator[Data]:
+    """What a blocking iterator yields."""
+    return _Aside(iterator).pieces()
 
 
-def _gather(iterator: Iterator[Data]) -> bytearray:
-    """Some of what it yields next, empty at its end: one message for each of many small pieces would be slow."""
-    found = bytearray()
-    until = time.monotonic() + _GATHER
-    for piece in iterator:
-        found += piece
-        if len(found) >= CHUNK or (found and time.monotonic() >= until):
-            break
-    return found
+class _Aside:
+    """A blocking iterator, read by a thread of its own; what has come meanwhile is one piece.
+
+    The end of the program does not wait for the thread, as a pipe may have nothing for ever.
+    """
+
+    def __init__(self, iterator: Iterator[Data]) -> None:
+        self._iterator = iterator
+        self._more = asyncio.Event()
+        self._turn = threading.Condition()
+        self._found = bytearray()
+        self._over = self._left = False
+        self._error: Exception | None = None
+
+    async def pieces(self) -> AsyncGenerator[Data, None]:
+        """Yield what the thread has read; raise what the iterator raises."""
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=self._read, args=(loop,), name="longshore-source", daemon=True).start()
+        try:
+            while True:
+                await self._more.wait()
+                self._more.clear()
+                with self._turn:
+                    data, self._found = self._found, bytearray()
+                    over = self._over
+                    self._turn.notify()
+                if data:
+                    yield data
+                if over:
+                    if self._error is not None:
+                        raise self._error
+                    return
+        finally:
+            with self._turn:
+                self._left = True
+                self._turn.notify()
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            for piece in self._iterator:
+                with self._turn:
+                    while len(self._found) >= CHUNK and not self._left:
+                        self._turn.wait()
+                    if self._left:
+                        return
+                    self._found += piece
+                self._tell(loop)
+        except Exception as error:  # noqa: BLE001 - raised to whoever reads the pieces
+            self._error = error
+        self._over = True
+        self._tell(loop)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The loop may have ended.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._more.set)

@@ -38,17 +38,18 @@ class Bars:
     def bytes(self, text: str, done: int, total: int | None) -> None:
         """Show `1.2 MB of 3.4 GB`, how fast it goes and how long it will take."""
         rich = self._open()
+        facts = size(done) if total is None else f"{size(done)} of {size(total)}"
         if self._bytes is None:
-            # From here on: what was there before was not fast.
-            self._bytes = rich.add_task(text, completed=done, facts="")
+            # Its speed is that of what comes from here on.
+            self._bytes = rich.add_task(text, completed=done, total=total, facts=facts)
+            return
         rich.update(self._bytes, completed=done, total=total)
         task = rich.tasks[rich.task_ids.index(self._bytes)]
-        facts = [size(done) if total is None else f"{size(done)} of {size(total)}"]
         if task.speed:
-            facts.append(f"{size(task.speed)}/s")
-        if task.time_remaining is not None and not task.finished:
-            facts.append(f"{task.time_remaining:.0f} s left")
-        rich.update(self._bytes, facts="  ".join(facts))
+            facts += f"  {size(task.speed)}/s"
+        if task.time_remaining and not task.finished:
+            facts += f"  {task.time_remaining:.0f} s left"
+        rich.update(self._bytes, facts=facts)
 
     def bytes_done(self) -> None:
         """There are no more bytes to come."""

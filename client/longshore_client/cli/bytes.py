@@ -139,7 +139,8 @@ async def _ended(started: Upload[Any, Any, Any, Any], following: asyncio.Task[in
 
 
 def _source(file: str) -> Any:
-    return sys.stdin.buffer if file == "-" else Path(file)
+    # Without its buffer: a thread that reads it must not hold a lock when the program ends.
+    return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer) if file == "-" else Path(file)
 
 
 def _why(error: Exception) -> str:

@@ -14,6 +14,7 @@ _RETRY_EPILOG = f"""\b
 Examples:
   longshore retry orders-process-ord_123 --watch
   longshore retry operations/orders-process-ord_123 --request-id again-7
+  longshore retry orders-process-ord_123 --keep-steps --wait
 
 {EXIT_CODES}"""
 
@@ -30,16 +31,18 @@ Examples:
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait; implies --wait.")
 @click.option("--request-id", metavar="KEY", help="The same key gives the same new operation.")
+@click.option("--keep-steps", is_flag=True, help="Go on at the step that failed: do not do again what is completed.")
 @with_session
 async def retry(
-    session: Session, name: str, watch: bool, wait: bool, timeout: float | None, request_id: str | None
-) -> int | None:
+    session: Session, name: str, watch: bool, wait: bool, timeout: float | None, request_id: str | None,
+    keep_steps: bool,
+) -> int | None:  # fmt: skip
     """Start the operation NAME, which has ended, once more, and print the name of the new one.
 
     The new one has the same input and labels; its snapshot says which one it repeats. A name that is made from the
     input then means the new one.
     """
-    handle = await (await attach(session, name)).retry(request_id=request_id)
+    handle = await (await attach(session, name)).retry(request_id=request_id, keep_steps=keep_steps)
     return await started(session, handle, watch=watch, wait=wait, timeout=timeout)
 
 

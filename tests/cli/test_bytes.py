@@ -1,0 +1,274 @@
+"""`longshore upload` and `download` as a user meets them, and bytes in what the other commands show."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import json
+import os
+import pty
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab.v1.lab_pb2 import PlayResult
+
+from longshore.v1.transfers_service_pb2 import QueryUploadRequest
+from tests.cli.test_cli import COMMAND, Run, command, spawn
+from tests.client.carrying import MB, lab, some, stored
+from tests.server.transfers.bytes_service import BytesLab
+
+__all__ = ["lab"]
+
+KEY = ("-d", '{"key": "incoming/report.pdf"}')
+DATA = some(3 * MB)
+
+
+@pytest.fixture
+def run(lab: BytesLab) -> Run:
+    return functools.partial(command, lab)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a report.pdf"
+    path.write_bytes(DATA)
+    return path
+
+
+@pytest.mark.parametrize("parts", ["1", "3"])
+async def test_a_file_is_sent_and_its_operation_followed(lab: BytesLab, run: Run, file: Path, parts: str) -> None:
+    done = await run("upload", "BytesService/Upload", str(file), *KEY, "--parts", parts)
+    assert done.code == 0
+    (result,) = done.json
+    assert result == {"text": hashlib.sha256(DATA).hexdigest(), "number": str(len(DATA))}
+    said = done.err.splitlines()
+    assert said[0].startswith("operations/")
+    assert said[1].split() == ["stored", "3.0", "MB", "0.0", "s"]
+    assert said[-1] == "✔ completed in 0.0 s"
+    assert await stored(lab) == DATA
+
+
+async def test_standard_input_is_sent(lab: BytesLab, run: Run) -> None:
+    done = await run("upload", "BytesService/Upload", "-", *KEY, stdin="from a pipe")
+    assert done.code == 0
+    assert await stored(lab) == b"from a pipe"
+
+
+async def test_json_is_one_event_a_line(lab: BytesLab, run: Run, file: Path) -> None:
+    done = await run("upload", "BytesService/Upload", str(file), *KEY, "--json", "--label", "tenant=acme")
+    assert (done.code, done.err) == (0, "")
+    assert {event["operation"] for event in done.json} == {done.json[0]["name"]}
+    kinds = [event["type"] for event in done.json]
+    assert (kinds[:2], kinds[-1]) == (["accepted", "started"], "completed")
+    last = [event["upload"] for event in done.json if event["type"] == "transfer"][-1]
+    digests = {"sha256": hashlib.sha256(DATA).hexdigest(), "state": "COMMITTED", "committed_size": len(DATA)}
+    assert {key: last[key] for key in digests} == digests
+    shown = (await run("get", done.json[0]["name"], "--json")).json[0]
+    assert (shown["upload"], shown["labels"]) == (last, {"tenant": "acme"})
+
+
+async def halted(lab: BytesLab, size: int) -> tuple[asyncio.subprocess.Process, str]:
+    """A command that sends what comes from a pipe, of which so much is durable; and its operation."""
+    process = await spawn(lab.harness.address, "upload", "BytesService/Upload", "-", *KEY, "--json")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(DATA[:size])
+    name = json.loads(await process.stdout.readline())["name"]
+    request = QueryUploadRequest(name=name.replace("operations", "uploads"))
+    while (await lab.transfers.QueryUpload(request)).committed_size < size:
+        await lab.catch_up()
+    return process, name
+
+
+@pytest.mark.parametrize("size", [0, MB])
+async def test_ctrl_c_leaves_what_was_sent_and_another_command_goes_on(
+    lab: BytesLab, run: Run, file: Path, size: int
+) -> None:
+    process, name = await halted(lab, size)
+    process.send_signal(signal.SIGINT)
+    # Whatever the pipe does: it says nothing, and stays open.
+    assert process.stderr is not None
+    err = (await process.stderr.read()).decode().strip()
+    assert await process.wait() == 130
+    assert err.startswith(f"{name} goes on. Come back with: longshore watch {name} --after ")
+    assert process.stdin is not None
+    process.stdin.close()
+    done = await run("upload", "--resume", name, str(file))
+    assert (done.code, done.json[0]["number"]) == (0, str(len(DATA)))
+    assert await stored(lab) == DATA
+
+
+async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, file: Path) -> None:
+    write, reached = lab.engine.transfers.uploads.write, asyncio.Event()
+
+    async def hang(*arguments: Any) -> None:
+        await write(*arguments)
+        reached.set()
+        await asyncio.Event().wait()
+
+    lab.engine.transfers.uploads.write = hang
+    process = await spawn(lab.harness.address, "upload", "BytesService/Upload", str(file), *KEY, "--json")
+    await reached.wait()
+    assert process.stdout is not None
+    name = json.loads(await process.stdout.readline())["name"]
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    said = f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'"
+    assert err.decode().strip() == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("BytesService/Upload",), 2, "give the TYPE and the FILE"),
+        (("--resume", "x", "TYPE", "FILE"), 2, "give FILE alone with --resume"),
+        (("--resume", "x", "FILE", "--label", "a=b"), 2, "leave out -d, --request-id and --label"),
+        (("BytesService/Upload", "-", "-d", "-"), 2, "cannot both be stdin"),
+        (("BytesService/Export", "FILE", *KEY), 2, "takes no bytes: start it with `longshore call`"),
+        (("LabService/Play", "FILE"), 2, "takes no bytes"),
+        (("BytesService/Upload", "missing", *KEY), 2, "missing cannot be sent: No such file or directory"),
+        (("BytesService/Upload", "-", *KEY, "--parts", "2"), 2, "comes only once"),
+        (("BytesService/Upload", "FILE", *KEY, "--parts", "65"), 2, "65 is not in the range"),
+        (("BytesService/Upload", "FILE", "-d", '{"key": "../x"}'), 6, "key: "),
+        (("BytesService/Small", "FILE", *KEY), 6, "may have 1000 bytes"),
+        (("--resume", "none", "FILE"), 6, "There is no operations/none"),
+    ],
+)
+async def test_what_is_wrong_is_said_in_a_sentence(
+    lab: BytesLab, run: Run, file: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = await run("upload", *(str(file) if argument == "FILE" else argument for argument in arguments))
+    assert (done.code, words in done.err) == (code, True), done
+    assert done.err.splitlines()[-1].startswith("error: ")
+
+
+async def test_an_operation_that_fails_for_want_of_bytes_is_shown_as_failed(lab: BytesLab) -> None:
+    process = await spawn(lab.harness.address, "upload", "BytesService/Small", "-", *KEY)
+    assert process.stderr is not None
+    name = (await process.stderr.readline()).decode().strip()
+    await lab.reached(name, "started")
+    lab.clock.advance(61)
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert "the upload has failed: UPLOAD_EXPIRED" in err.decode()
+    assert err.decode().splitlines()[-1].startswith("✘ failed after ")
+
+
+async def test_call_says_that_bytes_are_needed(lab: BytesLab, run: Run) -> None:
+    done = await run("call", "BytesService/Upload", *KEY)
+    assert (done.code, "`longshore upload BytesService/Upload FILE` sends them with it" in done.err) == (2, True)
+
+
+# Downloads.
+
+
+@pytest.fixture
+async def offered(lab: BytesLab) -> str:
+    """An operation that has offered two files."""
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        for name in ("report.pdf", "notes.txt"):
+            await lab.server.stores["exports"].put(name, DATA + name.encode(), content_type="text/plain")
+            await op.transfer.offer(name)
+        return PlayResult()
+
+    name = (await lab.begin("Offer")).operation.name
+    await lab.end(name)
+    return name
+
+
+async def fetch(lab: BytesLab, folder: Path, *arguments: str) -> Any:
+    """The command in a folder."""
+    pipe = asyncio.subprocess.PIPE
+    environment = {**os.environ, "LONGSHORE_SERVER": lab.harness.address}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "download", *arguments, cwd=folder, stdout=pipe, stderr=pipe, env=environment
+    )
+    out, err = await process.communicate()
+    return process.returncode, out, err.decode()
+
+
+async def test_a_download_is_fetched_by_its_name(lab: BytesLab, offered: str, tmp_path: Path) -> None:
+    first, second = [f"downloads/{offered.partition('/')[2]}.{number}" for number in (1, 2)]
+    assert await fetch(lab, tmp_path, first) == (0, b"", "report.pdf  3.0 MB\n")
+    assert (tmp_path / "report.pdf").read_bytes() == DATA + b"report.pdf"
+    assert await fetch(lab, tmp_path, second, "--to", "-") == (0, DATA + b"notes.txt", "")
+    code, _, err = await fetch(lab, tmp_path, first)
+    assert (code, "report.pdf exists: give --to" in err) == (2, True)
+    code, out, _ = await fetch(lab, tmp_path, second, "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert (code, last["type"], last["file"]) == (0, "downloaded", "notes.txt")
+    assert last["download"]["sha256"] == hashlib.sha256(DATA + b"notes.txt").hexdigest()
+    assert (tmp_path / "notes.txt").read_bytes() == DATA + b"notes.txt"
+
+
+async def test_a_download_goes_on_with_what_is_there(lab: BytesLab, offered: str, tmp_path: Path) -> None:
+    name = f"downloads/{offered.partition('/')[2]}.1"
+    (tmp_path / "x.part").write_bytes(DATA[:MB])
+    assert (await fetch(lab, tmp_path, name, "--to", "x", "--resume"))[0] == 0
+    assert (tmp_path / "x").read_bytes() == DATA + b"report.pdf"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("OPERATION", 2, "name the one to fetch: downloads/"),
+        ("downloads/OPERATION.3", 2, "name the one to fetch: downloads/"),
+        ("operations/none", 6, "There is no operations/none"),
+    ],
+)
+async def test_which_one_is_meant_must_be_clear(
+    lab: BytesLab, offered: str, tmp_path: Path, name: str, code: int, words: str
+) -> None:
+    got, _, err = await fetch(lab, tmp_path, name.replace("OPERATION", offered.partition("/")[2]))
+    assert (got, words in err) == (code, True), err
+
+
+async def test_an_operation_with_nothing_to_fetch_says_so(lab: BytesLab, tmp_path: Path) -> None:
+    lab.plays(nothing)
+    name = (await lab.begin("Offer")).operation.name
+    code, _, err = await fetch(lab, tmp_path, name)
+    assert (code, "there is nothing to fetch yet" in err) == (2, True)
+
+
+async def nothing(request: Any, op: Any) -> PlayResult:
+    return PlayResult()
+
+
+async def test_watch_shows_what_is_offered(lab: BytesLab, run: Run, offered: str) -> None:
+    shown = await run("watch", offered)
+    assert "offers    report.pdf  3.0 MB  text/plain  downloads/" in shown.err
+    events = (await run("watch", offered, "--json", "--type", "offered")).json
+    assert [event["download"]["filename"] for event in events[:-1]] == ["report.pdf", "notes.txt"]
+
+
+async def test_a_terminal_gets_a_bar_of_bytes(lab: BytesLab, file: Path) -> None:
+    master, slave = pty.openpty()
+    environment = {**os.environ, "LONGSHORE_SERVER": lab.harness.address, "TERM": "xterm", "COLUMNS": "120"}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "upload", "BytesService/Upload", str(file), *KEY, stdout=slave, stderr=slave, env=environment
+    )
+    os.close(slave)
+
+    def read() -> bytes:
+        shown = b""
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:  # the other end has closed
+                return shown
+            if not chunk:
+                return shown
+            shown += chunk
+
+    text = (await asyncio.to_thread(read)).decode()
+    os.close(master)
+    assert await process.wait() == 0, text
+    assert "sending" in text
+    assert "of 3.0 MB" in text
+    assert "stored    3.0 MB" in text
