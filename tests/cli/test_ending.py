@@ -91,6 +91,21 @@ async def test_retry(lab: Lab, run: Run) -> None:
     assert two.err == "it existed already\n"
 
 
+async def test_retry_from_the_step_that_failed(lab: Lab, run: Run) -> None:
+    ran: list[int] = []
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> Any:
+        await op.step("once", ran.append, 1)
+        return PlayResult(number=len(ran))
+
+    old = await lab.run()
+    kept = await run("retry", old.name, "--keep-steps", "--wait")
+    assert (kept.code, kept.out) == (0, '{"number": "1"}\n')
+    anew = await run("retry", old.name, "--wait")
+    assert (anew.code, anew.out) == (0, '{"number": "2"}\n')
+
+
 async def test_delete(lab: Lab, run: Run) -> None:
     names = [(await lab.run("PlayNamed", key=key)).name for key in "abc"]
     assert await run("delete", "named-a") == Done(0, "operations/named-a is deleted\n", "")

@@ -96,6 +96,20 @@ async def test_retry(lab: Lab, client: RetryClient) -> None:
     assert one.uid not in (again.uid, handle.uid)
 
 
+async def test_retry_from_the_step_that_failed(lab: Lab, client: RetryClient) -> None:
+    ran: list[int] = []
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> Any:
+        await op.step("once", ran.append, 1)
+        return lab_pb2.PlayResult(number=len(ran))
+
+    handle = await client.keep_for_ever(lab_pb2.PlayRequest())
+    await handle.wait()
+    assert (await (await handle.retry(keep_steps=True)).wait()).number == 1
+    assert (await (await handle.retry()).wait()).number == 2
+
+
 async def test_retry_and_delete_of_what_has_not_ended(lab: Lab, client: RetryClient) -> None:
     lab.plays(until_stopped)
     handle = await client.keep(lab_pb2.PlayRequest(key="a"))

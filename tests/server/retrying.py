@@ -33,6 +33,9 @@ class RetryHandlers(retry_longshore.RetryService):
     async def try_unless(self, request: Any, op: Any, /) -> Any:
         return await self._lab._play(request, op)
 
+    async def try_fixed(self, request: Any, op: Any, /) -> Any:
+        return await self._lab._play(request, op)
+
     async def keep(self, request: Any, op: Any, /) -> Any:
         return await self._lab._play(request, op)
 

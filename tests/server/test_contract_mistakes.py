@@ -113,6 +113,9 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='control { all_of: "longshore.provider" }'),
         "option control: capability 'longshore.provider' is not declared by the service",
     ),
+    "an unknown answer to changed steps": (
+        method(options="on_step_change: 9"), "option on_step_change: 9 is not a value that this version knows",
+    ),
     "an unknown visibility": (
         method(options="visibility: 9"), "option visibility: 9 is not a value that this version knows",
     ),

@@ -26,27 +26,29 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elongshore/v1/annotations.proto\x12\x0clongshore.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\":\n\x08\x43ontract\x12.\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x18.longshore.v1.Capability\">\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\x16\n\x04Gate\x12\x0e\n\x06\x61ll_of\x18\x01 \x03(\t\"\xbd\x06\n\x11OperationContract\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.longshore.v1.Gate\x12#\n\x07observe\x18\x02 \x01(\x0b\x32\x12.longshore.v1.Gate\x12\"\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x12.longshore.v1.Gate\x12#\n\x07\x63ontrol\x18\x04 \x01(\x0b\x32\x12.longshore.v1.Gate\x12\x30\n\x0c\x63\x61ncellation\x18\x05 \x01(\x0e\x32\x1a.longshore.v1.Cancellation\x12/\n\x0c\x63\x61ncel_grace\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x07signals\x18\x07 \x03(\x0b\x32\x1c.longshore.v1.SignalContract\x12\x13\n\x0boutput_type\x18\x08 \x01(\t\x12\x13\n\x0bid_template\x18\t \x01(\t\x12-\n\x0bon_terminal\x18\n \x01(\x0e\x32\x18.longshore.v1.OnTerminal\x12,\n\x07timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x13\n\tunbounded\x18\x0c \x01(\x08H\x00\x12\x32\n\x0f\x61ttempt_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05retry\x18\x0f \x01(\x0b\x32\x19.longshore.v1.RetryPolicy\x12\'\n\x08on_crash\x18\x10 \x01(\x0e\x32\x15.longshore.v1.OnCrash\x12\x18\n\x0bmax_crashes\x18\x11 \x01(\x05H\x01\x88\x01\x01\x12,\n\nvisibility\x18\x12 \x01(\x0e\x32\x18.longshore.v1.Visibility\x12\x0e\n\x06\x65rrors\x18\x13 \x03(\t\x12\x30\n\x08transfer\x18\x14 \x01(\x0b\x32\x1e.longshore.v1.TransferContract\x12\x0f\n\x07watches\x18\x15 \x01(\tB\n\n\x08lifetimeB\x0e\n\x0c_max_crashes\"^\n\x0eSignalContract\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\x13\n\x0bmax_pending\x18\x03 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\x8b\x02\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12&\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0e\x32\x15.longshore.v1.Backoff\x12\x30\n\rinitial_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\x12/\n\x0cmax_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15non_retryable_reasons\x18\x07 \x03(\t\"\xea\x02\n\x10TransferContract\x12\x32\n\tdirection\x18\x01 \x01(\x0e\x32\x1f.longshore.v1.TransferDirection\x12\r\n\x05store\x18\x02 \x01(\t\x12\x10\n\x08key_path\x18\x03 \x01(\t\x12\x19\n\x11\x63ontent_type_path\x18\x04 \x01(\t\x12\x15\n\rmetadata_path\x18\x05 \x01(\t\x12\x11\n\tmax_bytes\x18\x06 \x01(\x03\x12)\n\x06\x65xpiry\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10require_checksum\x18\x08 \x01(\x08\x12\x17\n\x0frefuse_existing\x18\t \x01(\x08\x12\x1d\n\x15\x64\x65lete_with_operation\x18\n \x01(\x08\x12-\n\x0bon_mismatch\x18\x0b \x01(\x0e\x32\x18.longshore.v1.OnMismatch\x12\x10\n\x08max_uses\x18\x0c \x01(\x05*h\n\x0c\x43\x61ncellation\x12\x1c\n\x18\x43\x41NCELLATION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41NCELLATION_COOPERATIVE\x10\x01\x12\x1c\n\x18\x43\x41NCELLATION_BEST_EFFORT\x10\x02*V\n\nOnTerminal\x12\x1b\n\x17ON_TERMINAL_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_TERMINAL_RETURN\x10\x01\x12\x13\n\x0fON_TERMINAL_NEW\x10\x02*J\n\x07OnCrash\x12\x18\n\x14ON_CRASH_UNSPECIFIED\x10\x00\x12\x12\n\x0eON_CRASH_RERUN\x10\x01\x12\x11\n\rON_CRASH_FAIL\x10\x02*Y\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x19\n\x15VISIBILITY_CAPABILITY\x10\x01\x12\x14\n\x10VISIBILITY_OWNER\x10\x02*e\n\x07\x42\x61\x63koff\x12\x17\n\x13\x42\x41\x43KOFF_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KOFF_EXPONENTIAL\x10\x01\x12\x12\n\x0e\x42\x41\x43KOFF_LINEAR\x10\x02\x12\x14\n\x10\x42\x41\x43KOFF_CONSTANT\x10\x03*t\n\x11TransferDirection\x12\"\n\x1eTRANSFER_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRANSFER_DIRECTION_SEND\x10\x01\x12\x1e\n\x1aTRANSFER_DIRECTION_RECEIVE\x10\x02*U\n\nOnMismatch\x12\x1b\n\x17ON_MISMATCH_UNSPECIFIED\x10\x00\x12\x14\n\x10ON_MISMATCH_KEEP\x10\x01\x12\x14\n\x10ON_MISMATCH_DROP\x10\x02:K\n\x08\x63ontract\x12\x1f.google.protobuf.ServiceOptions\x18\xd6\xae\x04 \x01(\x0b\x32\x16.longshore.v1.Contract:T\n\toperation\x12\x1e.google.protobuf.MethodOptions\x18\xd6\xae\x04 \x01(\x0b\x32\x1f.longshore.v1.OperationContractb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elongshore/v1/annotations.proto\x12\x0clongshore.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\":\n\x08\x43ontract\x12.\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x18.longshore.v1.Capability\">\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\x16\n\x04Gate\x12\x0e\n\x06\x61ll_of\x18\x01 \x03(\t\"\xf1\x06\n\x11OperationContract\x12 \n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x12.longshore.v1.Gate\x12#\n\x07observe\x18\x02 \x01(\x0b\x32\x12.longshore.v1.Gate\x12\"\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x12.longshore.v1.Gate\x12#\n\x07\x63ontrol\x18\x04 \x01(\x0b\x32\x12.longshore.v1.Gate\x12\x30\n\x0c\x63\x61ncellation\x18\x05 \x01(\x0e\x32\x1a.longshore.v1.Cancellation\x12/\n\x0c\x63\x61ncel_grace\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x07signals\x18\x07 \x03(\x0b\x32\x1c.longshore.v1.SignalContract\x12\x13\n\x0boutput_type\x18\x08 \x01(\t\x12\x13\n\x0bid_template\x18\t \x01(\t\x12-\n\x0bon_terminal\x18\n \x01(\x0e\x32\x18.longshore.v1.OnTerminal\x12,\n\x07timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x13\n\tunbounded\x18\x0c \x01(\x08H\x00\x12\x32\n\x0f\x61ttempt_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05retry\x18\x0f \x01(\x0b\x32\x19.longshore.v1.RetryPolicy\x12\'\n\x08on_crash\x18\x10 \x01(\x0e\x32\x15.longshore.v1.OnCrash\x12\x18\n\x0bmax_crashes\x18\x11 \x01(\x05H\x01\x88\x01\x01\x12,\n\nvisibility\x18\x12 \x01(\x0e\x32\x18.longshore.v1.Visibility\x12\x0e\n\x06\x65rrors\x18\x13 \x03(\t\x12\x30\n\x08transfer\x18\x14 \x01(\x0b\x32\x1e.longshore.v1.TransferContract\x12\x0f\n\x07watches\x18\x15 \x01(\t\x12\x32\n\x0eon_step_change\x18\x16 \x01(\x0e\x32\x1a.longshore.v1.OnStepChangeB\n\n\x08lifetimeB\x0e\n\x0c_max_crashes\"^\n\x0eSignalContract\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cpayload_type\x18\x02 \x01(\t\x12\x13\n\x0bmax_pending\x18\x03 \x01(\x05\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\x8b\x02\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12&\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0e\x32\x15.longshore.v1.Backoff\x12\x30\n\rinitial_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x05 \x01(\x01\x12/\n\x0cmax_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1d\n\x15non_retryable_reasons\x18\x07 \x03(\t\"\xea\x02\n\x10TransferContract\x12\x32\n\tdirection\x18\x01 \x01(\x0e\x32\x1f.longshore.v1.TransferDirection\x12\r\n\x05store\x18\x02 \x01(\t\x12\x10\n\x08key_path\x18\x03 \x01(\t\x12\x19\n\x11\x63ontent_type_path\x18\x04 \x01(\t\x12\x15\n\rmetadata_path\x18\x05 \x01(\t\x12\x11\n\tmax_bytes\x18\x06 \x01(\x03\x12)\n\x06\x65xpiry\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10require_checksum\x18\x08 \x01(\x08\x12\x17\n\x0frefuse_existing\x18\t \x01(\x08\x12\x1d\n\x15\x64\x65lete_with_operation\x18\n \x01(\x08\x12-\n\x0bon_mismatch\x18\x0b \x01(\x0e\x32\x18.longshore.v1.OnMismatch\x12\x10\n\x08max_uses\x18\x0c \x01(\x05*h\n\x0c\x43\x61ncellation\x12\x1c\n\x18\x43\x41NCELLATION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41NCELLATION_COOPERATIVE\x10\x01\x12\x1c\n\x18\x43\x41NCELLATION_BEST_EFFORT\x10\x02*V\n\nOnTerminal\x12\x1b\n\x17ON_TERMINAL_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_TERMINAL_RETURN\x10\x01\x12\x13\n\x0fON_TERMINAL_NEW\x10\x02*J\n\x07OnCrash\x12\x18\n\x14ON_CRASH_UNSPECIFIED\x10\x00\x12\x12\n\x0eON_CRASH_RERUN\x10\x01\x12\x11\n\rON_CRASH_FAIL\x10\x02*b\n\x0cOnStepChange\x12\x1e\n\x1aON_STEP_CHANGE_UNSPECIFIED\x10\x00\x12\x19\n\x15ON_STEP_CHANGE_REPORT\x10\x01\x12\x17\n\x13ON_STEP_CHANGE_FAIL\x10\x02*Y\n\nVisibility\x12\x1a\n\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x19\n\x15VISIBILITY_CAPABILITY\x10\x01\x12\x14\n\x10VISIBILITY_OWNER\x10\x02*e\n\x07\x42\x61\x63koff\x12\x17\n\x13\x42\x41\x43KOFF_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KOFF_EXPONENTIAL\x10\x01\x12\x12\n\x0e\x42\x41\x43KOFF_LINEAR\x10\x02\x12\x14\n\x10\x42\x41\x43KOFF_CONSTANT\x10\x03*t\n\x11TransferDirection\x12\"\n\x1eTRANSFER_DIRECTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRANSFER_DIRECTION_SEND\x10\x01\x12\x1e\n\x1aTRANSFER_DIRECTION_RECEIVE\x10\x02*U\n\nOnMismatch\x12\x1b\n\x17ON_MISMATCH_UNSPECIFIED\x10\x00\x12\x14\n\x10ON_MISMATCH_KEEP\x10\x01\x12\x14\n\x10ON_MISMATCH_DROP\x10\x02:K\n\x08\x63ontract\x12\x1f.google.protobuf.ServiceOptions\x18\xd6\xae\x04 \x01(\x0b\x32\x16.longshore.v1.Contract:T\n\toperation\x12\x1e.google.protobuf.MethodOptions\x18\xd6\xae\x04 \x01(\x0b\x32\x1f.longshore.v1.OperationContractb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longshore.v1.annotations_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CANCELLATION']._serialized_start=1825
-  _globals['_CANCELLATION']._serialized_end=1929
-  _globals['_ONTERMINAL']._serialized_start=1931
-  _globals['_ONTERMINAL']._serialized_end=2017
-  _globals['_ONCRASH']._serialized_start=2019
-  _globals['_ONCRASH']._serialized_end=2093
-  _globals['_VISIBILITY']._serialized_start=2095
-  _globals['_VISIBILITY']._serialized_end=2184
-  _globals['_BACKOFF']._serialized_start=2186
-  _globals['_BACKOFF']._serialized_end=2287
-  _globals['_TRANSFERDIRECTION']._serialized_start=2289
-  _globals['_TRANSFERDIRECTION']._serialized_end=2405
-  _globals['_ONMISMATCH']._serialized_start=2407
-  _globals['_ONMISMATCH']._serialized_end=2492
+  _globals['_CANCELLATION']._serialized_start=1877
+  _globals['_CANCELLATION']._serialized_end=1981
+  _globals['_ONTERMINAL']._serialized_start=1983
+  _globals['_ONTERMINAL']._serialized_end=2069
+  _globals['_ONCRASH']._serialized_start=2071
+  _globals['_ONCRASH']._serialized_end=2145
+  _globals['_ONSTEPCHANGE']._serialized_start=2147
+  _globals['_ONSTEPCHANGE']._serialized_end=2245
+  _globals['_VISIBILITY']._serialized_start=2247
+  _globals['_VISIBILITY']._serialized_end=2336
+  _globals['_BACKOFF']._serialized_start=2338
+  _globals['_BACKOFF']._serialized_end=2439
+  _globals['_TRANSFERDIRECTION']._serialized_start=2441
+  _globals['_TRANSFERDIRECTION']._serialized_end=2557
+  _globals['_ONMISMATCH']._serialized_start=2559
+  _globals['_ONMISMATCH']._serialized_end=2644
   _globals['_CONTRACT']._serialized_start=114
   _globals['_CONTRACT']._serialized_end=172
   _globals['_CAPABILITY']._serialized_start=174
@@ -54,11 +56,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GATE']._serialized_start=238
   _globals['_GATE']._serialized_end=260
   _globals['_OPERATIONCONTRACT']._serialized_start=263
-  _globals['_OPERATIONCONTRACT']._serialized_end=1092
-  _globals['_SIGNALCONTRACT']._serialized_start=1094
-  _globals['_SIGNALCONTRACT']._serialized_end=1188
-  _globals['_RETRYPOLICY']._serialized_start=1191
-  _globals['_RETRYPOLICY']._serialized_end=1458
-  _globals['_TRANSFERCONTRACT']._serialized_start=1461
-  _globals['_TRANSFERCONTRACT']._serialized_end=1823
+  _globals['_OPERATIONCONTRACT']._serialized_end=1144
+  _globals['_SIGNALCONTRACT']._serialized_start=1146
+  _globals['_SIGNALCONTRACT']._serialized_end=1240
+  _globals['_RETRYPOLICY']._serialized_start=1243
+  _globals['_RETRYPOLICY']._serialized_end=1510
+  _globals['_TRANSFERCONTRACT']._serialized_start=1513
+  _globals['_TRANSFERCONTRACT']._serialized_end=1875
 # @@protoc_insertion_point(module_scope)

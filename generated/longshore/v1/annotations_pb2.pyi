@@ -104,6 +104,32 @@ ON_CRASH_FAIL: OnCrash.ValueType  # 2
 """The operation fails with reason INTERRUPTED."""
 Global___OnCrash: _TypeAlias = OnCrash  # noqa: Y015
 
+class _OnStepChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnStepChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnStepChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_STEP_CHANGE_UNSPECIFIED: _OnStepChange.ValueType  # 0
+    """The same as ON_STEP_CHANGE_REPORT."""
+    ON_STEP_CHANGE_REPORT: _OnStepChange.ValueType  # 1
+    """It completes; the server's log names the operation and the steps."""
+    ON_STEP_CHANGE_FAIL: _OnStepChange.ValueType  # 2
+    """It fails with reason NON_DETERMINISTIC."""
+
+class OnStepChange(_OnStepChange, metaclass=_OnStepChangeEnumTypeWrapper):
+    """What becomes of an operation whose handler completes without having asked for a step that an earlier attempt recorded,
+    because the step was removed or renamed by a deploy for example.
+    """
+
+ON_STEP_CHANGE_UNSPECIFIED: OnStepChange.ValueType  # 0
+"""The same as ON_STEP_CHANGE_REPORT."""
+ON_STEP_CHANGE_REPORT: OnStepChange.ValueType  # 1
+"""It completes; the server's log names the operation and the steps."""
+ON_STEP_CHANGE_FAIL: OnStepChange.ValueType  # 2
+"""It fails with reason NON_DETERMINISTIC."""
+Global___OnStepChange: _TypeAlias = OnStepChange  # noqa: Y015
+
 class _Visibility:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -314,6 +340,7 @@ class OperationContract(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     TRANSFER_FIELD_NUMBER: _builtins.int
     WATCHES_FIELD_NUMBER: _builtins.int
+    ON_STEP_CHANGE_FIELD_NUMBER: _builtins.int
     cancellation: Global___Cancellation.ValueType
     """What a cancel request does. Absent: callers cannot cancel."""
     output_type: _builtins.str
@@ -340,6 +367,10 @@ class OperationContract(_message.Message):
     watches: _builtins.str
     """Only on a method that returns a stream of `google.longrunning.Operation`: the name of the method of the same
     service whose operations it starts and watches. Such a method is not a type of its own and declares nothing else.
+    """
+    on_step_change: Global___OnStepChange.ValueType
+    """What becomes of an operation whose handler completes without a step that is recorded. A step that is asked for with
+    other arguments than were recorded fails it always.
     """
     @_builtins.property
     def call(self) -> Global___Gate:
@@ -419,10 +450,11 @@ class OperationContract(_message.Message):
         errors: _abc.Iterable[_builtins.str] | None = ...,
         transfer: Global___TransferContract | None = ...,
         watches: _builtins.str = ...,
+        on_step_change: Global___OnStepChange.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_crashes", b"_max_crashes", "attempt_timeout", b"attempt_timeout", "call", b"call", "cancel", b"cancel", "cancel_grace", b"cancel_grace", "control", b"control", "lifetime", b"lifetime", "max_crashes", b"max_crashes", "observe", b"observe", "retention", b"retention", "retry", b"retry", "timeout", b"timeout", "transfer", b"transfer", "unbounded", b"unbounded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_crashes", b"_max_crashes", "attempt_timeout", b"attempt_timeout", "call", b"call", "cancel", b"cancel", "cancel_grace", b"cancel_grace", "cancellation", b"cancellation", "control", b"control", "errors", b"errors", "id_template", b"id_template", "lifetime", b"lifetime", "max_crashes", b"max_crashes", "observe", b"observe", "on_crash", b"on_crash", "on_terminal", b"on_terminal", "output_type", b"output_type", "retention", b"retention", "retry", b"retry", "signals", b"signals", "timeout", b"timeout", "transfer", b"transfer", "unbounded", b"unbounded", "visibility", b"visibility", "watches", b"watches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_crashes", b"_max_crashes", "attempt_timeout", b"attempt_timeout", "call", b"call", "cancel", b"cancel", "cancel_grace", b"cancel_grace", "cancellation", b"cancellation", "control", b"control", "errors", b"errors", "id_template", b"id_template", "lifetime", b"lifetime", "max_crashes", b"max_crashes", "observe", b"observe", "on_crash", b"on_crash", "on_step_change", b"on_step_change", "on_terminal", b"on_terminal", "output_type", b"output_type", "retention", b"retention", "retry", b"retry", "signals", b"signals", "timeout", b"timeout", "transfer", b"transfer", "unbounded", b"unbounded", "visibility", b"visibility", "watches", b"watches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_crashes: _TypeAlias = _typing.Literal["max_crashes"]  # noqa: Y015
     _WhichOneofArgType__max_crashes: _TypeAlias = _typing.Literal["_max_crashes", b"_max_crashes"]  # noqa: Y015

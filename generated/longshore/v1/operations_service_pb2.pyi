@@ -631,21 +631,32 @@ class RetryRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KEEP_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`operations/{id}` or `operations/{uid}` of one that has ended. Required."""
     request_id: _builtins.str
     """Idempotency key of the new operation, as in StartRequest: here or in the metadata `longshore-request-id`. Other
     metadata that Start takes is INVALID_ARGUMENT: a retry has the labels of the old one, and does not wait.
     """
+    keep_steps: _builtins.bool
+    """Whether the new operation begins with the steps that the old one has completed: their results are as recorded, and the
+    work goes on at the step that failed. Default: all is done anew.
+
+    Only steps are kept. Sleeps are slept again; signals, bytes and children belong to the old operation, so those that the
+    new one needs must be sent and started again. A step that had not completed runs under another key, for it is another
+    operation's. A kept step that the handler asks for with other arguments fails the new operation with reason
+    NON_DETERMINISTIC. Who may retry an operation vouches for what its steps have found out under its first caller.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        keep_steps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_steps", b"keep_steps", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

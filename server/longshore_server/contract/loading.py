@@ -143,6 +143,7 @@ class _Loader:
             "cancellation": annotations_pb2.Cancellation,
             "on_terminal": annotations_pb2.OnTerminal,
             "on_crash": annotations_pb2.OnCrash,
+            "on_step_change": annotations_pb2.OnStepChange,
         }
         for option, enum in enums.items():
             if getattr(contract, option) not in enum.values():
@@ -179,6 +180,7 @@ class _Loader:
             attempt_timeout=attempt_timeout,
             rerun=contract.on_crash != annotations_pb2.ON_CRASH_FAIL,
             max_crashes=max_crashes,
+            fixed_steps=contract.on_step_change == annotations_pb2.ON_STEP_CHANGE_FAIL,
             retry=retry.read(contract, declaration.error),
             retention=declaration.duration("retention", zero=True),
             signals=read_signals(contract.signals, declaration.message, declaration.error),

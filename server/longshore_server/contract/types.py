@@ -58,6 +58,8 @@ class OperationType:
     attempt_timeout: int | None
     rerun: bool
     max_crashes: int
+    fixed_steps: bool
+    """Whether an attempt fails that does not ask for a step that is recorded."""
     retry: RetryPolicy | None
     """When a failed attempt is made again; None: never."""
     retention: int | None

@@ -16,7 +16,7 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import Outcome, raised, returned
 from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler.deferral import Work, working
-from longshore_server.handler.journal import Journal
+from longshore_server.handler.journal import Journal, NonDeterministicError
 from longshore_server.handler.offers import TransferError
 from longshore_server.handler.operation import Operation, current
 from longshore_server.lifecycle import Move, State
@@ -140,6 +140,8 @@ class Attempt:
         current.set(operation)
         working.set(self._work)
         self._in_handler = True
+        outcome: Outcome | None = None
+        problem: BaseException | None = None
         try:
             result = await self._type.handler(operation.input, operation)
             outcome = self._returned(operation, result)
@@ -150,14 +152,26 @@ class Attempt:
                 task.uncancel()
             return self._interrupted()
         except BaseException as error:  # noqa: BLE001 - SystemExit too: user code may end an attempt, not the server
-            outcome = self._raised(error)
+            problem = error
         finally:
             self._in_handler = False
-        if self._ending is not None:
-            return self._interrupted()
-        if operation.fatal is not None:
-            return self._raised(operation.fatal)
-        return outcome
+        if self._ending is None and outcome is not None and outcome.move is Move.COMPLETE:
+            problem = self._missed(operation)
+        problem = operation.fatal or problem
+        if problem is not None:
+            outcome = self._raised(problem)
+        return outcome if self._ending is None else self._interrupted()
+
+    def _missed(self, operation: Operation[Any, Any, Any, Any, Any]) -> NonDeterministicError | None:
+        """Why the attempt fails that has not asked for all steps that are recorded; None: it is reported at most."""
+        names = ", ".join(map(repr, operation.missed_steps))
+        if not names:
+            return None
+        problem = f"the handler completed without asking for what is recorded of the steps {names}"
+        if self._type.fixed_steps:
+            return NonDeterministicError(f"{self._record.name}: {problem}", f"T{problem[1:]}.")
+        log.warning("%s: %s: were they removed, or renamed?", self._record.name, problem, extra=self._fields)
+        return None
 
     def _end_span(self, outcome: Outcome | None) -> None:
         if self._operation is not None and self._operation.hand_over.complete:
@@ -176,7 +190,8 @@ class Attempt:
             if stored is None:
                 return None
             request = type.input.FromString(stored)
-        journal = Journal(await executor.store.journal(record.uid)) if record.attempt > 1 else Journal()
+        entries = await executor.store.journal(record.uid) if record.attempt > 1 or record.retried_from else ()
+        journal = Journal(entries)
         self._operation = Operation(
             type, record, request, journal, executor.store, executor.clock, executor.services,
             executor.max_payload, self.live, executor.tracer, executor.objects,

@@ -65,8 +65,10 @@ class Requests:
         record = live.record
         return record if record.terminal else await self._store.writer.submit(RequestStop(record.uid, reason))
 
-    async def retry(self, live: Live, terms: Terms) -> Started:
+    async def retry(self, live: Live, terms: Terms, *, keep_steps: bool = False) -> Started:
         """Start an operation that has ended once more: a new one with its input, on `terms`.
+
+        `keep_steps`: with the steps that it has recorded.
 
         Raises `ServiceError`: OPERATION_RUNNING, NOT_RETRIABLE, UNKNOWN_TYPE, WRONG_INPUT_TYPE, and as `start` does.
         """
@@ -96,7 +98,10 @@ class Requests:
             expected = type.input.DESCRIPTOR.full_name
             problem = f"its input cannot be read as the {expected} of today; start a new one with another"
             raise invalid("name", problem, reason=Reason.WRONG_INPUT_TYPE) from None
-        return await self._start(type, input, terms._replace(retried_from=f"operations/{uid_text(record.uid)}"))
+        terms = terms._replace(
+            retried_from=f"operations/{uid_text(record.uid)}", steps_of=record.uid if keep_steps else None
+        )
+        return await self._start(type, input, terms)
 
     async def signal(self, live: Live, sending: signals.Sending) -> SignalAccepted:
         """Send a signal, durably. One with the id of an accepted one is that one, also after the end.

@@ -42,6 +42,8 @@ class Terms(NamedTuple):
     """The parent's uid, and the entry of its journal that the start becomes."""
     retried_from: str = ""
     """`operations/{uid}` of the operation that it repeats."""
+    steps_of: bytes | None = None
+    """The uid of the operation that it repeats, where it begins with the steps that that one has recorded."""
     deferred: bool = False
     """The service's own code drives it: no handler is run."""
     visible: Callable[[OperationRecord], bool] | None = None
@@ -136,7 +138,10 @@ class Starts:
                 begun(outcome)
 
         renew = type.renew or bool(terms.retried_from)
-        accept = Accept(record, body, digest, type.template is not None, renew, reserved, refusal, child, terms.visible)
+        accept = Accept(
+            record, body, digest, type.template is not None, renew, reserved, refusal, child, terms.visible,
+            terms.steps_of,
+        )  # fmt: skip
         return self._writer.submit(accept, settled)
 
 

@@ -89,7 +89,7 @@ class Journal:
         """The outcome that an earlier attempt recorded. Raises `NonDeterministicError` when it was asked otherwise."""
         entry = self._entries.get(key)
         if entry is not None and entry.digest != asked.digest:
-            which, attempt = _which(key), f"attempt {entry.attempt}"
+            which, attempt = _which(key), _recorder(entry)
             raise self.fail(
                 f"{which}: {attempt} asked for ({entry.asked}), this attempt asks for ({asked.text})",
                 f"{which}: this attempt asks for something else than {attempt} did.",
@@ -101,7 +101,7 @@ class Journal:
         try:
             return codec.decode(codec.Encoded(entry.codec, entry.outcome))
         except Exception as error:
-            problem = f"{_which(key)}: what attempt {entry.attempt} recorded cannot be read any more"
+            problem = f"{_which(key)}: what {_recorder(entry)} recorded cannot be read any more"
             raise self.fail(f"{problem} ({entry.codec}): {error}", f"{problem}.") from error
 
     def fail(self, message: str, public: str) -> NonDeterministicError:
@@ -109,6 +109,10 @@ class Journal:
         error = NonDeterministicError(message, public)
         self.fatal = self.fatal or error
         return error
+
+    def missed(self, kind: str) -> list[str]:
+        """The names of what is recorded and this attempt has not asked for."""
+        return sorted(name for found, name, _ in self._entries if found == kind and (found, name) not in self._used)
 
     def recorded_keys(self) -> Iterable[Key]:
         """The keys of what earlier attempts recorded."""
@@ -118,6 +122,10 @@ class Journal:
 def _which(key: Key) -> str:
     kind, name, occurrence = key
     return f"{kind} {name!r}{f' ({occurrence + 1}.)' if occurrence else ''}"
+
+
+def _recorder(entry: JournalEntry) -> str:
+    return f"attempt {entry.attempt}{' of the operation that it repeats' if entry.kept else ''}"
 
 
 def place(depth: int) -> str:

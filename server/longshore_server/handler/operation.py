@@ -43,6 +43,9 @@ ServicesT = DefaultTypeVar("ServicesT", default=Any)
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
+STEP = "step"
+"""The kind of journal entries: what a step has returned."""
+
 current: contextvars.ContextVar[Operation[Any, Any, Any, Any, Any] | None] = contextvars.ContextVar(
     "longshore_operation", default=None
 )
@@ -140,6 +143,11 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         return self._journal.fatal
 
     @property
+    def missed_steps(self) -> list[str]:
+        """For the engine: the names of the steps that are recorded and that this attempt has not asked for."""
+        return self._journal.missed(STEP)
+
+    @property
     def log(self) -> OperationLog:
         """A logger for the operators of the service: callers never see it. Every line carries the operation's name."""
         return OperationLog(self._type.name, self._record)
@@ -229,7 +237,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> Any:  # fmt: skip
         steps.refuse_nesting(name)
-        key = self._journal.claim("step", name, where)
+        key = self._journal.claim(STEP, name, where)
         asked = Asked(*args)
         entry = self._journal.recorded(key, asked)
         if entry is None:
@@ -241,7 +249,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...],
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> JournalEntry:  # fmt: skip
-        name = key[1]
+        name, started = key[1], self._clock.now()
         running = Running(name, f"{self.uid}/{name}")
         try:
             result = await self._steps.run(running, function, args, retry, timeout)
@@ -252,7 +260,7 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             stored = codec.encode(result)
         except codec.NotStorableError as error:
             raise TypeError(f"step {name!r}: {error}") from None
-        return await self._record_entry(key, asked, stored)
+        return await self._record_entry(key, asked, stored, started)
 
     async def sleep(self, duration: float | timedelta) -> None:
         """Sleep durably: the end is recorded at the first call, and a re-run sleeps only what is left of it.
@@ -343,9 +351,10 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
         """For the engine: a start that was refused has recorded nothing, and its name is free again."""
         self._journal.release((entry.kind, entry.name, entry.occurrence))
 
-    async def _record_entry(self, key: Key, asked: Asked, stored: codec.Encoded) -> JournalEntry:
-        kind, name, occurrence = key
-        entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, stored.codec, stored.data)
+    async def _record_entry(
+        self, key: Key, asked: Asked, stored: codec.Encoded, started: int | None = None
+    ) -> JournalEntry:
+        entry = JournalEntry(*key, self.attempt, asked.digest, asked.text, stored.codec, stored.data, started)
         return await self._writer.submit(Record(self._record.uid, entry))
 
     @cached_property

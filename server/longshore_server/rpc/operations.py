@@ -137,7 +137,7 @@ class OperationsService:
         request_id = read_retry(request, context)
         live = await self._authorization.find(context.caller, request.name, "call")
         terms = self._authorization.terms(context.caller, request_id, live.record.labels)
-        again, created = await self._engine.requests.retry(live, terms)
+        again, created = await self._engine.requests.retry(live, terms, keep_steps=request.keep_steps)
         disposition = _CREATED if created else _EXISTING
         return pb.StartResponse(operation=wire.snapshot(again.record), disposition=disposition).SerializeToString()
 

@@ -131,3 +131,7 @@ class JournalEntry(NamedTuple):
     asked: str
     codec: str
     outcome: bytes
+    started: int | None = None
+    """When the function of a step was first called, in microseconds since the epoch; None: it is no step."""
+    kept: bool = False
+    """Whether the operation that this one repeats has recorded it, and not this one."""

@@ -91,7 +91,15 @@ INSERT_LABELS = ManyRows("INSERT INTO labels (key, value, uid) VALUES", 3)
 INSERT_REQUESTS = ManyRows("INSERT INTO requests (owner, type, request_id, uid, digest) VALUES", 5)
 
 INSERT_JOURNAL = ManyRows(
-    "INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, recorded) VALUES", 10
+    """INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept,
+                            recorded) VALUES""",
+    12,
 )
+
+KEEP_STEPS = """INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept,
+                                     recorded)
+                SELECT ?, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, 1, recorded
+                FROM journal WHERE uid = ? AND kind = 'step'"""
+"""For an operation that begins with the steps of the one that it repeats."""
 
 TRIM_EVENTS = "DELETE FROM events WHERE uid = ? AND sequence < ? AND sequence IS NOT ?"

@@ -240,6 +240,11 @@ class Transaction:
         """Add a journal entry. The primary key refuses a second outcome for the same await."""
         self._journal.append((uid, *entry, self.now))
 
+    def keep_steps(self, uid: bytes, of: bytes) -> None:
+        """Let an operation begin with the steps that another one has recorded, which has ended."""
+        self.flush()  # its own row comes first
+        self.connection.execute(statements.KEEP_STEPS, (uid, of))
+
     def add_signal(self, uid: bytes, signal: queries.StoredSignal) -> None:
         """Keep a signal. Written at once: the next one of this batch may have the same id."""
         if self._changes[uid].stored == 0:

@@ -28,7 +28,8 @@ class Accept(Mutation[Accepted]):
 
     `refusal` is why no new operation may begin now (draining, too many): finding an old one is still possible.
     `visible` tells whether the caller may know of the one that has the name; None: of every one. `begin` makes it
-    RUNNING in the same transaction: its handler has a free slot.
+    RUNNING in the same transaction: its handler has a free slot. `steps_of` is the uid of the ended operation
+    with whose recorded steps it begins.
     """
 
     record: OperationRecord
@@ -40,6 +41,7 @@ class Accept(Mutation[Accepted]):
     refusal: ServiceError | None = None
     child: tuple[bytes, JournalEntry] | None = None
     visible: Callable[[OperationRecord], bool] | None = None
+    steps_of: bytes | None = None
 
     @property
     def patient(self) -> bool:
@@ -70,7 +72,7 @@ class Accept(Mutation[Accepted]):
     @property
     def _request(self) -> bytes:
         """What the idempotency key stands for: a retry is another request than a start of the same input."""
-        return self.digest + self.record.retried_from.encode()
+        return self.digest + self.record.retried_from.encode() + (b"" if self.steps_of is None else b" with its steps")
 
     def _existing(self, tx: Transaction) -> OperationRecord | None:
         record, key = self.record, self.request_key
@@ -114,10 +116,14 @@ class Accept(Mutation[Accepted]):
         return found
 
     def _insert(self, tx: Transaction) -> OperationRecord:
+        if self.steps_of is not None:
+            tx.head(self.steps_of)  # it may have been deleted meanwhile
         record = tx.insert(self.record, self.input, begin=self.begin)
         key = self.request_key
         if record.deferred:
             tx.note_journal(record.uid, JournalEntry(BY_HOST, "", 0, 1, b"", "", "", b""))
+        if self.steps_of is not None:
+            tx.keep_steps(record.uid, self.steps_of)
         if self.template:
             tx.claim_name(record.id, (record.uid, self.digest))
         if key is not None:

@@ -131,6 +131,24 @@ else:
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
+TryFixedInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
+TryFixedProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
+TryFixedOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+TryFixedResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
+TryFixedEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TryFixedProgress, TryFixedOutput, TryFixedResult, typing_extensions.Never
+]
+
+if typing.TYPE_CHECKING:
+    TryFixedOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        TryFixedInput, TryFixedProgress, TryFixedOutput, TryFixedResult, ServicesT
+    ]
+else:
+
+    class TryFixedOperation(typing.Generic[ServicesT]):
+        """Stands for `longshore_server.Operation` where only annotations need it."""
+
+
 KeepInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
 KeepProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
 KeepOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
@@ -178,6 +196,7 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "TryAtOnce": "try_at_once",
         "TrySoon": "try_soon",
         "TryUnless": "try_unless",
+        "TryFixed": "try_fixed",
         "Keep": "keep",
         "KeepForEver": "keep_for_ever",
     }
@@ -188,8 +207,9 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "TryAtOnce": 65,
         "TrySoon": 80,
         "TryUnless": 98,
-        "Keep": 120,
-        "KeepForEver": 135,
+        "TryFixed": 120,
+        "Keep": 136,
+        "KeepForEver": 151,
     }
 
     @abc.abstractmethod
@@ -219,6 +239,10 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
     @abc.abstractmethod
     async def try_unless(self, request: TryUnlessInput, op: TryUnlessOperation[ServicesT], /) -> TryUnlessResult:
         """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
+
+    @abc.abstractmethod
+    async def try_fixed(self, request: TryFixedInput, op: TryFixedOperation[ServicesT], /) -> TryFixedResult:
+        """Three attempts, one right after the other, each of which must ask for the steps of those before."""
 
     @abc.abstractmethod
     async def keep(self, request: KeepInput, op: KeepOperation[ServicesT], /) -> KeepResult:
@@ -301,6 +325,17 @@ class RetryClient:
             result_type=lab_pb2.PlayResult,
         )
         """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
+        self.try_fixed: longshore_client.OperationMethod[
+            TryFixedInput, TryFixedProgress, TryFixedOutput, TryFixedResult
+        ] = longshore_client.OperationMethod(
+            channel,
+            "lab.v1.RetryService/TryFixed",
+            input_type=lab_pb2.PlayRequest,
+            progress_type=lab_pb2.PlayProgress,
+            output_type=channels_pb2.DiagnosticOutput,
+            result_type=lab_pb2.PlayResult,
+        )
+        """Three attempts, one right after the other, each of which must ask for the steps of those before."""
         self.keep: longshore_client.OperationMethod[
             KeepInput, KeepProgress, KeepOutput, KeepResult
         ] = longshore_client.OperationMethod(

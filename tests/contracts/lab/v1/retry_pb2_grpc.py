@@ -66,6 +66,11 @@ class RetryServiceStub(object):
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.TryFixed = channel.unary_unary(
+                '/lab.v1.RetryService/TryFixed',
+                request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.Keep = channel.unary_unary(
                 '/lab.v1.RetryService/Keep',
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
@@ -124,6 +129,13 @@ class RetryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TryFixed(self, request, context):
+        """Three attempts, one right after the other, each of which must ask for the steps of those before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Keep(self, request, context):
         """Named by its input, and kept for a minute after its end.
         """
@@ -168,6 +180,11 @@ def add_RetryServiceServicer_to_server(servicer, server):
             ),
             'TryUnless': grpc.unary_unary_rpc_method_handler(
                     servicer.TryUnless,
+                    request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'TryFixed': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryFixed,
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -343,6 +360,33 @@ class RetryService(object):
             request,
             target,
             '/lab.v1.RetryService/TryUnless',
+            lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TryFixed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lab.v1.RetryService/TryFixed',
             lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

@@ -46,6 +46,8 @@ class RetryServiceStub:
     """Three attempts, 2 s apart: for tests that have no clock to move."""
     TryUnless: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
+    TryFixed: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
+    """Three attempts, one right after the other, each of which must ask for the steps of those before."""
     Keep: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Named by its input, and kept for a minute after its end."""
     KeepForEver: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
@@ -68,6 +70,8 @@ class RetryServiceAsyncStub(RetryServiceStub):
     """Three attempts, 2 s apart: for tests that have no clock to move."""
     TryUnless: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
+    TryFixed: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Three attempts, one right after the other, each of which must ask for the steps of those before."""
     Keep: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Named by its input, and kept for a minute after its end."""
     KeepForEver: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -123,6 +127,14 @@ class RetryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
+
+    @_abc_1.abstractmethod
+    def TryFixed(
+        self,
+        request: _lab_pb2.PlayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Three attempts, one right after the other, each of which must ask for the steps of those before."""
 
     @_abc_1.abstractmethod
     def Keep(
