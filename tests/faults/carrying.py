@@ -290,10 +290,11 @@ class Carrier:
             call = self.transfers.Download(request, wait_for_ready=True)
             try:
                 async for message in call:
-                    chunk = message.chunk
-                    ended = message.HasField("end")
-                    if not message.HasField("chunk"):
+                    # None: it came so damaged that it cannot be read.
+                    ended = message is not None and message.HasField("end")
+                    if message is not None and not message.HasField("chunk"):
                         continue
+                    chunk = bytes_pb2.DownloadChunk(offset=-1) if message is None else message.chunk
                     if google_crc32c.value(chunk.data) != chunk.crc32c or chunk.offset != position:
                         self.history.counts["damaged chunks of downloads"] += 1
                         call.cancel()

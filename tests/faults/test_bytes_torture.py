@@ -280,6 +280,7 @@ async def test_no_byte_is_lost_in_a_few_kills(tmp_path: Path) -> None:
         await torturer.server.close()
     print(f"{time.monotonic() - began:.1f} s")
     judge(torturer)
+    assert torturer.kills == 4
 
 
 @pytest.mark.torture
@@ -296,15 +297,21 @@ async def test_no_byte_is_lost_of_a_gibibyte(tmp_path: Path) -> None:
         return size, fate, rng.choice([1, 1, 2, 5]) if fate in ("commit", "twice", "lend") else 1
 
     plan: list[list[tuple[Any, ...]]] = [[(GIB, "commit")], [(GIB // 2, "twice", 8)]]
-    plan += [[some() for _ in range(20)] for _ in range(5)]
+    plan += [[some() for _ in range(45)] for _ in range(5)]
     uploads = [
         [upload(seed, turn * 10 + caller, *each) for turn, each in enumerate(line)] for caller, line in enumerate(plan)
     ]
-    torturer = Torturer(tmp_path, seed, 256 * MIB)
+    # Chance decides how often these meet: a run that has seen less has seen too little.
+    enough = {"kills": 10, "uploads gone on with": 40, "downloads gone on with": 5, "UPLOAD_PREEMPTED": 5}
+    torturer = Torturer(tmp_path, seed, 64 * MIB)
     began = time.monotonic()
     try:
-        await torturer.run(uploads, [rng.uniform(0.3, 5.0) for _ in range(40)], 600)
+        await torturer.run(uploads, [rng.uniform(0.3, 4.0) for _ in range(200)], 600)
     finally:
         await torturer.server.close()
     print(f"{time.monotonic() - began:.1f} s")
     judge(torturer)
+    too_little = {
+        name: torturer.history.counts[name] for name, least in enough.items() if torturer.history.counts[name] < least
+    }
+    assert not too_little, f"too little was seen: {too_little}, wanted {enough}"
