@@ -1,8 +1,10 @@
-"""The guides about retries, stops, retention and limits, done as they say: compiled, served, called, and compared."""
+"""The guides of steps, retries, stops, retention and limits, done as they say: compiled, served, called, compared."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 import re
 import shlex
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from longshore_server import StepRetry
 from longshore_server.config import Config
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
@@ -112,7 +115,20 @@ async def test_retries(tmp_path: Path) -> None:
         assert await guide.run(client) == printed.text
         assert await guide.run(once_more) == "True\n"
         rows = [await guide.shell(command) for command in shell.commands]
-        assert rows == ['{"rows": "5"}\n', '{"rows": "6"}\n'], "one for each operation, whatever became of it"
+        assert rows == ['{"rows": "4"}\n', '{"rows": "5"}\n'], "one for each operation but the one that kept its step"
+
+
+async def test_steps(tmp_path: Path) -> None:
+    contract, service, client, printed, shell = blocks("steps.md")
+    guide = Guide(tmp_path, contract, service)
+    async with guide.served():
+        assert await guide.run(client) == printed.text
+        for command in shell.commands:
+            name = (await guide.shell(command)).strip()
+            snapshot = json.loads(await guide.shell(f"longshore get {name} --json"))
+            assert "retried_from" in snapshot
+    table = re.findall(r"^\| `(\w+)` \|", (GUIDES / "steps.md").read_text(), re.MULTILINE)
+    assert table == [field.name for field in dataclasses.fields(StepRetry) if field.init]
 
 
 @pytest.mark.parametrize("name", ["stopping.md", "retention.md"])
