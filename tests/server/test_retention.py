@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.engine import sweeper
-from longshore_server.errors import Reason, failure
+from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import Accept, Settle, Sweep
 from longshore_server.store.mutations.upkeep import SWEEP_EVENTS, SWEEP_OPERATIONS
@@ -246,6 +247,32 @@ async def test_a_batch_waits_while_the_writer_has_much_to_do(lab: Lab, monkeypat
     await lab.catch_up()
     assert turns == [False] * sweeper.PATIENCE + [True], "one that never rests does not keep everything for ever"
     found.stop()
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("disk I/O error"), ServiceError(Reason.STORE_UNAVAILABLE, "")]
+)
+async def test_a_sweep_that_fails_is_made_again(
+    lab: Lab, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        raise error
+
+    first, second = await kept(lab, key="first"), await kept(lab, key="second")
+    monkeypatch.setattr(Sweep, "apply", lambda self, tx: 0)
+    monkeypatch.setattr(lab.engine.store, "next_expiry", broken)
+    lab.clock.advance(60)
+    assert not await is_gone(lab, first.name)
+    assert "the sweep of old operations failed, the next one is in 60 s" in caplog.text
+    third = await kept(lab, key="third")
+    monkeypatch.undo()
+    lab.clock.advance(59)
+    assert not await is_gone(lab, first.name)
+    lab.clock.advance(1)
+    assert await is_gone(lab, first.name)
+    assert await is_gone(lab, second.name)
+    lab.clock.advance(60)
+    assert await is_gone(lab, third.name)
 
 
 def count_sweeps(lab: Lab) -> list[int]:

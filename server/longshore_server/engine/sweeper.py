@@ -21,6 +21,8 @@ GAP = SECOND
 """The least time between two sweeps: operations that end one after the other also go together."""
 SHORT = 64
 """The writer's queue is short when no more than so many changes wait."""
+AGAIN = 60 * SECOND
+"""How long after a sweep that failed the next one comes."""
 PATIENCE = 16
 """After so many turns of a writer that is always busy a batch goes all the same, or the file would grow for ever."""
 
@@ -68,24 +70,29 @@ class Sweeper:
             self._task = asyncio.get_running_loop().create_task(self._sweep(self._store))
 
     async def _sweep(self, store: Store) -> None:
-        deleted = 0
-        while True:
-            await self._turn(store)
-            try:
-                deleted += await store.writer.submit(Sweep())
-            except ServiceError as error:
-                log.error("the sweep of old operations ends: %s", error.message)
-                return
-            # What ends while the store is read comes in by `note`.
-            self._due = None
-            due = await store.next_expiry()
-            if due is None or due > self._clock.now():
-                break
-        log.debug("%d operations were deleted, their retention was over", deleted)
+        try:
+            due = await self._delete(store)
+        except Exception:
+            log.exception("the sweep of old operations failed, the next one is in %d s", AGAIN // SECOND)
+            # What was due before is still due, and what ended meanwhile is found with it.
+            self._due, due = None, self._clock.now() + AGAIN
         self._task, self._swept = None, self._clock.now()
         self.note(due)
         if self._due is not None and self._timer is None:
             self._arm(self._due)
+
+    async def _delete(self, store: Store) -> int | None:
+        """Delete all that is due. Returns when the next is; None: nothing expires."""
+        deleted = 0
+        while True:
+            await self._turn(store)
+            deleted += await store.writer.submit(Sweep())
+            # What ends while the store is read comes in by `note`.
+            self._due = None
+            due = await store.next_expiry()
+            if due is None or due > self._clock.now():
+                log.debug("%d operations were deleted, their retention was over", deleted)
+                return due
 
     async def _turn(self, store: Store) -> None:
         """Return once the writer has little to do, or never had for long."""
