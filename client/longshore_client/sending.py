@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from longshore.v1.operation_pb2 import OperationSnapshot
-    from longshore_client.channel import Channel, UploadCall
+    from longshore_client.channel import Channel
     from longshore_client.meter import Meter
     from longshore_client.retry import Backoff
     from longshore_client.sources import Body, Data, Readable
@@ -102,23 +102,22 @@ class _Sender:
         """Make one call, and return its answer or what it failed with; raise what ends the sending."""
         channel = self._channel
         limit = channel.heartbeat_interval * MISSED_HEARTBEATS
-        calls = channel.calls
-        call = calls.upload(metadata=channel.metadata)
+        calls, feed = channel.calls, _Feed()
+        call = calls.upload(feed, metadata=channel.metadata)
         refusals: list[CallError] = []
 
         def over(call: Any) -> None:
             # The first of two, where grpc.aio replaces it by an error of its own because a write fails (grpc#36066).
             refusals.extend(_refusal(call))
-            # It may be refused while its sender waits for bytes.
+            # It may be refused while its sender waits, for bytes or for somebody to take them.
             self._body.wake()
+            feed.end()
 
         call.add_done_callback(over)
         channel.streams.add(call)
         alarm = Alarm(limit, call.cancel)
         try:
-            # A call that is over takes no more: what it has come to says why, and better than the write.
-            with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                await self._write(call, alarm, at)
+            await self._write(feed, alarm, at)
             alarm.begin()
             return (await call).upload
         except grpc.aio.AioRpcError as error:
@@ -132,17 +131,20 @@ class _Sender:
             raise
         finally:
             alarm.close()
+            feed.end()
             channel.streams.discard(call)
             if not call.done():
                 call.cancel()
 
-    async def _write(self, call: UploadCall[bytes, pb.UploadResponse], alarm: Alarm, at: int) -> None:
-        async with aclosing(self._requests(at, call.done)) as requests:
+    async def _write(self, feed: _Feed, alarm: Alarm, at: int) -> None:
+        async with aclosing(self._requests(at, lambda: feed.over)) as requests:
             async for request in requests:
+                if feed.over:
+                    return
                 alarm.begin()
-                await call.write(request)
+                await feed.put(request)
                 alarm.end()
-        await call.done_writing()
+        await feed.put(None)
 
     async def _requests(self, at: int, over: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         header = pb.UploadHeader(upload=self._upload, part=self._part, total_size=self._total)
@@ -155,6 +157,42 @@ class _Sender:
             digest = await self._body.digested()
             commit = pb.UploadCommit(total_size=digest.size, sha256=digest.sha256)
             yield pb.UploadRequest(commit=commit).SerializeToString()
+
+
+class _Feed:
+    """The requests of one call, for gRPC to take.
+
+    Not by `write`: the interceptors that others put around a call may have none before it is over.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        """Whether nobody takes any more."""
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._room = asyncio.Event()
+
+    async def put(self, request: bytes | None) -> None:
+        """Hand over the next, None after the last, as soon as the one before has been taken."""
+        while self._queue.qsize() and not self.over:
+            self._room.clear()
+            await self._room.wait()
+        self._queue.put_nowait(request)
+
+    def end(self) -> None:
+        """Keep neither side waiting. Repeatable."""
+        self.over = True
+        self._room.set()
+        self._queue.put_nowait(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        request = await self._queue.get()
+        self._room.set()
+        if request is None:
+            raise StopAsyncIteration
+        return request
 
 
 async def send(

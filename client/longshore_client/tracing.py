@@ -84,11 +84,11 @@ class Tracing:
     def upload(self, path: str, rpc: Any) -> Any:
         """A method that takes a stream and answers once."""
 
-        def call(*, metadata: Metadata | None) -> Any:
+        def call(requests: Any, /, *, metadata: Metadata | None) -> Any:
             span = self._begin(path)
             token = self._context.attach(self._api.set_span_in_context(span))
             try:
-                made = rpc(metadata=self._with(span, metadata))
+                made = rpc(requests, metadata=self._with(span, metadata))
             finally:
                 self._context.detach(token)
             if not span.is_recording():
@@ -122,8 +122,6 @@ class _Upload:
     def __init__(self, call: Any, end: Callable[..., None]) -> None:
         self._call = call
         self._end = end
-        self.write = call.write
-        self.done_writing = call.done_writing
         self.add_done_callback = call.add_done_callback
         self.done = call.done
 

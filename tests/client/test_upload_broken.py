@@ -126,21 +126,18 @@ def recorded(channel: Channel, offsets: list[tuple[int, int]], before: Any = not
     """The method Upload, with the offset of every chunk noted, by the number of the call; `before` it is sent."""
     rpc, count = channel.calls.upload, 0
 
-    def begin(**options: Any) -> Any:
+    def begin(requests: AsyncIterator[bytes], **options: Any) -> Any:
         nonlocal count
         count += 1
-        call, number = rpc(**options), count
-        write = call.write
+        return rpc(noted(requests, count), **options)
 
-        async def noted(request: bytes) -> None:
+    async def noted(requests: AsyncIterator[bytes], number: int) -> AsyncIterator[bytes]:
+        async for request in requests:
             sent = UploadRequest.FromString(request)
             if sent.HasField("chunk"):
                 offsets.append((number, sent.chunk.offset))
                 await before(*offsets[-1])
-            await write(request)
-
-        call.write = noted  # type: ignore[method-assign]
-        return call
+            yield request
 
     return begin
 
@@ -222,12 +219,9 @@ async def test_other_bytes_than_those_before_are_refused_at_the_end(lab: BytesLa
 async def test_what_was_damaged_on_its_way_is_sent_again(lab: BytesLab, near: Channel, reason: str) -> None:
     rpc, damaged = near.calls.upload, False
 
-    def begin(**options: Any) -> Any:
-        call: Any = rpc(**options)
-        write = call.write
-
-        async def damage(request: bytes) -> None:
-            nonlocal damaged
+    async def damage(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        nonlocal damaged
+        async for request in requests:
             sent = UploadRequest.FromString(request)
             if sent.chunk.offset == 4 * CHUNK and not damaged:
                 damaged = True
@@ -235,12 +229,9 @@ async def test_what_was_damaged_on_its_way_is_sent_again(lab: BytesLab, near: Ch
                     sent.chunk.offset += 1
                 else:
                     sent.chunk.data = bytes(CHUNK)
-            await write(sent.SerializeToString())
+            yield sent.SerializeToString()
 
-        call.write = damage
-        return call
-
-    near.calls.upload = begin
+    near.calls.upload = lambda requests, **options: rpc(damage(requests), **options)
     upload = await BytesClient(near).upload(REQUEST).transfer(DATA).start()
     await upload.wait()
     assert damaged
@@ -285,7 +276,7 @@ async def test_an_answer_that_is_lost_is_asked_for_again(lab: BytesLab, near: Ch
                 raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
             return answer
 
-    near.calls.upload = lambda **options: Lost(rpc(**options))
+    near.calls.upload = lambda requests, **options: Lost(rpc(requests, **options))
     upload = await BytesClient(near).upload(REQUEST).transfer(DATA).start()
     assert (await upload.sent()).committed_size == len(DATA)
     assert lost == 1
