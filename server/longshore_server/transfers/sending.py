@@ -24,7 +24,23 @@ AHEAD = 512 << 10
 SYNC = 16 << 20
 """After so many bytes the disk is told to begin: one large sync would hold up everybody else's commits."""
 TELL = SECOND
-"""The least time between two events of byte progress."""
+"""The least time between two events of byte progress of one upload."""
+OVERHEAD = 256
+"""What a chunk counts besides its bytes: an empty one takes memory too."""
+
+
+class Pace:
+    """When an event of byte progress was last made, for all calls of one upload."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def due(self, now: int) -> bool:
+        """Whether there may be another event; if so, it is made now."""
+        if now - self._told < TELL:
+            return False
+        self._told = now
+        return True
 
 
 class Sending:
@@ -32,13 +48,13 @@ class Sending:
 
     Args:
         file: the part, open.
-        told: when an event of byte progress was last made, for this upload.
+        pace: of the upload's byte progress.
         total: how many bytes the caller says that the object will have, if it does.
         writing: bounds how many calls write at once.
     """
 
     def __init__(
-        self, writer: Writer, clock: Clock, uid: bytes, part: int, file: StagedPart, told: int, total: int | None,
+        self, writer: Writer, clock: Clock, uid: bytes, part: int, file: StagedPart, pace: Pace, total: int | None,
         writing: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         self._writer = writer
@@ -48,13 +64,14 @@ class Sending:
         self._file = file
         self._total = total
         self._writing = writing
-        self.told = told
+        self._pace = pace
         self.position = file.size
         """Where the next byte belongs."""
         self.refusal: ServiceError | None = None
         """Why it may send no more."""
         self._task = asyncio.current_task()
         self._recorded = file.size
+        self._looked = 0  # when something was last recorded
         self._queue: list[Chunk] = []
         self._waiting = 0
         self._begun = file.size  # up to where a sync has begun
@@ -75,7 +92,7 @@ class Sending:
         """Take the next bytes, once there is room. Raises `ServiceError` for what went wrong before."""
         self._check()
         self._queue.append(Chunk(data, crc32c))
-        self._waiting += len(data)
+        self._waiting += len(data) + OVERHEAD
         self.position += len(data)
         if self._pump is None:
             self._pump = asyncio.get_running_loop().create_task(self._write())
@@ -83,18 +100,18 @@ class Sending:
             self._room.clear()
             await self._room.wait()
 
-    async def settle(self, *, tell: bool = False) -> OperationRecord | None:
+    async def settle(self) -> OperationRecord | None:
         """Everything that has come is durable and recorded; None: it was before. Raises `ServiceError`.
 
         What came before something that went wrong is recorded all the same.
         """
         while self._pump is not None:
             await asyncio.shield(self._pump)
-        record = await self.record(tell=tell)
+        record = await self.record()
         self._check()
         return record
 
-    async def record(self, *, tell: bool = False) -> OperationRecord | None:
+    async def record(self) -> OperationRecord | None:
         """What is written is durable and recorded; None: it was before. Raises `ServiceError`."""
         async with self._recording:
             size = self._file.size
@@ -105,11 +122,10 @@ class Sending:
             except OSError as error:
                 raise failed(self._uid, error) from error
             total, self._total = self._total, None
-            tell = tell or self._clock.now() - self.told >= TELL
+            tell = size > self._recorded and self._pace.due(self._clock.now())
             record = await self._writer.submit(AdvanceUpload(self._uid, self.part, size, tell, total))
-            if tell:
-                self.told = self._clock.now()
             self._recorded = size
+            self._looked = self._clock.now()
             return record
 
     def stop(self, refusal: ServiceError) -> None:
@@ -157,13 +173,13 @@ class Sending:
                 chunks, self._queue = self._queue, []
                 async with self._writing:
                     await in_thread(self._file.write, chunks)
-                self._waiting -= sum(len(chunk.data) for chunk in chunks)
+                self._waiting -= sum(len(chunk.data) + OVERHEAD for chunk in chunks)
                 self._room.set()
                 if self._file.size - self._begun >= SYNC and (self._syncing is None or self._syncing.done()):
                     self._begun = self._file.size
                     self._syncing = loop.create_task(self._sync())
-                elif self._clock.now() - self.told >= TELL:
-                    await self.record(tell=True)
+                elif self._clock.now() - self._looked >= TELL:
+                    await self.record()
         except Exception as error:  # noqa: BLE001 - told to whoever sends, by `_check`
             self._failure = error
             self._queue.clear()
@@ -201,7 +217,9 @@ def failed(uid: bytes, error: Exception) -> ServiceError:
             Reason.STORE_FULL, f"{name}: there is no room for more bytes; what is committed is kept.", resource=name,
             retry_after=5.0,
         )  # fmt: skip
-    if isinstance(error, (OSError, LostError)):
+    if isinstance(error, LostError):
+        return ServiceError(Reason.OBJECT_CORRUPT, f"{name} has lost bytes that were acknowledged.", resource=name)
+    if isinstance(error, OSError):
         return ServiceError(
             Reason.STORE_UNAVAILABLE, f"{name}: its bytes cannot be written or read now.", resource=name,
             retry_after=5.0,

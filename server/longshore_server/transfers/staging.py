@@ -60,9 +60,10 @@ class StagedPart:
 
     def open(self, size: int) -> None:
         """Go on after `size` bytes, which are recorded; what there is beyond them never was. Raises `LostError`."""
-        if size and not self.path.exists():
+        if size and self.path.parent.is_dir() and not self.path.exists():
             raise LostError(f"{self.path} is gone")
         self._unsynced = None
+        self.close()  # whoever has opened it may have been cancelled
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         if os.fstat(self._file).st_size < size:
             raise LostError(f"{self.path} is shorter than the {size} bytes that were recorded")
@@ -147,24 +148,34 @@ def staged_path(folder: Path, uid: bytes, parts: int) -> Path:
 
 
 def join(folder: Path, uid: bytes, sizes: Sequence[int]) -> Digests:
-    """Put parts together, durably, in one file. Raises `LostError` or `OSError`."""
+    """Put parts together, durably, in one file; or there is none. Raises `LostError` or `OSError`."""
+    whole = staged_path(folder, uid, len(sizes))
+    try:
+        digests = _join(whole, [part_path(folder, uid, part) for part in range(len(sizes))], sizes)
+        sync_folder(folder)
+    except BaseException:
+        whole.unlink(missing_ok=True)
+        raise
+    return digests
+
+
+def _join(whole: Path, parts: Sequence[Path], sizes: Sequence[int]) -> Digests:
     sha256, crc32c = hashlib.sha256(), 0
-    with staged_path(folder, uid, len(sizes)).open("wb") as whole:
-        for part, size in enumerate(sizes):
-            left = size
+    with whole.open("wb") as target:
+        for path, size in zip(parts, sizes, strict=True):
             if not size:
-                continue
-            with part_path(folder, uid, part).open("rb") as file:
-                while left and (data := file.read(min(COPY, left))):
+                continue  # nothing was ever sent of it
+            left = size
+            with path.open("rb") as source:
+                while left and (data := source.read(min(COPY, left))):
                     sha256.update(data)
                     crc32c = google_crc32c.extend(crc32c, data)
-                    whole.write(data)
+                    target.write(data)
                     left -= len(data)
             if left:
-                raise LostError(f"{file.name} is shorter than the {size} bytes that were recorded")
-        whole.flush()
-        os.fsync(whole.fileno())
-    sync_folder(folder)
+                raise LostError(f"{path} is shorter than the {size} bytes that were recorded")
+        target.flush()
+        os.fsync(target.fileno())
     return Digests(sha256.digest(), crc32c)
 
 

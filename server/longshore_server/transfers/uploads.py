@@ -23,7 +23,7 @@ from longshore_server.store.store import Store
 from longshore_server.store.transfers import MAX_CHUNK, MAX_PARTS, UploadRecord, upload_name
 from longshore_server.transfers import staging
 from longshore_server.transfers.placing import Placing
-from longshore_server.transfers.sending import Sending, failed
+from longshore_server.transfers.sending import Pace, Sending, failed
 from longshore_server.transfers.staging import Digests, LostError, StagedPart
 from longshore_server.transfers.stores import Store as ByteStore
 from longshore_server.transfers.threads import in_thread
@@ -37,14 +37,14 @@ AT_ONCE = 2
 class _Open:
     """What the server remembers of an upload that takes bytes."""
 
-    __slots__ = ("parts", "sendings", "timer", "told", "turn")
+    __slots__ = ("pace", "parts", "sendings", "timer", "turn")
 
     def __init__(self) -> None:
         self.parts: dict[int, StagedPart] = {}
         """Those that somebody has sent to in this process, with the digests of what they hold."""
         self.sendings: dict[int, Sending] = {}
         self.timer: Timer | None = None
-        self.told = 0
+        self.pace = Pace()
         self.turn = asyncio.Lock()
         """Calls take a part over one after the other."""
 
@@ -71,6 +71,7 @@ class Uploads:
         self._placing = Placing(store, clock, stores, self._staging)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Semaphore(AT_ONCE)
+        self._hashing = asyncio.Semaphore(AT_ONCE)
         self._stopped: ServiceError | None = None
         self.bytes: Counter[str] = Counter()
         """How many have come since the start, by store."""
@@ -115,9 +116,14 @@ class Uploads:
         if not 0 <= part < MAX_PARTS:
             raise invalid("header.part", f"must be 0 to {MAX_PARTS - 1}")
         upload = open_upload(record)
-        if total is not None:
-            self._check_size(record.uid, upload, total)
         uid = record.uid
+        if total is not None:
+            self._check_size(uid, upload, total)
+            if total < upload.committed:
+                raise ServiceError(
+                    Reason.SIZE_MISMATCH, f"{upload_name(uid)} has {upload.committed} bytes, and will have {total}?",
+                    resource=upload_name(uid), metadata={"committed_size": str(upload.committed)},
+                )  # fmt: skip
         if upload.refuse_existing and not upload.committed:
             # Said before the bytes come, and not only after.
             await self._placing.check_free(uid, upload)
@@ -130,9 +136,9 @@ class Uploads:
                 if self._stopped is not None:
                     raise self._stopped
                 upload = open_upload(await self._load(uid))
-                before = entry.sendings.pop(part, None)
+                before = entry.sendings.get(part)
                 if before is not None:
-                    await self._take_over(uid, part, before)
+                    await self._take_over(entry, uid, before)
                     upload = open_upload(await self._load(uid))
                 if self._open.get(uid) is not entry:
                     continue
@@ -140,18 +146,14 @@ class Uploads:
                 if file is None:
                     file = entry.parts[part] = StagedPart(staging.part_path(self._staging(upload.store), uid, part))
                 size = upload.parts[part] if part < len(upload.parts) else 0
-                try:
-                    await in_thread(file.open, size)
-                except (OSError, LostError) as error:
-                    log.error("%s: %s", upload_name(uid), error)
-                    raise failed(uid, error) from error
+                await self._open_file(uid, file, size)
                 if self._open.get(uid) is not entry:
                     # It has failed meanwhile: nobody would end this call, and the file may be there anew.
                     await in_thread(file.close)
                     await self._remove(uid, upload.store, ())
                     continue
                 sending = entry.sendings[part] = Sending(
-                    self._store.writer, self._clock, uid, part, file, entry.told, total, self._writing
+                    self._store.writer, self._clock, uid, part, file, entry.pace, total, self._writing
                 )
                 return sending
 
@@ -182,7 +184,6 @@ class Uploads:
         await sending.close()
         entry = self._open.get(uid)
         if entry is not None:
-            entry.told = max(entry.told, sending.told)
             if entry.sendings.get(part) is sending:
                 del entry.sendings[part]
 
@@ -205,9 +206,9 @@ class Uploads:
             # Without one, it has ended by now.
             entry = self._open.get(uid) or _Open()
             async with entry.turn:
-                for part, sending in list(entry.sendings.items()):
+                for sending in list(entry.sendings.values()):
                     if sending is not own:
-                        await self._take_over(uid, part, sending)
+                        await self._take_over(entry, uid, sending)
                 record = await self._commit(uid, entry, total, sha256)
         else:
             _check_same(uid, upload, total, sha256)
@@ -295,11 +296,16 @@ class Uploads:
 
     async def _expire(self, uid: bytes) -> None:
         """Its time is up, unless bytes have come that are not recorded yet."""
+        entry = self._open.get(uid)
+        if entry is None:
+            return
         try:
-            record = await self.query(uid)
-            if _upload(record).state is UploadState.OPEN:
-                # With bytes since, it has a new time, and changes nothing.
-                self.follow(await self._store.writer.submit(FailUpload(uid, Reason.UPLOAD_EXPIRED, overdue=True)))
+            async with entry.turn:
+                # A commit that is under way comes first: its bytes are all there.
+                record = await self.query(uid)
+                if _upload(record).state is UploadState.OPEN:
+                    # With bytes since, it has a new time, and changes nothing.
+                    self.follow(await self._store.writer.submit(FailUpload(uid, Reason.UPLOAD_EXPIRED, overdue=True)))
         except ServiceError as error:
             if error.reason is not Reason.OPERATION_NOT_FOUND:
                 log.warning("%s has not been let go of: %s", upload_name(uid), error.message)
@@ -310,12 +316,15 @@ class Uploads:
             await sending.close()
         await in_thread(staging.remove, self._staging(store), uid)
 
-    async def _take_over(self, uid: bytes, part: int, sending: Sending) -> None:
-        """End the call that has a part, once what it has sent is recorded."""
+    async def _take_over(self, entry: _Open, uid: bytes, sending: Sending) -> None:
+        """End the call that has a part, once what it has sent is recorded. Until then it has the part, whatever
+        becomes of who takes it over."""
         name = upload_name(uid)
-        problem = f"Another call has taken over part {part} of {name}."
+        problem = f"Another call has taken over part {sending.part} of {name}."
         sending.stop(ServiceError(Reason.UPLOAD_PREEMPTED, problem, resource=name))
         await sending.close()
+        if entry.sendings.get(sending.part) is sending:
+            del entry.sendings[sending.part]
 
     async def _commit(self, uid: bytes, entry: _Open, total: int, sha256: bytes) -> OperationRecord:
         record = await self._load(uid)
@@ -332,12 +341,22 @@ class Uploads:
             )  # fmt: skip
         else:
             try:
-                digests = await self._digests(uid, entry, upload)
+                async with self._hashing:
+                    digests = await self._digests(uid, entry, upload)
             except (OSError, LostError) as error:
+                if isinstance(error, LostError):
+                    await self._lost(uid, error)
                 log.error("%s: %s", name, error)
                 raise failed(uid, error) from error
             if not sha256 or sha256 == digests.sha256:
-                return await self._store.writer.submit(CommitUpload(uid, upload.parts, digests.sha256, digests.crc32c))
+                try:
+                    commit = CommitUpload(uid, upload.parts, digests.sha256, digests.crc32c)
+                    return await self._store.writer.submit(commit)
+                except ServiceError:
+                    if self._open.get(uid) is not entry:
+                        # It was given up while its parts were put together.
+                        await in_thread(staging.remove, self._staging(upload.store), uid)
+                    raise
             problem = ServiceError(
                 Reason.DIGEST_MISMATCH, f"{name}: the bytes that have come have another SHA-256 than the commit says.",
                 resource=name, metadata={"sha256": digests.sha256.hex()},
@@ -355,12 +374,31 @@ class Uploads:
             file = entry.parts[0] = StagedPart(staging.part_path(folder, uid, 0))
         opened = 0 not in entry.sendings
         if opened:
-            await in_thread(file.open, upload.parts[0])
+            await self._open_file(uid, file, upload.parts[0])
         try:
             return await in_thread(file.digests)
         finally:
             if opened:
-                await in_thread(file.close)
+                file.close()
+
+    async def _open_file(self, uid: bytes, file: StagedPart, size: int) -> None:
+        """Open a part after `size` bytes. Raises `ServiceError`; bytes that are gone end the upload."""
+        try:
+            await in_thread(file.open, size)
+        except BaseException as error:
+            # Also where the caller has gone while it was opened.
+            file.close()
+            if isinstance(error, LostError):
+                await self._lost(uid, error)
+            if isinstance(error, (OSError, LostError)):
+                log.error("%s: %s", upload_name(uid), error)
+                raise failed(uid, error) from error
+            raise
+
+    async def _lost(self, uid: bytes, error: LostError) -> None:
+        """The disk has lost what was acknowledged: nothing that comes after it could make the object whole."""
+        log.critical("%s has lost bytes: %s", upload_name(uid), error)
+        await self._store.writer.submit(FailUpload(uid, Reason.OBJECT_CORRUPT))
 
     def _staging(self, store: str) -> Path:
         found = self._stores[store].staging

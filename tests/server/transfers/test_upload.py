@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,57 @@ async def test_the_last_call_has_the_upload(lab: BytesLab) -> None:
     assert done.state == State.STATE_COMMITTED
     code, reason, _ = await refused(stale)
     assert (code, reason) == (grpc.StatusCode.ABORTED, "UPLOAD_PREEMPTED")
+    assert stored(lab).read_bytes() == DATA
+
+
+async def test_who_goes_while_it_takes_over_leaves_the_part_to_the_last_call(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that one has sent is still being written: the next call waits for it, and does not cut it off."""
+    operation = await waiting(lab)
+    name, uploads = operation.upload.name, lab.engine.transfers.uploads
+    here, on, gone, third = asyncio.Event(), threading.Event(), asyncio.Event(), asyncio.Event()
+    loop, write, begin, taken = asyncio.get_running_loop(), StagedPart.write, uploads._begin, asyncio.Event()
+    take_over = uploads._take_over
+
+    def writes(part: StagedPart, pieces: Any) -> None:
+        loop.call_soon_threadsafe(here.set)
+        on.wait()
+        write(part, pieces)
+
+    async def begins(*arguments: Any) -> Any:
+        if gone.is_set():
+            third.set()
+        try:
+            return await begin(*arguments)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+    async def takes_over(*arguments: Any) -> None:
+        taken.set()
+        await take_over(*arguments)
+
+    async def held() -> AsyncIterator[transfers_pb2.UploadRequest]:
+        yield header(name)
+        yield chunk(0, DATA[:3000])
+        await third.wait()
+
+    monkeypatch.setattr(StagedPart, "write", writes)
+    monkeypatch.setattr(uploads, "_begin", begins)
+    monkeypatch.setattr(uploads, "_take_over", takes_over)
+    first = asyncio.ensure_future(lab.transfers.Upload(held()))
+    await here.wait()
+    second = lab.transfers.Upload(iter([header(name)]))
+    await taken.wait()
+    second.cancel()
+    await gone.wait()
+    last = asyncio.ensure_future(send(lab.transfers, header(name), chunks(DATA, offset=3000), commit(DATA)))
+    await third.wait()
+    await lab.catch_up()
+    on.set()
+    assert (await last).state == State.STATE_COMMITTED
+    assert (await refused(first))[1] == "UPLOAD_PREEMPTED"
     assert stored(lab).read_bytes() == DATA
 
 

@@ -56,10 +56,12 @@ class AdvanceUpload(Mutation[OperationRecord]):
         head = tx.head(self.uid)
         upload = open_upload(head)
         parts = [*upload.parts, *[0] * (self.part + 1 - len(upload.parts))]
+        # Only bytes give it more time.
+        expires = tx.now + upload.expiry if self.size > parts[self.part] else upload.expires
         parts[self.part] = max(parts[self.part], self.size)
         total = upload.total if self.total is None else self.total
         facts: dict[str, Any] = {
-            "upload": upload._replace(parts=tuple(parts), expires=tx.now + upload.expiry, total=total)
+            "upload": upload._replace(parts=tuple(parts), expires=expires, total=total)
         }
         return tx.make(head, Move.TRANSFER, **facts) if self.tell else tx.note(head, **facts)
 
