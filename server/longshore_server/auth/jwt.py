@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 # Asymmetric only: whoever can check a symmetric signature can also make one.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _KINDS = ("RSA", "EC", "OKP")
-_BY_CURVE: Mapping[Any, tuple[str, ...]] = {
-    None: ALGORITHMS[:6], "P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",), "Ed25519": ("EdDSA",)
+_BY_CURVE: Mapping[str, tuple[str, ...]] = {
+    "": ALGORITHMS[:6], "P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",), "Ed25519": ("EdDSA",)
 }  # fmt: skip
 MAX_AGE = 3600 * SECOND
 """After this time the keys of a URL are fetched again, so that one which was withdrawn counts no more."""
@@ -104,7 +104,7 @@ class JwtTokens(Authenticator):
         try:
             header = jwt.get_unverified_header(token)
             claimed = jwt.decode(token, options={"verify_signature": False})
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, ValueError):  # the latter for a text that is none in UTF-8
             return None
         if claimed.get("iss") != self.issuer:
             return None
@@ -299,7 +299,10 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 def url_problem(url: str) -> str | None:
     """Why keys must not be fetched from here; None: they may."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return f"{url!r} is no URL: {error}"
     if parts.scheme == "https" and parts.hostname:
         return None
     if parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1"):
@@ -313,7 +316,7 @@ def parse(data: bytes, where: Path | str) -> Keys:
 
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
@@ -325,8 +328,9 @@ def parse(data: bytes, where: Path | str) -> Keys:
         if "d" in entry:
             raise FileError(where, f"keys[{position}]: it is a private key, which only its issuer may have")
         # Other uses are none of ours, and a symmetric key in a public document is nobody's secret.
-        algorithms = (entry["alg"],) if "alg" in entry else _BY_CURVE.get(entry.get("crv"), ())
-        if entry.get("use", "sig") != "sig" or not set(algorithms) <= set(ALGORITHMS) or entry.get("kty") not in _KINDS:
+        algorithms = (entry["alg"],) if "alg" in entry else _BY_CURVE.get(str(entry.get("crv", "")), ())
+        known = all(algorithm in ALGORITHMS for algorithm in algorithms) and entry.get("kty") in _KINDS
+        if entry.get("use", "sig") != "sig" or not known:
             continue
         try:
             key = Key(jwt.PyJWK(entry).key, algorithms, entry)

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jwt
 import pytest
 
@@ -23,6 +24,7 @@ from longshore_server.auth.jwt import JwtTokens, parse
 from longshore_server.auth.tokens import TokenFile
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.testing import ManualClock
+from tests.conftest import refused
 from tests.server.auth.identities import AUDIENCE, ISSUER, NOW, bearer, private_key, public, signed, write_keys
 
 OTHER = "https://other.example"
@@ -154,6 +156,36 @@ async def test_forged_tokens_are_refused(known: JwtTokens) -> None:
         assert await refusal(known, token) == ("CREDENTIALS_INVALID", message)
 
 
+def written(header: str, claims: str) -> str:
+    """A token of any texts, which nobody has signed."""
+    parts = (base64.urlsafe_b64encode(text.encode()).decode().rstrip("=") for text in (header, claims))
+    return ".".join(parts) + ".AA"
+
+
+HEADER, CLAIMS = '{"alg": "ES256", "kid": "k1"}', json.dumps({"iss": ISSUER})
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        written("[" * 5000, CLAIMS), written(HEADER, "[" * 5000), written(HEADER, '{"a":' * 1500),
+        written('{"alg": ' + "[" * 900 + "]" * 900 + "}", CLAIMS), written('{"alg": {"a": 1}}', CLAIMS),
+        written('{"alg": "\\ud800"}', CLAIMS), written('{"alg": "ES256", "kid": ["k1"]}', CLAIMS),
+        written('{"alg": "ES256", "kid": "\\ud800"}', CLAIMS), written(HEADER, '{"iss": "\\ud800"}'),
+        written(HEADER, f'{{"iss": {"1" * 5000}}}'), written(HEADER, '{"iss": NaN}'), written(HEADER, "[]"),
+        written("7", CLAIMS), written('{"alg": "ES256", "crit": ["\\ud800"]}', CLAIMS), "..",
+        signed(header={"crit": ["x"], "x": 1}), signed(header={"crit": ["b64"], "b64": False}),
+        signed(header={"crit": 7}), signed(exp=10**300), signed(sub="\ud800"), signed(sub=["ada"]),
+        signed(scope=["\ud800"]), signed(aud={"a": 1}), signed(jti=7),
+    ],
+)  # fmt: skip
+async def test_whatever_a_token_holds_it_is_unauthenticated(token: str, make_guarded: Any, tmp_path: Path) -> None:
+    keys = write_keys(tmp_path / "keys.json", public("k1"))
+    guarded = await make_guarded(jwt_keys=keys, jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
+    code, reason, _ = await refused(guarded.get("operations/x", (("authorization", f"Bearer {token}"),)))
+    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
+
+
 async def test_a_key_that_names_its_algorithm_serves_no_other(tmp_path: Path, clock: ManualClock) -> None:
     found = tokens(write_keys(tmp_path / "keys.json", public("k", "RSA", alg="RS256")), clock)
     assert await found.authenticate(carrying(signed("k", kind="RSA", algorithm="RS256"))) is not None
@@ -166,7 +198,9 @@ async def test_a_single_key_needs_no_id(tmp_path: Path, clock: ManualClock) -> N
     assert await found.authenticate(carrying(signed(header={"kid": ""}))) is not None
 
 
-@pytest.mark.parametrize("token", ["", "a.b", "a.b.c", "longshore_00000000_x", signed(iss="https://other.example")])
+@pytest.mark.parametrize(
+    "token", ["", "a.b", "a.b.c", "\udcff.b.c", "longshore_00000000_x", signed(iss="https://other.example")]
+)
 async def test_other_tokens_are_others_to_judge(token: str, known: JwtTokens) -> None:
     assert await known.authenticate(carrying(token)) is None
 
@@ -193,6 +227,10 @@ NONE = "keys: none of them is a public key that can check signatures"
         ('{"keys": 1}', "keys: it must be a JWKS: a JSON object with a list called keys"),
         ('{"keys": [1]}', "keys[0]: it must be an object"),
         ('{"keys": []}', NONE),
+        ("[" * 100_000, "keys: it must be a JWKS: a JSON object with a list called keys"),
+        ('{"keys": [{"kty": "EC", "crv": ["P-256"]}]}', NONE),
+        ('{"keys": [{"kty": "EC", "alg": ["ES256"]}]}', NONE),
+        ('{"keys": [{"kty": ["EC"], "crv": "P-256", "kid": []}]}', NONE),
         (json.dumps({"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}), NONE),
         (json.dumps({"keys": [public("k", use="enc")]}), NONE),
         (json.dumps({"keys": [public("k"), public("k")]}), "keys[1].kid: 'k' is there twice"),
