@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -163,7 +165,7 @@ async def test_parts_that_cannot_be_put_together_leave_nothing_behind(
     for part in range(2):
         await send(lab.transfers, header(name, part), chunk(0, bytes(1000)))
     with monkeypatch.context() as patch:
-        patch.setattr(staging.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         code, reason, _ = await refused(send(lab.transfers, header(name), commit(bytes(2000))))
     assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
     assert [file.rpartition(".")[2] for file in staged(lab)] == ["0", "1"]
@@ -171,8 +173,6 @@ async def test_parts_that_cannot_be_put_together_leave_nothing_behind(
 
 
 def full(_: int) -> None:
-    import errno
-
     raise OSError(errno.ENOSPC, "no space left")
 
 
