@@ -125,6 +125,43 @@ async def test_steps_run_in_parallel_and_not_inside_one_another(lab: Lab) -> Non
     assert result_of(await lab.run()).number == 3
 
 
+@pytest.mark.parametrize("group", [False, True], ids=["gather", "TaskGroup"])
+async def test_after_a_crash_each_parallel_step_gets_its_own_result_in_whatever_order(lab: Lab, group: bool) -> None:
+    """And only those are run again whose result was not recorded."""
+    ran: list[tuple[int, str]] = []
+    recorded, two = set[str](), asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        async def work(name: str) -> str:
+            ran.append((op.attempt, name))
+            if name == "c" and op.attempt == 1:
+                await asyncio.Event().wait()
+            return f"{name} done"
+
+        async def one(name: str) -> str:
+            got = await op.step(name, work, name)
+            recorded.add(name)
+            if {"a", "b"} <= recorded:
+                two.set()
+            return str(got)
+
+        names = ["a", "b", "c"] if op.attempt == 1 else ["c", "b", "a"]
+        if group:
+            async with asyncio.TaskGroup() as tasks:
+                made = [tasks.create_task(one(name)) for name in names]
+            done = [task.result() for task in made]
+        else:
+            done = await asyncio.gather(*(one(name) for name in names))
+        return lab_pb2.PlayResult(text=", ".join(done))
+
+    name = (await lab.begin()).operation.name
+    await two.wait()
+    await lab.restart()
+    assert result_of(await lab.end(name)).text == "c done, b done, a done"
+    assert ran == [(1, "a"), (1, "b"), (1, "c"), (2, "c")]
+
+
 async def test_the_key_of_a_step_is_stable_and_its_own(lab: Lab) -> None:
     crash, keys = Crash(lab), []
 

@@ -90,6 +90,29 @@ async def test_an_attempt_that_fails_need_not_come_to_all_its_steps(
     assert REPORT not in caplog.text
 
 
+@pytest.mark.parametrize("asks", ["Stop", "Cancel"])
+async def test_who_is_asked_to_end_may_leave_steps_out(lab: Lab, asks: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A partial result is what the caller wanted."""
+    crash = Crash(lab)
+
+    @lab.plays
+    async def handler(request, op):
+        if op.attempt == 1:
+            await op.step("a", int)
+            await crash.here(op)
+        await (op.stopping if asks == "Stop" else op.cancelled).wait()
+        return lab_pb2.PlayResult(text="partial")
+
+    name = (await lab.begin("RetryService/TryUnless")).operation.name
+    await crash.happen()
+    if asks == "Stop":
+        await lab.operations.Stop(pb.StopRequest(name=name))
+    else:
+        await lab.operations.Cancel(pb.CancelRequest(name=name))
+    assert result_of(await lab.end(name)).text == "partial"
+    assert REPORT not in caplog.text
+
+
 async def test_a_result_that_is_none_of_the_contracts_is_what_is_wrong(lab: Lab) -> None:
     @lab.plays
     async def handler(request, op):

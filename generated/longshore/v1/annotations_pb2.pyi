@@ -119,7 +119,8 @@ class _OnStepChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnStepCh
 
 class OnStepChange(_OnStepChange, metaclass=_OnStepChangeEnumTypeWrapper):
     """What becomes of an operation whose handler completes without having asked for a step that an earlier attempt recorded,
-    because the step was removed or renamed by a deploy for example.
+    because the step was removed or renamed by a deploy for example. After a request to stop or to cancel a handler may leave
+    out what it likes.
     """
 
 ON_STEP_CHANGE_UNSPECIFIED: OnStepChange.ValueType  # 0

@@ -163,9 +163,12 @@ class Attempt:
         return outcome if self._ending is None else self._interrupted()
 
     def _missed(self, operation: Operation[Any, Any, Any, Any, Any]) -> NonDeterministicError | None:
-        """Why the attempt fails that has not asked for all steps that are recorded; None: it is reported at most."""
+        """Why the attempt fails that has not asked for all steps that are recorded; None: it is reported at most.
+
+        One that was asked to stop or to cancel may leave out what it likes.
+        """
         names = ", ".join(map(repr, operation.missed_steps))
-        if not names:
+        if not names or operation.stopping or operation.cancelled:
             return None
         problem = f"the handler completed without asking for what is recorded of the steps {names}"
         if self._type.fixed_steps:
