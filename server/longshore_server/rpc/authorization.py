@@ -16,9 +16,9 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.requests import not_found
 from longshore_server.engine.starts import Terms
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.lifecycle import State
 from longshore_server.store.pages import Scope
 from longshore_server.store.record import OperationRecord
+from longshore_server.store.transaction import new_record
 
 PROVIDER = "longshore.provider"
 """The built-in capability of who drives operations from outside. No contract can declare it, or ask for it."""
@@ -110,11 +110,10 @@ class Authorization:
         """
         if self.observes(caller, record):
             return record
-        return record.evolve(
-            state=State.PENDING, revision=1, sequence=1, first_sequence=1, progress_sequence=None, attempt=0, crashes=0,
-            under_way=False, begun=None, updated=record.created, started=None, ended=None, cancel_requested=None,
-            cancel_reason="", failures=0, next_attempt=None, stop_requested=None, stopped=False, signals=0, pending=(),
-            reason="", expires=None, progress=None, result=None, error=None, downloads=(),
+        # Made anew, not taken away from: a field that comes later is not told before somebody decides so.
+        return new_record(
+            uid=record.uid, id=record.id, type=record.type, created=record.created, deadline=record.deadline,
+            labels=record.labels, owner=record.owner, request_id=record.request_id, parent="", upload=record.upload,
         )  # fmt: skip
 
     def scope(self, caller: Principal) -> Scope | None:

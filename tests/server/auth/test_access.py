@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from typing import Any
 
 import grpc
@@ -11,6 +13,11 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
+from longshore_server.auth.identity import Principal
+from longshore_server.rpc.authorization import Authorization
+from longshore_server.store.mutations import Nothing
+from longshore_server.store.record import OperationRecord
+from longshore_server.store.transaction import new_record
 from tests.conftest import State, refused
 from tests.server.auth.callers import NOT_FOUND, UNAUTHENTICATED, Make, known
 from tests.server.auth.conftest import ALL, Guarded, Metadata, start
@@ -100,6 +107,40 @@ async def test_who_may_start_but_not_see_is_told_what_a_new_operation_would_tell
     assert (operation.name, operation.done, operation.metadata.value) == (over.name, False, b"")
     sent = await call.initial_metadata()
     assert (sent["longshore-disposition"], sent["longshore-sequence"]) == ("existing", "1")
+
+
+async def test_who_may_start_but_not_see_is_not_told_that_it_was_deferred(guarded: Guarded) -> None:
+    (blind,) = await known(guarded, ("ada", "gates.start"))
+    gone = asyncio.Event()
+
+    async def handler(request: Any, op: Any) -> Any:
+        try:
+            return await op.defer()
+        finally:
+            gone.set()
+
+    guarded.handlers.handler = handler
+    started = await guarded.begin("Gated", blind, request_id="r")
+    await gone.wait()
+    engine = guarded.harness.running.engine
+    for _ in range(2):
+        await engine.store.writer.submit(Nothing())
+    assert (await engine.find(started.name)).record.deferred
+    assert await guarded.begin("Gated", blind, request_id="r") == started
+
+
+async def test_what_a_start_does_not_say_is_as_in_a_new_operation(guarded: Guarded) -> None:
+    """Over all fields, also those that are added later."""
+    said: dict[str, Any] = {
+        "uid": bytes(16), "id": "a", "type": "t", "created": 1, "deadline": 2, "labels": {"a": "b"}, "owner": "ada",
+        "request_id": "r", "upload": object(),
+    }  # fmt: skip
+    names = {field.name for field in dataclasses.fields(OperationRecord)}
+    record = OperationRecord(**{**{name: f"secret {name}" for name in names}, **said})
+    shown = Authorization(guarded.harness.running.engine).shown(Principal("eve", frozenset()), record)
+    new = new_record(**{**said, "parent": ""})
+    assert {name: getattr(shown, name) for name in names} == {name: getattr(new, name) for name in names}
+    assert "secret" not in repr(vars(shown))
 
 
 async def test_who_may_start_but_not_see_is_told_of_its_upload_and_of_no_download(guarded: Guarded) -> None:
