@@ -51,10 +51,11 @@ service ThingsService {
 
 SERVICE = """
 from __future__ import annotations
+import asyncio
 from typing import assert_type
 from dataclasses import dataclass
 from typing import Any
-from longshore_server import Operation, Signal
+from longshore_server import Operation, Signal, StepRetry
 from typed.v1.things_longshore import (
     AskOperation, AskSignal, OnceOperation, ProcessOperation, SilentOperation, ThingsService
 )
@@ -64,9 +65,18 @@ from typed.v1.things_pb2 import In, No, Prog, Res, Yes
 class Services:
     number: int
 
+async def find(city: str, stars: int) -> bytes:
+    return b""
+
 class Things(ThingsService[Services]):
     async def process(self, request: In, op: ProcessOperation[Services]) -> Res:
         assert_type(op.services, Services)
+        retry = StepRetry(3, backoff="linear")
+        assert_type(await op.step("find", find, "Oslo", 3, retry=retry, timeout=5), bytes)
+        both = await asyncio.gather(op.step("count", len, "Oslo"), op.step("find-2", find, "Rome", 1))
+        assert_type(both, tuple[int, bytes])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(op.step("find-3", find, "Bath", 2))
         await op.progress(Prog(step="one"))
         return Res(status=request.id)
 
@@ -297,9 +307,12 @@ def test_a_caller_with_a_wrong_signal_is_an_error(
         ('op.signals("yes", "no")', 'op.signals("yes", "perhaps")', "incompatible type \"Literal['perhaps']\""),
         ('(status=(await op.next_signal("yes"))', '(status=(await op.next_signal("no"))',
          "incompatible type \"Literal['no']\""),
+        ('find, "Oslo", 3, retry', 'find, "Oslo", "3", retry', 'Argument 2 to "step" of "Operation"'),
+        ('retry=retry', 'retry=3', 'No overload variant of "step"'),
+        ('backoff="linear"', 'backoff="random"', 'incompatible type "Literal[\'random\']"'),
     ],
 )  # fmt: skip
-def test_a_handler_with_a_wrong_signal_is_an_error(
+def test_a_handler_with_a_wrong_signal_or_step_is_an_error(
     generated: Path, tmp_path: Path, right: str, wrong: str, said: str
 ) -> None:
     status, output = mypy(generated, tmp_path, replaced(SERVICE, right, wrong))

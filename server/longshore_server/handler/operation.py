@@ -196,17 +196,18 @@ class Operation(Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
             value = channels_pb2.DiagnosticOutput(channel=channel, message=value)
         return self._reports.submit(Move.OUTPUT, self._type.output, self._type.output_url, value)
 
+    # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
     @overload
-    def step(
+    async def step(
         self, name: str, function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args,
         retry: StepRetry | None = None, timeout: float | timedelta | None = None,
-    ) -> Coroutine[Any, Any, T]: ...  # fmt: skip
+    ) -> T: ...  # fmt: skip
 
     @overload
-    def step(
+    async def step(
         self, name: str, function: Callable[[Unpack[Args]], T], *args: *Args,
         retry: StepRetry | None = None, timeout: float | timedelta | None = None,
-    ) -> Coroutine[Any, Any, T]: ...  # fmt: skip
+    ) -> T: ...  # fmt: skip
 
     # mypy 2.4 does not take `*args: Any` for an implementation of overloads that unpack a TypeVarTuple.
     def step(  # type: ignore[misc]
