@@ -15,8 +15,9 @@ import pytest
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
-from longshore_server.transfers import staging
+from longshore_server.transfers import staging, uploads
 from longshore_server.transfers.staging import StagedPart
+from longshore_server.transfers.threads import in_thread
 from tests.conftest import reason_of_end, refused
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send
@@ -35,33 +36,18 @@ async def test_who_goes_while_its_file_is_opened_leaves_it_closed(
     lab: BytesLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = await waiting(lab)
-    name, uploads = operation.upload.name, lab.engine.transfers.uploads
-    here, on, over = asyncio.Event(), threading.Event(), asyncio.Event()
-    loop, opens, begin = asyncio.get_running_loop(), StagedPart.open, uploads._begin
+    name = operation.upload.name
 
-    def opened(part: StagedPart, size: int) -> None:
-        loop.call_soon_threadsafe(here.set)
-        on.wait()
-        opens(part, size)
-
-    async def begins(*arguments: Any) -> Any:
-        try:
-            return await begin(*arguments)
-        finally:
-            over.set()
+    async def gone(function: Any, *arguments: Any) -> Any:
+        await in_thread(function, *arguments)
+        raise asyncio.CancelledError  # as it comes out of `in_thread` where the caller leaves meanwhile
 
     await query(lab, name)
     before = descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(StagedPart, "open", opened)
-        patch.setattr(uploads, "_begin", begins)
-        call = lab.transfers.Upload()
-        await call.write(header(name))
-        await here.wait()
-        call.cancel()
-        await lab.catch_up()
-        on.set()
-        await over.wait()
+        patch.setattr(uploads, "in_thread", gone)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await send(lab.transfers, header(name), chunk(0, b"abc"))
     assert descriptors() == before
     done = await send(lab.transfers, header(name), chunks(DATA), commit(DATA))
     assert done.state == State.STATE_COMMITTED
@@ -132,18 +118,19 @@ async def test_empty_chunks_wait_for_the_disk_as_well(lab: BytesLab, monkeypatch
         write(part, pieces)
 
     monkeypatch.setattr(StagedPart, "write", writes)
-    count = 5000
-    done = asyncio.ensure_future(
-        send(lab.transfers, header(name), [chunk(0, b"")] * count, chunk(0, b"abc"), commit(b"abc"))
-    )
+    call = lab.transfers.Upload()
+    await call.write(header(name))
+    await call.write(chunk(0, b"a"))
     await here.wait()
     (entry,) = lab.engine.transfers.uploads._open.values()
-    (call,) = entry.sendings.values()
+    (at_server,) = entry.sendings.values()
+    more = [asyncio.ensure_future(at_server.write(b"", None)) for _ in range(5000)]
     await lab.catch_up()
-    waiting_chunks = len(call._queue)
-    assert waiting_chunks < count
+    assert not more[-1].done()
     on.set()
-    assert (await done).state == State.STATE_COMMITTED
+    await asyncio.gather(*more)
+    await call.write(commit(b"a"))
+    assert (await call).upload.state == State.STATE_COMMITTED
 
 
 async def test_a_part_may_commit_what_a_broken_call_has_left(lab: BytesLab) -> None:
