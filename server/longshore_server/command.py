@@ -29,7 +29,18 @@ from longshore_server.telemetry import logs
 log = logging.getLogger(__name__)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Path(click.Path):
+    """A path that is not empty, which Python would take for the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_FILE = _Path(path_type=Path, dir_okay=False)
 
 
 class LoadError(Exception):
@@ -56,7 +67,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @click.command()
 @click.argument("target", metavar="SERVER")
 @_setting("listen", "HOST:PORT or unix:PATH; may be repeated.", multiple=True, metavar="ADDRESS")
-@_setting("data", "Directory that holds everything.", type=click.Path(path_type=Path))
+@_setting("data", "Directory that holds everything.", type=_Path(path_type=Path))
 @_setting("stores", "Where bytes are; may be repeated.", "--store", multiple=True, metavar="NAME=URL")
 @_setting("metrics", "Where Prometheus reads metrics, or off.", metavar="HOST:PORT")
 @_setting("allow_unauthenticated", "Listen beyond this machine without authentication.", is_flag=True)
@@ -90,9 +101,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("max_transfers_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("log_format", "For people or for machines.", type=click.Choice(["text", "json"]))
 @_setting("log_level", "The least that is logged.", type=click.Choice(["debug", "info", "warning", "error"]))
-@click.option(
-    "--config", "file", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with the same settings."
-)
+@click.option("--config", "file", type=_FILE, help="TOML file with the same settings.")
 def serve(target: str, file: Path | None, **flags: Any) -> None:
     """Serve SERVER: MODULE:NAME or path/to/file.py:NAME of a `longshore_server.Server`.
 
@@ -111,18 +120,20 @@ def serve(target: str, file: Path | None, **flags: Any) -> None:
     # which programs that the service starts would inherit.
     signal.signal(signal.SIGHUP, lambda *_: None)
     form = flags["log_format"] or "text"
+    origin: dict[str, str] = {}
     logs.configure(form, "info")  # what is wrong with the settings is said in that form too
     try:
-        config = configuration.load(flags, file=file)
+        config = configuration.load(flags, file=file, origin=origin)
         form = config.log_format
         logs.configure(form, config.log_level)
         server = load_server(target)
         code = _run(lambda: _serve(server, config))
     except (ConfigError, ContractError, LoadError, ListenError, StoreError) as error:
+        problem = configuration.located(error, origin)
         if form == "json":
-            log.critical("%s", error)
+            log.critical("%s", problem)
         else:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {problem}", err=True)
         sys.exit(2)
     sys.exit(code)
 
@@ -144,7 +155,10 @@ def token(principal: str, capabilities: tuple[str, ...], days: float | None, tok
     Example:
       longshore token checkout --capability orders.write --capability orders.read --days 90 --tokens tokens.toml
     """
-    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    try:
+        expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{days:g} days do not end before the year 10000", param_hint="--days") from None
     try:
         made = make(principal, capabilities, expires)
         append(tokens, made)

@@ -8,9 +8,11 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from longshore_server.auth.files import FileError, read_toml
 from longshore_server.auth.jwt import MAX_SKEW, JwtSettings, url_problem
 from longshore_server.transfers.stores.settings import StoreSettings
 
@@ -42,6 +44,10 @@ _TOGETHER = (
 
 OPTIONS: Mapping[str, str] = {"stores": "--store"}
 """The options of the command line that are called otherwise than their settings."""
+_VARIABLE = "LONGSHORE_"
+# What the other commands read: beside a server, these are no slips.
+_OF_CALLERS = ("SERVER", "TOKEN", "TLS", "TLS_CA", "TLS_CLIENT_CERT", "TLS_CLIENT_KEY")
+_MAX_SOCKET = 107
 
 
 class Kind(NamedTuple):
@@ -57,6 +63,13 @@ class Kind(NamedTuple):
 
 def _texts(given: Any) -> tuple[str, ...]:
     return tuple(given.split(",") if isinstance(given, str) else given)
+
+
+def _path(given: Any) -> Path:
+    # Python takes an empty path for the current folder.
+    if not str(given) or "\0" in str(given):
+        raise ValueError
+    return Path(given)
 
 
 def _truth(given: Any) -> bool:
@@ -88,7 +101,7 @@ def _table(place: str, settings: type[SettingsT], options: Any, **known: Any) ->
         if option not in kinds:
             raise ConfigError(f"{place}: there is no option {option!r}; the options are {', '.join(kinds)}")
         if value.__class__ not in kinds[option].toml:
-            raise ConfigError(f"{place}: {option}: {value!r} is not {kinds[option].name}")
+            raise ConfigError(f"{place}: {option}: {_shown(value)} is not {kinds[option].name}")
     try:
         return settings(**known, **options)
     except ValueError as error:
@@ -101,8 +114,8 @@ KINDS: Mapping[str, Kind] = {
     "float": Kind("a number", (int, float), float),
     "bool": Kind("true or false", (bool,), _truth),
     "str": Kind("a text", (str,), str),
-    "Path": Kind("a path", (str,), Path),
-    "Path | None": Kind("a path", (str,), Path),
+    "Path": Kind("a path", (str,), _path),
+    "Path | None": Kind("a path", (str,), _path),
     _TEXTS: Kind("a list of texts", (list, str), _texts),
     "tuple[StoreSettings, ...]": Kind(
         "a table of stores",
@@ -229,8 +242,12 @@ class Config:
         return "" if self.metrics == "off" else self.metrics
 
     def _check_address(self, address: str) -> None:
-        if not address.startswith("unix:") and not _has_port(address):
+        unix = address.startswith("unix:")
+        path = address.removeprefix("unix:").removeprefix("//")
+        if not (path and "\0" not in path if unix else _has_port(address)):
             raise ConfigError(f"listen: {address!r} is neither HOST:PORT nor unix:PATH")
+        if unix and len(os.fsencode(path)) > _MAX_SOCKET:
+            raise ConfigError(f"listen: {address!r} has more than the {_MAX_SOCKET} bytes of a Unix socket's path")
 
     def check_exposure(self, *, authenticated: bool) -> None:
         """Refuse to be reached from other machines by callers who need not say who they are. Raises `ConfigError`."""
@@ -249,17 +266,22 @@ class Config:
             log.warning("%s can be reached from other machines without TLS: tokens can be read on the way", exposed[0])
 
 
-def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None) -> Config:
-    """Build the configuration; None or () among `flags` means not given. Raises `ConfigError`."""
+def load(
+    flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path | None = None,
+    origin: dict[str, str] | None = None,
+) -> Config:  # fmt: skip
+    """Build the configuration; None or () among `flags` means not given. Raises `ConfigError`.
+
+    `origin` is filled with where each setting stands that is given; see `located`.
+    """
     values: dict[str, Any] = {}
+    origin = {} if origin is None else origin
     fields = {field.name: field for field in dataclasses.fields(Config)}
     if file is not None:
         try:
-            table = tomllib.loads(file.read_text("utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{file}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigError(f"{file}: {error}") from None
+            table = read_toml(file)
+        except FileError as error:
+            raise ConfigError(str(error)) from None
         for name, value in table.items():
             if name not in fields:
                 raise ConfigError(f"{file}: there is no setting {name!r}; the settings are {', '.join(fields)}")
@@ -268,9 +290,10 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
             if value.__class__ not in KINDS[type].toml or not texts:
                 raise ConfigError(f"{file}: {_wrong(name, type, value)}")
             values[name] = value
-    origin = dict.fromkeys(values, str(file))
+    origin.update(dict.fromkeys(values, str(file)))
+    _check_variables(environment, [name.upper() for name in fields])
     for name in fields:
-        variable = f"LONGSHORE_{name.upper()}"
+        variable = f"{_VARIABLE}{name.upper()}"
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
         given = [(environment[variable], variable)] if environment.get(variable) else []
         given += [(flags[name], option)] if flags.get(name) not in (None, ()) else []
@@ -283,20 +306,43 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
     try:
         return Config(**{name: _convert(name, str(fields[name].type), value) for name, value in values.items()})
     except ConfigError as error:
-        # Where the wrong value stands, unless it is the absence of one that is wrong.
-        where = origin.get(str(error).partition(":")[0])
-        raise (ConfigError(f"{where}: {error}") if where else error) from None
+        raise ConfigError(located(error, origin)) from None
+
+
+def located(error: Exception, origin: Mapping[str, str]) -> str:
+    """What an error says that begins with the name of a setting, after where that stands, unless it is its absence that
+    is wrong."""
+    where = origin.get(str(error).partition(":")[0])
+    return f"{where}: {error}" if where else str(error)
+
+
+def _check_variables(environment: Mapping[str, str], names: list[str]) -> None:
+    """Refuse what looks like a slip. Others may have variables that begin as ours do: Kubernetes gives every container
+    some for each service, called by its name."""
+    for variable in environment:
+        name = variable.removeprefix(_VARIABLE)
+        if name == variable or name in names or name in _OF_CALLERS:
+            continue
+        for close in get_close_matches(name, names, n=1, cutoff=0.75):
+            raise ConfigError(f"{variable}: there is no such setting; did you mean {_VARIABLE}{close}?")
 
 
 def _convert(name: str, type: str, value: Any) -> Any:
     try:
         return KINDS[type].make(value)
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, ValueError, OverflowError, RecursionError):
         raise _wrong(name, type, value) from None
 
 
 def _wrong(name: str, type: str, value: Any) -> ConfigError:
-    return ConfigError(f"{name}: {value!r} is not {KINDS[type].name}")
+    return ConfigError(f"{name}: {_shown(value)} is not {KINDS[type].name}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except RecursionError:  # the keys of a TOML file may be as long as one likes
+        return "what is nested so deeply"
 
 
 def _are_texts(values: list[Any]) -> bool:

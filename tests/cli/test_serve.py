@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Path:
     """The folder that `serve` is run in, with all modules."""
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(f"{PRELUDE}\n{text}\n")
+    (tmp_path / "c.toml").write_text('tokens = "nothing"')
     return tmp_path
 
 
@@ -73,6 +74,12 @@ REFUSALS = {
     "wrong handler": ("sync:server", "LabService.Play"),
     "no service": ("plain:server", "object has no contract"),
     "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
+    "file as data": ("good:server --data good.py", "data: good.py cannot be used: File exists; give the server a "),
+    "below a file": ("good:server --data good.py/x", "data: good.py/x cannot be used: Not a directory; give the "),
+    "not writable": ("good:server --data /proc", "data: /proc cannot be used: "),
+    "not makeable": ("good:server --data /proc/x", "data: /proc/x cannot be used: "),
+    "no tokens": ("good:server --tokens nothing", "--tokens: tokens: nothing: No such file or directory"),
+    "tokens of a file": ("good:server --config c.toml", "c.toml: tokens: nothing: No such file or directory"),
     "open to all": ("good:server --listen 0.0.0.0:0", "listen: 0.0.0.0:0 can be reached from other machines"),
 }
 

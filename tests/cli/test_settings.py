@@ -11,9 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from longshore_client.cli.bytes import upload
+from longshore_client.cli.listing import ls
 from longshore_server.auth.jwt import JwtSettings
 from longshore_server.command import serve
 from longshore_server.config import BOUNDS, Config, ConfigError, load
@@ -137,6 +140,22 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
         ("listen = [7]", "listen: [7] is not a list of texts"),
         ("listen = []", "listen: at least one address is needed, for example 127.0.0.1:50051"),
         ('listen = ["here"]', "listen: 'here' is neither HOST:PORT nor unix:PATH"),
+        ('listen = ["unix:"]', "listen: 'unix:' is neither HOST:PORT nor unix:PATH"),
+        ('listen = ["unix:a\\u0000"]', r"listen: 'unix:a\x00' is neither HOST:PORT nor unix:PATH"),
+        (
+            f'listen = ["unix:/{"a" * 105}ä"]',
+            f"listen: 'unix:/{'a' * 105}ä' has more than the 107 bytes of a Unix socket's path",
+        ),
+        ('data = ""', "data: '' is not a path"),
+        ('tokens = ""', "tokens: '' is not a path"),
+        ('tokens = "a\\u0000"', r"tokens: 'a\x00' is not a path"),
+        (
+            'jwt_keys = "https://[::1"\njwt_issuer = "i"\njwt_audience = "a"',
+            "jwt_keys: 'https://[::1' is no URL: Invalid IPv6 URL",
+        ),
+        (f"queue = {'[' * 5000}", "it is nested too deeply"),
+        (f"queue.{'a.' * 5000}b = 1", "queue: what is nested so deeply is not a whole number"),
+        (f"stores.u.url.{'a.' * 5000}b = 1", "stores: u: url: what is nested so deeply is not a text"),
         ('metrics = "none"', "metrics: 'none' is neither HOST:PORT nor off"),
         ("[queue]", "queue: {} is not a whole number"),
         ('log_level = "loud"', "log_level: 'loud' is none of debug, info, warning, error"),
@@ -250,6 +269,39 @@ def test_a_wrong_setting_names_its_variable(name: str, text: str, problem: str) 
     with pytest.raises(ConfigError) as caught:
         load({}, {variable: text})
     assert str(caught.value) == f"{variable}: {name}: {problem}"
+
+
+@pytest.mark.parametrize("option", ["--data", "--tokens", "--tls-cert", "--config"])
+def test_an_empty_path_is_refused(option: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"^it is empty$"):
+        given(option, "")
+
+
+def test_a_text_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^LONGSHORE_JWT: jwt: '\[{5000}' is not a list of tables$"):
+        load({}, {"LONGSHORE_JWT": "[" * 5000})
+
+
+def test_a_socket_may_have_as_long_a_path_as_the_system_allows() -> None:
+    assert Config(listen=(f"unix:///{'a' * 106}",)).listen
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("TOKNES", "TOKENS"), ("MAXINPUT", "MAX_INPUT"), ("JWT_KEY", "JWT_KEYS"), ("TLS_CLIENT", "TLS_CLIENT_CA")],
+)
+def test_a_misspelt_variable_is_refused(variable: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({}, {f"LONGSHORE_{variable}": "x"})
+    assert str(caught.value) == f"LONGSHORE_{variable}: there is no such setting; did you mean LONGSHORE_{meant}?"
+
+
+def test_variables_of_callers_and_of_others_are_left_alone() -> None:
+    callers = [option.envvar for command in (ls, upload) for option in command.params if option.envvar]
+    assert callers
+    others = ("PORT", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT_50051_TCP", "PORT_50051_TCP_ADDR")
+    variables = [*map(str, callers), "LONGSHORE_SERVER", *(f"LONGSHORE_{name}" for name in others), "LONGSHORE"]
+    assert load({}, dict.fromkeys(variables, "x")) == Config()
 
 
 def test_a_wrong_setting_names_its_option() -> None:

@@ -72,7 +72,7 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     """Differs when the file does. The inode too: most programs replace a file instead of writing into it."""
     try:
         found = os.stat(path)  # noqa: PTH116 - Path.stat makes the same call and takes twice as long
-    except OSError:
+    except (OSError, ValueError):  # the latter for a path that cannot be one
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 
@@ -81,8 +81,18 @@ def read_bytes(path: Path) -> bytes:
     """The content. Raises `FileError`."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise FileError(path, error.strerror or str(error)) from None
+    except (OSError, ValueError) as error:
+        raise FileError(path, getattr(error, "strerror", None) or str(error)) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content as TOML. Raises `FileError`."""
+    try:
+        return tomllib.loads(read_bytes(path).decode("utf-8"))
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise FileError(path, str(error)) from None
+    except RecursionError:
+        raise FileError(path, "it is nested too deeply") from None
 
 
 def read_tables(path: Path, key: str, fields: Sequence[str], required: Sequence[str]) -> list[dict[str, Any]]:
@@ -90,10 +100,7 @@ def read_tables(path: Path, key: str, fields: Sequence[str], required: Sequence[
 
     Raises `FileError`.
     """
-    try:
-        document = tomllib.loads(read_bytes(path).decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileError(path, str(error)) from None
+    document = read_toml(path)
     for name in document:
         if name != key:
             raise FileError(path, f"{name}: there is no such key; the file holds [[{key}]]")

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from longshore_server.clock import Clock
 from longshore_server.store import pages, queries, transfers
-from longshore_server.store.database import Database, DirectoryLock, open_reader, open_writer
+from longshore_server.store.database import Database, DirectoryLock, StoreError, open_reader, open_writer
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
 
@@ -43,8 +43,14 @@ class Store:
 
     async def open(self) -> tuple[list[OperationRecord], bytes | None]:
         """Lock, migrate and read what is live. Returns that and the highest uid. Raises `StoreError`."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._lock = DirectoryLock(self._directory)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._lock = DirectoryLock(self._directory)
+        except OSError as error:
+            raise StoreError(
+                f"data: {self._directory} cannot be used: {error.strerror}; give the server a directory that it can "
+                "write to with --data"
+            ) from None
         database = await open_writer(self.path)
         self.writer = Writer(
             database, self._clock, max_events=self._max_events, retention=self._retention, publish=self._publish
@@ -113,7 +119,7 @@ class Store:
         return await self._read(transfers.pending)
 
     async def garbage(self, after: int, limit: int) -> list[transfers.Garbage]:
-        """Objects whose operations are gone, in order."""
+        """What uploads of deleted operations may have left in stores, in order."""
         return await self._read(lambda c: transfers.garbage(c, after, limit))
 
     async def next_expiry(self) -> int | None:

@@ -199,6 +199,7 @@ def test_a_wrong_file_is_refused_with_file_key_and_reason(
         ("tokens = []", "tokens: there is no such key; the file holds [[token]]"),
         ("token = 1", "token: it must be written as [[token]]"),
         ("[[token]", "Expected ']]'"),
+        (f"token = {'[' * 5000}", "it is nested too deeply"),
         (None, "No such file or directory"),
     ],
 )
@@ -242,6 +243,16 @@ def test_the_command_refuses_what_the_server_would(arguments: list[str], problem
     done = CliRunner().invoke(command, [*arguments, "--tokens", str(path)])
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(problem)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("days", ["1e12", "nan", "inf"])
+def test_the_command_refuses_a_life_that_does_not_end(days: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    done = CliRunner().invoke(command, ["ada", "--days", days, "--tokens", str(path)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "Invalid value for --days: " in done.stderr
+    assert "days do not end before the year 10000" in done.stderr
     assert not path.exists()
 
 
