@@ -89,15 +89,16 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
             begin, code, context = perf_counter(), _CANCELLED, Context(inner, callers)
             span = traced(context.invocation_metadata)
             try:
-                await context.identify()
-                answer = await function(decode(request_type, data), context)
-                code = _OK
-                return answer
-            except Exception as caught:
-                error = refusal(caught)
-                code = error.reason.code.name
-                await abort(inner, error)
-                raise AssertionError("abort always raises") from caught
+                try:
+                    await context.identify()
+                    answer = await function(decode(request_type, data), context)
+                    code = _OK
+                    return answer
+                except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
+                    refused = refusal(caught)
+                code = refused.reason.code.name
+                await abort(inner, refused)
+                return b""
             finally:
                 durations[code].observe(perf_counter() - begin)
                 span.end(code)
@@ -121,18 +122,20 @@ def stream(
             begin, code, context = perf_counter(), _CANCELLED, Context(inner, callers)
             span = traced(context.invocation_metadata)
             try:
-                await context.identify()
-                restricted = not context.caller.unrestricted
-                async for batch in function(decode(request_type, data), context):
-                    if restricted:
-                        await context.still()
-                    for message in batch:
-                        yield message
-                code = _OK
-            except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
-                error = refusal(caught)
-                code = error.reason.code.name
-                await abort(inner, error)
+                try:
+                    await context.identify()
+                    restricted = not context.caller.unrestricted
+                    async for batch in function(decode(request_type, data), context):
+                        if restricted:
+                            await context.still()
+                        for message in batch:
+                            yield message
+                    code = _OK
+                    return
+                except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
+                    refused = refusal(caught)
+                code = refused.reason.code.name
+                await abort(inner, refused)
             finally:
                 durations[code].observe(perf_counter() - begin)
                 span.end(code)
@@ -181,18 +184,26 @@ def check_expiry(context: Context, clock: Clock) -> None:
 
 
 def refusal(error: Exception) -> ServiceError:
-    """What the caller is told of an error."""
-    if isinstance(error, ServiceError):
-        return error
-    log.error("unexpected error", exc_info=error)
-    return ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)
+    """What the caller is told of an error. To be asked while that is handled, and told once it is not any more.
+
+    The error forgets where it comes from. Its traceback would keep every frame that it has passed, and so the request,
+    for as long as somebody keeps the error: those frames themselves do, and nothing but a collection ends such a cycle.
+    """
+    if not isinstance(error, ServiceError):
+        log.error("unexpected error", exc_info=error)
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error if isinstance(error, ServiceError) else ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> None:
-    """End the call with an error and its details. Always raises."""
+    """End the call with an error and its details. The method then returns: whatever it gives is not sent any more."""
     status = error.status()
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-    await _tell(context.abort(STATUS[status.code], status.message, trailers))
+    try:
+        await _tell(context.abort(STATUS[status.code], status.message, trailers))
+    except grpc.aio.AbortError as aborted:
+        # gRPC keeps it with the call and raises it again by itself, without any frame of ours in its traceback.
+        aborted.__traceback__ = None
 
 
 async def _tell(sending: Awaitable[None]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -21,19 +23,21 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]]) -> Meth
     """A client-streaming method over `function`, which may answer before it has read everything."""
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
-        async def handle(requests: Requests, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        async def handle(requests: Any, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             begin, code, context = perf_counter(), grpc.StatusCode.CANCELLED.name, Context(inner, callers)
             span = traced(context.invocation_metadata)
             try:
-                await _identify(context, requests)
-                answer = await function(requests, context)
-                code = grpc.StatusCode.OK.name
-                return answer
-            except Exception as caught:
-                error = refusal(caught)
-                code = error.reason.code.name
-                await abort(inner, error)
-                raise AssertionError("abort always raises") from caught
+                try:
+                    async with reading(requests) as received:
+                        await _identify(context, received)
+                        answer = await function(received, context)
+                    code = grpc.StatusCode.OK.name
+                    return answer
+                except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
+                    refused = refusal(caught)
+                code = refused.reason.code.name
+                await abort(inner, refused)
+                return b""
             finally:
                 durations[code].observe(perf_counter() - begin)
                 span.end(code)
@@ -41,6 +45,14 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]]) -> Meth
         return grpc.stream_unary_rpc_method_handler(handle)
 
     return measured
+
+
+def reading(requests: Any) -> AbstractAsyncContextManager[Requests]:
+    """What the caller sends, until the block is left.
+
+    gRPC's generator holds the last request, and is part of a cycle until it is closed.
+    """
+    return contextlib.aclosing(aiter(requests))
 
 
 async def _identify(context: Context, requests: Requests) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,6 +17,7 @@ from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.rpc.boundary import Context, Method, abort, check_expiry, decode, refusal, stream, unary
 from longshore_server.rpc.callers import Callers
+from longshore_server.rpc.receiving import Requests, reading
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -95,21 +96,24 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
     """
     servicer = reflection.aio.ReflectionServicer((*services, *REFLECTION))
 
-    async def admitted(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[Any]:
+    async def admitted(requests: Requests, context: _Context) -> AsyncIterator[Any]:
         # Not before the first request is here: a client of grpc.aio that still sends takes a refusal for a broken call.
         async for data in requests:
             if callers is not None:
                 await callers.of(context)
             yield decode(reflection_pb2.ServerReflectionRequest, data)
 
-    async def reflect(requests: AsyncIterable[bytes], context: _Context) -> AsyncIterator[bytes]:
+    async def reflect(requests: Any, context: _Context) -> AsyncIterator[bytes]:
         # An async generator, whatever its stub says.
-        answers: Any = servicer.ServerReflectionInfo(admitted(requests, context), context)
         try:
-            async for answer in answers:
-                yield answer.SerializeToString()
+            async with reading(requests) as received:
+                answers: Any = servicer.ServerReflectionInfo(admitted(received, context), context)
+                async for answer in answers:
+                    yield answer.SerializeToString()
+            return
         except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
-            await abort(context, refusal(caught))
+            refused = refusal(caught)
+        await abort(context, refused)
 
     method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(reflect)
     server.add_generic_rpc_handlers(
