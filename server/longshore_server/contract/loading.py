@@ -17,6 +17,7 @@ from longshore_server.contract.details import read_details
 from longshore_server.contract.gates import read_capabilities, read_gate
 from longshore_server.contract.handlers import check_strays, read_comment, read_handler
 from longshore_server.contract.newer import unknown_fields
+from longshore_server.contract.rules import compile_rules
 from longshore_server.contract.signals import read_signals
 from longshore_server.contract.source import ContractError, Declaration, Source, hint
 from longshore_server.contract.template import IdTemplate
@@ -47,6 +48,7 @@ def load(
     if not types:
         raise ContractError("the server has no operations: pass it a service whose contract declares some")
     _check_prefixes(list(types.values()))
+    compile_rules(message for name in sorted(types) for message in types[name].messages())
     return [types[name] for name in sorted(types)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
-from longshore_server.contract.validation import has_rules
+from longshore_server.contract.rules import has_rules
 
 MAX_PENDING = 100
 """How many signals of one name may wait where the contract does not say."""

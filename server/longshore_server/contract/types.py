@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,10 @@ from google.protobuf.message import Message
 
 from longshore.v1 import annotations_pb2
 from longshore_server.contract.retry import RetryPolicy
+from longshore_server.contract.rules import has_rules
 from longshore_server.contract.signals import SignalType
 from longshore_server.contract.template import IdTemplate
 from longshore_server.contract.transfers import Transfer
-from longshore_server.contract.validation import has_rules
 
 Handler = Callable[[Message, Any], Coroutine[Any, Any, Message | None]]
 """A service's method: `async (request, op) -> result`."""
@@ -98,6 +98,11 @@ class OperationType:
     def package(self) -> str:
         """The contract's proto package: the domain of the errors that its handlers raise."""
         return str(self.method.containing_service.file.package)
+
+    def messages(self) -> Iterator[type[Message]]:
+        """All that callers and providers send."""
+        yield from (self.input, self.progress, self.output, self.result)
+        yield from (signal.payload for signal in self.signals.values())
 
     def void(self, channel: type[Message]) -> bool:
         """Whether a channel is declared as empty."""

@@ -1,14 +1,9 @@
-"""Checks of one input before anything is written: the contract's `buf.validate` rules, labels, ids."""
+"""Checks of one input before anything is written: labels, ids, reasons."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import Any
-
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.message import Message
+from collections.abc import Mapping
 
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 
@@ -18,7 +13,6 @@ MAX_REQUEST_ID = 128
 MAX_REASON = 1024
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _VALUE = re.compile(r"[ -~]*")
-_VALIDATE = "buf/validate/validate.proto"
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -52,48 +46,3 @@ def check_reason(reason: str) -> None:
     """Raises `ServiceError` when the reason of a request to cancel or to stop is too long."""
     if len(reason.encode()) > MAX_REASON:
         raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
-
-
-def check_rules(message: Message) -> None:
-    """Enforce the `buf.validate` rules of the message's contract, by protovalidate. Raises `ServiceError`."""
-    protovalidate = _protovalidate()
-    found = [
-        Violation(_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
-        for violation in protovalidate.collect_violations(message)
-    ]
-    if found:
-        first = found[0]
-        where = f"{first.field}: " if first.field else ""
-        raise ServiceError(Reason.INVALID_ARGUMENT, f"{where}{first.description}.", violations=found)
-
-
-@cache
-def has_rules(file: FileDescriptor) -> bool:
-    """Whether a contract file, or one that it imports, can hold rules: half a second of import is saved otherwise."""
-    return any(d.name == _VALIDATE or has_rules(d) for d in file.dependencies)
-
-
-@cache
-def _protovalidate() -> Any:
-    import protovalidate
-
-    return protovalidate
-
-
-def warm(inputs: Iterable[type[Message]]) -> None:
-    """Load what the first check of these inputs would load, at start-up instead."""
-    if any(has_rules(input.DESCRIPTOR.file) for input in inputs):
-        _protovalidate()
-
-
-def _path(field_path: Any) -> str:
-    if field_path is None:
-        return ""
-    parts = []
-    for element in field_path.elements:
-        part = element.field_name
-        subscript = getattr(element, "subscript", None)
-        if subscript is not None:
-            part += f"[{getattr(subscript, 'value', subscript)}]"
-        parts.append(part)
-    return ".".join(parts)

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 from longshore_server.clock import resolve
-from longshore_server.contract import validation
+from longshore_server.contract import rules, validation
 from longshore_server.contract.details import known_type
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.engine.engine import Engine
@@ -164,8 +164,8 @@ class Control:
     def _packed(self, field: str, value: Message) -> bytes:
         data = value.SerializeToString()
         self._check_size(field, len(data))
-        if validation.has_rules(value.DESCRIPTOR.file):
-            validation.check_rules(value)
+        if rules.has_rules(value.DESCRIPTOR.file):
+            rules.check_rules(value)
         return AnyMessage(type_url=URL_PREFIX + value.DESCRIPTOR.full_name, value=data).SerializeToString()
 
     def _check_size(self, field: str, size: int) -> None:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from longshore_server.clock import Clock, resolve
-from longshore_server.contract import validation
 from longshore_server.contract.template import MAX_ID
 from longshore_server.contract.types import OperationType
 from longshore_server.engine import deploys, recovery
@@ -153,10 +152,6 @@ class Engine:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
         self.executor.services = services
         self.executor.context = contextvars.copy_context()
-        validation.warm(
-            channel for type in self.types.values() for channel in (type.input, type.progress, type.output, type.result)
-        )
-        validation.warm(signal.payload for type in self.types.values() for signal in type.signals.values())
         count = await recovery.recover(
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._past,
             self._isolation,

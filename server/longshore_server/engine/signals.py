@@ -9,7 +9,7 @@ from typing import NamedTuple
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from longshore_server.contract import validation
+from longshore_server.contract import rules
 from longshore_server.contract.signals import SignalType
 from longshore_server.contract.types import URL_PREFIX, OperationType
 from longshore_server.errors import Reason, ServiceError, invalid
@@ -60,7 +60,7 @@ def check(type: SignalType, uid: bytes, sending: Sending, max_payload: int) -> S
             metadata={"limit": str(max_payload)},
         )
     if type.ruled:
-        validation.check_rules(sending.payload)
+        rules.check_rules(sending.payload)
     packed = AnyMessage(type_url=URL_PREFIX + type.payload.DESCRIPTOR.full_name, value=body)
     return SendSignal(
         uid, type.name, sending.id or str(uuid.uuid4()), packed.SerializeToString(), sending.sender, type.max_pending

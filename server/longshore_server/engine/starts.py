@@ -10,7 +10,7 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 
 from longshore_server.clock import Clock
-from longshore_server.contract import validation
+from longshore_server.contract import rules, validation
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.grants import grants
@@ -102,7 +102,7 @@ class Starts:
                 metadata={"limit": str(self._max_input)},
             )
         if type.ruled:
-            validation.check_rules(input)
+            rules.check_rules(input)
         uid = self._uids.next()
         id = uid_text(uid) if type.template is None else type.template.render(input)
         now = self._uids.time

@@ -1,0 +1,229 @@
+"""The `buf.validate` rules of contracts, enforced by protovalidate: compiled at start-up, checked in every message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+from google.protobuf.message import Message
+
+from longshore_server.contract.source import ContractError
+from longshore_server.errors import Reason, ServiceError, Violation
+
+_FILE = "buf/validate/validate.proto"
+_FIELD, _MESSAGE = "buf.validate.field", "buf.validate.message"
+# What CEL says of an expression that no message can satisfy: it has no types before it is evaluated. Of a null it says
+# the same although the next message may have a value there.
+_MISTAKES = ("No matching overloads found", "No value with name", "outputs an unexpected type", "no_such_field")
+_NULL = "null"
+
+
+@cache
+def has_rules(file: FileDescriptor) -> bool:
+    """Whether a contract file, or one that it imports, can hold rules: half a second of import is saved otherwise."""
+    return any(d.name == _FILE or has_rules(d) for d in file.dependencies)
+
+
+def check_rules(message: Message) -> None:
+    """Enforce the rules of the message's contract. Raises `ServiceError` (INVALID_ARGUMENT).
+
+    A rule that cannot be decided, because its expression fails on what the message holds, is broken as well.
+    """
+    try:
+        found = [
+            Violation(_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
+            for violation in _protovalidate().collect_violations(message)
+        ]
+    except _protovalidate().EvaluationError as error:
+        found = [Violation(_undecided(message), f"its rule cannot be decided: {_first_line(error)}")]
+    if found:
+        first = found[0]
+        where = f"{first.field}: " if first.field else ""
+        raise ServiceError(Reason.INVALID_ARGUMENT, f"{where}{first.description}.", violations=found)
+
+
+def compile_rules(messages: Iterable[type[Message]]) -> None:
+    """Compile the rules of these messages and of all that they hold.
+
+    Raises `ContractError` for a rule that does not compile, or that no message can satisfy.
+    """
+    seen: set[str] = set()
+    for message in messages:
+        root: Any = message.DESCRIPTOR
+        if has_rules(root.file):
+            for descriptor in _held(root, seen):
+                _compile(descriptor)
+
+
+def _held(descriptor: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
+    """The message and those that its fields hold, each after those that it holds itself."""
+    if descriptor.full_name not in seen:
+        seen.add(descriptor.full_name)
+        for field in descriptor.fields:
+            if field.message_type is not None:
+                yield from _held(field.message_type, seen)
+        yield descriptor
+
+
+def _compile(descriptor: Descriptor) -> None:
+    problem = _mistake(_filled(message_factory.GetMessageClass(descriptor)), _protovalidate().collect_violations)
+    if problem is None:
+        return
+    for field in (field.name for field in descriptor.fields):
+        kind, collect = _alone(descriptor, field)
+        if _mistake(_filled(kind), collect) is not None:
+            place, option = f"{descriptor.full_name}.{field}", _FIELD
+            break
+    else:
+        place, option = descriptor.full_name, _MESSAGE
+    raise ContractError(f"{descriptor.file.name}: {place}: option ({option}): {problem}")
+
+
+def _mistake(message: Message, collect: Any) -> str | None:
+    """What is wrong with the rules themselves; None: nothing that shows."""
+    try:
+        collect(message)
+    except _protovalidate().CompilationError as error:
+        return _first_line(error)
+    except _protovalidate().EvaluationError as error:
+        problem = _first_line(error)
+        return problem if any(text in problem for text in _MISTAKES) and _NULL not in problem else None
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    """What it says; the lines after that draw where in the expression it is."""
+    return str(error).partition("\n")[0]
+
+
+def _filled(kind: type[Message]) -> Message:
+    """A message with something in every field, so that rules on items and on what is set are evaluated, too."""
+    message = kind()
+    for field in kind.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            key, item = (field.message_type.fields_by_name[name] for name in ("key", "value"))
+            if item.message_type is None:
+                value[_some(key)] = _some(item)
+            else:
+                value[_some(key)].SetInParent()
+        elif field.is_repeated:
+            if field.message_type is None:
+                value.append(_some(field))
+            else:
+                value.add()
+        elif field.message_type is None:
+            setattr(message, field.name, _some(field))
+        else:
+            value.SetInParent()
+    return message
+
+
+def _some(field: Any) -> str | bytes | int:
+    if field.type == field.TYPE_STRING:
+        return "1"
+    if field.type == field.TYPE_BYTES:
+        return b"1"
+    return field.enum_type.values[-1].number if field.enum_type is not None else 1
+
+
+def _undecided(message: Message, path: str = "") -> str:
+    """The path of the field whose rule fails on this message; that of the message around it where no field's does."""
+    for field, value in message.ListFields():
+        for place, held in _messages(field, value):
+            if _fails(held, _protovalidate().collect_violations):
+                return _undecided(held, f"{path}{place}.")
+    descriptor: Any = message.DESCRIPTOR
+    names: Iterable[str] = descriptor.fields_by_name
+    for name in names:
+        kind, collect = _alone(descriptor, name)
+        if _fails(kind.FromString(message.SerializeToString()), collect):
+            return path + name
+    return path.removesuffix(".")
+
+
+def _messages(field: FieldDescriptor, value: Any) -> Iterable[tuple[str, Message]]:
+    """The messages that a field holds, each with its place."""
+    kind = field.message_type
+    if kind is None:
+        return []
+    if not field.is_repeated:
+        return [(field.name, value)]
+    items: Iterable[tuple[Any, Message]] = enumerate(value)
+    if kind.GetOptions().map_entry:
+        items = value.items() if kind.fields_by_name["value"].message_type is not None else ()
+    return [(f"{field.name}[{key}]", item) for key, item in items]
+
+
+def _fails(message: Message, collect: Any) -> bool:
+    try:
+        collect(message)
+    except _protovalidate().EvaluationError:
+        return True
+    return False
+
+
+@cache
+def _alone(descriptor: Descriptor, field: str) -> tuple[type[Message], Any]:
+    """The same message without any rules of its own but those of one field, and what collects their violations.
+
+    The errors of protovalidate do not say where they happened.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    _copy(descriptor.file, pool, descriptor, field, set())
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName(descriptor.full_name))
+    return kind, _protovalidate().Validator().collect_violations
+
+
+def _copy(
+    file: FileDescriptor, pool: descriptor_pool.DescriptorPool, changed: Descriptor, field: str, done: set[str]
+) -> None:
+    if file.name in done:
+        return
+    done.add(file.name)
+    for dependency in file.dependencies:
+        _copy(dependency, pool, changed, field, done)
+    proto = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(proto)
+    if file.name == changed.file.name:
+        message = _declared(proto, changed)
+        others = (other for other in message.field if other.name != field)
+        holders: Iterable[Any] = (message, *message.oneof_decl, *others)
+        for holder in holders:
+            _drop_rules(holder.options)
+    pool.Add(proto)
+
+
+def _declared(file: descriptor_pb2.FileDescriptorProto, message: Descriptor) -> descriptor_pb2.DescriptorProto:
+    outer = message.containing_type
+    kinds = file.message_type if outer is None else _declared(file, outer).nested_type
+    return next(kind for kind in kinds if kind.name == message.name)
+
+
+def _drop_rules(options: Any) -> None:
+    for extension, _ in options.ListFields():
+        if extension.is_extension and extension.file.name == _FILE:
+            options.ClearExtension(extension)
+
+
+@cache
+def _protovalidate() -> Any:
+    import protovalidate
+
+    return protovalidate
+
+
+def _path(field_path: Any) -> str:
+    if field_path is None:
+        return ""
+    parts = []
+    for element in field_path.elements:
+        part = element.field_name
+        subscript = getattr(element, "subscript", None)
+        if subscript is not None:
+            part += f"[{getattr(subscript, 'value', subscript)}]"
+        parts.append(part)
+    return ".".join(parts)
