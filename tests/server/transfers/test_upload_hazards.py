@@ -38,16 +38,31 @@ async def test_who_goes_while_its_file_is_opened_leaves_it_closed(
     operation = await waiting(lab)
     name = operation.upload.name
 
-    async def gone(function: Any, *arguments: Any) -> Any:
+    here, over = asyncio.Event(), asyncio.Event()
+    begin = lab.engine.transfers.uploads._begin
+
+    async def slow(function: Any, *arguments: Any) -> Any:
         await in_thread(function, *arguments)
-        raise asyncio.CancelledError  # as it comes out of `in_thread` where the caller leaves meanwhile
+        here.set()
+        await asyncio.Event().wait()  # until the caller goes
+
+    async def begins(*arguments: Any) -> Any:
+        try:
+            return await begin(*arguments)
+        finally:
+            over.set()
 
     await query(lab, name)
     before = descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(uploads, "in_thread", gone)
-        with pytest.raises(grpc.aio.AioRpcError):
-            await send(lab.transfers, header(name), chunk(0, b"abc"))
+        patch.setattr(uploads, "in_thread", slow)
+        patch.setattr(lab.engine.transfers.uploads, "_begin", begins)
+        call = lab.transfers.Upload()
+        await call.write(header(name))
+        await here.wait()
+        assert descriptors() == before + 1
+        call.cancel()
+        await over.wait()
     assert descriptors() == before
     done = await send(lab.transfers, header(name), chunks(DATA), commit(DATA))
     assert done.state == State.STATE_COMMITTED
