@@ -12,7 +12,8 @@ from longshore_client.errors import Code, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from longshore_client.channel import Calls, Channel, StreamCall
+    from longshore_client.calls import Calls, StreamCall
+    from longshore_client.channel import Channel
 
 ResponseT = TypeVar("ResponseT")
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from longshore.v1.operation_pb2 import EventType, OperationEvent, OperationSnapshot
-    from longshore_client.channel import Channel, StreamCall
+    from longshore_client.calls import StreamCall
+    from longshore_client.channel import Channel
 
 # `accepted` and `started`: an operation that is no further has sent nothing that a reader of its reports could miss.
 _NOTHING_REPORTED = 2

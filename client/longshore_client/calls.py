@@ -1,0 +1,137 @@
+"""The calls of the services that the client uses, as plain callables: one attempt each, untried and unrepeated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import transfers_service_pb2 as transfers
+from longshore.v1.operation_pb2 import OperationSnapshot, UploadGrant
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+
+    from longshore_client.tracing import Tracing
+
+RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
+
+_OPERATIONS = "/longshore.v1.OperationsService/"
+_TRANSFERS = "/longshore.v1.TransfersService/"
+
+
+class UnaryRpc(Protocol[RequestT_contra, ResponseT_co]):
+    """A method that answers once."""
+
+    def __call__(
+        self, request: RequestT_contra, /, *, timeout: float | None, metadata: Sequence[tuple[str, str]] | None
+    ) -> Awaitable[ResponseT_co]: ...
+
+
+class StreamCall(Protocol[ResponseT_co]):
+    """A call under way whose answers come as a stream."""
+
+    def __aiter__(self) -> AsyncIterator[ResponseT_co]: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> bool: ...
+
+
+class StreamRpc(Protocol[RequestT_contra, ResponseT_co]):
+    """A method that answers with a stream."""
+
+    def __call__(
+        self, request: RequestT_contra, /, *, metadata: Sequence[tuple[str, str]] | None
+    ) -> StreamCall[ResponseT_co]: ...
+
+
+class UploadCall(Protocol[ResponseT_co]):
+    """A call under way that takes requests and answers once."""
+
+    def __await__(self) -> Generator[Any, None, ResponseT_co]: ...
+    def add_done_callback(self, callback: Callable[[Any], None], /) -> None: ...
+    def done(self) -> bool: ...
+    def cancel(self) -> bool: ...
+
+
+class UploadRpc(Protocol[RequestT_contra, ResponseT_co]):
+    """A method that takes requests and answers once."""
+
+    def __call__(
+        self, requests: AsyncIterator[RequestT_contra], /, *, metadata: Sequence[tuple[str, str]] | None
+    ) -> UploadCall[ResponseT_co]: ...
+
+
+class Cancellable(Protocol):
+    """A call under way."""
+
+    def cancel(self) -> object: ...
+
+
+class Calls:
+    """The server's methods, looked up once and not for every call."""
+
+    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing | None) -> None:
+        self.channel = channel
+        self._tracing = tracing
+        self.start: UnaryRpc[pb.StartRequest, pb.StartResponse] = self._unary(
+            "Start", pb.StartRequest, pb.StartResponse
+        )
+        self.get: UnaryRpc[pb.GetRequest, OperationSnapshot] = self._unary("Get", pb.GetRequest, OperationSnapshot)
+        self.wait: UnaryRpc[pb.WaitRequest, OperationSnapshot] = self._unary("Wait", pb.WaitRequest, OperationSnapshot)
+        self.cancel: UnaryRpc[pb.CancelRequest, OperationSnapshot] = self._unary(
+            "Cancel", pb.CancelRequest, OperationSnapshot
+        )
+        self.signal: UnaryRpc[pb.SignalRequest, pb.SignalResponse] = self._unary(
+            "Signal", pb.SignalRequest, pb.SignalResponse
+        )
+        self.stop: UnaryRpc[pb.StopRequest, OperationSnapshot] = self._unary("Stop", pb.StopRequest, OperationSnapshot)
+        self.retry: UnaryRpc[pb.RetryRequest, pb.StartResponse] = self._unary(
+            "Retry", pb.RetryRequest, pb.StartResponse
+        )
+        self.delete: UnaryRpc[pb.DeleteRequest, pb.DeleteResponse] = self._unary(
+            "Delete", pb.DeleteRequest, pb.DeleteResponse
+        )
+        self.list: UnaryRpc[pb.ListRequest, pb.ListResponse] = self._unary("List", pb.ListRequest, pb.ListResponse)
+        self.count: UnaryRpc[pb.CountRequest, pb.CountResponse] = self._unary(
+            "Count", pb.CountRequest, pb.CountResponse
+        )
+        self.list_types: UnaryRpc[pb.ListTypesRequest, pb.ListTypesResponse] = self._unary(
+            "ListTypes", pb.ListTypesRequest, pb.ListTypesResponse
+        )
+        self.get_type: UnaryRpc[pb.GetTypeRequest, pb.OperationType] = self._unary(
+            "GetType", pb.GetTypeRequest, pb.OperationType
+        )
+        self.run: StreamRpc[pb.RunRequest, pb.WatchResponse] = self._stream("Run", pb.RunRequest, pb.WatchResponse)
+        self.watch: StreamRpc[pb.WatchRequest, pb.WatchResponse] = self._stream(
+            "Watch", pb.WatchRequest, pb.WatchResponse
+        )
+        self.query_upload: UnaryRpc[transfers.QueryUploadRequest, UploadGrant] = self._unary(
+            "QueryUpload", transfers.QueryUploadRequest, UploadGrant, _TRANSFERS
+        )
+        self.upload: UploadRpc[bytes, transfers.UploadResponse] = self._upload()
+        self.download: StreamRpc[transfers.DownloadRequest, transfers.DownloadResponse] = self._stream(
+            "Download", transfers.DownloadRequest, transfers.DownloadResponse, _TRANSFERS
+        )
+
+    def _unary(self, method: str, request: Any, response: Any, service: str = _OPERATIONS) -> Any:
+        path = service + method
+        rpc = self.channel.unary_unary(
+            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        )
+        return rpc if self._tracing is None else self._tracing.unary(path, rpc)
+
+    def _stream(self, method: str, request: Any, response: Any, service: str = _OPERATIONS) -> Any:
+        path = service + method
+        rpc = self.channel.unary_stream(
+            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+        )
+        return rpc if self._tracing is None else self._tracing.stream(path, rpc)
+
+    def _upload(self) -> Any:
+        path = _TRANSFERS + "Upload"
+        # Its requests are encoded by whoever makes them.
+        rpc: Any = self.channel.stream_unary(path, response_deserializer=transfers.UploadResponse.FromString)
+        return rpc if self._tracing is None else self._tracing.upload(path, rpc)
