@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,11 @@ from longshore_server.auth.tokens import TokenFile
 from longshore_server.clock import SECOND, Clock, SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract import loading
+from longshore_server.contract.gates import read_capabilities
+from longshore_server.contract.source import Source
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
+from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.telemetry import tracing
 from longshore_server.telemetry.metrics import MetricsServer
@@ -96,7 +99,8 @@ class Running:
         self.config = config
         self.clock = clock
         self._server = server
-        self._tls, authenticators = _read_files(config, clock)
+        declared = (read_capabilities(Source(service)) for service in server.services)
+        self._tls, authenticators = _read_files(config, clock, {PROVIDER}.union(*declared))
         authenticators = [*server.authenticators, *authenticators]
         if (problem := issuers_problem(authenticators)) is not None:
             raise ConfigError(problem)
@@ -120,7 +124,7 @@ class Running:
         self.engine = Engine(types, config.data, clock, limits, chance, self._tracer, self.stores)
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
-            reflection=config.reflection,
+            reflection=config.reflection, max_input=config.max_input, max_payload=config.max_payload,
         )  # fmt: skip
         self.recovered = 0
         """How many operations of the last server go on."""
@@ -219,8 +223,13 @@ def _make_stores(config: Config) -> dict[str, Store]:
     return found
 
 
-def _read_files(config: Config, clock: Clock) -> tuple[Certificates | None, list[Authenticator]]:
-    """What the configuration says about who may call, from its files. Raises `ConfigError`."""
+def _read_files(
+    config: Config, clock: Clock, known: Collection[str]
+) -> tuple[Certificates | None, list[Authenticator]]:
+    """What the configuration says about who may call, from its files. `known`: the capabilities that contracts have.
+
+    Raises `ConfigError`.
+    """
     tls: Certificates | None = None
     found: list[Authenticator] = []
     setting = ""
@@ -232,13 +241,13 @@ def _read_files(config: Config, clock: Clock) -> tuple[Certificates | None, list
                 import cryptography.x509  # noqa: F401 - not at the first call
         if config.tokens is not None:
             setting = "tokens"
-            found.append(TokenFile(config.tokens, clock))
+            found.append(TokenFile(config.tokens, clock, known))
         for issuer in config.issuers:
             setting = "jwt" if issuer in config.jwt else "jwt_keys"
             found.append(issuer.make(clock))
         if config.tls_identities is not None:
             setting = "tls_identities"
-            found.append(CertificateNames(config.tls_identities, clock))
+            found.append(CertificateNames(config.tls_identities, clock, known))
     except FileError as error:
         raise ConfigError(f"{setting}: {error}") from None
     except (ImportError, KeyError):

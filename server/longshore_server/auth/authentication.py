@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, unauthenticated
+from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, name_problem, unauthenticated
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.errors import Reason, ServiceError
 
@@ -78,6 +78,11 @@ class Authentication:
                 refused = refused or error
                 continue
             if found is not None:
+                if (problem := name_problem(found.name)) is not None:
+                    name = type(authenticator).__name__
+                    log.error("%s gives a caller the name %.80r, which cannot be: %s", name, found.name, problem)
+                    refused = refused or unauthenticated(f"The credentials stand for no principal: {problem}.")
+                    continue
                 if found.expires is not None and found.expires <= self._clock.now():
                     refused = refused or expired()
                     continue

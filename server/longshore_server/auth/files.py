@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -83,6 +83,13 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise FileError(path, getattr(error, "strerror", None) or str(error)) from None
+
+
+def warn_of_unknown(path: Path, granted: Iterable[Collection[str]], known: Collection[str] | None) -> None:
+    """Log the capabilities that a file grants and no contract knows: most are slips. None: they are not known here."""
+    if known is not None:
+        for name in sorted({name for names in granted for name in names if name not in known}):
+            log.warning("%s: no contract of this server declares the capability %r", path, name)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -10,10 +10,10 @@ TLS has verified the certificate before anybody asks here, once for a connection
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from longshore_server.auth.files import FileError, Watched, read_tables
+from longshore_server.auth.files import FileError, Watched, read_tables, warn_of_unknown
 from longshore_server.auth.identity import (
     Authenticator,
     Credentials,
@@ -30,11 +30,14 @@ _FIELDS = ("san", "principal", "capabilities")
 
 
 class CertificateNames(Authenticator):
-    """The names of one file. Raises `FileError` when it cannot be used."""
+    """The names of one file, and the capabilities that contracts know; see `warn_of_unknown`.
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    Raises `FileError` when it cannot be used.
+    """
+
+    def __init__(self, path: Path, clock: Clock, known: Collection[str] | None = None) -> None:
         self._clock = clock
-        self._names: Watched[Mapping[str, Principal]] = Watched([path], lambda: _read(path))
+        self._names: Watched[Mapping[str, Principal]] = Watched([path], lambda: _read(path, known))
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         if not credentials.certificate or credentials.authorization:
@@ -79,7 +82,7 @@ def _end(certificate: bytes) -> int:
     return int(x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()) * SECOND
 
 
-def _read(path: Path) -> dict[str, Principal]:
+def _read(path: Path, known: Collection[str] | None) -> dict[str, Principal]:
     names: dict[str, Principal] = {}
     for position, table in enumerate(read_tables(path, "identity", _FIELDS, _FIELDS)):
         place = f"identity[{position}]"
@@ -96,4 +99,5 @@ def _read(path: Path) -> dict[str, Principal]:
         if problem is not None:
             raise FileError(path, f"{place}.capabilities: {problem}")
         names[san] = Principal(table["principal"], frozenset(table["capabilities"]), method="mtls")
+    warn_of_unknown(path, (principal.capabilities for principal in names.values()), known)
     return names

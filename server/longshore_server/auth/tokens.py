@@ -18,12 +18,12 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from longshore_server.auth.files import FileError, Watched, read_tables
+from longshore_server.auth.files import FileError, Watched, read_tables, warn_of_unknown
 from longshore_server.auth.identity import (
     Authenticator,
     Credentials,
@@ -51,11 +51,14 @@ _NOBODY = _Entry(bytes(32), Principal("", frozenset()))
 
 
 class TokenFile(Authenticator):
-    """The tokens of one file. Raises `FileError` when it cannot be used."""
+    """The tokens of one file, and the capabilities that contracts know; see `warn_of_unknown`.
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    Raises `FileError` when it cannot be used.
+    """
+
+    def __init__(self, path: Path, clock: Clock, known: Collection[str] | None = None) -> None:
         self._clock = clock
-        self._entries: Watched[Mapping[str, _Entry]] = Watched([path], lambda: _read(path))
+        self._entries: Watched[Mapping[str, _Entry]] = Watched([path], lambda: _read(path, known))
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         token = credentials.bearer
@@ -126,7 +129,7 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
-def _read(path: Path) -> dict[str, _Entry]:
+def _read(path: Path, known: Collection[str] | None = None) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for position, table in enumerate(read_tables(path, "token", _FIELDS, _FIELDS[:4])):
         place = f"token[{position}]"
@@ -148,4 +151,5 @@ def _read(path: Path) -> dict[str, _Entry]:
         end = None if expires is None else int(expires.timestamp()) * SECOND
         capabilities = frozenset(table["capabilities"])
         entries[id] = _Entry(bytes.fromhex(digest), Principal(table["principal"], capabilities, end, "token"))
+    warn_of_unknown(path, (entry.principal.capabilities for entry in entries.values()), known)
     return entries

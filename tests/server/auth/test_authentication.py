@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from longshore_server.auth.authentication import Authentication
@@ -13,6 +16,8 @@ from longshore_server.auth.jwt import JwtTokens
 from longshore_server.auth.tokens import TokenFile
 from longshore_server.errors import ServiceError
 from longshore_server.testing import ManualClock
+from tests.conftest import refused
+from tests.server.auth.conftest import ALL
 from tests.server.auth.identities import ISSUER, bearer, public, signed, write_keys
 
 
@@ -33,6 +38,44 @@ async def test_two_files_of_tokens_know_their_own(tmp_path: Path) -> None:
     asked = Authentication([TokenFile(path, clock) for path in files], clock)
     assert [(await asked.identify(carrying(token))).name for token in sent] == ["ada", "bob"]
     assert (await refusal(asked, f"{sent[1]}x"))[0] == "CREDENTIALS_INVALID"
+
+
+async def test_an_authenticator_of_ones_own_cannot_give_any_name(
+    make_guarded: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Naming(Authenticator):
+        async def authenticate(self, credentials: Credentials) -> Principal | None:
+            return Principal(names[credentials.authorization], frozenset(ALL))
+
+    names: dict[str, Any] = {"none": "", "local": "local", "long": "a" * 257, "bell": "\a", "number": 7, "ada": "ada"}
+    guarded = await make_guarded(authenticators=[Naming()])
+    for sent in names.keys() - {"ada"}:
+        caplog.clear()
+        code, reason, _ = await refused(guarded.begin("Open", (("authorization", sent),)))
+        assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
+        (line,) = caplog.messages
+        assert line.startswith(f"Naming gives a caller the name {names[sent]!r:.80}, which cannot be: it must ") or (
+            line == "Naming gives a caller the name 'local', which cannot be: 'local' is reserved for servers without "
+            "authentication"
+        )
+    assert (await guarded.begin("Open", (("authorization", "ada"),))).owner == "ada"
+
+
+async def test_capabilities_that_no_contract_declares_are_warned_of(
+    make_guarded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokens.toml"
+    bearer(path, "ada", "gates.start", "longshore.provider", "gates.sea")
+    with caplog.at_level(logging.WARNING):
+        guarded = await make_guarded(tokens=path)
+        assert caplog.messages == [f"{path}: no contract of this server declares the capability 'gates.sea'"]
+        caplog.clear()
+        bearer(path, "bob", "gate.start")
+        await guarded.learn()
+    said = [
+        f"{path}: no contract of this server declares the capability {name!r}" for name in ("gate.start", "gates.sea")
+    ]
+    assert caplog.messages == said
 
 
 async def test_one_issuer_may_have_tokens_for_several_audiences(tmp_path: Path) -> None:

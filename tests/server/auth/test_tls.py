@@ -118,6 +118,31 @@ async def test_a_reload_reads_certificates_at_once(
     assert await reached(guarded, trusting(other))
 
 
+async def test_what_is_wrong_with_the_key_does_not_keep_those_who_are_trusted_from_being_read_again(
+    make_guarded: Make, authority: Authority, served: Pem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = tmp_path / "clients.pem"
+    shutil.copyfile(authority.certificate, clients)
+    guarded = await make_guarded(tls_cert=served.certificate, tls_key=served.key, tls_client_ca=clients)
+    other = Authority(tmp_path / "other", "other")
+    removed, added = (
+        grpc.ssl_channel_credentials(
+            authority.certificate.read_bytes(), pem.key.read_bytes(), pem.certificate.read_bytes()
+        )
+        for pem in (authority.issue("removed"), other.issue("added"))
+    )
+    assert [await reached(guarded, caller) for caller in (removed, added)] == [True, False]
+    served.key.write_text("nothing")
+    shutil.copyfile(other.certificate, clients)
+    with caplog.at_level(logging.INFO):
+        await guarded.harness.running.reload()
+    assert [await reached(guarded, caller) for caller in (removed, added)] == [False, True]
+    said = [line for line in caplog.messages if str(tmp_path) in line]
+    assert said[0].startswith(f"{served.certificate}: it is no certificate for the key {served.key}: ")
+    assert said[0].endswith("; going on with what it said before")
+    assert f"read {clients} again" in said
+
+
 async def test_a_unix_socket_has_no_tls(make_guarded: Make, served: Pem, tmp_path: Path) -> None:
     guarded = await make_guarded(
         tls_cert=served.certificate, tls_key=served.key, listen=(f"unix:{tmp_path / 's'}", "127.0.0.1:0")
@@ -274,6 +299,18 @@ async def test_a_connection_outlives_its_certificate_but_calls_do_not(mutual: Gu
     mutual.clock.advance(1)
     code, reason, _ = await refused(mutual.get(operation.name, ()))
     assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_EXPIRED")
+
+
+async def test_capabilities_of_names_that_no_contract_declares_are_warned_of(
+    make_guarded: Make, authority: Authority, served: Pem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "identities.toml"
+    path.write_text(IDENTITIES.replace("gates.see", "gates.sea"))
+    with caplog.at_level(logging.WARNING):
+        await make_guarded(
+            tls_cert=served.certificate, tls_key=served.key, tls_client_ca=authority.certificate, tls_identities=path
+        )
+    assert caplog.messages == [f"{path}: no contract of this server declares the capability 'gates.sea'"]
 
 
 async def test_the_list_of_names_is_read_again(mutual: Guarded, authority: Authority, tmp_path: Path) -> None:
