@@ -192,10 +192,11 @@ class Config:
     """Seconds that running attempts get to end when the server stops."""
     max_events: int = 10_000
     """How many events of one operation are kept; older ones are dropped."""
-    max_input: int = 4 * 1024 * 1024 - 65_536
+    max_input: int = 1_000_000
     """The largest input in bytes."""
-    max_payload: int = 4 * 1024 * 1024 - 65_536
-    """The largest result, progress or output in bytes; stock clients receive 4 MiB at most."""
+    max_payload: int = 1_000_000
+    """The largest result, error, progress, output or signal in bytes. An answer may hold input, progress and result:
+    with more than these defaults it may be larger than the 4 MiB that stock clients receive."""
     max_watches: int = 20_000
     """How many watches may be open at once."""
     max_watches_per_owner: int = 5_000

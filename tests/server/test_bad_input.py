@@ -207,8 +207,8 @@ async def test_an_input_that_is_too_large(intact: Lab) -> None:
         code, reason, status = await refused(call)
         assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "INPUT_TOO_LARGE")
         limit = int(detail(status, error_details_pb2.ErrorInfo).metadata["limit"])
-        assert limit == 4 * 1024 * 1024 - 65_536
-    over = lab_pb2.PlayRequest(payload=bytes(limit - 4))
+        assert limit == 1_000_000
+    over = lab_pb2.PlayRequest(payload=bytes(limit - 3))
     assert over.ByteSize() == limit + 1
     _, reason, _ = await refused(intact.lab.Play(over))
     assert reason == "INPUT_TOO_LARGE"
@@ -219,8 +219,8 @@ async def test_the_largest_input_is_taken(lab: Lab) -> None:
     async def handler(request, op):
         return lab_pb2.PlayResult(number=len(request.payload))
 
-    largest = lab_pb2.PlayRequest(payload=bytes(4 * 1024 * 1024 - 65_536 - 5))
-    assert largest.ByteSize() == 4 * 1024 * 1024 - 65_536
+    largest = lab_pb2.PlayRequest(payload=bytes(1_000_000 - 4))
+    assert largest.ByteSize() == 1_000_000
     snapshot = await lab.end((await lab.begin(request=largest)).operation.name)
     assert result_of(snapshot).number == len(largest.payload)
 

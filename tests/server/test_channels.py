@@ -14,7 +14,7 @@ from longshore.v1 import channels_pb2, operation_pb2
 from longshore_server import OperationError, Reason, ServiceError
 from tests.conftest import Lab, State, detail, reason_of_end
 
-LIMIT = 4 * 1024 * 1024 - 65_536
+LIMIT = 1_000_000
 
 
 async def outputs(lab: Lab, name: str) -> list[channels_pb2.DiagnosticOutput]:

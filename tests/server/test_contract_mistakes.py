@@ -68,6 +68,11 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options='signals { name: "a" payload_type: "Other" max_pending: 1001 } control {}'),
         "option signals[0].max_pending: it must be between 0 and 1000, not 1001; 0 means 100",
     ),
+    "signals of which too many may wait together": (
+        method(options=" ".join(f'signals {{ name: "{n}" payload_type: "Other" max_pending: 667 }}' for n in "abc")
+               + " control {}"),
+        "option signals: together 2001 signals may wait, at most 2000 may: give some a lower max_pending",
+    ),
     "signals without control": (
         method(options='signals { name: "a" }'),
         "option control: it must be present, because signals are declared; say `control: {}` to mean everyone",

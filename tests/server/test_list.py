@@ -272,7 +272,9 @@ async def test_get_by_name_and_by_uid_live_and_ended_before_and_after_a_restart(
     assert [await populated.get(snapshot.name) for snapshot in ended] == ended
 
 
-async def test_a_page_that_stock_clients_could_not_receive_is_cut_short(lab: Lab) -> None:
+async def test_a_page_that_stock_clients_could_not_receive_is_cut_short(make_lab: Any) -> None:
+    lab = await make_lab(max_payload=2_000_000)
+
     @lab.plays
     async def handler(request, op):
         return lab_pb2.PlayResult(text="x" * 1_500_000)

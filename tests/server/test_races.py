@@ -106,8 +106,11 @@ async def test_two_gets_at_once_find_one_operation(lab: Lab, monkeypatch: pytest
     assert lab.engine.table._ended_bytes == quick.weight
 
 
-async def test_a_watcher_far_behind_reads_the_log_in_bounded_pieces(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watcher_far_behind_reads_the_log_in_bounded_pieces(
+    make_lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Megabytes behind it gets every event, once and in order, and never has more of them in memory than the bound."""
+    lab = await make_lab(max_payload=3_500_000)
     reads: list[list[Event]] = []
     log = queries.log
 

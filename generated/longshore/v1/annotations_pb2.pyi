@@ -485,7 +485,9 @@ class SignalContract(_message.Message):
     payload_type: _builtins.str
     """Full name of the payload's message type, resolved like `operation_info` types."""
     max_pending: _builtins.int
-    """How many signals of this name may wait unconsumed, at most 1000. Zero: 100."""
+    """How many signals of this name may wait unconsumed, at most 1000, and those of all names together at most 2000.
+    Zero: 100.
+    """
     description: _builtins.str
     """What the signal does, for people."""
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from google.protobuf.message import Message
 
@@ -15,7 +14,9 @@ from longshore_server.contract.rules import has_rules
 MAX_PENDING = 100
 """How many signals of one name may wait where the contract does not say."""
 HIGHEST_PENDING = 1000
-"""The most that a contract may allow: every snapshot names them all."""
+"""The most of one name that a contract may allow."""
+ALL_PENDING = 2000
+"""The most of all names together: every snapshot names them all, and has to fit into what clients receive."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -43,7 +44,7 @@ def read_signals(
 
     `message` gives the class of the message that an option names, `error` what to raise for an option and a problem.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, SignalType] = {}
     for position, signal in enumerate(declared):
         option = f"signals[{position}]"
         if not _NAME.fullmatch(signal.name):
@@ -63,4 +64,8 @@ def read_signals(
                 f"it must be between 0 and {HIGHEST_PENDING}, not {signal.max_pending}; 0 means {MAX_PENDING}",
             )
         found[signal.name] = SignalType(signal.name, payload, signal.max_pending or MAX_PENDING)
+    together = sum(signal.max_pending for signal in found.values())
+    if together > ALL_PENDING:
+        problem = f"together {together} signals may wait, at most {ALL_PENDING} may: give some a lower max_pending"
+        raise error("signals", problem)
     return found

@@ -135,7 +135,7 @@ async def test_nothing_is_left_of_a_refused_call(
     case: str, make_guarded: Make, uncollected: Callable[[], list[Any]]
 ) -> None:
     call, authenticated, reason = CASES[case]
-    guarded = await make_guarded(max_live_per_owner=1)
+    guarded = await make_guarded(max_live_per_owner=1, max_input=LARGE + 100)
     (ada,) = await known(guarded, ("ada", *ALL))
     await guarded.begin("Gated", ada)
     sent = ada if authenticated else ()
@@ -156,7 +156,7 @@ async def test_large_refused_calls_leave_memory_as_it_was(
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     call, authenticated, reason = CASES[case]
-    guarded = await make_guarded(max_live_per_owner=1)
+    guarded = await make_guarded(max_live_per_owner=1, max_input=LARGE + 100)
     (ada,) = await known(guarded, ("ada", *ALL))
     await guarded.begin("Gated", ada)
     for _ in range(2):
