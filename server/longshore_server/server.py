@@ -124,7 +124,7 @@ class Running:
         self.engine = Engine(types, config.data, clock, limits, chance, self._tracer, self.stores)
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
-            reflection=config.reflection,
+            reflection=config.reflection, max_input=config.max_input, max_payload=config.max_payload,
         )  # fmt: skip
         self.recovered = 0
         """How many operations of the last server go on."""

@@ -26,9 +26,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Bursts beyond the default are cancelled by the core in silence; our own admission answers them (grpc#34782).
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
-    # Room for a refusal with details: what is too large for an operation is small enough to be read.
-    ("grpc.max_receive_message_length", 72 * 1024 * 1024),
-    ("grpc.max_send_message_length", 72 * 1024 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     # How much of a stream is read ahead of its handler. By itself the core takes several MiB of a fast sender each.
     ("grpc.http2.bdp_probe", 0),
@@ -37,6 +34,12 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+USUAL = 4 << 20
+"""The largest message of stock peers, in bytes; so that streams of bytes may come in messages of that size."""
+ROOM = 1_250_000
+"""What a message may have beside the largest input or payload, in bytes: names, labels, and some more, so that what is
+a bit too large for an operation is small enough to be read, and refused with details."""
 
 
 class ListenError(Exception):
@@ -62,11 +65,13 @@ class Listener:
         tls: for every address that is no Unix socket; None: plain text.
         health: who may ask for it, `anyone` or `authenticated`.
         reflection: who may have it, `anyone`, `authenticated` or, with `off`, nobody.
+        max_input: the largest input in bytes.
+        max_payload: the largest result, progress, output or signal in bytes.
     """
 
     def __init__(
         self, engine: Engine, *, authentication: Authentication | None, tls: Certificates | None, health: str,
-        reflection: str,
+        reflection: str, max_input: int, max_payload: int,
     ) -> None:  # fmt: skip
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
         services = [
@@ -75,7 +80,7 @@ class Listener:
         self._tls = tls
         callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
         self.health = standard.Health(services, engine.clock)
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=(*OPTIONS, *_lengths(max_input, max_payload)))
         methods = dict(ContractServices(engine).methods())
         for service, found in (
             (operations.SERVICE, operations.OperationsService(engine).methods()),
@@ -143,6 +148,14 @@ class Listener:
         if not path.parent.is_dir():
             raise ListenError(f"cannot listen on unix:{path}: the directory {path.parent} does not exist")
         self._sockets.append(path)
+
+
+def _lengths(max_input: int, max_payload: int) -> tuple[tuple[str, int], ...]:
+    """The largest messages. What comes is in memory before anybody has asked whose it is."""
+    received = max(USUAL, max_input, max_payload)
+    # A snapshot can hold an input, and the last progress beside the result.
+    sent = max(USUAL, max_input + 2 * max_payload)
+    return (("grpc.max_receive_message_length", received + ROOM), ("grpc.max_send_message_length", sent + ROOM))
 
 
 def _credentials(tls: Certificates) -> grpc.ServerCredentials:

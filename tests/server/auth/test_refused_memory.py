@@ -11,14 +11,17 @@ from typing import Any
 import grpc
 import pytest
 from gates.v1 import gates_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb
 from longshore_server.errors import ServiceError
 from longshore_server.rpc.boundary import Context
 from tests.conftest import reason_of, status_of, turns
+from tests.faults.process import ServerProcess
 from tests.server.auth.callers import Make, known
 from tests.server.auth.conftest import ALL, Guarded, Metadata, start
+from tests.server.auth.identities import bearer
 
 CALLS = 5
 LARGE = 3_000_000
@@ -148,21 +151,60 @@ async def test_nothing_is_left_of_a_refused_call(
     assert [len(each) for each in held if len(each) >= LARGE] == []
 
 
-@pytest.mark.parametrize("case", ["unary, of nobody", "unary, malformed", "upload, of nobody", "start, one too many"])
-async def test_large_refused_calls_leave_memory_as_it_was(
-    case: str, make_guarded: Make, uncollected: Callable[[], list[Any]]
-) -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+BYTES = (5 << 20) - 1000
 
-    call, authenticated, reason = CASES[case]
-    guarded = await make_guarded(max_live_per_owner=1, max_input=LARGE + 100)
-    (ada,) = await known(guarded, ("ada", *ALL))
-    await guarded.begin("Gated", ada)
-    for _ in range(2):
-        await _refusals(guarded, call, ada if authenticated else (), reason)
-    before = resident()
-    for _ in range(8):
-        await _refusals(guarded, call, ada if authenticated else (), reason)
-    # Kept, they would be 120 MB.
-    assert resident() - before < 12 * LARGE
+
+def _whole(path: str, data: bytes) -> Callable[[Any, Metadata], Any]:
+    return lambda channel, sent: channel.unary_unary(path)(data, metadata=sent)
+
+
+def _too_large() -> bytes:
+    input = AnyMessage(
+        type_url="type.googleapis.com/acme.orders.v1.ProcessOrderRequest", value=b"\x1a\x00" * (BYTES // 2)
+    )
+    return pb.StartRequest(type="acme.orders.v1.OrdersService/Process", input=input).SerializeToString()
+
+
+MANY: dict[str, tuple[Callable[[Any, Metadata], Any], bool, str]] = {
+    "unary, of nobody": (
+        _whole("/longshore.v1.OperationsService/Get", bytes(BYTES)), False, "CREDENTIALS_MISSING",
+    ),
+    "unary, malformed": (_whole("/longshore.v1.OperationsService/Get", bytes(BYTES)), True, "MALFORMED_REQUEST"),
+    "stream, malformed": (
+        lambda channel, sent: channel.unary_stream("/longshore.v1.OperationsService/Watch")(
+            bytes(BYTES), metadata=sent
+        ).read(), True, "MALFORMED_REQUEST",
+    ),
+    "upload, of nobody": (
+        lambda channel, sent: channel.stream_unary(UPLOAD)(iter([bytes(BYTES)]), metadata=sent), False,
+        "CREDENTIALS_MISSING",
+    ),
+    "start, too large": (_whole("/longshore.v1.OperationsService/Start", _too_large()), True, "INPUT_TOO_LARGE"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MANY)
+async def test_forty_large_refused_calls_leave_the_memory_of_the_server_as_it_was(case: str, tmp_path: Path) -> None:
+    call, authenticated, reason = MANY[case]
+    tokens = tmp_path / "tokens.toml"
+    token = bearer(tokens, "ada", "orders.read", "orders.write")
+    sent = (("authorization", f"Bearer {token}"),) if authenticated else ()
+    server = ServerProcess(
+        tmp_path / "data", "--tokens", str(tokens), "--max-input", "1024",
+        service=Path(__file__).parents[3] / "examples/orders/service.py",
+    )  # fmt: skip
+
+    def resident() -> int:
+        assert server.process is not None
+        return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+
+    try:
+        await server.start()
+        async with server.channel() as channel:
+            assert [await _reason(call(channel, sent)) for _ in range(10)] == [reason] * 10
+            before = resident()
+            assert [await _reason(call(channel, sent)) for _ in range(40)] == [reason] * 40
+            # Kept, they would be 200 MiB.
+            assert resident() - before < 60 << 20
+    finally:
+        await server.close()
