@@ -10,6 +10,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY constraints constraints
 COPY protos/longshore protos/longshore
+COPY protos/google protos/google
 COPY generated generated
 COPY client client
 COPY server server
