@@ -254,7 +254,7 @@ async def test_a_bad_filter(intact: Lab, case: str) -> None:
 
 
 async def test_a_page_token_of_another_filter(intact: Lab) -> None:
-    token = make_token(bytes(16), Query(""))
+    token = make_token(intact.engine.store.page_key, bytes(16), Query(""))
     await intact.operations.List(pb.ListRequest(page_token=token))  # good for the filter that it was made for
     code, reason, status = await refused(
         intact.operations.List(pb.ListRequest(page_token=token, filter="state=RUNNING"))

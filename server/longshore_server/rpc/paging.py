@@ -1,10 +1,11 @@
-"""Pages of operations: how many, how many bytes, and the tokens that lead from one to the next."""
+"""Pages: how many items, how many bytes, and the tokens that lead from one to the next."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
+import hmac
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +22,7 @@ from longshore_server.store.record import OperationRecord
 MessageT = TypeVar("MessageT", bound=Message)
 
 PAGE_SIZE = 50
-"""How many operations a page has unless the caller says so."""
+"""How many items a page has unless the caller says so."""
 MAX_PAGE_SIZE = 1000
 """How many it has at most, whatever the caller says."""
 MAX_PAGE_BYTES = 3_500_000
@@ -50,12 +51,10 @@ async def read_page(
 
     Raises `ServiceError` (INVALID_ARGUMENT, INVALID_FILTER, INVALID_PAGE_TOKEN).
     """
-    if request.page_size < 0:
-        raise invalid("page_size", "must not be negative")
+    size = read_size(request.page_size)
     conditions = filters.parse(request.filter)
     query = Query(request.filter, ascending)
-    after = read_token(request.page_token, query) if request.page_token else None
-    size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
+    after = read_token(engine.store.page_key, request.page_token, query) if request.page_token else None
     records, following = await engine.list(conditions, after, size, ascending=ascending, scope=scope)
     messages: list[MessageT] = []
     weight, last = 0, None
@@ -67,27 +66,48 @@ async def read_page(
             break
         messages.append(shown)
         last = record
-    return messages, "" if following is None else make_token(following, query)
+    return messages, "" if following is None else make_token(engine.store.page_key, following, query)
 
 
-def make_token(uid: bytes, query: Query) -> str:
-    """The page token that goes on after `uid`, for this query only."""
-    return base64.urlsafe_b64encode(uid + _seal(uid, query)).decode("ascii")
+def read_size(page_size: int) -> int:
+    """How many a page may have. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    if page_size < 0:
+        raise invalid("page_size", "must not be negative")
+    return min(page_size or PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def read_token(token: str, query: Query) -> bytes:
-    """The uid of a page token. Raises `ServiceError` (INVALID_PAGE_TOKEN)."""
+def make_token(key: bytes, position: bytes, query: object) -> str:
+    """The page token that goes on after a position, for this query only; `repr(query)` tells queries apart.
+
+    A position, of 16 bytes, may be that of an operation which the caller may not see: nobody can read it, or make
+    another one, without `key`.
+    """
+    seal = _seal(key, position, query)
+    return base64.urlsafe_b64encode(seal + _covered(key, seal, position)).decode("ascii")
+
+
+def read_token(key: bytes, token: str, query: object) -> bytes:
+    """The position of a page token. Raises `ServiceError` (INVALID_PAGE_TOKEN)."""
     try:
         data = base64.b64decode(token.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
         data = b""
-    if len(data) != 24 or _seal(data[:16], query) != data[16:]:
-        problem = "is not a next_page_token of a list with this filter and order"
+    seal = data[:16]
+    position = _covered(key, seal, data[16:])
+    if len(data) != 32 or not hmac.compare_digest(_seal(key, position, query), seal):
+        problem = "is no next_page_token of this list, with the same names, filter and order"
         raise ServiceError(
             Reason.INVALID_PAGE_TOKEN, f"page_token {problem}.", violations=[Violation("page_token", problem)]
         )
-    return data[:16]
+    return position
 
 
-def _seal(uid: bytes, query: Query) -> bytes:
-    return hashlib.blake2b(uid + repr(query).encode(), digest_size=8, person=b"longshorelist").digest()
+def _seal(key: bytes, position: bytes, query: object) -> bytes:
+    data = position + repr(query).encode()
+    return hashlib.blake2b(data, digest_size=16, key=key, person=b"longshorelist").digest()
+
+
+def _covered(key: bytes, seal: bytes, position: bytes) -> bytes:
+    """The position covered, or uncovered: no two positions have the same cover, for theirs is made of the seal."""
+    cover = hashlib.blake2b(seal, digest_size=16, key=key, person=b"longshorecover").digest()
+    return bytes(one ^ other for one, other in zip(position, cover, strict=False))

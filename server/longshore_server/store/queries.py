@@ -166,6 +166,12 @@ def marks(connection: sqlite3.Connection) -> tuple[bytes | None, int]:
     return (None if row is None else bytes(row[0])), int(latest)
 
 
+def page_key(connection: sqlite3.Connection) -> bytes:
+    """What page tokens are sealed with."""
+    (key,) = connection.execute("SELECT value FROM secrets WHERE name = 'pages'").fetchone()
+    return bytes(key)
+
+
 def to_record(connection: sqlite3.Connection, row: Sequence[object]) -> OperationRecord:
     """The record of a row of `COLUMNS`."""
     (uid, id, type, state, revision, sequence, first_sequence, progress_sequence, attempt, crashes, under_way, begun,

@@ -35,6 +35,8 @@ class Store:
         self._readers: list[Database] = []
         self._turn = 0
         self.writer: Writer
+        self.page_key = b""
+        """What page tokens are sealed with; nobody is told."""
 
     @property
     def path(self) -> Path:
@@ -59,6 +61,7 @@ class Store:
             self._readers.append(await open_reader(self.path))
         highest, latest = await self._read(queries.marks)
         self._clock.never_before(latest)
+        self.page_key = await self._read(queries.page_key)
         return await self.writer.start(), highest
 
     async def close(self) -> None:

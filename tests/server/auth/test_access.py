@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -15,6 +17,7 @@ from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.auth.identity import Principal
 from longshore_server.rpc.authorization import Authorization
+from longshore_server.store import pages
 from longshore_server.store.mutations import Nothing
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import new_record
@@ -151,6 +154,39 @@ async def test_who_may_start_but_not_see_is_told_of_its_upload_and_of_no_downloa
     told = await guarded.begin("Gated", blind, request_id="r")
     assert (told.name, told.upload.name) == (started.name, upload)
     assert not told.downloads
+
+
+async def test_a_page_token_tells_nothing_of_what_may_not_be_seen(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a page ends after so many operations that were looked at, its position is that of one of these."""
+    monkeypatch.setattr(pages, "EXAMINED", 3)
+    ada, bob = await known(guarded, ("ada", *ALL), ("bob", *ALL))
+    mine = [(await guarded.begin("Own", ada, key="first")).name]
+    for number in range(9):
+        await guarded.begin("Own", bob, key=str(number))
+    mine.append((await guarded.begin("Own", ada, key="last")).name)
+    hidden = [UUID(o.uid).bytes for o in (await guarded.operations.List(pb.ListRequest(), metadata=bob)).operations]
+    request, seen, tokens = pb.ListRequest(filter="type!=x"), [], []
+    while True:
+        page = await guarded.operations.List(request, metadata=ada)
+        seen += [operation.name for operation in page.operations]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+        tokens.append(base64.urlsafe_b64decode(page.next_page_token))
+    assert seen == mine[::-1]
+    assert len(tokens) > 2
+    for token in tokens:
+        # Not even a part of one, such as its time.
+        parts = {uid[at : at + 4] for uid in hidden for at in range(13)}
+        assert not any(part in token for part in parts)
+        for at in range(len(token)):
+            request.page_token = base64.urlsafe_b64encode(
+                token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :]
+            ).decode()
+            code, reason, _ = await refused(guarded.operations.List(request, metadata=ada))
+            assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
 
 
 async def test_a_refusal_names_the_gate_and_what_it_asks_for(guarded: Guarded) -> None:
