@@ -149,6 +149,13 @@ class Guarded:
         """Let the server read its files again."""
         await self.harness.running.reload()
 
+    async def looked(self) -> None:
+        """Return once a look at the files that is under way is over: it takes real time, and has only so much of the
+        clock's, which a test moves by more at once."""
+        authentication = self.harness.running._authentication
+        if authentication is not None and authentication._looking is not None:
+            await asyncio.wait([authentication._looking])
+
     async def begin(self, type: str, caller: Metadata, **fields: Any) -> operation_pb2.OperationSnapshot:
         """Start an operation by the generic RPC."""
         request = start(type, **fields)

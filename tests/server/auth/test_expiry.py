@@ -124,6 +124,7 @@ async def test_a_stream_of_a_revoked_token_ends_by_the_next_heartbeat(kind: str,
     await guarded.clock.armed(15, 3)
     guarded.clock.advance(15)
     await guarded.clock.armed(15, 3)
+    await guarded.looked()
     assert not any(future.done() for future in following), "nothing has changed"
     guarded.tokens.write_bytes(kept)
     guarded.clock.advance(15)
