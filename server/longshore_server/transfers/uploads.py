@@ -73,6 +73,7 @@ class Uploads:
         self._writing = asyncio.Semaphore(AT_ONCE)
         self._hashing = asyncio.Semaphore(AT_ONCE)
         self._stopped: ServiceError | None = None
+        self._started = asyncio.Event()
         self.bytes: Counter[str] = Counter()
         """How many have come since the start, by store."""
 
@@ -88,6 +89,7 @@ class Uploads:
             await in_thread(staging.sweep, folder, uids)
         for uid in uids:
             self.follow(await self._load(uid))
+        self._started.set()
 
     # What calls do.
 
@@ -213,6 +215,8 @@ class Uploads:
         else:
             _check_same(uid, upload, total, sha256)
         if _upload(record).state is UploadState.COMMITTING:
+            # Until then nobody sees to what the last server has left.
+            await self._started.wait()
             if self._stopped is not None:
                 raise self._stopped
             record = await self._placing.outcome(uid) or await self._load(uid)
@@ -260,6 +264,7 @@ class Uploads:
     def stop(self, refusal: ServiceError) -> None:
         """The server drains: calls end with `refusal`, and what they have sent is recorded."""
         self._stopped = refusal
+        self._started.set()
         for entry in self._open.values():
             if entry.timer is not None:
                 entry.timer.cancel()

@@ -16,15 +16,17 @@ from bytes.v1.bytes_pb2 import BytesRequest
 from google.rpc import error_details_pb2
 from lab.v1.lab_pb2 import PlayResult
 
-from longshore.v1 import operation_pb2
+from longshore.v1 import operation_pb2, transfers_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
+from longshore_server.engine.engine import Engine
 from longshore_server.errors import ServiceError
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError
 from longshore_server.transfers.staging import Digests, StagedPart
-from tests.conftest import Lab, detail, reason_of, reason_of_end, refused, retry_after, status_of
+from longshore_server.transfers.uploads import Uploads
+from tests.conftest import Lab, detail, reason_of, reason_of_end, refused, retry_after, status_of, turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send, upload
 
@@ -534,6 +536,45 @@ async def test_a_crash_after_the_commit_is_gone_on_with(lab: BytesLab, monkeypat
     assert ended.upload.state == State.STATE_COMMITTED
     assert stored(lab).read_bytes() == DATA
     assert staged(lab) == []
+
+
+async def test_a_commit_is_repeated_while_the_next_server_recovers(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to put the object in its place, and has not come to that yet."""
+    operation = await waiting(lab)
+    name, address, recover = operation.upload.name, lab.harness.address, asyncio.Event()
+    recovers, commits, asked = Engine.recover, Uploads.commit, asyncio.Event()
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, "the store is away")
+
+    async def waits(engine: Engine, services: Any) -> int:
+        await recover.wait()
+        return await recovers(engine, services)
+
+    async def asks(uploads: Uploads, *arguments: Any) -> Any:
+        asked.set()
+        return await commits(uploads, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.server.stores["uploads"], "adopt", away)
+        await refused(upload(lab.transfers, name, DATA))
+        await lab.harness.crash()
+    monkeypatch.setattr(Engine, "recover", waits)
+    monkeypatch.setattr(Uploads, "commit", asks)
+    starting = asyncio.ensure_future(lab.harness.start())
+    async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        await channel.channel_ready()
+        transfers = transfers_service_pb2_grpc.TransfersServiceStub(channel)
+        sending = asyncio.ensure_future(send(transfers, header(name), commit(DATA)))
+        await asked.wait()
+        await turns()
+        recover.set()
+        await starting
+        done = await sending
+    assert done.state == State.STATE_COMMITTED
+    assert stored(lab).read_bytes() == DATA
 
 
 async def test_an_operation_that_ends_gives_its_upload_up(lab: BytesLab) -> None:
