@@ -38,7 +38,7 @@ class Transfers:
         """As handlers see them."""
         self.uploads = Uploads(store, clock, stores, folder, load)
         self.downloads = Downloads(stores, store, clock)
-        self.collector = Collector(store, clock, stores)
+        self.collector = Collector(store, clock, stores, self.uploads.placing.has)
         self._store = store
         self._quota = quota
 
@@ -59,8 +59,9 @@ class Transfers:
     def publish(self, commit: Mapping[bytes, Published]) -> None:
         """Follow what a commit has brought."""
         self.downloads.publish(commit)
-        for record, _ in commit.values():
+        for uid, (record, _) in commit.items():
             if record is None:
+                self.uploads.placing.leave(uid)
                 self.collector.wake()
             elif record.upload is not None:
                 self.uploads.follow(record)

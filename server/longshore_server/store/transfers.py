@@ -51,6 +51,8 @@ class UploadRecord(NamedTuple):
     progress: bytes = b""
     """How far putting it in its place has come, in the store's own terms."""
     ended: int | None = None
+    turn: int = 0
+    """Uploads to one key come to their places in this order, that of their commits; 0: not committed."""
 
     @property
     def committed(self) -> int:
@@ -90,12 +92,17 @@ class DownloadRecord(NamedTuple):
 
 
 class Garbage(NamedTuple):
-    """An object whose operation is gone."""
+    """What the upload of a deleted operation may have left in its store."""
 
     id: int
     store: str
     key: str
-    sha256: bytes
+    uid: bytes
+    """The operation's, and its upload's."""
+    owned: bool
+    """Whether the object goes with its operation."""
+    progress: bytes
+    """How far putting it in its place had come; empty: nothing is under way."""
 
 
 # As messages.
@@ -152,7 +159,7 @@ def offered_event(uid: bytes, download: DownloadRecord) -> bytes:
 # As rows. Each function takes a sqlite3 connection and runs in its thread.
 
 _UPLOAD = """store, key, content_type, metadata, max_bytes, expiry, require_checksum, refuse_existing, drop_mismatch,
-             owned, expires, state, parts, total, sha256, crc32c, reason, progress, ended"""
+             owned, expires, state, parts, total, sha256, crc32c, reason, progress, ended, turn"""
 _DOWNLOAD = "number, store, key, filename, content_type, size, sha256, crc32c, url, expires, max_uses, revoked"
 
 
@@ -185,7 +192,7 @@ def save(
             f"INSERT INTO uploads (uid, {_UPLOAD}) VALUES ({', '.join('?' * (len(values) + 1))})"  # noqa: S608
             " ON CONFLICT (uid) DO UPDATE SET expires = excluded.expires, state = excluded.state,"
             " parts = excluded.parts, total = excluded.total, sha256 = excluded.sha256, crc32c = excluded.crc32c,"
-            " reason = excluded.reason, progress = excluded.progress, ended = excluded.ended",
+            " reason = excluded.reason, progress = excluded.progress, ended = excluded.ended, turn = excluded.turn",
             (uid, *values),
         )
     connection.executemany(
@@ -196,9 +203,16 @@ def save(
 
 
 def pending(connection: sqlite3.Connection) -> list[bytes]:
-    """The operations whose uploads have not come to their end, ended operations among them."""
-    rows = connection.execute("SELECT uid FROM uploads WHERE state <= 2 ORDER BY expires, uid")
+    """The operations whose uploads have not come to their end, ended operations among them; committed ones in the
+    order of their commits."""
+    rows = connection.execute("SELECT uid FROM uploads WHERE state <= 2 ORDER BY turn, expires, uid")
     return [bytes(row[0]) for row in rows]
+
+
+def next_turn(connection: sqlite3.Connection) -> int:
+    """That of an upload which is committed now. Those of one transaction share it: none of them is answered yet."""
+    (last,) = connection.execute("SELECT max(turn) FROM uploads WHERE state = 2").fetchone()
+    return int(last or 0) + 1
 
 
 def use(connection: sqlite3.Connection, uid: bytes, number: int, use_id: str, most: int) -> bool:
@@ -215,7 +229,7 @@ def use(connection: sqlite3.Connection, uid: bytes, number: int, use_id: str, mo
 
 
 def garbage(connection: sqlite3.Connection, after: int, limit: int) -> list[Garbage]:
-    """The oldest objects whose operations are gone, after a number."""
-    sql = "SELECT id, store, key, sha256 FROM garbage WHERE id > ? ORDER BY id LIMIT ?"
+    """The oldest of it, after a number."""
+    sql = "SELECT id, store, key, uid, owned, progress FROM garbage WHERE id > ? ORDER BY id LIMIT ?"
     rows = connection.execute(sql, (after, limit))
-    return [Garbage(*row) for row in rows]
+    return [Garbage(*row)._replace(owned=bool(row[4])) for row in rows]

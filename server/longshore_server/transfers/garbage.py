@@ -1,13 +1,18 @@
-"""Objects that are deleted with their operations: once the deletion of an operation is durable, its object goes."""
+"""What deleted operations have left in stores: objects that they own, and what was under way to their places.
+
+It goes once the deletion is durable, and only where the store itself says that it came from that upload: another object
+with the same key, even with the same bytes, is nobody's garbage.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from longshore_server.clock import SECOND, Clock, Timer
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import ServiceError
+from longshore_server.ids import uid_text
 from longshore_server.store.mutations import ForgetGarbage
 from longshore_server.store.store import Store
 from longshore_server.store.transfers import Garbage
@@ -23,9 +28,16 @@ AGAIN = 60 * SECOND
 
 
 class Collector:
-    """Deletes objects whose operations are gone. What it cannot delete now it deletes later, or at the next start."""
+    """Deletes objects whose operations are gone. What it cannot delete now it deletes later, or at the next start.
 
-    def __init__(self, store: Store, clock: Clock, stores: Mapping[str, ByteStore]) -> None:
+    Args:
+        placing: whether an upload may still be put in its place.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, stores: Mapping[str, ByteStore], placing: Callable[[bytes], bool]
+    ) -> None:
+        self._placing = placing
         self._store = store
         self._clock = clock
         self._stores = stores
@@ -81,12 +93,13 @@ class Collector:
             log.warning("%r of the store %r, which is not declared, is left behind", row.key, row.store)
             return True
         try:
-            info = await store.stat(row.key)
-            # Another object may have taken the key: that is nobody's garbage.
-            if info.sha256 in ("", row.sha256.hex()):
-                await store.delete(row.key)
-        except ObjectError as error:
-            if error.reason is not Reason.OBJECT_NOT_FOUND:
-                log.warning("%r of the store %r is not deleted yet: %s", row.key, row.store, error)
+            if row.progress:
+                await store.give_up(row.key, row.progress)
+            if self._placing(row.uid):
                 return False
+            if row.owned:
+                await store.delete(row.key, only=uid_text(row.uid))
+        except ObjectError as error:
+            log.warning("%r of the store %r is not deleted yet: %s", row.key, row.store, error)
+            return False
         return True

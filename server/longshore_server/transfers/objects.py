@@ -33,10 +33,12 @@ class ObjectError(Exception):
 
     Args:
         reason: OBJECT_NOT_FOUND, OBJECT_EXISTS, KEY_CONFLICT (the key is a folder of another, or the other way
-            round), STORE_FULL, STORE_UNAVAILABLE or NOT_SUPPORTED.
-        message: one sentence for people.
+            round), OBJECT_CORRUPT (what was staged is lost), STORE_FULL, STORE_UNAVAILABLE or NOT_SUPPORTED.
+        message: one sentence for who runs the service: it names what callers do not see.
+        lasting: whether it stays so until somebody mends it: a bucket that is not there, rights that are missing.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, lasting: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
+        self.lasting = lasting

@@ -68,7 +68,7 @@ class Uploads:
         self._folder = folder
         self._load = load
         self._open: dict[bytes, _Open] = {}
-        self._placing = Placing(store, clock, stores, self._staging)
+        self.placing = Placing(store, clock, stores, self._staging, load)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = asyncio.Semaphore(AT_ONCE)
         self._hashing = asyncio.Semaphore(AT_ONCE)
@@ -90,6 +90,7 @@ class Uploads:
         for uid in uids:
             self.follow(await self._load(uid))
         self._started.set()
+        self.placing.start(uids)
 
     # What calls do.
 
@@ -128,7 +129,7 @@ class Uploads:
                 )  # fmt: skip
         if upload.refuse_existing and not upload.committed:
             # Said before the bytes come, and not only after.
-            await self._placing.check_free(uid, upload)
+            await self.placing.check_free(uid, upload)
         while True:
             # Only of what takes bytes something is remembered: nothing would end it otherwise.
             open_upload(await self._load(uid))
@@ -219,7 +220,7 @@ class Uploads:
             await self._started.wait()
             if self._stopped is not None:
                 raise self._stopped
-            record = await self._placing.outcome(uid) or await self._load(uid)
+            record = await self.placing.outcome(uid) or await self._load(uid)
         if _upload(record).state is not UploadState.COMMITTED:
             raise upload_refusal(uid, _upload(record))
         return record
@@ -233,8 +234,12 @@ class Uploads:
         return await self._load(uid)
 
     async def abort(self, uid: bytes) -> OperationRecord:
-        """Give it up. One that has ended, or is committed, stays as it is."""
-        return await self._store.writer.submit(FailUpload(uid, Reason.UPLOAD_ABORTED))
+        """Give it up. One that has ended stays as it is. Raises `ServiceError` (UPLOAD_COMMITTED) for one that is on
+        its way to its place."""
+        record = await self._store.writer.submit(FailUpload(uid, Reason.UPLOAD_ABORTED))
+        if _upload(record).state is UploadState.COMMITTING:
+            raise upload_refusal(uid, _upload(record))
+        return record
 
     # What commits bring.
 
@@ -249,7 +254,7 @@ class Uploads:
                 entry.timer = self._clock.call_at(upload.expires or 0, lambda: self._due(uid))
             return
         if upload.state is UploadState.COMMITTING and self._stopped is None:
-            self._placing.begin(record)
+            self.placing.begin(record)
         entry = self._open.pop(uid, None)
         if entry is None:
             return
@@ -279,7 +284,7 @@ class Uploads:
                 entry.timer.cancel()
             for sending in entry.sendings.values():
                 sending.abandon()
-        self._placing.abandon()
+        self.placing.abandon()
         for task in self._tasks:
             task.cancel()
 
@@ -289,7 +294,7 @@ class Uploads:
             for sending in list(entry.sendings.values()):
                 await sending.close()
         assert self._stopped is not None
-        await self._placing.close(self._stopped)
+        await self.placing.close(self._stopped)
         while self._tasks:
             await asyncio.wait(self._tasks)
 

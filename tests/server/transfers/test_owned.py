@@ -96,7 +96,7 @@ async def test_a_crash_before_the_deletion_leaves_it_to_the_next_server(lab: Byt
 async def test_a_store_that_is_away_is_tried_again(lab: BytesLab, monkeypatch: pytest.MonkeyPatch) -> None:
     name = await ended(lab, "Owned", b"gone")
 
-    async def away(key: str) -> bool:
+    async def away(key: str, **_: Any) -> bool:
         raise ObjectError(Reason.STORE_UNAVAILABLE, "away")
 
     with monkeypatch.context() as patch:

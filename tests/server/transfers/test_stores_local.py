@@ -497,19 +497,49 @@ async def test_everything_is_synced_before_it_is_acknowledged(store: LocalStore,
     assert done == [incoming, ".", "a", incoming, "moved", meta, "moved", "a/b", incoming]
 
 
-async def test_what_was_staged_for_a_key_that_another_has_taken_is_not_found(store: LocalStore) -> None:
+async def test_what_was_staged_and_is_gone_is_lost_unless_the_key_has_the_same_bytes(store: LocalStore) -> None:
     await store.put("a/b", b"another")
-    with refused(Reason.OBJECT_NOT_FOUND):
-        await adopt(store, store.staging / "gone", b"x")
-    with refused(Reason.OBJECT_NOT_FOUND):
-        await adopt(store, store.staging / "gone", b"x", "absent/key")
+    for key in ("a/b", "absent/key"):
+        with refused(Reason.OBJECT_CORRUPT):
+            await adopt(store, store.staging / "gone", b"x", key)
+    assert (await adopt(store, store.staging / "gone", b"another")).size == 7
     assert await read(store, "a/b") == b"another"
 
 
 async def test_a_staged_file_of_another_size_is_not_adopted(store: LocalStore) -> None:
     staged = stage(store, "staged", b"more")
-    with pytest.raises(ValueError, match="4 bytes, not 3"):
+    with refused(Reason.OBJECT_CORRUPT):
         await adopt(store, staged, b"mor")
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_a_folder_that_is_away_is_no_missing_object(store: LocalStore, root: Path, mounted: bool) -> None:
+    await store.put("a/b", b"here")
+    staged = store.staging / "0190"
+    aside = root.with_name("aside")
+    await asyncio.to_thread(root.rename, aside)
+    if mounted:  # but not that disk
+        await asyncio.to_thread(root.mkdir)
+    for call in (
+        lambda: store.put("key", b"x"), lambda: adopt(store, staged, b"x"), lambda: store.stat("a/b"),
+        lambda: anext(store.open("a/b")), lambda: store.delete("a/b"), store.list,
+    ):  # fmt: skip
+        with refused(Reason.STORE_UNAVAILABLE):
+            await call()
+    if mounted:
+        await asyncio.to_thread(root.rmdir)  # and nothing came into it
+    await asyncio.to_thread(aside.rename, root)
+    assert await read(store, "a/b") == b"here"
+
+
+async def test_only_what_came_from_an_upload_is_deleted_with_it(store: LocalStore) -> None:
+    await adopt(store, stage(store, "0190.0", b"first"), b"first")
+    assert not await store.delete("a/b", only="0191")
+    assert not await store.delete("a/b", only="019")
+    await store.put("a/b", b"first")
+    assert not await store.delete("a/b", only="0190")
+    await adopt(store, stage(store, "0190.whole", b"first"), b"first")
+    assert await store.delete("a/b", only="0190")
 
 
 async def test_a_cancelled_put_leaves_nothing(store: LocalStore, root: Path) -> None:

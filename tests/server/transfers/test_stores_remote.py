@@ -245,8 +245,17 @@ async def test_an_adoption_can_be_repeated_when_it_is_done(
     stage(tmp_path, "0190", data)
     assert await adopt(store, staged, overwrite=overwrite) == done
     assert await read(store, "a/b") == data
-    with refused(Reason.OBJECT_NOT_FOUND):
-        await adopt(store, tmp_path / "gone")
+    with refused(Reason.OBJECT_CORRUPT):
+        await adopt(store, tmp_path / "gone", "absent")
+
+
+async def test_only_what_came_from_an_upload_is_deleted_with_it(store: RemoteStore, tmp_path: Path) -> None:
+    await adopt(store, stage(tmp_path, "0190.0", b"first"))
+    assert not await store.delete("a/b", only="0191")
+    await store.put("a/b", b"first")
+    assert not await store.delete("a/b", only="0190")
+    await adopt(store, stage(tmp_path, "0190.0", b"first"))
+    assert await store.delete("a/b", only="0190")
 
 
 async def test_files_of_others_are_objects_of_which_little_is_known(make: Make, s3: LocalS3) -> None:
@@ -416,6 +425,56 @@ async def test_anybody_can_fetch_from_a_presigned_url_without_a_key(make: Make) 
             return answer.read(), answer.headers["Content-Type"]
 
     assert await asyncio.to_thread(fetch) == (b"hello", "text/plain")
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3, 7 * 24 * 3600 + 1])
+async def test_a_url_is_good_for_a_second_to_a_week(make: Make, seconds: float) -> None:
+    store = await make()
+    with pytest.raises(ValueError, match="1 to 604800 seconds"):
+        await store.presign("key", seconds)
+    assert "X-Amz-Expires=604800" in await store.presign("key", 604_800)
+
+
+async def test_a_bucket_that_is_not_there_has_to_be_made_by_somebody(make: Make, s3: LocalS3, tmp_path: Path) -> None:
+    store: Any = await make()
+    store._name = "no-such-bucket"
+    with pytest.raises(ObjectError) as caught:
+        await adopt(store, stage(tmp_path, "0190", LARGE))
+    assert (caught.value.reason, caught.value.lasting) == (Reason.STORE_UNAVAILABLE, True)
+
+
+async def test_what_is_given_up_leaves_nothing_and_one_that_could_not_be_noted_neither(
+    make: Make, s3: LocalS3, tmp_path: Path
+) -> None:
+    store: Any = await make()
+    kept: list[bytes] = []
+
+    async def save(state: bytes) -> None:
+        kept.append(state)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await adopt(store, stage(tmp_path, "0190", LARGE), save=save)
+    assert await uploads_of(store) == 0
+
+    async def stops(state: bytes) -> None:
+        kept.append(state)
+        store._send_parts = fails
+
+    async def fails(*_: Any) -> None:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, "away")
+
+    with refused(Reason.STORE_UNAVAILABLE):
+        await adopt(store, stage(tmp_path, "0190", LARGE), save=stops)
+    assert await uploads_of(store) == 1
+    for _ in range(2):
+        await store.give_up("a/b", kept[-1])
+    assert await uploads_of(store) == 0
+
+
+async def uploads_of(store: Any) -> int:
+    """How many multipart uploads the bucket has."""
+    return len((await store._client.list_multipart_uploads(Bucket=store._name)).get("Uploads", []))
 
 
 async def test_a_store_that_cannot_be_reached_is_unavailable(

@@ -60,9 +60,7 @@ class AdvanceUpload(Mutation[OperationRecord]):
         expires = tx.now + upload.expiry if self.size > parts[self.part] else upload.expires
         parts[self.part] = max(parts[self.part], self.size)
         total = upload.total if self.total is None else self.total
-        facts: dict[str, Any] = {
-            "upload": upload._replace(parts=tuple(parts), expires=expires, total=total)
-        }
+        facts: dict[str, Any] = {"upload": upload._replace(parts=tuple(parts), expires=expires, total=total)}
         return tx.make(head, Move.TRANSFER, **facts) if self.tell else tx.note(head, **facts)
 
 
@@ -82,7 +80,7 @@ class CommitUpload(Mutation[OperationRecord]):
             head,
             upload=upload._replace(
                 state=UploadState.COMMITTING, parts=tuple(self.parts), total=sum(self.parts), sha256=self.sha256,
-                crc32c=self.crc32c, expires=None,
+                crc32c=self.crc32c, expires=None, turn=transfers.next_turn(tx.connection),
             ),
         )  # fmt: skip
 
@@ -225,7 +223,7 @@ class UseDownload(Mutation[None]):
 
 @dataclass(slots=True)
 class ForgetGarbage(Mutation[None]):
-    """These objects are deleted from their stores."""
+    """Of these, nothing is left in their stores."""
 
     ids: Sequence[int]
 

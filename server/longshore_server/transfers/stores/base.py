@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +48,8 @@ class Store(abc.ABC):
         self.name = ""
         """What contracts call it; known once it has started."""
         self._incoming = Path()
+        # One change of a key at a time: each sees the object whose place it takes, or that it deletes.
+        self._changes: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @property
     def staging(self) -> Path | None:
@@ -151,9 +155,17 @@ class Store(abc.ABC):
                 target, data, content_type=info.content_type, metadata=info.metadata, overwrite=overwrite
             )
 
+    async def give_up(self, key: str, state: bytes) -> None:  # noqa: B027 - most have nothing
+        """Leave nothing of an adoption that will not be repeated, and how far it had come: see `adopt`. Repeatable."""
+
     @abc.abstractmethod
-    async def delete(self, key: str) -> bool:
-        """Delete an object, durably. Returns whether there was one."""
+    async def delete(self, key: str, *, only: str = "") -> bool:
+        """Delete an object, durably. Returns whether there was one.
+
+        Args:
+            only: the uid of the operation whose upload it must have come from, as the store itself knows. Default:
+                from anywhere.
+        """
 
     async def presign(self, key: str, expires_in: float) -> str:  # noqa: ARG002 - for those that can
         """A URL from which anybody can read the object for `expires_in` seconds.
@@ -162,6 +174,17 @@ class Store(abc.ABC):
         """
         keys.check(key)
         raise ObjectError(Reason.NOT_SUPPORTED, f"the store {self.name} has no URLs of its own")
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, key: str) -> AsyncGenerator[None]:
+        lock = self._changes.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield
+
+
+def came_from(staged: str, only: str) -> bool:
+    """Whether the bytes that were staged in a file of this name are those that `Store.delete` means."""
+    return not only or staged.startswith(f"{only}.")
 
 
 def check_range(offset: int, length: int | None) -> None:

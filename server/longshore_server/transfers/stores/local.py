@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import itertools
 import os
 import stat
-import weakref
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from longshore_server import keys
@@ -22,6 +20,7 @@ from longshore_server.transfers.stores.base import (
     NO_METADATA,
     Save,
     Store,
+    came_from,
     check_limit,
     check_range,
 )  # fmt: skip
@@ -55,8 +54,6 @@ class LocalStore(Store):
         self._path = None if path is None else Path(path)
         self._own = Path()
         self._lock: DirectoryLock | None = None
-        # One change of a key at a time: each sees the file whose place it takes, and forgets what was known of it.
-        self._changes: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @property
     def staging(self) -> Path:
@@ -120,17 +117,11 @@ class LocalStore(Store):
         check_limit(limit)
         return await in_thread(self._list, prefix, after, limit)
 
-    async def delete(self, key: str) -> bool:
+    async def delete(self, key: str, *, only: str = "") -> bool:
         """Remove the file, and folders that hold nothing then."""
         keys.check(key)
         async with self._changing(key):
-            return await in_thread(self._delete, key)
-
-    @contextlib.asynccontextmanager
-    async def _changing(self, key: str) -> AsyncGenerator[None]:
-        lock = self._changes.setdefault(key, asyncio.Lock())
-        async with lock:
-            yield
+            return await in_thread(self._delete, key, only)
 
     def _prepare(self, name: str, root: Path) -> None:
         for folder in (self.staging, self._own / "meta"):
@@ -138,21 +129,22 @@ class LocalStore(Store):
         self._lock = DirectoryLock(self._own, f"folder {root} of the store {name}", f"--store {name}=PATH")
 
     def _adopt(self, staged: Path, info: ObjectInfo, overwrite: bool) -> ObjectInfo:
-        with refusing(info.key, CHANGING):
+        with self._there(info.key, CHANGING):
             for left in reversed(range(_TRIES)):
                 try:
                     source = staged.lstat()
                 except FileNotFoundError:
                     break  # a crash came after it was moved
                 if source.st_size != info.size:
-                    raise ValueError(f"{staged} has {source.st_size} bytes, not {info.size}")
+                    problem = f"{info.key}: {staged} has {source.st_size} bytes, not {info.size}"
+                    raise ObjectError(Reason.OBJECT_CORRUPT, problem)
                 try:
                     with self._folders.parent(info.key, make=True) as (folder, name):
                         self._move(staged, source, folder, name, info, overwrite)
                 except FileNotFoundError:
                     if not left:
                         raise
-            return self._adopted(staged, info.key)
+            return self._adopted(staged, info)
 
     def _move(
         self, staged: Path, source: os.stat_result, folder: int, name: str, info: ObjectInfo, overwrite: bool
@@ -180,40 +172,45 @@ class LocalStore(Store):
         os.fsync(folder)
         staged.unlink()
 
-    def _adopted(self, staged: Path, key: str) -> ObjectInfo:
+    def _adopted(self, staged: Path, info: ObjectInfo) -> ObjectInfo:
         """What remains once the file is at its key, or what a crash has left of that."""
-        with refusing(key, READING), self._folders.parent(key) as (folder, name):
+        key, sidecar = info.key, None
+        with contextlib.suppress(FileNotFoundError), self._folders.parent(key) as (folder, name):
             file = os.stat(name, dir_fd=folder, follow_symlinks=False)
             os.fsync(folder)
-        sidecar = self._sidecars.read(key, file)
-        if sidecar is None or sidecar.staged != staged.name:
-            raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: what was staged for it has another's place")
+            sidecar = self._sidecars.read(key, file)
+        if sidecar is None or sidecar.sha256 != info.sha256:
+            raise ObjectError(Reason.OBJECT_CORRUPT, f"{key}: what was staged for it is neither there nor here")
         sync(staged.parent)
         if sidecar.replaces:
             self._sidecars.remove(key, sidecar.replaces)
         return describe(key, file, sidecar)
 
     def _stat(self, key: str) -> ObjectInfo:
-        with contextlib.ExitStack() as stack, refusing(key, READING):
+        with contextlib.ExitStack() as stack, self._there(key, READING):
             _, file = self._folders.open(key, stack)
             return describe(key, file, self._sidecars.read(key, file))
 
     def _open(self, key: str, stack: contextlib.ExitStack) -> int:
-        with refusing(key, READING):
+        with self._there(key, READING):
             return self._folders.open(key, stack)[0]
 
     def _list(self, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
-        with refusing(prefix):
+        with self._there(prefix):
             found = itertools.islice(self._folders.walk(prefix, after, limit), limit)
             return [describe(key, file, None) for key, file in found]
 
-    def _delete(self, key: str) -> bool:
-        with refusing(key):
+    def _delete(self, key: str, only: str) -> bool:
+        with self._there(key):
             try:
                 with self._folders.parent(key) as (folder, name):
                     file = os.stat(name, dir_fd=folder, follow_symlinks=False)
                     if not stat.S_ISREG(file.st_mode):
                         return False
+                    if only:
+                        sidecar = self._sidecars.read(key, file)
+                        if sidecar is None or not came_from(sidecar.staged, only):
+                            return False
                     os.unlink(name, dir_fd=folder)
                     os.fsync(folder)
             except (FileNotFoundError, NotADirectoryError):
@@ -221,6 +218,20 @@ class LocalStore(Store):
             self._sidecars.remove(key, file.st_ino)
             self._folders.prune(key)
             return True
+
+    @contextlib.contextmanager
+    def _there(self, key: str, meanings: Mapping[int, tuple[Reason, str]] | None = None) -> Iterator[None]:
+        """As `refusing`; STORE_UNAVAILABLE where not an object is missing, but the disk that has them all."""
+        away = ObjectError(Reason.STORE_UNAVAILABLE, f"{key}: {self._own} is not there")
+        if not self._own.is_dir():
+            raise away
+        try:
+            with refusing(key, meanings):
+                yield
+        except ObjectError as error:
+            if self._own.is_dir():
+                raise
+            raise away from error
 
 
 def _cached(file: int, buffer: memoryview, offset: int) -> bytes:

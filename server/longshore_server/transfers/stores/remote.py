@@ -25,6 +25,7 @@ from longshore_server.transfers.stores.base import (
     NO_METADATA,
     Save,
     Store,
+    came_from,
     check_limit,
     check_range,
 )  # fmt: skip
@@ -38,6 +39,8 @@ COPY = 5 << 30
 """Bytes that a bucket copies by itself."""
 RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 """No longer than this: callers wait for what is asked, and those who put bytes try again by themselves."""
+MAX_PRESIGN = 7 * 24 * 3600
+"""Seconds for which a URL is good at most."""
 FACTS = "longshore"
 """The attribute of an object that holds `Facts`, as JSON in ASCII: names of attributes lose their capitals on the way,
 and their values may not be everything."""
@@ -86,22 +89,25 @@ class RemoteStore(Store):
         """Send the file, then remove it."""
         keys.check(key)
         info = ObjectInfo(key, size, sha256, crc32c, content_type, dict(metadata))
-        found, by = await self._look(key)
-        if by != staged.name:  # else an earlier try has done it, and not lived to say so
-            if not await in_thread(staged.exists):
-                raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: what was staged for it is neither there nor here")
-            if found is not None and not overwrite:
-                await self._give_up(key, state)
-                raise ObjectError(Reason.OBJECT_EXISTS, f"{key}: there is an object with this key")
-            try:
-                await self._send(staged, info, overwrite=overwrite, state=state, save=save)
-            except ObjectError:
-                # The answer that it is done may have been lost on the way, and the request made once more.
-                if (await self._look(key))[1] != staged.name:
-                    raise
+        async with self._changing(key):
             found, by = await self._look(key)
-        await in_thread(staged.unlink, missing_ok=True)
-        return replace(info, updated=found.updated if found is not None and by == staged.name else 0)
+            if by != staged.name:  # else an earlier try has done it, and not lived to say so
+                if not await in_thread(staged.exists):
+                    if found is not None and found.sha256 == sha256:
+                        return found
+                    raise ObjectError(Reason.OBJECT_CORRUPT, f"{key}: what was staged for it is neither there nor here")
+                if found is not None and not overwrite:
+                    await self.give_up(key, state)
+                    raise ObjectError(Reason.OBJECT_EXISTS, f"{key}: there is an object with this key")
+                try:
+                    await self._send(staged, info, overwrite=overwrite, state=state, save=save)
+                except ObjectError:
+                    # The answer that it is done may have been lost on the way, and the request made once more.
+                    if (await self._look(key))[1] != staged.name:
+                        raise
+                found, by = await self._look(key)
+            await in_thread(staged.unlink, missing_ok=True)
+            return replace(info, updated=found.updated if found is not None and by == staged.name else 0)
 
     async def stat(self, key: str) -> ObjectInfo:
         """From the object's own attributes."""
@@ -153,22 +159,27 @@ class RemoteStore(Store):
         info = await self.stat(source)
         if source == target or not overwrite or info.size > COPY:
             return await super().copy(source, target, overwrite=overwrite)
-        with refusing_remote(source):
-            await obstore.copy_async(self._bucket, source, target)
+        async with self._changing(target):
+            with refusing_remote(source):
+                await obstore.copy_async(self._bucket, source, target)
         return await self.stat(target)
 
-    async def delete(self, key: str) -> bool:
+    async def delete(self, key: str, *, only: str = "") -> bool:
         """Buckets do not say whether there was one: that is asked before."""
         keys.check(key)
-        found, _ = await self._look(key)
-        if found is not None:
+        async with self._changing(key):
+            found, by = await self._look(key)
+            if found is None or not came_from(by, only):
+                return False
             with refusing_remote(key), contextlib.suppress(FileNotFoundError):
                 await obstore.delete_async(self._bucket, key)
-        return found is not None
+            return True
 
     async def presign(self, key: str, expires_in: float) -> str:
-        """Signed with the credentials of the service."""
+        """Signed with the credentials of the service, for 1 second to 7 days: what S3 and Google take."""
         keys.check(key)
+        if not 1 <= expires_in <= MAX_PRESIGN:
+            raise ValueError(f"a URL is good for 1 to {MAX_PRESIGN} seconds, not for {expires_in:g}")
         with refusing_remote(key):
             return await obstore.sign_async(self._bucket, "GET", key, timedelta(seconds=expires_in))
 
@@ -217,9 +228,6 @@ class RemoteStore(Store):
                 chunk_size=PART, max_concurrency=AT_ONCE,
             )  # fmt: skip
 
-    async def _give_up(self, key: str, state: bytes) -> None:
-        """Leave nothing of what was sent under way to a key that it cannot have."""
-
 
 def attributes(staged: Path, info: ObjectInfo) -> dict[str, str]:
     """Those with which a staged file becomes an object."""
@@ -242,14 +250,16 @@ def refusing_remote(key: str, *, absent: Reason = Reason.OBJECT_NOT_FOUND) -> It
     try:
         yield
     except FileNotFoundError as error:
-        text = "there is no object with this key" if absent is Reason.OBJECT_NOT_FOUND else first_line(error)
-        raise ObjectError(absent, f"{key}: {text}") from error
+        missing = absent is not Reason.OBJECT_NOT_FOUND
+        text = first_line(error) if missing else "there is no object with this key"
+        raise ObjectError(absent, f"{key}: {text}", lasting=missing) from error
     except exceptions.AlreadyExistsError as error:
         raise ObjectError(Reason.OBJECT_EXISTS, f"{key}: there is an object with this key") from error
     except exceptions.PreconditionError as error:
         raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: another object has taken its place") from error
     except exceptions.BaseError as error:
-        raise ObjectError(Reason.STORE_UNAVAILABLE, f"{key}: {first_line(error)}") from error
+        lasting = isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError)
+        raise ObjectError(Reason.STORE_UNAVAILABLE, f"{key}: {first_line(error)}", lasting=lasting) from error
 
 
 def first_line(error: Exception) -> str:

@@ -26,6 +26,8 @@ from longshore_server.transfers.threads import in_thread
 
 _MOST_PARTS = 10_000
 _MIB = 1 << 20
+_LASTING = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
+"""What S3 answers until somebody mends the bucket, the rights or the keys."""
 
 
 class Push(msgspec.Struct, frozen=True):
@@ -103,16 +105,19 @@ class S3Store(RemoteStore):
             return
         push = msgspec.json.decode(state, type=Push) if state else None
         done = None if push is None else await self._parts(info.key, push)
+        saved = push is not None and done is not None
         if push is None or done is None:
             push, done = await self._begin(staged, info), {}
-            if save is not None:
-                await save(msgspec.json.encode(push))
         try:
+            if save is not None and not saved:
+                await save(msgspec.json.encode(push))
+                saved = True
             await self._send_parts(staged, info, push, done)
             await self._complete(info, push, overwrite)
         except BaseException as error:
-            if save is None or (isinstance(error, ObjectError) and error.reason is Reason.OBJECT_EXISTS):
-                await self._give_up(info.key, msgspec.json.encode(push))
+            if not saved or (isinstance(error, ObjectError) and error.reason is Reason.OBJECT_EXISTS):
+                with contextlib.suppress(ObjectError):
+                    await self.give_up(info.key, msgspec.json.encode(push))
             raise
 
     async def _begin(self, staged: Path, info: ObjectInfo) -> Push:
@@ -166,10 +171,11 @@ class S3Store(RemoteStore):
                 **self._place(info.key), UploadId=push.upload, MultipartUpload={"Parts": listed}, **condition
             )
 
-    async def _give_up(self, key: str, state: bytes) -> None:
+    async def give_up(self, key: str, state: bytes) -> None:
+        """Have S3 drop the parts."""
         if state:
             push = msgspec.json.decode(state, type=Push)
-            with contextlib.suppress(ObjectError), _refusing(key):
+            with _refusing(key), contextlib.suppress(self._client.exceptions.NoSuchUpload):
                 await self._client.abort_multipart_upload(**self._place(key), UploadId=push.upload)
 
     def _place(self, key: str) -> dict[str, str]:
@@ -190,7 +196,8 @@ def _refusing(key: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        exists = error.response["Error"]["Code"] == "PreconditionFailed"
-        raise ObjectError(Reason.OBJECT_EXISTS if exists else Reason.STORE_UNAVAILABLE, f"{key}: {error}") from error
+        code = error.response["Error"]["Code"]
+        reason = Reason.OBJECT_EXISTS if code == "PreconditionFailed" else Reason.STORE_UNAVAILABLE
+        raise ObjectError(reason, f"{key}: {error}", lasting=code in _LASTING) from error
     except (BotoCoreError, OSError) as error:
         raise ObjectError(Reason.STORE_UNAVAILABLE, f"{key}: {error}") from error
