@@ -111,15 +111,22 @@ class Transfer:
         Args:
             offset: where to begin, in bytes; at most the size. Default: at the beginning.
 
-        Raises `TransferError` as `completed` does; OBJECT_NOT_FOUND, STORE_UNAVAILABLE; and, at the end of all bytes,
-        OBJECT_CORRUPT when they are not those that were sent: another object may have taken the key. `ValueError` for
-        an offset that the object does not have.
+        Raises `TransferError` as `completed` does; OBJECT_NOT_FOUND, STORE_UNAVAILABLE; OBJECT_CORRUPT when the key has
+        another object by now, and at the end of all bytes when they are not those that were sent. `ValueError` for an
+        offset that the object does not have.
         """
         received = await self.completed()
         if not 0 <= offset <= received.size:
             raise ValueError(f"cannot begin at {offset}: the object has {received.size} bytes")
         crc32c = 0
+        await self._check(received)
         async with contextlib.aclosing(self._objects.open(received.store, received.key, offset)) as chunks:
+            first = await anext(chunks, b"")
+            # What is held on to is what was checked, unless another has taken the key between the two.
+            await self._check(received)
+            if first:
+                crc32c = google_crc32c.value(first)
+                yield first
             async for chunk in chunks:
                 crc32c = google_crc32c.extend(crc32c, chunk)
                 yield chunk
@@ -173,6 +180,11 @@ class Transfer:
             name: the offer's, `downloads/{uid}.{number}`. Any other raises `ValueError`.
         """
         await self._writer.submit(RevokeDownload(self._uid, offers.number_of(self._source.record, name)))
+
+    async def _check(self, received: ReceivedObject) -> None:
+        """Raises `TransferError` where the key has another object, or none."""
+        if (await self._objects.stat(received.store, received.key)).sha256 != received.sha256:
+            raise TransferError(Reason.OBJECT_CORRUPT)
 
     def _upload(self) -> UploadRecord:
         upload = self._source.record.upload

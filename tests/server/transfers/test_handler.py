@@ -165,6 +165,23 @@ async def test_bytes_that_are_not_those_that_were_sent_are_told(lab: BytesLab, w
     assert (ended.error.code, reason_of_end(ended)) == wanted
 
 
+@pytest.mark.parametrize("offset", [0, 1, 15])
+async def test_no_byte_of_another_object_is_given(lab: BytesLab, offset: int) -> None:
+    pieces: list[bytes] = []
+
+    @lab.plays
+    async def handler(_: Any, op: Any) -> PlayResult:
+        await op.transfer.completed()
+        await lab.server.stores["uploads"].put("k", b"another's")
+        pieces.extend([piece async for piece in op.transfer.open(offset)])
+        return PlayResult()
+
+    operation = (await lab.begin(key="k")).operation
+    await upload(lab.transfers, operation.upload.name, DATA)
+    assert reason_of_end(await lab.end(operation.name)) == "OBJECT_CORRUPT"
+    assert pieces == []
+
+
 async def test_a_handler_that_is_run_again_finds_what_has_come(lab: BytesLab) -> None:
     """Before the bytes, and after them."""
     crash, again = Crash(lab), asyncio.Event()
