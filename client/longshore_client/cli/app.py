@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from longshore_client.cli.text import shown
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -107,12 +109,12 @@ def run() -> int:
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.UsageError as error:
-        text = error.format_message().rstrip(".")
+        text = shown(error.format_message()).rstrip(".")
         where = error.ctx.command_path if error.ctx is not None else "longshore"
         click.echo(f"{click.style('error: ', fg='red')}{text}; `{where} --help` shows how", err=True)
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"{click.style('error: ', fg='red')}{error.format_message()}", err=True)
+        click.echo(f"{click.style('error: ', fg='red')}{shown(error.format_message())}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from longshore_client.cli.text import shown
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -31,9 +33,9 @@ class Bars:
         """Show `3/4`; `spent` is the operation's own time, as a watch may come late."""
         rich = self._open()
         if self._count is None:
-            self._count = rich.add_task(text, facts="")
+            self._count = rich.add_task("", facts="")
         facts = f"{done}/{'?' if total is None else total}{spent:>11}"
-        rich.update(self._count, description=text, completed=done, total=total, facts=facts)
+        rich.update(self._count, description=shown(text), completed=done, total=total, facts=facts)
 
     def bytes(self, text: str, done: int, total: int | None) -> None:
         """Show `1.2 MB of 3.4 GB`, how fast it goes and how long it will take."""

@@ -17,6 +17,7 @@ from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import attach, follow
 from longshore_client.cli.render import grant_dict, print_json, renderer
 from longshore_client.cli.session import Session, with_session
+from longshore_client.cli.text import shown
 from longshore_client.errors import OperationCancelled, OperationFailed
 from longshore_client.sending import MAX_PARTS
 
@@ -163,7 +164,8 @@ async def download(session: Session, name: str, to: str | None, resume: bool) ->
     handle = await attach(session, operation)
     grant = _choose(await handle.downloads(), name)
     if to is None:
-        to = _free(Path(grant.filename).name or grant.name.partition("/")[2])
+        # Escape sequences in the name of a file would be there for whoever lists the folder.
+        to = _free(shown(Path(grant.filename).name) or grant.name.partition("/")[2])
     bars = Bars() if sys.stderr.isatty() and not session.json else None
     again = session.command(f"download {grant.name} --to {shlex.quote(to)} --resume")
     session.come_back = "" if to == "-" else f"{to}.part has what has come. Come back with: {again}"
@@ -187,7 +189,7 @@ async def download(session: Session, name: str, to: str | None, resume: bool) ->
     elif session.json:
         print_json({"type": "downloaded", "file": to, "download": grant_dict(found)})
     else:
-        click.echo(f"{to}  {size(found.size or 0)}", err=True)
+        click.echo(f"{shown(to)}  {size(found.size or 0)}", err=True)
 
 
 def _free(file: str) -> str:

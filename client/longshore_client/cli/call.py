@@ -11,7 +11,7 @@ from longshore.v1.operations_service_pb2 import OperationType
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import started
-from longshore_client.cli.session import Session, with_session
+from longshore_client.cli.session import SECONDS, Session, with_session
 
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 
@@ -29,7 +29,7 @@ Examples:
 @click.option("-d", "--data", metavar="JSON", default="{}", help="The input: JSON, @FILE, or - for stdin.")
 @click.option("--watch", is_flag=True, help="Show progress and output, and print the result.")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait; implies --wait.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="The longest wait; implies --wait.")
 @click.option("--request-id", metavar="KEY", help="The same key with the same input gives the same operation.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label to find it by; repeatable.")
 @with_session

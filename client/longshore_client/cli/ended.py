@@ -7,7 +7,8 @@ import click
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.follow import attach, started
 from longshore_client.cli.render import print_json
-from longshore_client.cli.session import Session, operation_name, with_session
+from longshore_client.cli.session import SECONDS, Session, operation_name, with_session
+from longshore_client.cli.text import shown
 from longshore_client.operation import OperationHandle
 
 _RETRY_EPILOG = f"""\b
@@ -29,7 +30,7 @@ Examples:
 @click.argument("name")
 @click.option("--watch", is_flag=True, help="Show progress and output, and print the result.")
 @click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait; implies --wait.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="The longest wait; implies --wait.")
 @click.option("--request-id", metavar="KEY", help="The same key gives the same new operation.")
 @click.option("--keep-steps", is_flag=True, help="Go on at the step that failed: do not do again what is completed.")
 @with_session
@@ -56,4 +57,4 @@ async def delete(session: Session, names: tuple[str, ...]) -> None:
         if session.json:
             print_json({"type": "deleted", "operation": name})
         else:
-            click.echo(f"{name} is deleted")
+            click.echo(f"{shown(name)} is deleted")

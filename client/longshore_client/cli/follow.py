@@ -11,7 +11,16 @@ import click
 from longshore_client import events
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.render import print_json, print_result, renderer, snapshot_dict
-from longshore_client.cli.session import CANCELLED, FAILED, STILL_RUNNING, Session, operation_name, with_session
+from longshore_client.cli.session import (
+    CANCELLED,
+    FAILED,
+    SECONDS,
+    STILL_RUNNING,
+    Session,
+    operation_name,
+    with_session,
+)
+from longshore_client.cli.text import shown
 from longshore_client.errors import OperationCancelled, OperationFailed, StillRunning
 from longshore_client.state import State
 
@@ -57,7 +66,7 @@ async def follow(
         come_back: The command line that goes on after the event of a sequence. Default: a watch.
     """
     if title and not session.json:
-        click.echo(handle.name, err=True)
+        click.echo(shown(handle.name), err=True)
     show = show or renderer(session.types, as_json=session.json, name=handle.name)
     come_back = come_back or (lambda last: f"watch {handle.name} --after {last}")
     code: int | None = None
@@ -126,12 +135,12 @@ async def started(
         return await follow(session, handle, after=0, types=(), timeout=timeout, title=True)
     if wait or timeout is not None:
         if not session.json:
-            click.echo(handle.name, err=True)
+            click.echo(shown(handle.name), err=True)
         return await settle(session, handle, timeout)
     if session.json:
         print_json(snapshot_dict(await handle.get(), session.types))
     else:
-        click.echo(handle.name)
+        click.echo(shown(handle.name))
         if not handle.created:
             click.echo("it existed already", err=True)
     return None
@@ -170,7 +179,7 @@ async def get(session: Session, name: str) -> None:
     "--type", "kinds", multiple=True, type=click.Choice(list(_KINDS)), help="Only these events, and the last."
 )
 @click.option("--conflate", is_flag=True, help="Skip progress that is no longer the latest.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="The longest wait.")
 @with_session
 async def watch(
     session: Session,
@@ -191,7 +200,7 @@ async def watch(
 
 @click.command("wait", epilog=f"\b\nExample:\n  longshore wait orders-process-ord_123 --timeout 30\n\n{EXIT_CODES}")
 @click.argument("name")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="The longest wait.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="The longest wait.")
 @with_session
 async def wait(session: Session, name: str, timeout: float | None) -> int:
     """Wait until the operation NAME has ended, and print its result."""
@@ -228,10 +237,10 @@ def _print_asked(session: Session, snapshot: Snapshot[Any, Any], verb: str) -> N
         return
     state = snapshot.state.name
     if snapshot.state.terminal:
-        click.echo(f"{snapshot.name} has ended: {state}")
+        click.echo(f"{shown(snapshot.name)} has ended: {state}")
     else:
-        click.echo(f"{snapshot.name} is asked to {verb}: {state}")
-        click.echo(f"follow it with: {session.command(f'watch {snapshot.name}')}", err=True)
+        click.echo(f"{shown(snapshot.name)} is asked to {verb}: {state}")
+        click.echo(shown(f"follow it with: {session.command(f'watch {snapshot.name}')}"), err=True)
 
 
 def _print_snapshot(session: Session, snapshot: Snapshot[Any, Any]) -> None:
@@ -241,5 +250,5 @@ def _print_snapshot(session: Session, snapshot: Snapshot[Any, Any]) -> None:
     fields = snapshot_dict(snapshot, session.types)
     width = max(map(len, fields)) + 2
     for field, value in fields.items():
-        text = value if isinstance(value, (str, int)) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{click.style(f'{field:<{width}}', bold=True)}{text}")
+        text = str(value) if isinstance(value, (str, int)) else json.dumps(value, ensure_ascii=False)
+        click.echo(f"{click.style(f'{field:<{width}}', bold=True)}{shown(text)}")

@@ -9,6 +9,7 @@ import click
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.cli.render import age, describe, print_json, snapshot_dict
 from longshore_client.cli.session import Session, with_session
+from longshore_client.cli.text import shown
 from longshore_client.state import State
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ Examples:
 @with_session
 async def ls(session: Session, filter_: str, order: str, limit: int, everything: bool) -> None:
     """List operations, newest first."""
-    shown = 0
+    count = 0
     token = ""
     while True:
-        size = _PAGE if everything else min(_PAGE, limit - shown)
+        size = _PAGE if everything else min(_PAGE, limit - count)
         request = pb.ListRequest(filter=filter_, page_size=size, page_token=token, order_by=_ORDERS[order])
         page = await session.channel.invoke(session.channel.calls.list, request)
         for operation_type in {snapshot.type for snapshot in page.operations}:
@@ -67,16 +68,16 @@ async def ls(session: Session, filter_: str, order: str, limit: int, everything:
             for snapshot in rows:
                 print_json(snapshot_dict(snapshot, session.types))
         else:
-            _print_rows(session, rows, header=shown == 0)
-        shown += len(rows)
+            _print_rows(session, rows, header=count == 0)
+        count += len(rows)
         token = page.next_page_token
-        if not token or (not everything and shown >= limit):
+        if not token or (not everything and count >= limit):
             break
     if not session.json:
-        if shown == 0:
+        if count == 0:
             click.echo("no operations" + (" match the filter" if filter_ else ""), err=True)
         elif token:
-            click.echo(f"there are more than {shown}: --limit N or --all shows them", err=True)
+            click.echo(f"there are more than {count}: --limit N or --all shows them", err=True)
 
 
 @click.command(
@@ -101,8 +102,8 @@ async def count(session: Session, filter_: str) -> None:
         width = max(5, *(len(str(row[2])) for row in rows))
         click.echo(click.style(f"{'TYPE':<{type_width}}  {'STATE':<10}  {'COUNT':>{width}}", bold=True))
         for type_, state, number in rows:
-            shown = click.style(f"{state:<10}", fg=_COLORS.get(State[state]))
-            click.echo(f"{type_:<{type_width}}  {shown}  {number:>{width}}")
+            colored = click.style(f"{state:<10}", fg=_COLORS.get(State[state]))
+            click.echo(f"{shown(type_):<{type_width}}  {colored}  {number:>{width}}")
     if not rows and not session.json:
         click.echo("no operations" + (" match the filter" if filter_ else ""), err=True)
     if found.truncated:
@@ -118,19 +119,19 @@ async def types(session: Session) -> None:
         if session.json:
             print_json(session.types.to_dict(info))
             continue
-        click.echo(click.style(info.type, bold=True))
+        click.echo(click.style(shown(info.type), bold=True))
         description = " ".join(info.description.split())
         if description:
-            click.echo(f"  {description}")
+            click.echo(f"  {shown(description)}")
         for label, name in (
             ("input", info.input_type),
             ("progress", info.progress_type),
             ("output", info.output_type),
             ("result", info.result_type),
         ):
-            click.echo(f"  {label:<9} {'none' if name == 'google.protobuf.Empty' else name}")
+            click.echo(f"  {label:<9} {'none' if name == 'google.protobuf.Empty' else shown(name)}")
         for signal in info.contract.signals:
-            click.echo(f"  {'signal':<9} {signal.name}: {signal.payload_type}")
+            click.echo(f"  {'signal':<9} {shown(f'{signal.name}: {signal.payload_type}')}")
     if not catalog.types and not session.json:
         click.echo("the server serves no operation types", err=True)
 
@@ -138,7 +139,8 @@ async def types(session: Session) -> None:
 def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header: bool) -> None:
     if not rows:
         return
-    width = max(len(row.name) for row in rows)
+    names = [shown(row.name) for row in rows]
+    width = max(len(name) for name in names)
     # The package is the same for all in most places; `get` shows it.
     kinds = [row.type.rpartition(".")[2] for row in rows]
     type_width = max(len(kind) for kind in kinds)
@@ -147,7 +149,7 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
     if header:
         head = f"{'NAME':<{width}}  {'TYPE':<{type_width}}  {'STATE':<10}  {'AGE':>{age_width}}  PROGRESS"
         click.echo(click.style(head, bold=True))
-    for row, kind, old in zip(rows, kinds, ages, strict=True):
+    for row, name, kind, old in zip(rows, names, kinds, ages, strict=True):
         state = click.style(f"{row.state.name:<10}", fg=_COLORS.get(row.state))
         if row.error is not None:
             what = f"{row.error.message} ({row.error.reason})"
@@ -155,4 +157,5 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
             what = "  ".join(part for part in describe(row.progress, session.types) if part)
         else:
             what = ""
-        click.echo(f"{row.name:<{width}}  {kind:<{type_width}}  {state}  {old:>{age_width}}  {what}".rstrip())
+        line = f"{name:<{width}}  {kind:<{type_width}}  {state}  {old:>{age_width}}  {shown(what)}"
+        click.echo(line.rstrip())

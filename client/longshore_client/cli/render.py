@@ -16,6 +16,7 @@ import click
 
 from longshore_client import events
 from longshore_client.cli.bars import Bars, size
+from longshore_client.cli.text import shown
 from longshore_client.grants import UploadState
 from longshore_client.state import State
 
@@ -191,7 +192,7 @@ def grant_dict(grant: UploadGrant | DownloadGrant) -> dict[str, Any]:
 
 def print_json(data: object) -> None:
     """One object, one line, at once: a reader on a pipe follows live."""
-    click.echo(json.dumps(data, ensure_ascii=False))
+    click.echo(shown(json.dumps(data, ensure_ascii=False)))
 
 
 def print_result(result: Any, types: Types) -> None:
@@ -308,25 +309,25 @@ class PlainRenderer:
         self.line(*describe(value, self._types), spent)
 
     def line(self, head: str, text: str, spent: str) -> None:
-        line = f"  {head:<{_HEAD_WIDTH}}{text}" if head else f"  {text}"
+        line = shown(f"  {head:<{_HEAD_WIDTH}}{text}" if head else f"  {text}")
         self.note_raw(f"{line:<{_LINE_WIDTH}}{spent:>9}".rstrip())
 
     def output(self, value: Message) -> None:
         if value.DESCRIPTOR.full_name == _DIAGNOSTIC:
             to_stderr = _get(value, "channel") in _TO_STDERR
-            click.echo(_text(value, "message"), err=to_stderr)
+            click.echo(shown(_text(value, "message"), keep="\n\t"), err=to_stderr)
         else:
             head, text = describe(value, self._types)
-            click.echo(f"{head}  {text}" if head and text else head or text)
+            click.echo(shown(f"{head}  {text}" if head and text else head or text))
 
     def note(self, text: str) -> None:
-        self.note_raw(f"  {click.style(text, fg='yellow')}")
+        self.note_raw(f"  {click.style(shown(text), fg='yellow')}")
 
     def note_raw(self, line: str) -> None:
         click.echo(line, err=True)
 
     def end(self, mark: str, color: str, text: str) -> None:
-        click.echo(f"{click.style(mark, fg=color)} {text}", err=True)
+        click.echo(f"{click.style(mark, fg=color)} {shown(text)}", err=True)
 
     def close(self) -> None:
         pass

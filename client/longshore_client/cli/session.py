@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import shlex
 import sys
@@ -16,6 +17,7 @@ import click
 
 from longshore_client.channel import Channel, connect
 from longshore_client.cli.reflection import Types
+from longshore_client.cli.text import shown
 from longshore_client.credentials import is_local, tls
 from longshore_client.errors import (
     CallError,
@@ -45,6 +47,19 @@ STILL_RUNNING = 4
 UNREACHABLE = 5
 REFUSED = 6
 INTERRUPTED = 130
+
+
+class _Seconds(click.FloatRange):
+    """A time to wait: not negative, and finite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{found} is no number of seconds", param, ctx)
+        return found
+
+
+SECONDS = _Seconds(min=0)
 
 # A person waits for the first answer; once there was one, the server is worth a longer wait.
 _FIRST_CONTACT = 1.5
@@ -124,13 +139,15 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
             sys.exit(asyncio.run(run()) or 0)
         except KeyboardInterrupt:
             click.echo("", err=True)
-            fail(sessions[0].come_back if sessions and sessions[0].come_back else "interrupted", INTERRUPTED, label="")
+            come_back = sessions[0].come_back if sessions else ""
+            fail(shown(come_back) or "interrupted", INTERRUPTED, label="")
         except BrokenPipeError:
             # The reader of our output has gone, as `head` does; the interpreter must not try to flush to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(INTERRUPTED)
         except LongshoreError as error:
-            fail(*explain(error, server))
+            sentence, code = explain(error, server)
+            fail(shown(sentence), code)
 
     return callback
 

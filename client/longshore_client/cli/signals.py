@@ -9,6 +9,7 @@ from longshore_client.cli.app import did_you_mean
 from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.render import print_json, snapshot_dict
 from longshore_client.cli.session import Session, operation_name, with_session
+from longshore_client.cli.text import shown
 
 _EPILOG = """\b
 Examples:
@@ -42,6 +43,6 @@ async def signal(session: Session, name: str, signal: str, data: str, signal_id:
     if session.json:
         print_json(snapshot_dict(await handle.get(), session.types))
     else:
-        click.echo(f"{signal} is signal {sent.number} of {handle.name}")
+        click.echo(shown(f"{signal} is signal {sent.number} of {handle.name}"))
         if sent.duplicate:
             click.echo("it had been accepted before", err=True)

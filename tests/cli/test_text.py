@@ -1,0 +1,87 @@
+"""Texts of others on the terminal: what they hold moves no cursor and ends no line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from lab.v1.lab_pb2 import PlayProgress, PlayRequest, PlayResult
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1.channels_pb2 import DiagnosticOutput
+from longshore_client.cli.text import shown
+from longshore_server import OperationError
+from tests.cli.test_cli import Run, command
+from tests.conftest import Lab
+
+EVIL = "\x1b[2J\x9b31m\n✔ completed\r\t\x7f\u202eé"
+SAFE = r"\u001b[2J\u009b31m\n✔ completed\r\t\u007f\u202eé"
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+@pytest.fixture
+async def run(lab: Lab) -> Run:
+    """Run a command against a laboratory in which everything has been said in evil texts: b has failed, c is cancelled,
+    d is going on, and a has completed."""
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> Any:
+        await op.progress(PlayProgress(text=EVIL))
+        await op.output(DiagnosticOutput(channel=DiagnosticOutput.CHANNEL_STDOUT, message=f"one\n\ttwo{EVIL[0]}"))
+        if request.key == "b":
+            raise OperationError("OUT_OF_STOCK", EVIL)
+        if request.key in "cd":
+            await op.cancelled.wait()
+        return PlayResult(text=EVIL)
+
+    for key in "abcd":
+        packed = AnyMessage()
+        packed.Pack(PlayRequest(key=key))
+        request = pb.StartRequest(type="lab.v1.LabService/PlayNamed", input=packed)
+        name = (await lab.operations.Start(request)).operation.name
+        if key in "ab":
+            await lab.end(name)
+    await lab.operations.Cancel(pb.CancelRequest(name="operations/named-c", reason=EVIL))
+    await lab.end("operations/named-c")
+    return functools.partial(command, lab)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["get named-a", "get named-b", "get named-c", "ls", "watch named-a", "watch named-b", "watch named-c",
+     "wait named-a", "wait named-b", "wait named-c", "get named-a --json", "watch named-c --json", "ls --json"],
+)  # fmt: skip
+async def test_control_characters_are_written_out(arguments: str, run: Run) -> None:
+    done = await run(*arguments.split())
+    said = (done.out + done.err).replace("one\n\ttwo", "")
+    assert not CONTROL.search(said)
+    assert not [line for line in said.splitlines() if line.startswith("✔ completed\\")], "a line of its own"
+    assert SAFE in said
+
+
+@pytest.mark.parametrize("arguments", [("get",), ("delete",), ("call",), ("ls", "--filter"), ("signal", "named-d")])
+async def test_neither_do_refusals_hold_any(arguments: tuple[str, ...], run: Run) -> None:
+    done = await run(*arguments, EVIL)
+    assert done.code
+    assert not CONTROL.search(done.err)
+    assert len(done.err.splitlines()) == 1
+
+
+async def test_json_stays_exact(run: Run) -> None:
+    (done,) = (await run("get", "named-a", "--json")).json
+    assert done["result"]["text"] == EVIL
+    assert (await run("wait", "named-a")).json[0]["text"] == EVIL
+
+
+async def test_output_keeps_its_lines(run: Run) -> None:
+    assert (await run("watch", "named-a")).out.startswith("one\n\ttwo\\u001b\n")
+
+
+def test_what_is_shown_of_json_is_the_same_json() -> None:
+    text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xDFFF, 0xD800, 0x1F600]))
+    assert json.loads(shown(json.dumps(text, ensure_ascii=False))) == text
+    assert shown("ünïcode 漢字\u3000👩\u200d💻 \\n") == "ünïcode 漢字\u3000👩\u200d💻 \\n"
