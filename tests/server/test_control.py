@@ -341,8 +341,9 @@ async def test_the_provider_cancels_what_callers_cannot(lab: Lab) -> None:
         assert (snapshot.state, snapshot.error.message) == (State.STATE_CANCELLED, "withdrawn")
 
 
-async def plead(lab: Lab, name: str, day: int, signal: str = "plead") -> None:
-    await lab.operations.Signal(pb.SignalRequest(name=name, signal=signal, payload=packed(Hearing(day=day))))
+async def plead(lab: Lab, name: str, day: int, signal: str = "plead", text: str = "") -> None:
+    payload = packed(Hearing(day=day, text=text))
+    await lab.operations.Signal(pb.SignalRequest(name=name, signal=signal, payload=payload))
 
 
 async def test_signals_of_a_deferred_operation_wait_for_its_controller(court: Lab) -> None:
@@ -399,14 +400,73 @@ async def test_signals_of_an_operation_that_is_deleted_while_they_are_read(
     await stub(court).CancelOperation(cpb.CancelOperationRequest(name=name))
     read = court.engine.store.waiting_signals
 
-    async def delete_first(uid: bytes) -> Any:
+    async def delete_first(*asked: Any) -> Any:
         monkeypatch.undo()
         await court.operations.Delete(pb.DeleteRequest(name=name))
-        return await read(uid)
+        return await read(*asked)
 
     monkeypatch.setattr(court.engine.store, "waiting_signals", delete_first)
     code, reason, _ = await refused(stub(court).ListSignals(_listing(name), timeout=20))
     assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "OPERATION_NOT_FOUND")
+
+
+async def test_signals_come_in_pages(court: Lab) -> None:
+    name, other = await deferred(court, JUDGE), await deferred(court, JUDGE)
+    for number in range(1, 6):
+        await plead(court, name, number)
+    await plead(court, other, 1)
+    control = stub(court)
+
+    async def page(size: int, token: str = "", signal: str = "", of: str = name) -> tuple[list[int], str]:
+        listed = await control.ListSignals(
+            cpb.ListSignalsRequest(name=of, signal=signal, page_size=size, page_token=token)
+        )
+        return [signal.number for signal in listed.signals], listed.next_page_token
+
+    assert await page(5) == ([1, 2, 3, 4, 5], "")
+    first, token = await page(2)
+    second, following = await page(2, token)
+    assert (first, second) == ([1, 2], [3, 4])
+    await court.restart()
+    control = stub(court)
+    assert await page(2, following) == ([5], "")
+    # What is consumed meanwhile is left out, and what came meanwhile is there.
+    await control.ConsumeSignal(cpb.ConsumeSignalRequest(name=name, number=3))
+    await plead(court, name, 6)
+    assert await page(1000, token) == ([4, 5, 6], "")
+    for wrong in (page(2, token, "plead"), page(2, token, of=other), page(2, "AAAA")):
+        code, reason, status = await refused(wrong)
+        assert (code, reason, fields_of(status)) == (INVALID, "INVALID_PAGE_TOKEN", ["page_token"])
+    code, reason, status = await refused(page(-1))
+    assert (code, reason, fields_of(status)) == (INVALID, "INVALID_ARGUMENT", ["page_size"])
+
+
+async def test_a_page_of_signals_is_cut_before_stock_clients_cannot_receive_it(court: Lab) -> None:
+    name = await deferred(court, JUDGE)
+    for number in range(1, 8):
+        await plead(court, name, number, text="x" * 900_000)
+    request, seen = cpb.ListSignalsRequest(name=name), []
+    while True:
+        page = await stub(court).ListSignals(request)
+        seen.append([signal.number for signal in page.signals])
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert seen == [[1, 2, 3], [4, 5, 6], [7]]
+
+
+async def test_a_page_is_waited_for(court: Lab) -> None:
+    name = await deferred(court, JUDGE)
+    for number in (1, 2):
+        await plead(court, name, number)
+    first = await stub(court).ListSignals(cpb.ListSignalsRequest(name=name, page_size=1))
+    await stub(court).ConsumeSignal(cpb.ConsumeSignalRequest(name=name, number=2))
+    request = _listing(name, wait=60)
+    request.page_token = first.next_page_token
+    waiting = stub(court).ListSignals(request)
+    await court.clock.armed(60)
+    await plead(court, name, 3)
+    assert [signal.number for signal in (await waiting).signals] == [3]
 
 
 async def test_signals_are_asked_for_by_names_that_exist(court: Lab) -> None:

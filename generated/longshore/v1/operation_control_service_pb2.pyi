@@ -238,10 +238,18 @@ class ListSignalsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`operations/{id}` or `operations/{uid}`. Required."""
     signal: _builtins.str
     """Only signals of this name; empty: all."""
+    page_size: _builtins.int
+    """The most signals to return; 0: 50. More than 1000 counts as 1000. Negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous page; the name and the signal must be the same. Signals that were consumed
+    meanwhile are left out.
+    """
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
         """When none waits: answer once one does, or after this much time. Absent: at once."""
@@ -252,10 +260,12 @@ class ListSignalsRequest(_message.Message):
         name: _builtins.str = ...,
         signal: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "signal", b"signal", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token", "signal", b"signal", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -312,18 +322,24 @@ class ListSignalsResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     SIGNALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page. Empty: this was the last."""
     @_builtins.property
     def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListSignalsResponse.ReceivedSignal]:
-        """In the order of their acceptance."""
+        """In the order of their acceptance. A page may be shorter than asked for: it is cut before it would be larger than
+        what stock clients receive.
+        """
 
     def __init__(
         self,
         *,
         signals: _abc.Iterable[Global___ListSignalsResponse.ReceivedSignal] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -163,7 +163,7 @@ class OperationControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSignals(self, request, context):
-        """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed.
+        """Returns a page of the signals that wait, in the order of their acceptance; after the end those that nobody consumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,7 +65,7 @@ class OperationControlServiceStub:
     asked to cancel. Repeating it is OK.
     """
     ListSignals: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListSignalsRequest, _operation_control_service_pb2.ListSignalsResponse]
-    """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
+    """Returns a page of the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
     ConsumeSignal: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ConsumeSignalRequest, _operation_pb2.OperationSnapshot]
     """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
 
@@ -105,7 +105,7 @@ class OperationControlServiceAsyncStub(OperationControlServiceStub):
     asked to cancel. Repeating it is OK.
     """
     ListSignals: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListSignalsRequest, _operation_control_service_pb2.ListSignalsResponse]  # type: ignore[assignment]
-    """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
+    """Returns a page of the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
     ConsumeSignal: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ConsumeSignalRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
 
@@ -196,7 +196,7 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operation_control_service_pb2.ListSignalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_control_service_pb2.ListSignalsResponse, _abc.Awaitable[_operation_control_service_pb2.ListSignalsResponse]]:
-        """Returns the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
+        """Returns a page of the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
 
     @_abc_1.abstractmethod
     def ConsumeSignal(

@@ -36,6 +36,14 @@ from longshore_server.store.mutations import (
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import OperationRecord
 
+SIGNALS = 100
+"""How many signals are read at once unless the caller says so."""
+
+
+def waiting_after(record: OperationRecord, name: str, after: int) -> bool:
+    """Whether a signal waits after this number, of one name or, where that is empty, of any."""
+    return any(waiting.number > after and name in ("", waiting.name) for waiting in record.pending)
+
 
 class Control:
     """Drives the operations of one engine.
@@ -96,18 +104,20 @@ class Control:
         """Answer a caller's cancel request. Repeatable. Raises `ServiceError` (NO_CANCEL_REQUEST)."""
         return await self._end(live, AcknowledgeCancel(live.record.uid))
 
-    async def signals(self, live: Live, name: str = "", until: int | None = None) -> Sequence[StoredSignal]:
-        """The signals that wait, of one name or of all, in the order of their acceptance.
+    async def signals(
+        self, live: Live, name: str = "", until: int | None = None, *, after: int = 0, limit: int = SIGNALS
+    ) -> Sequence[StoredSignal]:
+        """The first signals that wait, of one name or of all, in the order of their acceptance.
 
+        `after`: only those after this number. `limit`: at most so many; there are fewer when they are large.
         When there is none: once there is one, the operation has ended or it is `until`. None: at once.
         Raises `ServiceError` (UNKNOWN_SIGNAL, OPERATION_NOT_FOUND), and SERVER_DRAINING while it waits.
         """
         if name:
             self._engine.requests.signal_type(live, name)
         while True:
-            if any(not name or waiting.name == name for waiting in live.record.pending):
-                found = await self._engine.store.waiting_signals(live.record.uid)
-                found = [signal for signal in found if not name or signal.name == name]
+            if waiting_after(live.record, name, after):
+                found = await self._engine.store.waiting_signals(live.record.uid, name, after, limit)
                 if found:
                     return found
                 if self._engine.table.get(live.record.uid) is not live:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 from google.protobuf.message import Message
 
 from longshore_server.contract.types import OperationType
-from longshore_server.engine.control import Control
+from longshore_server.engine.control import Control, waiting_after
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import raised, returned
@@ -185,13 +185,11 @@ class OperationControl(Generic[OperationT_co]):
         for name in names:
             self._engine.requests.signal_type(self._live, name)
         while True:
-            for stored in await self._control.signals(self._live):
-                if stored.number > after and (not names or stored.name in names):
-                    after = stored.number
+            for stored in await self._control.signals(self._live, after=after):
+                after = stored.number
+                if not names or stored.name in names:
                     yield received(type, stored)
-            while not any(
-                waiting.number > after and (not names or waiting.name in names) for waiting in self._live.record.pending
-            ):
+            while not waiting_after(self._live.record, "", after):
                 if self._live.record.terminal:
                     return
                 await _changed(self._live)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
+
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 from longshore.v1 import operation_control_service_pb2 as pb
 from longshore_server.contract.types import URL_PREFIX, OperationType
-from longshore_server.engine.control import Control
+from longshore_server.engine.control import Control, waiting_after
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
+from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
 from longshore_server.rpc.payload import unpack
 from longshore_server.rpc.waiting import attended
+from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "longshore.v1.OperationControlService"
@@ -89,20 +93,31 @@ class OperationControlService:
         clock, until = self._engine.clock, None
         if request.HasField("wait"):
             until = wait_until(context, clock, duration(request.wait, "wait"))
+        size = read_size(request.page_size)
         live = await self._find(context, request.name)
-        found = await self._control.signals(live, request.signal)
+        key, query = self._engine.store.page_key, ("signals", live.record.uid, request.signal)
+        after = int.from_bytes(read_token(key, request.page_token, query)) if request.page_token else 0
+
+        def read(due: int | None) -> Awaitable[Sequence[StoredSignal]]:
+            return self._control.signals(live, request.signal, due, after=after, limit=size)
+
+        found = await read(None)
         if until is not None and not found:
-            found = await attended(
-                context, clock, until, lambda due: self._control.signals(live, request.signal, due),
-                lambda signals: bool(signals) or live.record.terminal,
-            )  # fmt: skip
+            found = await attended(context, clock, until, read, lambda signals: bool(signals) or live.record.terminal)
         response = pb.ListSignalsResponse()
+        fit = Fit()
         for signal in found:
-            shown = response.signals.add(
+            shown = pb.ListSignalsResponse.ReceivedSignal(
                 number=signal.number, signal=signal.name, signal_id=signal.id, sender=signal.sender
             )
             shown.payload.ParseFromString(signal.payload)
             wire.set_time(shown.accept_time, signal.accepted)
+            if not fit.takes(shown):
+                break
+            response.signals.append(shown)
+            after = signal.number
+        if response.signals and waiting_after(live.record, request.signal, after):
+            response.next_page_token = make_token(key, after.to_bytes(16), query)
         return response.SerializeToString()
 
     async def _consume(self, request: pb.ConsumeSignalRequest, context: Context) -> bytes:

@@ -57,16 +57,29 @@ async def read_page(
     after = read_token(engine.store.page_key, request.page_token, query) if request.page_token else None
     records, following = await engine.list(conditions, after, size, ascending=ascending, scope=scope)
     messages: list[MessageT] = []
-    weight, last = 0, None
+    fit, last = Fit(), None
     for record in records:
         shown = await message(record)
-        weight += shown.ByteSize() + _OVERHEAD
-        if weight > MAX_PAGE_BYTES and last is not None:
+        if not fit.takes(shown):
+            assert last is not None
             following = last.uid
             break
         messages.append(shown)
         last = record
     return messages, "" if following is None else make_token(engine.store.page_key, following, query)
+
+
+class Fit:
+    """How much of a page is taken."""
+
+    def __init__(self) -> None:
+        self._weight = 0
+
+    def takes(self, message: Message) -> bool:
+        """Whether one more goes into the page; the first always does."""
+        first = not self._weight
+        self._weight += message.ByteSize() + _OVERHEAD
+        return first or self._weight <= MAX_PAGE_BYTES
 
 
 def read_size(page_size: int) -> int:

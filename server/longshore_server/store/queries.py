@@ -208,6 +208,10 @@ def _pending(connection: sqlite3.Connection, uid: bytes) -> tuple[PendingSignal,
     return tuple(PendingSignal(*row) for row in rows)
 
 
+SIGNAL_BYTES = 4 << 20
+"""Signals are not read further once their payloads have so many bytes: more than any answer can hold."""
+
+
 class StoredSignal(NamedTuple):
     """A signal as it was accepted; `payload` is a serialized `google.protobuf.Any`."""
 
@@ -222,10 +226,25 @@ class StoredSignal(NamedTuple):
 _SIGNALS = "SELECT number, name, id, payload, sender, accepted FROM signals WHERE uid = ?"
 
 
-def waiting_signals(connection: sqlite3.Connection, uid: bytes) -> list[StoredSignal]:
-    """The operation's signals that are not consumed, in the order of acceptance."""
-    rows = connection.execute(f"{_SIGNALS} AND consumed IS NULL ORDER BY number", (uid,))
-    return [StoredSignal(*row) for row in rows]
+def waiting_signals(
+    connection: sqlite3.Connection, uid: bytes, name: str, after: int, limit: int
+) -> list[StoredSignal]:
+    """At most `limit` signals that are not consumed, after a number, in order; fewer when they are large.
+
+    `name`: only those of this name; empty: all.
+    """
+    rows = connection.execute(
+        f"{_SIGNALS} AND consumed IS NULL AND number > ? AND ? IN (name, '') ORDER BY number LIMIT ?",
+        (uid, after, name, limit),
+    )
+    found: list[StoredSignal] = []
+    size = 0
+    for row in rows:
+        found.append(StoredSignal(*row))
+        size += len(found[-1].payload)
+        if size > SIGNAL_BYTES:
+            break
+    return found
 
 
 def signal(connection: sqlite3.Connection, uid: bytes, number: int) -> StoredSignal | None:

@@ -109,9 +109,9 @@ class Store:
         """The descriptors of stored contracts, serialized, by number."""
         return await self._read(lambda c: queries.contracts(c, numbers))
 
-    async def waiting_signals(self, uid: bytes) -> list[queries.StoredSignal]:
-        """The operation's signals that are not consumed, in the order of acceptance."""
-        return await self._read(lambda c: queries.waiting_signals(c, uid))
+    async def waiting_signals(self, uid: bytes, name: str, after: int, limit: int) -> list[queries.StoredSignal]:
+        """Some of the operation's signals that are not consumed; see `queries.waiting_signals`."""
+        return await self._read(lambda c: queries.waiting_signals(c, uid, name, after, limit))
 
     async def signal(self, uid: bytes, number: int) -> queries.StoredSignal | None:
         """One signal of the operation, consumed or not."""
