@@ -11,6 +11,7 @@ from lab.v1.control_pb2 import Verdict
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import DuplicateNameError, OperationControl, OperationError, Reason, ServiceError
+from longshore_server.engine.control import SIGNALS
 from longshore_server.lifecycle import State as Word
 from tests.conftest import Crash, Lab, LabHandlers, State, reason_of_end, result_of
 from tests.server.test_control import JUDGE, ControlHandlers, plead
@@ -304,6 +305,17 @@ async def test_a_controller_reads_signals_and_consumes_what_it_is_done_with(make
     assert caught.value.reason is Reason.UNKNOWN_SIGNAL
     # What was not consumed is there again, for another reader.
     assert [signal.number async for signal in control.signals()] == [2, 3]
+
+
+async def test_a_controller_gets_past_more_signals_of_other_names_than_are_read_at_once(make_lab: Any) -> None:
+    lab = await make_lab(services=[ControlHandlers])
+    control = await deferred(lab, JUDGE)
+    for number in range(1, SIGNALS + 1):
+        await plead(lab, control.name, number, "object")
+    await plead(lab, control.name, 1)
+    await control.complete(Verdict(text="yes"))
+    assert [signal.number async for signal in control.signals("plead")] == [SIGNALS + 1]
+    assert [signal.number async for signal in control.signals()] == [*range(1, SIGNALS + 2)]
 
 
 async def test_a_handler_whose_control_call_was_refused_is_interrupted_by_the_end(lab: Lab) -> None:
