@@ -182,6 +182,44 @@ async def test_no_byte_of_another_object_is_given(lab: BytesLab, offset: int) ->
     assert pieces == []
 
 
+@pytest.mark.parametrize("until", ["opened", "checked"])
+async def test_no_byte_of_an_object_that_had_the_key_for_a_moment_is_given(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch, until: str
+) -> None:
+    """It came before the object was opened, and had gone by then, or when the key was looked at again."""
+    pieces: list[bytes] = []
+    store = lab.server.stores["uploads"]
+    stat, open = store.stat, store.open
+    opened = asyncio.Event()
+
+    async def looks(key: str) -> Any:
+        if opened.is_set() and until == "checked":
+            await store.put(key, DATA)
+        return await stat(key)
+
+    async def opens(key: str, offset: int) -> Any:
+        opened.set()
+        if until == "opened":
+            await store.put(key, b"another's")
+        async for piece in open(key, offset):
+            yield piece
+
+    @lab.plays
+    async def handler(_: Any, op: Any) -> PlayResult:
+        await op.transfer.completed()
+        if until == "checked":
+            await store.put("k", b"another's")
+        monkeypatch.setattr(store, "stat", looks)
+        monkeypatch.setattr(store, "open", opens)
+        pieces.extend([piece async for piece in op.transfer.open(1)])
+        return PlayResult()
+
+    operation = (await lab.begin(key="k")).operation
+    await upload(lab.transfers, operation.upload.name, DATA)
+    assert reason_of_end(await lab.end(operation.name)) == "OBJECT_CORRUPT"
+    assert pieces == []
+
+
 async def test_a_handler_that_is_run_again_finds_what_has_come(lab: BytesLab) -> None:
     """Before the bytes, and after them."""
     crash, again = Crash(lab), asyncio.Event()

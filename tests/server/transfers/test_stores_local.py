@@ -532,6 +532,21 @@ async def test_a_folder_that_is_away_is_no_missing_object(store: LocalStore, roo
     assert await read(store, "a/b") == b"here"
 
 
+async def test_a_folder_that_goes_away_just_then_is_no_missing_object(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put("a/b", b"here")
+    real = store._folders.parent
+
+    def parent(key: str, **options: Any) -> Any:
+        root.rename(root.with_name("aside"))
+        return real(key, **options)
+
+    monkeypatch.setattr(store._folders, "parent", parent)
+    with refused(Reason.STORE_UNAVAILABLE):
+        await store.stat("a/b")
+
+
 async def test_only_what_came_from_an_upload_is_deleted_with_it(store: LocalStore) -> None:
     await adopt(store, stage(store, "0190.0", b"first"), b"first")
     assert not await store.delete("a/b", only="0191")
