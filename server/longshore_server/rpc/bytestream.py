@@ -58,7 +58,7 @@ class ByteStream:
         """The methods by name."""
         return {
             "Read": stream(ReadRequest, self._read),
-            "Write": receiving(self._write),
+            "Write": receiving(self._write, self._engine),
             "QueryWriteStatus": unary(QueryWriteStatusRequest, self._query),
         }
 
@@ -76,13 +76,12 @@ class ByteStream:
         if first is None:
             raise invalid("resource_name", "must be in the first request, and there is none")
         live = await self._find(context, first.resource_name)
-        upload, engine = live.record.upload, self._engine
+        upload = live.record.upload
         assert upload is not None
         if upload.ended_well:
             return await self._again(live, first.write_offset)
-        with engine.transfers.place(context.caller.name):
-            async with engine.transfers.uploads.sending(live.record, 0, None) as sending:
-                finished = await self._receive(first, requests, context, live, sending)
+        async with self._engine.transfers.uploads.sending(live.record, 0, None) as sending:
+            finished = await self._receive(first, requests, context, live, sending)
         if finished and await _next(requests) is not None:
             raise invalid("finish_write", "was said before: nothing may follow, and what is written stays finished")
         return WriteResponse(committed_size=sending.position).SerializeToString()
@@ -104,6 +103,7 @@ class ByteStream:
                 looked = sending.position
                 await context.still()
             if request.finish_write:
+                await context.still()
                 await uploads.commit(live.record.uid, sending, sending.position, b"")
                 return True
             request = await _next(requests)

@@ -1,7 +1,8 @@
-"""Client-streaming methods: many requests, one answer."""
+"""Client-streaming methods: many requests, one answer. All of them send bytes, and take a place among the transfers."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -10,17 +11,41 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from longshore_server.clock import Clock, sleep_until
+from longshore_server.engine.engine import Engine
+from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import ServiceError
-from longshore_server.rpc.boundary import Context, Durations, Method, Traced, abort, refusal
+from longshore_server.rpc.boundary import Context, Durations, Method, Traced, abort, check_expiry, refusal
 from longshore_server.rpc.callers import Callers
 
 Requests: TypeAlias = AsyncIterator[bytes]
 """What the caller sends. It ends where the caller closes its side, and where the connection breaks: gRPC does not say
 which, so that nothing final may follow from it."""
 
+POLITE = 100
+"""How many refused calls of a method may wait for their first request."""
 
-def receiving(function: Callable[[Requests, Context], Awaitable[bytes]]) -> Method:
+
+def receiving(function: Callable[[Requests, Context], Awaitable[bytes]], engine: Engine) -> Method:
     """A client-streaming method over `function`, which may answer before it has read everything."""
+
+    waiting = 0
+
+    async def admit(context: Context, requests: Requests, places: contextlib.ExitStack) -> None:
+        """Find out who calls, and take its place. Raises `ServiceError` (UNAUTHENTICATED, TOO_MANY_TRANSFERS)."""
+        nonlocal waiting
+        try:
+            await context.identify()
+            places.enter_context(engine.transfers.place(context.caller.name))
+        except ServiceError:
+            # Not before there is a request: a client of grpc.aio that still sends takes a refusal for a broken call.
+            if waiting < POLITE:
+                waiting += 1
+                try:
+                    await anext(requests, None)
+                finally:
+                    waiting -= 1
+            raise
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(requests: Any, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -29,8 +54,10 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]]) -> Meth
             try:
                 try:
                     async with reading(requests) as received:
-                        await _identify(context, received)
-                        answer = await function(received, context)
+                        with contextlib.ExitStack() as places:
+                            await admit(context, received, places)
+                            async with _attended(context, engine.clock):
+                                answer = await function(received, context)
                     code = grpc.StatusCode.OK.name
                     return answer
                 except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
@@ -55,11 +82,37 @@ def reading(requests: Any) -> AbstractAsyncContextManager[Requests]:
     return contextlib.aclosing(aiter(requests))
 
 
-async def _identify(context: Context, requests: Requests) -> None:
-    """Find out who calls. Raises `ServiceError` (UNAUTHENTICATED)."""
+@contextlib.asynccontextmanager
+async def _attended(context: Context, clock: Clock) -> AsyncIterator[None]:
+    """Look again at who calls, each heartbeat: a call may be silent, or wait for the disk, for as long as it likes.
+
+    Raises `ServiceError` (UNAUTHENTICATED) into the block when the caller is no longer who it was.
+    """
+    task, refused = asyncio.current_task(), None
+    assert task is not None
+
+    async def attend() -> None:
+        nonlocal refused
+        expires = context.caller.expires
+        try:
+            while True:
+                due = clock.now() + HEARTBEAT
+                await sleep_until(clock, due if expires is None else min(due, expires))
+                check_expiry(context, clock)
+                await context.still()
+        except ServiceError as error:
+            refused = error
+            task.cancel()
+
+    attending = None if context.caller.unrestricted else asyncio.create_task(attend())
     try:
-        await context.identify()
-    except ServiceError:
-        # Not before there is a request: a client of grpc.aio that still sends takes a refusal for a broken call.
-        await anext(requests, None)
-        raise
+        yield
+    except asyncio.CancelledError:
+        if refused is None:
+            raise
+        # Not the caller has gone: it was ended from here, and is to be told why.
+        task.uncancel()
+        raise refused from None
+    finally:
+        if attending is not None:
+            attending.cancel()

@@ -33,7 +33,7 @@ class Uploads:
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
         return {
-            "Upload": receiving(self.upload),
+            "Upload": receiving(self.upload, self._engine),
             "QueryUpload": unary(pb.QueryUploadRequest, self.query),
             "AbortUpload": unary(pb.AbortUploadRequest, self.abort),
         }
@@ -51,11 +51,10 @@ class Uploads:
         upload = live.record.upload
         if upload is not None and upload.ended_well:
             return await self._again(requests, live)
-        transfers = self._engine.transfers
+        uploads = self._engine.transfers.uploads
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(transfers.place(context.caller.name))
             try:
-                sending = await stack.enter_async_context(transfers.uploads.sending(live.record, header.part, total))
+                sending = await stack.enter_async_context(uploads.sending(live.record, header.part, total))
             except ServiceError as error:
                 if error.reason is not Reason.UPLOAD_COMMITTED:
                     raise
@@ -75,6 +74,7 @@ class Uploads:
                         looked = sending.position
                         await context.still()
                 case "commit":
+                    await context.still()
                     return await uploads.commit(live.record.uid, sending, *_checked(request.commit))
                 case "header":
                     raise invalid("header", "must come first, and only once")
