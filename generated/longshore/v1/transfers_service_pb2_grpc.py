@@ -90,7 +90,7 @@ class TransfersServiceServicer(object):
         Fails with OUT_OF_RANGE (reason WRONG_OFFSET: the metadata `committed_size` has the right one), DATA_LOSS
         (CHUNK_CORRUPT: a chunk's CRC32C does not fit; the bytes before it are kept), FAILED_PRECONDITION (SIZE_MISMATCH,
         DIGEST_MISMATCH, CHECKSUM_REQUIRED, UPLOAD_EXPIRED, UPLOAD_ABORTED), INVALID_ARGUMENT (a message out of turn; a chunk
-        that is too large; an offset that does not follow), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
+        that is too large; a bad name), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
         uploads under way), ALREADY_EXISTS (OBJECT_EXISTS) and UNAVAILABLE (the server is stopping, or the store is away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -106,7 +106,8 @@ class TransfersServiceServicer(object):
 
     def AbortUpload(self, request, context):
         """Gives an upload up: it fails with reason UPLOAD_ABORTED, its bytes are dropped, and its operation is told. One that
-        has ended stays as it is. Needs `cancel`.
+        has ended stays as it is; one that is being put in its place is FAILED_PRECONDITION (UPLOAD_COMMITTED). Needs
+        `cancel`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

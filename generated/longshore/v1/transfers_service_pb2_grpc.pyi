@@ -52,14 +52,15 @@ class TransfersServiceStub:
     Fails with OUT_OF_RANGE (reason WRONG_OFFSET: the metadata `committed_size` has the right one), DATA_LOSS
     (CHUNK_CORRUPT: a chunk's CRC32C does not fit; the bytes before it are kept), FAILED_PRECONDITION (SIZE_MISMATCH,
     DIGEST_MISMATCH, CHECKSUM_REQUIRED, UPLOAD_EXPIRED, UPLOAD_ABORTED), INVALID_ARGUMENT (a message out of turn; a chunk
-    that is too large; an offset that does not follow), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
+    that is too large; a bad name), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
     uploads under way), ALREADY_EXISTS (OBJECT_EXISTS) and UNAVAILABLE (the server is stopping, or the store is away).
     """
     QueryUpload: _grpc.UnaryUnaryMultiCallable[_transfers_service_pb2.QueryUploadRequest, _operation_pb2.UploadGrant]
     """Returns an upload: above all how many bytes of it are durable. Also while a call sends more."""
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_transfers_service_pb2.AbortUploadRequest, _operation_pb2.UploadGrant]
     """Gives an upload up: it fails with reason UPLOAD_ABORTED, its bytes are dropped, and its operation is told. One that
-    has ended stays as it is. Needs `cancel`.
+    has ended stays as it is; one that is being put in its place is FAILED_PRECONDITION (UPLOAD_COMMITTED). Needs
+    `cancel`.
     """
     Download: _grpc.UnaryStreamMultiCallable[_transfers_service_pb2.DownloadRequest, _transfers_service_pb2.DownloadResponse]
     """Fetches bytes. The first message says what they are, the last has the digests of what was sent.
@@ -101,14 +102,15 @@ class TransfersServiceAsyncStub(TransfersServiceStub):
     Fails with OUT_OF_RANGE (reason WRONG_OFFSET: the metadata `committed_size` has the right one), DATA_LOSS
     (CHUNK_CORRUPT: a chunk's CRC32C does not fit; the bytes before it are kept), FAILED_PRECONDITION (SIZE_MISMATCH,
     DIGEST_MISMATCH, CHECKSUM_REQUIRED, UPLOAD_EXPIRED, UPLOAD_ABORTED), INVALID_ARGUMENT (a message out of turn; a chunk
-    that is too large; an offset that does not follow), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
+    that is too large; a bad name), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
     uploads under way), ALREADY_EXISTS (OBJECT_EXISTS) and UNAVAILABLE (the server is stopping, or the store is away).
     """
     QueryUpload: _aio.UnaryUnaryMultiCallable[_transfers_service_pb2.QueryUploadRequest, _operation_pb2.UploadGrant]  # type: ignore[assignment]
     """Returns an upload: above all how many bytes of it are durable. Also while a call sends more."""
     AbortUpload: _aio.UnaryUnaryMultiCallable[_transfers_service_pb2.AbortUploadRequest, _operation_pb2.UploadGrant]  # type: ignore[assignment]
     """Gives an upload up: it fails with reason UPLOAD_ABORTED, its bytes are dropped, and its operation is told. One that
-    has ended stays as it is. Needs `cancel`.
+    has ended stays as it is; one that is being put in its place is FAILED_PRECONDITION (UPLOAD_COMMITTED). Needs
+    `cancel`.
     """
     Download: _aio.UnaryStreamMultiCallable[_transfers_service_pb2.DownloadRequest, _transfers_service_pb2.DownloadResponse]  # type: ignore[assignment]
     """Fetches bytes. The first message says what they are, the last has the digests of what was sent.
@@ -153,7 +155,7 @@ class TransfersServiceServicer(metaclass=_abc_1.ABCMeta):
         Fails with OUT_OF_RANGE (reason WRONG_OFFSET: the metadata `committed_size` has the right one), DATA_LOSS
         (CHUNK_CORRUPT: a chunk's CRC32C does not fit; the bytes before it are kept), FAILED_PRECONDITION (SIZE_MISMATCH,
         DIGEST_MISMATCH, CHECKSUM_REQUIRED, UPLOAD_EXPIRED, UPLOAD_ABORTED), INVALID_ARGUMENT (a message out of turn; a chunk
-        that is too large; an offset that does not follow), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
+        that is too large; a bad name), RESOURCE_EXHAUSTED (UPLOAD_TOO_LARGE; STORE_FULL; too many
         uploads under way), ALREADY_EXISTS (OBJECT_EXISTS) and UNAVAILABLE (the server is stopping, or the store is away).
         """
 
@@ -172,7 +174,8 @@ class TransfersServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.UploadGrant, _abc.Awaitable[_operation_pb2.UploadGrant]]:
         """Gives an upload up: it fails with reason UPLOAD_ABORTED, its bytes are dropped, and its operation is told. One that
-        has ended stays as it is. Needs `cancel`.
+        has ended stays as it is; one that is being put in its place is FAILED_PRECONDITION (UPLOAD_COMMITTED). Needs
+        `cancel`.
         """
 
     @_abc_1.abstractmethod
