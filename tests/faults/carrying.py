@@ -206,6 +206,17 @@ class Carrier:
                 if self.refused(told, error, *fine) or (stale and reason_of(error) == "UPLOAD_PREEMPTED"):
                     return
 
+    async def call(self, requests: AsyncIterator[bytes_pb2.UploadRequest]) -> bytes_pb2.UploadResponse | None:
+        """An Upload call. None: it broke amid a write, which grpc.aio now and then takes for a cancellation."""
+        try:
+            return await self.transfers.Upload(requests, wait_for_ready=True)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self.history.counts["calls broken off"] += 1
+            return None
+
     async def upload(self, told: Told, part: int, at: int, until: int, *, commit: bool) -> None:
         """One Upload call."""
         floor = told.durable.copy()
@@ -225,7 +236,9 @@ class Carrier:
             if commit:
                 yield committing(told)
 
-        response = await self.transfers.Upload(requests(), wait_for_ready=True)
+        response = await self.call(requests())
+        if response is None:
+            return
         self.history.saw(told, floor, response.upload)
         if not commit and response.upload.part_sizes[part] < until:
             self.history.wrong.append(
@@ -235,21 +248,24 @@ class Carrier:
     async def commit(self, told: Told) -> None:
         """Say that it is complete, until that is answered."""
 
-        async def once() -> None:
+        async def once() -> bool:
             floor = told.durable.copy()
 
             async def requests() -> AsyncIterator[bytes_pb2.UploadRequest]:
                 yield bytes_pb2.UploadRequest(header=bytes_pb2.UploadHeader(upload=told.name))
                 yield committing(told)
 
-            response = await self.transfers.Upload(requests(), wait_for_ready=True)
+            response = await self.call(requests())
+            if response is None:
+                return False
             self.history.saw(told, floor, response.upload)
             self.history.counts["commits acknowledged"] += 1
+            return True
 
         while True:
             try:
-                await once()
-                return
+                if await once():
+                    return
             except grpc.aio.AioRpcError as error:
                 if self.refused(told, error):
                     return
