@@ -102,8 +102,8 @@ def test_all_that_a_snapshot_may_hold_beside_its_payloads_is_received() -> None:
     record = OperationRecord(
         uid=bytes(16), id=text, type=text, state=State.COMPLETED, revision=NOW, sequence=NOW, first_sequence=NOW,
         progress_sequence=NOW, attempt=2**31 - 1, crashes=2**31 - 1, under_way=False, begun=NOW, created=NOW,
-        updated=NOW, started=NOW, ended=NOW, deadline=NOW, cancel_requested=NOW, cancel_reason="r" * validation.MAX_REASON,
-        labels=LABELS, owner="o" * MAX_NAME, request_id="r" * validation.MAX_REQUEST_ID, parent=text,
+        updated=NOW, started=NOW, ended=NOW, deadline=NOW, cancel_requested=NOW,
+        cancel_reason="r" * validation.MAX_REASON, labels=LABELS, owner="o" * MAX_NAME, request_id="r" * validation.MAX_REQUEST_ID, parent=text,
         retried_from=text, failures=2**31 - 1, next_attempt=NOW, deferred=True, stop_requested=NOW, stopped=True,
         signals=NOW, pending=(PendingSignal(NOW, "s" * 63, "i" * MAX_ID, NOW),) * ALL_PENDING, expires=NOW,
         downloads=(download,) * MAX_DOWNLOADS,
