@@ -95,7 +95,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("max_events", "Events of one operation that are kept; older ones are dropped.", type=int, metavar="N")
 @_setting("max_input", "The largest input.", type=int, metavar="BYTES")
 @_setting("max_payload", "The largest result, progress or output.", type=int, metavar="BYTES")
-@_setting("max_watches", "Watches that may be open at once.", type=int, metavar="N")
+@_setting("max_watches", "Watches, and calls that wait, that may be open at once.", type=int, metavar="N")
 @_setting("max_watches_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("max_transfers", "Uploads and downloads that may be under way at once.", type=int, metavar="N")
 @_setting("max_transfers_per_owner", "Those of one caller.", type=int, metavar="N")

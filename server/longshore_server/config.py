@@ -198,7 +198,7 @@ class Config:
     """The largest result, error, progress, output or signal in bytes. An answer may hold input, progress and result:
     with more than these defaults it may be larger than the 4 MiB that stock clients receive."""
     max_watches: int = 20_000
-    """How many watches may be open at once."""
+    """How many watches may be open at once, and calls that wait."""
     max_watches_per_owner: int = 5_000
     """How many of these may belong to one caller; as for `queue_per_owner`."""
     max_transfers: int = 1_000

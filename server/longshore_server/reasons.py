@@ -153,7 +153,7 @@ class Reason(enum.Enum):
         "Wait until the handler has consumed some.",
     )
     TOO_MANY_WATCHES = (
-        Code.RESOURCE_EXHAUSTED, "Too many watches are open already; try again later.", Again.LATER,
+        Code.RESOURCE_EXHAUSTED, "Too many watches, or waits, are open already; try again later.", Again.LATER,
         "Wait, or end watches that nobody needs.",
     )
     TOO_MUCH_UNACKNOWLEDGED = (

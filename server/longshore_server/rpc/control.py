@@ -90,9 +90,9 @@ class OperationControlService:
         return _answer(await self._control.acknowledge_cancel(await self._find(context, request.name)))
 
     async def _signals(self, request: pb.ListSignalsRequest, context: Context) -> bytes:
-        clock, until = self._engine.clock, None
+        until = None
         if request.HasField("wait"):
-            until = wait_until(context, clock, duration(request.wait, "wait"))
+            until = wait_until(context, self._engine.clock, duration(request.wait, "wait"))
         size = read_size(request.page_size)
         live = await self._find(context, request.name)
         key, query = self._engine.store.page_key, ("signals", live.record.uid, request.signal)
@@ -103,7 +103,9 @@ class OperationControlService:
 
         found = await read(None)
         if until is not None and not found:
-            found = await attended(context, clock, until, read, lambda signals: bool(signals) or live.record.terminal)
+            found = await attended(
+                context, self._engine, until, read, lambda signals: bool(signals) or live.record.terminal
+            )
         response = pb.ListSignalsResponse()
         fit = Fit()
         for signal in found:

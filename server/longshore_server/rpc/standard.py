@@ -11,8 +11,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from longshore_server.auth.identity import Principal
+from longshore_server.auth.identity import LOCAL, Principal
 from longshore_server.clock import Clock, resolve
+from longshore_server.engine.quotas import Quota
 from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.rpc.boundary import Context, Method, abort, check_expiry, decode, refusal, stream, unary
@@ -26,6 +27,14 @@ HEALTH = health.SERVICE_NAME
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
+OPEN = 1000
+"""How many watches of health may be open, and how many streams of reflection. Of everyone together, as most are
+nobody's, and apart from the watches of operations, which nobody shall crowd out."""
+
+
+def _places(what: str) -> Quota:
+    return Quota(Reason.TOO_MANY_WATCHES, what, total=OPEN, share=OPEN, retry_after=5.0)
+
 
 class Health:
     """NOT_SERVING while the server starts and drains, SERVING in between; "" stands for the whole server."""
@@ -35,6 +44,7 @@ class Health:
         self._serving = False
         self._clock = clock
         self._waiting: set[asyncio.Future[None]] = set()
+        self._places = _places("watches of health are open")
 
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
@@ -57,14 +67,15 @@ class Health:
 
     async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         said = None
-        while True:
-            # Before the answer: a change while that is sent is not missed.
-            with self._woken(context.caller) as woken:
-                answer = self._answer(request.service)
-                yield [] if answer == said else [answer]
-                said = answer
-                await woken
-            check_expiry(context, self._clock)
+        with self._places.place(context.caller.name):
+            while True:
+                # Before the answer: a change while that is sent is not missed.
+                with self._woken(context.caller) as woken:
+                    answer = self._answer(request.service)
+                    yield [] if answer == said else [answer]
+                    said = answer
+                    await woken
+                check_expiry(context, self._clock)
 
     @contextlib.contextmanager
     def _woken(self, caller: Principal) -> Iterator[asyncio.Future[None]]:
@@ -95,6 +106,7 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
     grpcio-reflection knows v1alpha only; v1 has the same messages under another name.
     """
     servicer = reflection.aio.ReflectionServicer((*services, *REFLECTION))
+    places = _places("streams of reflection are open")
 
     async def admitted(requests: Requests, context: _Context) -> AsyncIterator[Any]:
         # Not before the first request is here: a client of grpc.aio that still sends takes a refusal for a broken call.
@@ -106,10 +118,12 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
     async def reflect(requests: Any, context: _Context) -> AsyncIterator[bytes]:
         # An async generator, whatever its stub says.
         try:
+            # Of the local principal: who it is that calls is only asked with the first request.
             async with reading(requests) as received:
-                answers: Any = servicer.ServerReflectionInfo(admitted(received, context), context)
-                async for answer in answers:
-                    yield answer.SerializeToString()
+                with places.place(LOCAL.name):
+                    answers: Any = servicer.ServerReflectionInfo(admitted(received, context), context)
+                    async for answer in answers:
+                        yield answer.SerializeToString()
             return
         except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
             refused = refusal(caught)

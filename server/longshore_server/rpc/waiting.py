@@ -1,4 +1,7 @@
-"""Unary calls that wait. They do it piece by piece: after each it is looked again at who calls, as in a watch."""
+"""Unary calls that wait. They do it piece by piece: after each it is looked again at who calls, as in a watch.
+
+They stay open as watches do, and take their places among them.
+"""
 
 from __future__ import annotations
 
@@ -29,26 +32,27 @@ def _piece(context: Context, clock: Clock, until: int | None) -> int | None:
 
 
 async def attended(
-    context: Context, clock: Clock, until: int | None, ask: Callable[[int | None], Awaitable[T]],
+    context: Context, engine: Engine, until: int | None, ask: Callable[[int | None], Awaitable[T]],
     done: Callable[[T], bool],
 ) -> T:  # fmt: skip
     """What `ask(end of the piece)` gives once it is `done`, or at `until`.
 
-    Raises `ServiceError` (UNAUTHENTICATED) when the caller is no longer who it was, and what `ask` raises.
+    Raises `ServiceError`: TOO_MANY_WATCHES before anything is asked, UNAUTHENTICATED when the caller is no longer who
+    it was, and what `ask` raises.
     """
-    while True:
-        found = await ask(_piece(context, clock, until))
-        check_expiry(context, clock)
-        await context.still()
-        if done(found) or (until is not None and clock.now() >= until):
-            return found
+    clock = engine.clock
+    with engine.watches.place(context.caller.name):
+        while True:
+            found = await ask(_piece(context, clock, until))
+            check_expiry(context, clock)
+            await context.still()
+            if done(found) or (until is not None and clock.now() >= until):
+                return found
 
 
 async def end_of(context: Context, engine: Engine, live: Live, until: int | None) -> OperationRecord:
     """The operation's snapshot once it has ended, or at `until`. Raises as `attended` and `Engine.wait` do."""
-    return await attended(
-        context, engine.clock, until, lambda due: engine.wait(live, due), lambda record: record.terminal
-    )
+    return await attended(context, engine, until, lambda due: engine.wait(live, due), lambda record: record.terminal)
 
 
 async def start_and_wait(
@@ -64,6 +68,6 @@ async def start_and_wait(
             return record
         return await engine.wait(started.live, due)
 
-    record = await attended(context, engine.clock, until, ask, lambda record: record.terminal)
+    record = await attended(context, engine, until, ask, lambda record: record.terminal)
     assert started is not None
     return started, record

@@ -56,7 +56,7 @@ class _Collector(Collector):
             waiting.add_metric([name], engine.executor.waiting_of(name))
         yield attempts
         yield waiting
-        yield GaugeMetricFamily("longshore_watches_open", "Open watches.", value=engine.watches.count)
+        yield GaugeMetricFamily("longshore_watches_open", "Open watches and waits.", value=engine.watches.count)
         transfers = engine.transfers
         yield GaugeMetricFamily("longshore_uploads_open", "Uploads that take bytes.", value=transfers.uploads.open)
         yield GaugeMetricFamily("longshore_transfers_open", "Calls that send bytes.", value=transfers.count)
