@@ -235,7 +235,7 @@ class Fuzzed:
         engine = self.engine
         return bool(
             engine.store.writer._busy or engine.store.writer.backlog or engine.sweeper._task or engine.executor._tasks
-            or engine.transfers.uploads._tasks or engine.transfers.uploads._placing._tasks
+            or engine.transfers.uploads._tasks or engine.transfers.uploads.placing._tasks
             or not all(attempt._in_handler for attempt in engine.executor._attempts)
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ from longshore_server.store.transaction import Transaction
 from longshore_server.store.transfers import UploadRecord
 from longshore_server.testing import Harness
 from longshore_server.transfers.stores import LocalStore
-from tests.conftest import LabClock
+from tests.conftest import LabClock, turns
 from tests.server.auth.identities import bearer
 from tests.server.transfers import fetching
 
@@ -150,11 +150,14 @@ class Guarded:
         await self.harness.running.reload()
 
     async def looked(self) -> None:
-        """Return once a look at the files that is under way is over: it takes real time, and has only so much of the
-        clock's, which a test moves by more at once."""
+        """Return once the files have been looked at, at the time that it is now: the look takes real time, and has only
+        so much of the clock's, which a test moves by more at once."""
         authentication = self.harness.running._authentication
-        if authentication is not None and authentication._looking is not None:
-            await asyncio.wait([authentication._looking])
+        assert authentication is not None
+        while authentication._look_at <= self.clock.now():
+            await turns()
+        assert authentication._looking is not None
+        await asyncio.wait([authentication._looking])
 
     async def begin(self, type: str, caller: Metadata, **fields: Any) -> operation_pb2.OperationSnapshot:
         """Start an operation by the generic RPC."""
