@@ -137,7 +137,9 @@ async def test_a_server_that_dies_while_bytes_come_and_while_they_are_read(
     assert result.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (result.text.lines, result.text.words) == (300_000, 900_000)
     snapshot = await upload.operation.get()
-    assert (snapshot.state, snapshot.attempt, len(snapshot.downloads)) == (State.COMPLETED, 3, 1)
+    assert (snapshot.state, len(snapshot.downloads)) == (State.COMPLETED, 1)
+    # The second kill mostly meets the reading; a server that was quick has ended the operation by then.
+    assert snapshot.attempt in (2, 3)
     objects = sorted(
         path.name for store in ("uploads", "extracts") for path in (server.data / "stores" / store).iterdir()
         if path.name != ".longshore"
