@@ -228,7 +228,7 @@ async def test_the_largest_input_is_taken(lab: Lab) -> None:
 async def test_a_message_beyond_what_the_transport_takes(intact: Lab) -> None:
     """gRPC itself refuses this one, before any code of ours could add details."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await intact.lab.Play(lab_pb2.PlayRequest(payload=bytes(6 * 1024 * 1024)))
+        await intact.lab.Play(lab_pb2.PlayRequest(payload=bytes(14 * 1024 * 1024)))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert not any(key == "grpc-status-details-bin" for key, _ in caught.value.trailing_metadata() or ())
 

@@ -131,8 +131,9 @@ ENVELOPE = 100
 
 
 @pytest.mark.parametrize("size", [10, UNACKNOWLEDGED_BYTES - 100, 1_500_000, 3_900_000])
-async def test_reports_that_nobody_awaits_are_bounded_in_bytes(lab: Lab, size: int) -> None:
+async def test_reports_that_nobody_awaits_are_bounded_in_bytes(make_lab: Any, size: int) -> None:
     """The handler is told, can wait until there is room again, and what was taken is written."""
+    lab: Lab = await make_lab(max_payload=4_000_000)
     taken: list[Any] = []
     held: list[int] = []
     refusals: list[Reason] = []

@@ -14,12 +14,12 @@ from tests.conftest import refused
 
 
 async def test_what_the_transport_takes_follows_the_largest_input_and_payload(make_lab: Any) -> None:
-    for settings in ({"max_input": 8_000_000}, {"max_payload": 8_000_000, "max_input": 1024}):
+    for settings in ({"max_input": 16_000_000}, {"max_payload": 16_000_000, "max_input": 1024}):
         wide = await make_lab(**settings)
-        near = wide.lab.Play(lab_pb2.PlayRequest(payload=bytes(9_249_990)))
+        near = wide.lab.Play(lab_pb2.PlayRequest(payload=bytes(17_249_990)))
         assert (await refused(near))[1] == "INPUT_TOO_LARGE"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await wide.lab.Play(lab_pb2.PlayRequest(payload=bytes(9_250_000)))
+            await wide.lab.Play(lab_pb2.PlayRequest(payload=bytes(17_250_000)))
         assert not any(key == "grpc-status-details-bin" for key, _ in caught.value.trailing_metadata() or ())
 
 

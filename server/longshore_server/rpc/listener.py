@@ -36,7 +36,9 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 USUAL = 4 << 20
-"""The largest message of stock peers, in bytes; so that streams of bytes may come in messages of that size."""
+"""The largest message of stock peers, in bytes."""
+READ = 12 << 20
+"""What is received at least, in bytes: a request that is several times too large is told so with details."""
 ROOM = 1_250_000
 """What a message may have beside the largest input or payload, in bytes: names, labels, and some more, so that what is
 a bit too large for an operation is small enough to be read, and refused with details."""
@@ -152,7 +154,7 @@ class Listener:
 
 def _lengths(max_input: int, max_payload: int) -> tuple[tuple[str, int], ...]:
     """The largest messages. What comes is in memory before anybody has asked whose it is."""
-    received = max(USUAL, max_input, max_payload)
+    received = max(READ, max_input, max_payload)
     # A snapshot can hold an input, and the last progress beside the result.
     sent = max(USUAL, max_input + 2 * max_payload)
     return (("grpc.max_receive_message_length", received + ROOM), ("grpc.max_send_message_length", sent + ROOM))
