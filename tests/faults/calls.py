@@ -137,7 +137,9 @@ class Calls:
                     message = pb.WatchResponse.FromString(raw)
                     if message.HasField("snapshot"):
                         self.history.snapshot(message.snapshot)
-                        if last is not None:
+                        if last is not None and message.reset and message.snapshot.HasField("end_time"):
+                            self.missing(uid)  # its log has gone while this watch read it: it was deleted
+                        elif last is not None:
                             self.history.wrong(f"{name}: a snapshot in a watch that resumed after {last}")
                         last = message.snapshot.sequence
                         ended = message.snapshot.HasField("end_time")

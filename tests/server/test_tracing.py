@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
-from tests.conftest import Crash, Lab, State, refused
+from tests.conftest import Crash, Lab, State, refused, turns
 from tests.server.tracing import (
     PARENT,
     SAMPLED,
@@ -276,6 +276,8 @@ async def test_a_watch_that_its_caller_leaves_ends_its_span(lab: TracedLab) -> N
     watch = lab.operations.Watch(pb.WatchRequest(name=name))
     await watch.read()
     watch.cancel()
+    while lab.engine.watches.count:  # or it would be told of the end before it has left
+        await turns()
     gate.set()
     await over(lab, name)
     await lab.harness.running.listener.stop(1.0)
