@@ -110,6 +110,10 @@ class Uploads:
             if (task := asyncio.current_task()) is not None:
                 task.uncancel()
             raise sending.refusal from None
+        except ServiceError:
+            # Told once everything before it is recorded: whoever is refused may ask at once how much that is.
+            await sending.close()
+            raise
         finally:
             sending.detach()
             self._spawn(self._end(sending, record.uid, part))
