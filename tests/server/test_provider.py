@@ -292,11 +292,13 @@ async def test_a_controller_reads_signals_and_consumes_what_it_is_done_with(make
                 await control.consume(signal)
 
     reading = asyncio.ensure_future(read())
-    await lab.catch_up()
+    while not seen:
+        await lab.catch_up()
     assert seen == [1]
     await plead(lab, control.name, 3)
     await plead(lab, control.name, 4)
-    await lab.catch_up()
+    while len(seen) < 3:
+        await lab.catch_up()
     assert seen == [1, 3, 4]
     await control.complete(Verdict(text="yes"))
     await reading
