@@ -34,6 +34,7 @@ from longshore_server.errors import Reason, ServiceError, failure, invalid
 from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
+from longshore_server.store.ledger import Commit
 from longshore_server.store.mutations import (
     Accepted,
     Boot,
@@ -338,11 +339,12 @@ class Engine:
 
     # What commits bring.
 
-    def _on_commit(self, commit: dict[bytes, Any]) -> None:
-        self.table.publish(commit)
+    def _on_commit(self, commit: Commit) -> None:
+        operations = commit.operations
+        self.table.publish(operations)
         if self.transfers.stores:
-            self.transfers.publish(commit)
-        for uid, (record, _) in commit.items():
+            self.transfers.publish(operations)
+        for uid, (record, _) in operations.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures
                 and not record.deferred

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 
 from longshore_server.clock import resolve
+from longshore_server.store.ledger import Published
 from longshore_server.store.record import Event, OperationRecord
-from longshore_server.store.transaction import Published
 
 if TYPE_CHECKING:
     from longshore_server.engine.attempt import Attempt

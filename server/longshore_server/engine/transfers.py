@@ -10,9 +10,9 @@ from longshore_server.clock import Clock
 from longshore_server.engine.objects import Objects
 from longshore_server.engine.quotas import Quota
 from longshore_server.errors import ServiceError
+from longshore_server.store.ledger import Published
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
-from longshore_server.store.transaction import Published
 from longshore_server.transfers import stores as objects
 from longshore_server.transfers.downloads import Downloads
 from longshore_server.transfers.garbage import Collector

@@ -13,25 +13,21 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 from longshore_server.errors import Reason, ServiceError, reason_of
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import TERMINAL, EventType, Move, State, UploadState, rule
 from longshore_server.store import events, queries, statements, transfers
+from longshore_server.store.ledger import Commit, Ledger, Published
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 
 SLACK = 8
 """A log is trimmed when it is a share of 1/SLACK over its cap, so that not every event deletes one."""
 
 
-class Published(NamedTuple):
-    """What one commit did to one operation: its new revision (None: deleted) and the events it appended."""
-
-    record: OperationRecord | None
-    events: list[Event]
-
-
+LedgerT = TypeVar("LedgerT", bound=Ledger)
 RequestKey = tuple[str, str, str]
 """Owner, type and request id: the scope of an idempotency key."""
 Claim = tuple[bytes, bytes]
@@ -69,6 +65,7 @@ class Transaction:
         now: int,
         max_events: int,
         retention: Mapping[str, int],
+        others: Mapping[type[Ledger], Mapping[bytes, Any]] = MappingProxyType({}),
     ) -> None:
         self.connection = connection
         self.now = now
@@ -87,6 +84,15 @@ class Transaction:
         self._new_names: list[tuple[Any, ...]] = []
         self._renames: list[tuple[str, bytes]] = []
         self._transfers: set[bytes] = set()
+        self._others = others
+        self._ledgers: dict[type[Ledger], Ledger] = {}
+
+    def ledger(self, kind: type[LedgerT]) -> LedgerT:
+        """The rows of another kind, in this transaction."""
+        found = self._ledgers.get(kind)
+        if found is None:
+            found = self._ledgers[kind] = kind(self.connection, self._others.get(kind, {}), self.now)
+        return cast("LedgerT", found)
 
     def prefetch(self, requests: list[RequestKey], names: list[str]) -> None:
         """Look up in two statements the keys and names that the items of a batch will ask for."""
@@ -301,14 +307,16 @@ class Transaction:
         self._transfers.clear()
         if self._trims:
             connection.executemany(statements.TRIM_EVENTS, _taken(self._trims))
+        for ledger in self._ledgers.values():
+            ledger.flush()
 
-    def published(self) -> dict[bytes, Published]:
-        """What the transaction did, by uid; after the last `flush`."""
+    def published(self) -> Commit:
+        """What the transaction did; after the last `flush`."""
         done: dict[bytes, Published] = {
             uid: Published(change.record, change.events) for uid, change in self._changes.items()
         }
         done.update((uid, Published(None, [])) for uid in self._deleted)
-        return done
+        return Commit(done, {kind: ledger.published() for kind, ledger in self._ledgers.items()})
 
     def _change(self, head: OperationRecord, record: OperationRecord, extent: int) -> _Change:
         change = self._changes.get(head.uid)

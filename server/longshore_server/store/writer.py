@@ -24,9 +24,10 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.histogram import Histogram
 from longshore_server.store import queries
 from longshore_server.store.database import Database
+from longshore_server.store.ledger import Commit, Ledger, Published
 from longshore_server.store.mutations import Accept, Mutation
 from longshore_server.store.record import OperationRecord
-from longshore_server.store.transaction import Published, Transaction
+from longshore_server.store.transaction import Transaction
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ BATCH = 512
 """The most mutations in one transaction: bounds how long the first of them waits."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, BATCH)
 
-Publish = Callable[[dict[bytes, Published]], None]
+Publish = Callable[[Commit], None]
 Settled = Callable[[Any], None]
 
 
@@ -50,13 +51,13 @@ class _Batch(NamedTuple):
 
     items: list[_Item]
     outcomes: list[Any]  # per item: what apply returned, or the exception that refused it
-    published: dict[bytes, Published]
+    published: Commit
     number: int  # of the latest commit that was begun; 0: none is new
     written: bool
     full: bool = False  # for want of room some of it is queued again
 
 
-_Written = tuple[list[Any], dict[bytes, Published]]
+_Written = tuple[list[Any], Commit]
 
 
 class CommitError(Exception):
@@ -84,6 +85,7 @@ class Writer:
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
         self._heads: dict[bytes, OperationRecord] = {}
+        self._others: dict[type[Ledger], dict[bytes, Any]] = {}
         self._failed: str | None = None
         self._closing = False
         self.committing = 0
@@ -176,7 +178,7 @@ class Writer:
         except Exception as error:
             log.exception("the writer broke")
             self._failed = self._failed or f"The store has stopped: {error!r}."
-            batch = _Batch([], [], {}, 0, False)
+            batch = _Batch([], [], _nothing(), 0, False)
         self._busy = False
         if self._failed is not None:
             self._refuse_all(self._failed)
@@ -218,7 +220,7 @@ class Writer:
         while self._queue and len(items) < BATCH:
             items.append(self._queue.popleft())
         if not items:
-            return _Batch([], [], {}, 0, False)
+            return _Batch([], [], _nothing(), 0, False)
         if self._failed is None:
             try:
                 outcomes, published = self._write([item.mutation for item in items])
@@ -235,15 +237,15 @@ class Writer:
                 self._queue.extendleft(reversed(patient))
                 if patient:
                     items = [item for item in items if not item.mutation.patient]
-                return _Batch(items, [refusal] * len(items), {}, self.committing, False, bool(patient))
-        return _Batch(items, [_unavailable(self._failed)] * len(items), {}, 0, False)
+                return _Batch(items, [refusal] * len(items), _nothing(), self.committing, False, bool(patient))
+        return _Batch(items, [_unavailable(self._failed)] * len(items), _nothing(), 0, False)
 
     def _write(self, items: Sequence[Mutation[Any]]) -> _Written:
         connection = self._database.raw
         now = self._clock.now()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            tx = Transaction(connection, self._heads, now, self._max_events, self._retention)
+            tx = Transaction(connection, self._heads, now, self._max_events, self._retention, self._others)
             starts = [item for item in items if type(item) is Accept]
             if len(starts) > 1:
                 keys = [item.request_key for item in starts]
@@ -265,19 +267,20 @@ class Writer:
         if _is_disk_trouble(error) or not isinstance(error, Exception):
             raise error
         log.error("%s was not written", type(items[0]).__name__, exc_info=error)
-        return [ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], {}
+        return [ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], _nothing()
 
     def _replay(self, items: Sequence[Mutation[Any]], now: int) -> _Written:
         """One item broke the batch: write the others, each under a savepoint, and refuse only that one."""
         connection = self._database.raw
         heads = dict(self._heads)
+        others = {kind: dict(kept) for kind, kept in self._others.items()}
         outcomes: list[Any] = []
-        published: dict[bytes, Published] = {}
+        published = _nothing()
         connection.execute("BEGIN IMMEDIATE")
         try:
             for item in items:
                 connection.execute("SAVEPOINT item")
-                tx = Transaction(connection, heads, now, self._max_events, self._retention)
+                tx = Transaction(connection, heads, now, self._max_events, self._retention, others)
                 try:
                     outcome = _apply(item, tx)
                     tx.flush()
@@ -291,14 +294,10 @@ class Writer:
                     continue
                 connection.execute("RELEASE item")
                 outcomes.append(outcome)
-                for uid, done in tx.published().items():
-                    before = published.get(uid)
-                    published[uid] = Published(done.record, [*(before.events if before else []), *done.events])
-                    if done.record is not None:
-                        # Ended ones too: a later item of this batch must see them as they are now.
-                        heads[uid] = done.record
-                    else:
-                        heads.pop(uid, None)
+                done = tx.published()
+                _merge(published.operations, heads, done.operations)
+                for kind, changes in done.others.items():
+                    _merge(published.others.setdefault(kind, {}), others.setdefault(kind, {}), changes)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -320,12 +319,34 @@ class Writer:
             raise CommitError(str(error)) from error
         self.commits.observe(perf_counter() - begin)
 
-    def _adopt(self, published: dict[bytes, Published]) -> None:
-        for uid, (record, _) in published.items():
+    def _adopt(self, published: Commit) -> None:
+        for uid, (record, _) in published.operations.items():
             if record is None or record.terminal:
                 self._heads.pop(uid, None)
             else:
                 self._heads[uid] = record
+        for kind, changes in published.others.items():
+            kept = self._others.setdefault(kind, {})
+            for uid, (record, _) in changes.items():
+                if record is None or not record.resident:
+                    kept.pop(uid, None)
+                else:
+                    kept[uid] = record
+
+
+def _nothing() -> Commit:
+    return Commit({}, {})
+
+
+def _merge(published: dict[bytes, Published], heads: dict[bytes, Any], changes: dict[bytes, Published]) -> None:
+    """Add what one item did to what the batch has done. Later items see all of it, the ended ones too."""
+    for uid, (record, events) in changes.items():
+        before = published.get(uid)
+        published[uid] = Published(record, [*(before.events if before else []), *events])
+        if record is not None:
+            heads[uid] = record
+        else:
+            heads.pop(uid, None)
 
 
 def _resolve(item: _Item, outcome: Any) -> None:

@@ -19,11 +19,11 @@ import google_crc32c
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.ids import parse_uid
+from longshore_server.store.ledger import Published
 from longshore_server.store.mutations import RevokeDownload, UseDownload
 from longshore_server.store.mutations.transfer import download_of
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store as Operations
-from longshore_server.store.transaction import Published
 from longshore_server.store.transfers import DownloadRecord, download_name
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import Store
