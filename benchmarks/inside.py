@@ -106,7 +106,7 @@ class Batches:
         marks.append(time.thread_time())
         execute("COMMIT")
         marks.append(time.thread_time())
-        for uid, (record, _) in published.items():
+        for uid, (record, _) in published.operations.items():
             if record is None or record.terminal:
                 self._heads.pop(uid, None)
             else:
