@@ -1,4 +1,4 @@
-"""Run buf over the protos: lint, format, and breaking changes since what was there before.
+"""Run buf over the protos: lint, format, a build of what is exported, and breaking changes since what was there before.
 
 buf sees images that the pinned protoc has made, so it needs neither a network nor copies of other people's protos.
 What was there before is the point where this branch left ``origin/main``; on main itself the commit before the last;
@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 
 from generate import ROOT, load_compiler, trees
+
+from longshore_client.codegen.export import export_protos
 
 OURS = "protos/longshore"
 
@@ -63,7 +65,7 @@ def make_image(source: Path, scratch: Path, name: str) -> Path:
 
 
 def main() -> int:
-    """Run the three checks, all of them even if one fails; the exit code is 1 if any did."""
+    """Run the checks, all of them even if one fails; the exit code is 1 if any did."""
     executable = str(Path(sys.argv[1]).absolute())
     config = ("--config", str(ROOT / "protos" / "buf.yaml"))
     # Lint and breaking look at our own files only; the images hold what they import as well.
@@ -81,7 +83,11 @@ def main() -> int:
         image = make_image(ROOT / "protos", scratch, "present")
         buf("lint", "lint", image, *config, *ours)
         for tree in trees():
-            buf(f"format {tree.protos.relative_to(ROOT)}", "format", tree.protos, "--diff", "--exit-code")
+            where = tree.protos.relative_to(ROOT)
+            buf(f"format {where}", "format", tree.protos, "--diff", "--exit-code")
+            exported = scratch / "exported" / where
+            export_protos([tree.protos], exported)
+            buf(f"build of what is exported of {where}", "build", exported)
         against = baseline()
         if against is None or not restore(against, scratch / "earlier"):
             # A first commit, or a clone of one commit only, which then says nothing about compatibility.

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from lab.v1.lab_pb2 import PlayResult
 
-from longshore_client.codegen.compile import export_protos
+from longshore_client.codegen.export import export_protos
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.fetching import pattern
 

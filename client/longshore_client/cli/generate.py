@@ -14,11 +14,16 @@ Examples:
   longshore generate protos --out generated
   longshore generate protos/acme/orders/v1/orders.proto -I protos --out generated
   longshore generate protos --export build/protos
+  longshore generate protos --descriptor-set build/contracts.binpb
 
 For each file it writes the message classes (_pb2.py, _pb2.pyi), the gRPC stubs (_pb2_grpc.py) and, where the file
 declares operations, the typed module (_longshore.py). What contracts import from longshore, google and buf/validate is
-on the include path by itself. --export copies the contracts and all that they import to a folder, for the protoc of
-any other language.
+on the include path by itself.
+
+\b
+For other languages:
+  --export           the contracts, the protos of Longshore and all that these import, as a tree that compiles alone
+  --descriptor-set   the same as one file, with comments: grpcurl takes it by -protoset, gateways likewise
 """
 
 
@@ -26,6 +31,12 @@ any other language.
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the Python goes.")
 @click.option("--export", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the protos go.")
+@click.option(
+    "--descriptor-set",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where the descriptors go.",
+)
 @click.option(
     "-I",
     "--include",
@@ -46,15 +57,19 @@ def generate(
     paths: tuple[Path, ...],
     out: Path | None,
     export: Path | None,
+    descriptor_set: Path | None,
     include: tuple[Path, ...],
     stubs: str,
     packages: bool,
 ) -> None:
-    """Compile the contracts in PATHS, files or folders, to Python."""
-    from longshore_client.codegen.compile import CompileError, compile_protos, export_protos
+    """Compile the contracts in PATHS, files or folders, to Python, or export them for other languages."""
+    from longshore_client.codegen.compile import CompileError, compile_protos
+    from longshore_client.codegen.export import export_protos
 
-    if out is None and export is None:
-        raise click.UsageError("say where to write: --out DIR for Python, --export DIR for other languages")
+    if out is None and export is None and descriptor_set is None:
+        raise click.UsageError(
+            "say where to write: --out DIR for Python, --export DIR or --descriptor-set FILE for other languages"
+        )
     try:
         if out is not None:
             written = compile_protos(
@@ -66,8 +81,12 @@ def generate(
             )
             _report(out, written)
             _say_how_to_import(out, written)
-        if export is not None:
-            _report(export, export_protos(paths, export, include=include))
+        if export is not None or descriptor_set is not None:
+            written = export_protos(paths, export, descriptor_set=descriptor_set, include=include)
+            if export is not None:
+                _report(export, written)
+            if descriptor_set is not None:
+                click.echo(descriptor_set)
     except CompileError as error:
         fail(str(error), FAILED)
 

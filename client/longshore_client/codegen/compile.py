@@ -13,7 +13,7 @@ import sysconfig
 import tempfile
 from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from google.protobuf import descriptor_pb2
 
@@ -25,11 +25,24 @@ Stubs = Literal["mypy-protobuf", "protoc", "none"]
 _IMPORT = re.compile(rb'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MULTILINE)
 _PACKAGE = re.compile(rb"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
 _GOOGLE_IMPORT = re.compile(r"^(from google\.(?:api|longrunning|rpc)[\w.]* import \w+ as (\w+))$", re.MULTILINE)
-_VALIDATE = "buf/validate/validate.proto"
+VALIDATE = "buf/validate/validate.proto"
 
 
 class CompileError(Exception):
     """The files could not be compiled. The text is protoc's or names the contract, file and line."""
+
+
+class Sources(NamedTuple):
+    """What is to be compiled, and where the compiler finds it."""
+
+    names: list[str]
+    """The files, as imports name them."""
+    roots: list[Path]
+    """Where they and all that they import are."""
+    arguments: list[str]
+    """The same for protoc."""
+    described: bool
+    """Whether `buf/validate/validate.proto` is among what they import and no root has it: protoc gets a descriptor."""
 
 
 def compile_protos(
@@ -61,23 +74,14 @@ def compile_protos(
     Raises:
         CompileError: A file is missing or wrong, or a needed package is not installed.
     """
-    if util.find_spec("grpc_tools") is None:
-        raise CompileError('grpcio-tools is not installed: pip install "longshore[cli]"')
-    roots, names = _roots_and_names(list(files), [path.resolve() for path in include])
-    if not names:
-        raise CompileError("there are no .proto files to compile")
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="longshore-protoc-") as scratch_name:
         scratch = Path(scratch_name)
-        includes = [*roots, *third_party_roots(scratch / "include")]
-        arguments = [f"-I{path}" for path in includes]
-        validate = _validate_descriptor(names, includes, scratch)
-        if validate is not None:
-            arguments.append(f"--descriptor_set_in={validate}")
+        names, _, arguments, described = find_sources(files, include, scratch)
+        out.mkdir(parents=True, exist_ok=True)
         staged = scratch / "out"
         staged.mkdir()
         image = scratch / "image.binpb"
-        _protoc(
+        protoc(
             [
                 *arguments,
                 f"--descriptor_set_out={image}",
@@ -87,9 +91,9 @@ def compile_protos(
                 *names,
             ]
         )
-        if validate is not None:
+        if described:
             # No installed package ships this module, and the contracts' own modules import it.
-            _protoc([*arguments, f"--python_out={staged}", f"--pyi_out={staged}", _VALIDATE])
+            protoc([*arguments, f"--python_out={staged}", f"--pyi_out={staged}", VALIDATE])
         _drop_empty_grpc(staged, image, names)
         if stubs == "protoc":
             _drop_unused_google_imports(staged)
@@ -97,40 +101,31 @@ def compile_protos(
             _write_contracts(staged, image, names)
         if packages:
             _write_package_files(staged)
-        return _install(staged, out)
+        return install(staged, out)
 
 
-def export_protos(files: Iterable[Path], out: Path, *, include: Sequence[Path] = ()) -> list[Path]:
-    """Copy contracts and every file that they import to one folder, each under the name that it is imported by.
-
-    That folder alone is then the include path for the protoc of any language. What protoc brings itself
-    (`google/protobuf`) is left out.
+def find_sources(files: Iterable[Path], include: Sequence[Path], scratch: Path) -> Sources:
+    """Find the files of a team, and all that they may import.
 
     Args:
         files: As for `compile_protos`.
-        out: The folder to write to; made if missing.
         include: As for `compile_protos`.
-
-    Returns:
-        The paths of the files, relative to `out`, sorted.
+        scratch: A folder for what has to be made.
 
     Raises:
-        CompileError: A file is missing, or imports one that nobody has as a file.
+        CompileError: A file is missing, or a needed package is not installed.
     """
+    if util.find_spec("grpc_tools") is None:
+        raise CompileError('grpcio-tools is not installed: pip install "longshore[cli]"')
     roots, names = _roots_and_names(list(files), [path.resolve() for path in include])
-    with tempfile.TemporaryDirectory(prefix="longshore-export-") as scratch_name:
-        scratch = Path(scratch_name)
-        staged = scratch / "out"
-        staged.mkdir()
-        includes = [*roots, *third_party_roots(scratch / "include")]
-        for name, path in _closure(names, includes).items():
-            if name.startswith("google/protobuf/"):
-                continue
-            if path is None:
-                raise CompileError(f"{name} is imported but is on no include path; add one with -I")
-            (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).write_bytes(path.read_bytes())
-        return _install(staged, out)
+    if not names:
+        raise CompileError("there are no .proto files to compile")
+    roots += third_party_roots(scratch / "include")
+    arguments = [f"-I{path}" for path in roots]
+    descriptor = _validate_descriptor(names, roots, scratch)
+    if descriptor is not None:
+        arguments.append(f"--descriptor_set_in={descriptor}")
+    return Sources(names, roots, arguments, descriptor is not None)
 
 
 def third_party_roots(stage: Path) -> list[Path]:
@@ -152,16 +147,16 @@ def third_party_roots(stage: Path) -> list[Path]:
     target = stage / "google" / "longrunning" / "operations.proto"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(source.read_bytes())
-    return [stage, *_longshore_roots(), source.parents[2]]
+    return [stage, longshore_root(), source.parents[2]]
 
 
-def _longshore_roots() -> list[Path]:
+def longshore_root() -> Path:
     """Where `longshore/v1/*.proto` lies: in a checkout, or beside the installed modules."""
     checkout = Path(__file__).resolve().parents[3] / "protos"
     places = [checkout, *(Path(entry or ".") for entry in sys.path), Path(sysconfig.get_path("purelib"))]
     for place in places:
         if (place / "longshore" / "v1" / "annotations.proto").is_file():
-            return [place.resolve()]
+            return place.resolve()
     raise CompileError("longshore/v1/annotations.proto is not installed: reinstall longshore")
 
 
@@ -213,7 +208,8 @@ def _generator_arguments(out: Path, *, grpc: bool, stubs: Stubs) -> list[str]:
     return arguments
 
 
-def _protoc(arguments: Sequence[str]) -> None:
+def protoc(arguments: Sequence[str]) -> None:
+    """Run protoc. Raises `CompileError` with its words."""
     done = subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", *arguments], capture_output=True, text=True, check=False
     )
@@ -223,13 +219,13 @@ def _protoc(arguments: Sequence[str]) -> None:
 
 def _validate_descriptor(names: Sequence[str], includes: Sequence[Path], scratch: Path) -> Path | None:
     """Descriptor set of `buf/validate/validate.proto` if a contract imports it and no include path has it."""
-    if _closure(names, includes).get(_VALIDATE, scratch) is not None:
+    if closure(names, includes).get(VALIDATE, scratch) is not None:
         # Nobody imports it, or somebody has it as a file.
         return None
     try:
         import protovalidate
     except ImportError as error:
-        raise CompileError(f'{_VALIDATE} comes with protovalidate: pip install "protovalidate>=2.1"') from error
+        raise CompileError(f'{VALIDATE} comes with protovalidate: pip install "protovalidate>=2.1"') from error
     file = descriptor_pb2.FileDescriptorProto.FromString(
         type(protovalidate.Violation().proto).desc().file.proto.to_binary()
     )
@@ -238,7 +234,7 @@ def _validate_descriptor(names: Sequence[str], includes: Sequence[Path], scratch
     return path
 
 
-def _closure(names: Sequence[str], includes: Sequence[Path]) -> dict[str, Path | None]:
+def closure(names: Sequence[str], includes: Sequence[Path]) -> dict[str, Path | None]:
     """The files and all that they import, directly or through others; None for a file that no root has."""
     found: dict[str, Path | None] = {}
     queue = list(names)
@@ -255,7 +251,7 @@ def _closure(names: Sequence[str], includes: Sequence[Path]) -> dict[str, Path |
 
 def _drop_empty_grpc(staged: Path, image: Path, names: Sequence[str]) -> None:
     """Remove the gRPC modules that protoc writes for files without a service."""
-    with_service = {file.name for file in _read_image(image).file if file.service}
+    with_service = {file.name for file in read_image(image).file if file.service}
     for name in set(names) - with_service:
         stem = staged / name.removesuffix(".proto").replace("-", "_")
         for suffix in ("_pb2_grpc.py", "_pb2_grpc.pyi"):
@@ -275,7 +271,8 @@ def _drop_unused_google_imports(staged: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _read_image(image: Path) -> descriptor_pb2.FileDescriptorSet:
+def read_image(image: Path) -> descriptor_pb2.FileDescriptorSet:
+    """The descriptors that protoc has written."""
     return descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
 
 
@@ -286,7 +283,7 @@ def _write_contracts(staged: Path, image: Path, names: Sequence[str]) -> None:
     from longshore_client.codegen.plugin import generate_modules
 
     try:
-        modules = generate_modules(_read_image(image).file, names)
+        modules = generate_modules(read_image(image).file, names)
     except ContractError as error:
         raise CompileError(str(error)) from error
     for path, text in modules.items():
@@ -304,7 +301,7 @@ def _write_package_files(staged: Path) -> None:
             (folder / "py.typed").touch()
 
 
-def _install(staged: Path, out: Path) -> list[Path]:
+def install(staged: Path, out: Path) -> list[Path]:
     """Copy what is new or changed; unchanged files keep their time, so nothing is rebuilt for nothing."""
     written = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
     for path in written:
