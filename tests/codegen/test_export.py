@@ -111,7 +111,7 @@ def test_a_second_export_leaves_unchanged_files_alone(contract: Path, tmp_path: 
 def test_what_compilers_bring_is_left_out_even_if_the_team_has_a_copy(contract: Path, tmp_path: Path) -> None:
     copy = tmp_path / "protos" / "google" / "protobuf" / "empty.proto"
     copy.parent.mkdir(parents=True)
-    copy.write_text('syntax = "proto3"; package google.protobuf; message Empty {}')
+    copy.write_text('syntax = "proto3";\npackage google.protobuf;\nmessage Empty {}\n')
     written = export_protos([tmp_path / "protos"], tmp_path / "tree")
     assert not [path for path in written if path.is_relative_to("google/protobuf")]
     assert compiled(tmp_path / "tree")
