@@ -16,6 +16,7 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import Outcome, raised, returned
 from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler.deferral import Work, working
+from longshore_server.handler.durable import handling
 from longshore_server.handler.journal import Journal, NonDeterministicError
 from longshore_server.handler.offers import TransferError
 from longshore_server.handler.operation import Operation, current
@@ -138,6 +139,7 @@ class Attempt:
         if operation is None or self._ending is not None:
             return None if operation is None else self._interrupted()
         current.set(operation)
+        handling.set(operation)
         working.set(self._work)
         self._in_handler = True
         outcome: Outcome | None = None

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from longshore_server.contract.types import OperationType
-from longshore_server.errors import OperationError, Reason, failure
-from longshore_server.handler.journal import NonDeterministicError
-from longshore_server.handler.steps import StepTimeoutError
+from longshore_server.errors import Reason, failure
+from longshore_server.handler import failures
 from longshore_server.lifecycle import Move
 
 log = logging.getLogger(__name__)
@@ -49,27 +48,6 @@ def returned(type: OperationType, value: Any, limit: int, *, attached: bool = Fa
 
 
 def raised(type: OperationType, name: str, error: BaseException, limit: int, fields: Mapping[str, Any]) -> Outcome:
-    """The outcome of an error: an `OperationError` is for callers, any other for the log alone.
-
-    `name`: of the operation. `limit`: the most bytes that the error may have. `fields`: for the line in the log.
-    """
-    if isinstance(error, OperationError):
-        try:
-            status = error.status(type.package)
-        except (TypeError, ValueError) as problem:
-            # For example a lone surrogate in the message: it cannot be sent, and the operation must end all the same.
-            error = problem
-        else:
-            if status.ByteSize() > limit:
-                log.error("the error of %s has %d bytes: its details are left out", name, status.ByteSize())
-                del status.details[1:]
-                status.message = status.message[:1024]
-            return Outcome(Move.FAIL, status.SerializeToString(), retriable=not error.final)
-    if isinstance(error, NonDeterministicError):
-        log.error("%s", error, extra=dict(fields))
-        return Outcome(Move.FAIL, failure(Reason.NON_DETERMINISTIC, error.public))
-    if isinstance(error, StepTimeoutError):
-        log.error("handler of %s raised", name, exc_info=error, extra=dict(fields))
-        return Outcome(Move.FAIL, failure(Reason.STEP_TIMEOUT), retriable=True)
-    log.error("handler of %s raised", name, exc_info=error, extra=dict(fields))
-    return Outcome(Move.FAIL, failure(Reason.HANDLER_ERROR), retriable=True)
+    """The outcome of an error: see `failures.describe`, where the domain is the contract's package."""
+    found = failures.describe(name, error, limit, fields, type.package)
+    return Outcome(Move.FAIL, found.status, found.retriable)

@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, TypeVar
 
-from longshore_server.store.mutations import Defer
-from longshore_server.store.record import OperationRecord
+from longshore_server.store.mutations import Author, Defer
 
 if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
@@ -34,10 +33,10 @@ working: contextvars.ContextVar[Work | None] = contextvars.ContextVar("longshore
 class HandOver:
     """What one attempt has given away of its operation."""
 
-    __slots__ = ("_record", "_writer", "attached", "durable")
+    __slots__ = ("_author", "_writer", "attached", "durable")
 
-    def __init__(self, record: OperationRecord, writer: Writer) -> None:
-        self._record = record
+    def __init__(self, author: Author, writer: Writer) -> None:
+        self._author = author
         self._writer = writer
         self.durable = False
         """Whether the operation is deferred."""
@@ -51,7 +50,7 @@ class HandOver:
 
     async def defer(self) -> None:
         """Returns once it is durable. Repeatable. Raises `ServiceError` when the attempt may no longer do it."""
-        await self._writer.submit(Defer(self._record.uid, self._record.attempt), self._settled)
+        await self._writer.submit(Defer(self._author), self._settled)
 
     async def attach(self, work: Awaitable[T]) -> T:
         """Hand the operation over, except for its outcome, and return what `work` gives."""

@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.handler.journal import Asked, Journal, Key
-from longshore_server.store.mutations import ConsumeNext, Record
+from longshore_server.store.mutations import ConsumeNext, OperationAttempt, Record
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import JournalEntry, OperationRecord
 
@@ -106,6 +106,7 @@ class Inbox:
         self._type = type
         self._source = source
         self._uid, self._attempt = record.uid, record.attempt
+        self._author = OperationAttempt(record.uid, record.attempt)
         self._journal = journal
         self._store = store
         self._clock = clock
@@ -154,7 +155,7 @@ class Inbox:
             # Later waits got something in an earlier attempt, and this one did not: it gets nothing before they do.
             held = any(other > key[2] for other in line.ahead)
             if late and held:
-                await self._store.writer.submit(Record(self._uid, outcome))
+                await self._store.writer.submit(Record(self._author, outcome))
                 return None
             if late or (self._comes(wanted) and not held):
                 under_way = self._store.writer.submit(ConsumeNext(self._uid, wanted, outcome, late))
@@ -190,7 +191,7 @@ class Inbox:
             return int(kept.outcome)
         until = self._clock.now() + int(seconds * SECOND)
         entry = self._entry((UNTIL, label, occurrence), asked)._replace(outcome=str(until).encode())
-        await self._store.writer.submit(Record(self._uid, entry))
+        await self._store.writer.submit(Record(self._author, entry))
         return until
 
     async def _change(self, until: int | None) -> None:

@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
@@ -18,11 +18,9 @@ from longshore.v1 import annotations_pb2
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.contract import retry as policies
 from longshore_server.contract.retry import RetryPolicy
-from longshore_server.contract.types import OperationType
 from longshore_server.errors import OperationError, Reason
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
-from longshore_server.store.record import OperationRecord
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +120,15 @@ class Steps:
     """Calls the functions of one attempt's steps."""
 
     def __init__(
-        self, type: OperationType, record: OperationRecord, clock: Clock, cancelled: Flag, stopping: Flag
+        self, name: str, fields: Mapping[str, Any], ends: int | None, clock: Clock, cancelled: Flag, stopping: Flag
     ) -> None:
-        self._record = record
+        """`name`: whose attempt it is. `ends`: when that does, in microseconds. `fields`: for each line of the log."""
+        self._name = name
         self._clock = clock
         self._cancelled = cancelled
         self._stopping = stopping
-        self._fields = {"operation": record.name, "type": type.name, "attempt": record.attempt}
-        ends = [record.deadline]
-        if type.attempt_timeout is not None and record.begun is not None:
-            ends.append(record.begun + type.attempt_timeout)
-        self._deadline = min((end for end in ends if end is not None), default=None)
+        self._fields = fields
+        self._ends = ends
 
     async def run(
         self, running: Running, function: Callable[..., Any], args: tuple[Any, ...],
@@ -155,8 +151,8 @@ class Steps:
                 if retry is None or delay is None:
                     raise
                 log.warning(
-                    "step %r of %s failed, try %d of %d; the next one comes in %g s", running.name, self._record.name,
-                    failures, retry.max_attempts, delay / SECOND, exc_info=error, extra=self._fields,
+                    "step %r of %s failed, try %d of %d; the next one comes in %g s", running.name, self._name,
+                    failures, retry.max_attempts, delay / SECOND, exc_info=error, extra=dict(self._fields),
                 )  # fmt: skip
                 await self._pause(self._clock.now() + delay)
                 if self._cancelled:
@@ -199,7 +195,7 @@ class Steps:
             reason = error.reason
         elif isinstance(error, StepTimeoutError):
             reason = Reason.STEP_TIMEOUT.name
-        return policy.next(failures, reason, random.random(), self._clock.now(), begun, self._deadline)  # noqa: S311
+        return policy.next(failures, reason, random.random(), self._clock.now(), begun, self._ends)  # noqa: S311
 
     async def _pause(self, until: int) -> None:
         """Return at `until`, or once a caller asks to cancel or to stop."""

@@ -7,7 +7,7 @@ is its outcome; callers get it once the commit that holds it is durable.
 from __future__ import annotations
 
 from longshore_server.store.mutations.attempt import Begin, Defer, Interrupt, Record, Report, TryAgain
-from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.base import Author, Mutation, OperationAttempt
 from longshore_server.store.mutations.settle import (
     AcknowledgeCancel,
     ProviderCancel,
@@ -41,9 +41,10 @@ from longshore_server.store.mutations.upkeep import (
 )
 
 __all__ = [
-    "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AdvanceUpload", "Begin", "Boot", "CommitUpload",
-    "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailUpload", "FinishUpload",
-    "ForgetGarbage", "Interrupt", "Mutation", "Nothing", "OfferDownload", "PlaceUpload", "ProviderCancel", "Record",
-    "Report", "RequestCancel", "RequestStop", "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown",
-    "SignalAccepted", "StoreContracts", "Sweep", "TakeOver", "TryAgain", "UseDownload",
+    "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AdvanceUpload", "Author", "Begin", "Boot",
+    "CommitUpload", "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailUpload",
+    "FinishUpload", "ForgetGarbage", "Interrupt", "Mutation", "Nothing", "OfferDownload", "OperationAttempt",
+    "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop", "RevokeDownload",
+    "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep", "TakeOver",
+    "TryAgain", "UseDownload",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.lifecycle import Move, State
-from longshore_server.store.mutations.base import Mutation, current, not_ended
+from longshore_server.store.mutations.base import Author, Mutation, current, not_ended
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import Transaction
 
@@ -50,9 +50,9 @@ class Report(Mutation[None]):
 
 @dataclass(slots=True)
 class Record(Mutation[JournalEntry]):
-    """The current attempt records the outcome of a durable await."""
+    """An attempt records the outcome of a durable await."""
 
-    uid: bytes
+    author: Author
     entry: JournalEntry
 
     @property
@@ -60,8 +60,8 @@ class Record(Mutation[JournalEntry]):
         return True
 
     def apply(self, tx: Transaction) -> JournalEntry:
-        current(tx.head(self.uid), self.entry.attempt)
-        tx.note_journal(self.uid, self.entry)
+        self.author.check(tx)
+        tx.note_journal(self.author.uid, self.entry)
         return self.entry
 
 
@@ -95,18 +95,17 @@ class TryAgain(Mutation[OperationRecord]):
 
 
 @dataclass(slots=True)
-class Defer(Mutation[OperationRecord]):
-    """The current attempt hands its operation over: from now on it ends by a control call, its deadline or a cancel."""
+class Defer(Mutation[None]):
+    """An attempt hands its operation over: from now on it ends by a control call, its deadline or a cancel."""
 
-    uid: bytes
-    attempt: int
+    author: Author
 
     @property
     def patient(self) -> bool:
         return True
 
-    def apply(self, tx: Transaction) -> OperationRecord:
-        return tx.note(current(tx.head(self.uid), self.attempt), deferred=True, under_way=False)
+    def apply(self, tx: Transaction) -> None:
+        self.author.hand_over(tx)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,36 @@ class Mutation(abc.ABC, Generic[T]):
         """Check the guards, then change. Runs in the writer's thread."""
 
 
+class Author(abc.ABC):
+    """Who writes into a journal: one attempt of an operation or of a job."""
+
+    __slots__ = ("attempt", "uid")
+
+    def __init__(self, uid: bytes, attempt: int) -> None:
+        self.uid = uid
+        self.attempt = attempt
+
+    @abc.abstractmethod
+    def check(self, tx: Transaction) -> None:
+        """The fence: raises `ServiceError` where the attempt is not the current one any more."""
+
+    @abc.abstractmethod
+    def hand_over(self, tx: Transaction) -> None:
+        """No attempt will end it from now on: something else does. Raises as `check`."""
+
+
+class OperationAttempt(Author):
+    """An attempt of an operation."""
+
+    __slots__ = ()
+
+    def check(self, tx: Transaction) -> None:
+        current(tx.head(self.uid), self.attempt)
+
+    def hand_over(self, tx: Transaction) -> None:
+        tx.note(current(tx.head(self.uid), self.attempt), deferred=True, under_way=False)
+
+
 def current(head: OperationRecord, attempt: int) -> OperationRecord:
     """The fence: only the attempt that is current and under way may change anything.
 

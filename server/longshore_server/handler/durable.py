@@ -1,0 +1,190 @@
+"""What the handlers of operations and of jobs have in common: an attempt with a journal, its steps and its sleep."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from typing_extensions import TypeVarTuple, Unpack
+
+from longshore_server.clock import SECOND, Clock, sleep_until
+from longshore_server.handler import codec, steps
+from longshore_server.handler.facts import Flag
+from longshore_server.handler.journal import Asked, Journal, Key, place
+from longshore_server.handler.steps import Running, StepRetry, Steps
+from longshore_server.ids import uid_text
+from longshore_server.store.mutations import Author, Record
+from longshore_server.store.record import JournalEntry
+from longshore_server.tracer import Tracer
+
+if TYPE_CHECKING:
+    from longshore_server.store.writer import Writer
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+STEP = "step"
+"""The kind of journal entries: what a step has returned."""
+
+
+class Durable:
+    """The context of one attempt.
+
+    Everything that takes effect is durable before it is visible to anyone, and belongs to this attempt: once another
+    attempt has begun, or it all has ended, further effects raise `ServiceError`.
+
+    `deadline`: when it ends at the latest, in microseconds. `ends`: when this attempt does. `fields`: what every line
+    of the log carries.
+    """
+
+    def __init__(
+        self, author: Author, name: str, journal: Journal, writer: Writer, clock: Clock, tracer: Tracer, *,
+        deadline: int | None, ends: int | None, fields: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        self.author = author
+        """For the engine: who writes into the journal."""
+        self.journal = journal
+        """For the engine: what earlier attempts have recorded, and what this one has asked for."""
+        self._name = name
+        self._writer = writer
+        self._clock = clock
+        self._tracer = tracer
+        self._deadline = deadline
+        self._ends = ends
+        self._fields = fields
+        self.cancelled = Flag()
+        """Raised when somebody asks to cancel."""
+        self.stopping = Flag()
+        """Raised when a caller asks to stop: what the handler then returns completes the operation as stopped."""
+
+    @property
+    def name(self) -> str:
+        """`operations/{id}` or `jobs/{id}`."""
+        return self._name
+
+    @property
+    def uid(self) -> str:
+        """The UUIDv7 that is this operation's, or this job's, alone."""
+        return uid_text(self.author.uid)
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return self.author.attempt
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it fails if it has not ended (UTC); None: never."""
+        return None if self._deadline is None else datetime.fromtimestamp(self._deadline / SECOND, UTC)
+
+    @property
+    def fatal(self) -> Exception | None:
+        """Why this attempt cannot succeed any more, whatever the handler returns."""
+        return self.journal.fatal
+
+    @property
+    def missed_steps(self) -> list[str]:
+        """For the engine: the names of the steps that are recorded and that this attempt has not asked for."""
+        return self.journal.missed(STEP)
+
+    # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
+    @overload
+    async def step(
+        self, name: str, function: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args,
+        retry: StepRetry | None = None, timeout: float | timedelta | None = None,
+    ) -> T: ...  # fmt: skip
+
+    @overload
+    async def step(
+        self, name: str, function: Callable[[Unpack[Args]], T], *args: *Args,
+        retry: StepRetry | None = None, timeout: float | timedelta | None = None,
+    ) -> T: ...  # fmt: skip
+
+    # mypy 2.4 does not take `*args: Any` for an implementation of overloads that unpack a TypeVarTuple.
+    def step(  # type: ignore[misc]
+        self, name: str, function: Callable[..., Any], *args: Any,
+        retry: StepRetry | None = None, timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, Any]:  # fmt: skip
+        """Run `function(*args)` once in the life of the operation or job, and return its recorded result ever after.
+
+        The result is recorded when the function has returned: a crash in between runs it again, so pass `step.key` on
+        to whatever must not happen twice. Results are protobuf messages, JSON values, dataclasses or pydantic models,
+        always decoded from what was stored. Steps may run in parallel, not inside one another.
+
+        Args:
+            name: tells it from the other steps, in this attempt and in all later ones.
+            retry: how often the function is tried before the step fails. Default: once.
+            timeout: the longest that one try may take, in seconds or as a timedelta, before it is cancelled; only what
+                awaits can be. Default: as long as it takes.
+
+        Raises what the function raised last (nothing is recorded), `StepTimeoutError` where it took too long,
+        `DuplicateNameError` for a name used before in this attempt, `NestedStepError` inside another step,
+        `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result.
+        """
+        # No coroutine itself: in a task of its own it would find only asyncio as its caller.
+        return self._step(name, place(2), function, args, retry, timeout)
+
+    async def _step(
+        self, name: str, where: str, function: Callable[..., Any], args: tuple[Any, ...],
+        retry: StepRetry | None, timeout: float | timedelta | None,
+    ) -> Any:  # fmt: skip
+        steps.refuse_nesting(name)
+        key = self.journal.claim(STEP, name, where)
+        asked = Asked(*args)
+        entry = self.journal.recorded(key, asked)
+        if entry is None:
+            with self._tracer.step(name):
+                entry = await self._run_step(key, asked, function, args, retry, timeout)
+        return self.journal.decode(key, entry)
+
+    async def _run_step(
+        self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...],
+        retry: StepRetry | None, timeout: float | timedelta | None,
+    ) -> JournalEntry:  # fmt: skip
+        name, started = key[1], self._clock.now()
+        running = Running(name, f"{self.uid}/{name}")
+        try:
+            result = await self._steps.run(running, function, args, retry, timeout)
+        except BaseException:
+            self.journal.release(key)
+            raise
+        try:
+            stored = codec.encode(result)
+        except codec.NotStorableError as error:
+            raise TypeError(f"step {name!r}: {error}") from None
+        return await self.record(key, asked, stored, started)
+
+    async def sleep(self, duration: float | timedelta) -> None:
+        """Sleep durably: the end is recorded at the first call, and a re-run sleeps only what is left of it.
+
+        Args:
+            duration: seconds, or a timedelta. Raises `ValueError` when it is negative.
+        """
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+        if seconds < 0:
+            raise ValueError(f"cannot sleep {seconds} seconds")
+        await sleep_until(self._clock, await self.until(self.journal.count("sleep", ""), Asked(seconds), seconds))
+
+    async def until(self, key: Key, asked: Asked, seconds: float) -> int:
+        """For the engine: the time so many seconds from now, recorded at the first call; a re-run gets the same."""
+        entry = self.journal.recorded(key, asked)
+        if entry is None:
+            entry = await self.record(key, asked, codec.encode(self._clock.now() + int(seconds * SECOND)))
+        found: int = self.journal.decode(key, entry)
+        return found
+
+    async def record(self, key: Key, asked: Asked, stored: codec.Encoded, started: int | None = None) -> JournalEntry:
+        """For the engine: write the outcome of a durable await into the journal; durable when this returns."""
+        entry = JournalEntry(*key, self.attempt, asked.digest, asked.text, stored.codec, stored.data, started)
+        return await self._writer.submit(Record(self.author, entry))
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return Steps(self._name, self._fields, self._ends, self._clock, self.cancelled, self.stopping)
+
+
+handling: contextvars.ContextVar[Durable | None] = contextvars.ContextVar("longshore_handling", default=None)
+"""The context of the handler that is running here, if any."""

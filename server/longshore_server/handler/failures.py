@@ -1,0 +1,46 @@
+"""What a handler's error means to callers: an `OperationError` is for them, any other for the log alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from longshore_server.errors import OperationError, Reason, failure
+from longshore_server.handler.journal import NonDeterministicError
+from longshore_server.handler.steps import StepTimeoutError
+
+log = logging.getLogger(__name__)
+
+
+class Failure(NamedTuple):
+    """A serialized `google.rpc.Status`, and whether a retry policy may allow another attempt."""
+
+    status: bytes
+    retriable: bool = False
+
+
+def describe(name: str, error: BaseException, limit: int, fields: Mapping[str, Any], domain: str) -> Failure:
+    """What an attempt failed with that raised `error`.
+
+    `name`: of the operation or the job. `limit`: the most bytes that the error may have. `fields`: for the line in the
+    log. `domain`: of the reasons of an `OperationError` that says none.
+    """
+    if isinstance(error, OperationError):
+        try:
+            status = error.status(domain)
+        except (TypeError, ValueError) as problem:
+            # For example a lone surrogate in the message: it cannot be sent, and it must all end all the same.
+            error = problem
+        else:
+            if status.ByteSize() > limit:
+                log.error("the error of %s has %d bytes: its details are left out", name, status.ByteSize())
+                del status.details[1:]
+                status.message = status.message[:1024]
+            return Failure(status.SerializeToString(), not error.final)
+    if isinstance(error, NonDeterministicError):
+        log.error("%s", error, extra=dict(fields))
+        return Failure(failure(Reason.NON_DETERMINISTIC, error.public))
+    log.error("handler of %s raised", name, exc_info=error, extra=dict(fields))
+    reason = Reason.STEP_TIMEOUT if isinstance(error, StepTimeoutError) else Reason.HANDLER_ERROR
+    return Failure(failure(reason), retriable=True)
