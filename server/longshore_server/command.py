@@ -85,6 +85,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("health", "Who may ask for health.", type=click.Choice(["anyone", "authenticated"]))
 @_setting("reflection", "Who may use reflection.", type=click.Choice(["anyone", "authenticated", "off"]))
 @_setting("concurrency", "Attempts of one type that may run at once.", type=int, metavar="N")
+@_setting("concurrency_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("queue", "Operations of one type that may wait for a slot.", type=int, metavar="N")
 @_setting("queue_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("max_live", "Operations that have not ended.", type=int, metavar="N")

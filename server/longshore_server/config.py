@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 SettingsT = TypeVar("SettingsT", JwtSettings, StoreSettings)
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
-    "concurrency": (1, 1_000_000), "queue": (0, 10_000_000), "default_timeout": (0.001, 1_000_000_000),
+    "concurrency": (1, 1_000_000), "concurrency_per_owner": (1, 1_000_000), "queue": (0, 10_000_000),
+    "default_timeout": (0.001, 1_000_000_000),
     "default_retention": (0, 1_000_000_000), "drain": (0, 1_000_000),
     "max_events": (16, 1_000_000_000), "max_input": (1024, 64 << 20), "max_payload": (1024, 64 << 20),
     "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
@@ -175,7 +176,9 @@ class Config:
     reflection: str = "authenticated"
     """Who may use gRPC reflection, which grpcurl and `longshore call` need; `off`: nobody."""
     concurrency: int = 10_000
-    """How many attempts of one operation type may run at once."""
+    """How many attempts of one operation type may run at once. Callers whose operations wait for that take turns."""
+    concurrency_per_owner: int = 5_000
+    """How many of these one caller's operations may have; the rest of them waits. As for `queue_per_owner`."""
     queue: int = 10_000
     """How many operations of one type may wait for a slot before starts are refused."""
     queue_per_owner: int = 5_000

@@ -113,7 +113,8 @@ class Running:
             authenticated=bool(authenticators), stores=self.stores,
         )  # fmt: skip
         limits = Limits(
-            concurrency=config.concurrency, queue=config.queue, queue_per_owner=config.queue_per_owner,
+            concurrency=config.concurrency, concurrency_per_owner=config.concurrency_per_owner,
+            queue=config.queue, queue_per_owner=config.queue_per_owner,
             max_live=config.max_live, max_live_per_owner=config.max_live_per_owner, max_events=config.max_events,
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
             max_watches_per_owner=config.max_watches_per_owner, max_transfers=config.max_transfers,

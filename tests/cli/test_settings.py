@@ -72,6 +72,7 @@ SETTINGS = {
     "health": Setting("authenticated", ("--health", "authenticated"), "authenticated", '"authenticated"'),
     "reflection": Setting("off", ("--reflection", "off"), "off", '"off"'),
     "concurrency": Setting(7, ("--concurrency", "7"), "7", "7", "N"),
+    "concurrency_per_owner": Setting(7, ("--concurrency-per-owner", "7"), "7", "7", "N"),
     "queue": Setting(7, ("--queue", "7"), "7", "7", "N"),
     "queue_per_owner": Setting(7, ("--queue-per-owner", "7"), "7", "7", "N"),
     "max_live": Setting(7, ("--max-live", "7"), "7", "7", "N"),

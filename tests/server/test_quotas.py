@@ -4,68 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from google.rpc import error_details_pb2
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server import Server
-from longshore_server.testing import Harness
-from tests.conftest import Lab, LabClock, State, detail, refused, retry_after
-from tests.server.auth.identities import bearer
-from tests.server.retrying import RetryHandlers
+from tests.conftest import State, detail, refused, retry_after
 
 TOO_MANY = (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_OPERATIONS")
-
-
-class Callers(Lab):
-    """A laboratory of `RetryService` alone, whose callers say who they are. Until `end` nothing ends."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        super().__init__(folder / "data")
-        self.tokens = {name: bearer(folder / "tokens", name) for name in ("ada", "bob")}
-        self.server = Server(RetryHandlers(self.handlers))
-        self.harness = Harness(
-            self.server, folder / "data", clock=LabClock(), tokens=folder / "tokens", reflection="off", **settings
-        )
-        self.ended = asyncio.Event()
-        self.plays(self._hold)
-
-    async def _hold(self, request: Any, op: Any) -> lab_pb2.PlayResult:
-        await self.ended.wait()
-        return lab_pb2.PlayResult()
-
-    def who(self, name: str) -> tuple[tuple[str, str]]:
-        return (("authorization", f"Bearer {self.tokens[name]}"),)
-
-    async def start(self, name: str = "", type: str = "Try", request_id: str = "") -> Any:
-        """With a name: an operation of that caller."""
-        if not name:
-            return await super().start()
-        request = pb.StartRequest(type=f"lab.v1.RetryService/{type}", request_id=request_id)
-        request.input.Pack(lab_pb2.PlayRequest())
-        return await self.operations.Start(request, metadata=self.who(name))
-
-
-@pytest.fixture
-async def make_callers(tmp_path: Path) -> AsyncIterator[Any]:
-    made: list[Callers] = []
-
-    async def make(**settings: Any) -> Callers:
-        found = Callers(tmp_path, **settings)
-        made.append(found)
-        await found.start()
-        return found
-
-    yield make
-    for found in made:
-        found.ended.set()
-        await found.stop()
 
 
 def facts(status: Any) -> dict[str, str]:
@@ -189,5 +137,5 @@ async def test_whatever_becomes_of_a_start_its_place_is_free_at_last(make_lab: A
         await lab.end(live.record.name)
     await lab.catch_up()
     assert (lab.engine._live.count, lab.engine._live._owners) == (0, {})
-    queues = lab.engine.executor._queues.values()
-    assert [(q.running, q.places.count, q.places._owners) for q in queues] == [(0, 0, {})] * len(queues)
+    bounds = [bound for waiting in lab.engine.executor._waiting.values() for bound in (waiting.slots, waiting.places)]
+    assert [(bound.count, bound._owners) for bound in bounds] == [(0, {})] * len(bounds)

@@ -43,7 +43,8 @@ class World:
 
     async def open(self) -> None:
         limits = Limits(
-            concurrency=100, queue=100, queue_per_owner=100, max_live=1000, max_live_per_owner=1000,
+            concurrency=100, concurrency_per_owner=100, queue=100, queue_per_owner=100, max_live=1000,
+            max_live_per_owner=1000,
             max_events=self.max_events, max_input=1 << 20, max_payload=1 << 20, max_watches=1000,
             max_watches_per_owner=1000, max_transfers=10, max_transfers_per_owner=10, retention=0,
         )  # fmt: skip

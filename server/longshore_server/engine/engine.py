@@ -59,6 +59,7 @@ class Limits(NamedTuple):
     """The bounds of one engine; see `longshore_server.config.Config`, whose fields they are."""
 
     concurrency: int
+    concurrency_per_owner: int
     queue: int
     queue_per_owner: int
     max_live: int
@@ -99,7 +100,7 @@ class Engine:
         self.transfers = Transfers(self.store, clock, stores, directory / "staging", self._record, transfers)
         self.executor = Executor(
             types, self.store, clock,
-            concurrency=limits.concurrency, queue=limits.queue,
+            concurrency=limits.concurrency, concurrency_per_owner=limits.concurrency_per_owner, queue=limits.queue,
             queue_per_owner=limits.queue_per_owner, max_payload=limits.max_payload, chance=chance,
             tracer=self.tracer, objects=self.transfers.objects,
         )  # fmt: skip

@@ -1,11 +1,10 @@
-"""Runs attempts: slots per type, a bounded queue of those that wait for one, and the end of each."""
+"""Runs attempts: slots per type, a bounded line of those that wait for one, and the end of each."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
-from collections import OrderedDict
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -13,8 +12,9 @@ from longshore_server.clock import Clock
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.attempt import Attempt, Ending
 from longshore_server.engine.live import Live
-from longshore_server.engine.quotas import Quota
+from longshore_server.engine.quotas import Quota, Shares
 from longshore_server.engine.retries import Chance, Retries
+from longshore_server.engine.waiting import Waiting
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.offers import Objects
 from longshore_server.lifecycle import State
@@ -23,35 +23,6 @@ from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
 
 log = logging.getLogger(__name__)
-
-
-class _Queue:
-    """One type: how many attempts run, and which operations wait."""
-
-    __slots__ = ("places", "running", "waiting")
-
-    def __init__(self, places: Quota) -> None:
-        self.running = 0
-        self.places = places  # of those that wait, and of starts whose commit is under way and that will have to
-        self.waiting: OrderedDict[Live, None] = OrderedDict()
-
-    def add(self, live: Live) -> None:
-        """Let an operation wait. Repeatable."""
-        if live not in self.waiting:
-            self.waiting[live] = None
-            self.places.take(live.record.owner)
-
-    def remove(self, live: Live) -> None:
-        """It waits no more. Repeatable."""
-        if live in self.waiting:
-            del self.waiting[live]
-            self.places.give(live.record.owner)
-
-    def pop(self) -> Live:
-        """The one that has waited longest."""
-        live, _ = self.waiting.popitem(last=False)
-        self.places.give(live.record.owner)
-        return live
 
 
 class Executor:
@@ -64,6 +35,7 @@ class Executor:
         clock: Clock,
         *,
         concurrency: int,
+        concurrency_per_owner: int,
         queue: int,
         queue_per_owner: int,
         max_payload: int,
@@ -82,13 +54,13 @@ class Executor:
         self.stopping = False
         self.held = False
         """While true, new operations wait: recovery runs suspects apart (see `engine/recovery.py`)."""
-        self._concurrency = concurrency
-        self._queues = {
-            name: _Queue(
+        self._waiting = {
+            name: Waiting(
+                Shares(total=concurrency, share=concurrency_per_owner),
                 Quota(
                     Reason.TOO_MANY_OPERATIONS, f"operations of type {name} wait", total=queue, share=queue_per_owner,
                     retry_after=1.0, metadata={"type": name},
-                )
+                ),
             )
             for name in self.types
         }  # fmt: skip
@@ -106,67 +78,65 @@ class Executor:
 
     def running_of(self, type: str) -> int:
         """How many attempts of one type run."""
-        return self._queues[type].running
+        return self._waiting[type].slots.count
 
     def waiting_of(self, type: str) -> int:
         """How many operations of one type wait for a slot."""
-        return len(self._queues[type].waiting)
+        return len(self._waiting[type])
 
     def reserve(self, type: OperationType, owner: str) -> bool:
-        """Take a slot for a start, if one is free and nobody waits for it, else a place in the queue."""
-        queue = self._queues[type.name]
-        if self.held or self.stopping or queue.waiting or queue.running >= self._concurrency:
-            queue.places.take(owner)
+        """Take a slot for a start, if one is free and nobody waits for it, else a place among those that wait."""
+        waiting = self._waiting[type.name]
+        if self.held or self.stopping or not waiting.free(owner):
+            waiting.places.take(owner)
             return False
-        queue.running += 1
+        waiting.slots.take(owner)
         return True
 
     def settled(self, type: OperationType, owner: str, reserved: bool, created: bool) -> None:
         """The start for which `reserve` was called is through; a slot that it does not use is free again."""
-        queue = self._queues[type.name]
+        waiting = self._waiting[type.name]
         if not reserved:
-            queue.places.give(owner)
+            waiting.places.give(owner)
         elif not created:
-            queue.running -= 1
-            self._next(queue)
+            self._give(waiting, owner)
 
     def refusal(self, type: OperationType, owner: str) -> ServiceError | None:
         """Why no further operation of this type may begin now for this owner, if so."""
-        queue = self._queues[type.name]
-        full = self.held or queue.running >= self._concurrency
-        return queue.places.refusal(owner) if full else None
+        waiting = self._waiting[type.name]
+        return waiting.places.refusal(owner) if self.held or not waiting.slots.free(owner) else None
 
     def admit(self, live: Live) -> None:
         """A new operation is published: run it if it has its slot, else let it wait."""
         record = live.record
         if record.state is State.RUNNING:
             self._launch(live)
-        elif record.type in self._queues and not record.deferred:
+        elif record.type in self._waiting and not record.deferred:
             self.rerun(live)
 
     def forget(self, live: Live) -> None:
-        """No handler is to begin: if the operation waited for a slot, its place in the queue is free."""
-        queue = self._queues.get(live.record.type)
-        if queue is not None:
-            queue.remove(live)
+        """No handler is to begin: if the operation waited for a slot, its place in the line is free."""
+        waiting = self._waiting.get(live.record.type)
+        if waiting is not None:
+            waiting.remove(live)
 
     def rerun(self, live: Live) -> None:
         """Let an operation wait for a slot: a new one, or one whose attempt was lost or has failed; never refused."""
-        queue = self._queues[live.record.type]
-        queue.add(live)
-        self._next(queue)
+        waiting = self._waiting[live.record.type]
+        waiting.add(live)
+        self._next(waiting)
 
     def release(self) -> None:
         """Stop holding new operations back."""
         self.held = False
-        for queue in self._queues.values():
-            self._next(queue)
+        for waiting in self._waiting.values():
+            self._next(waiting)
 
     async def isolate(self, live: Live) -> None:
-        """Begin one operation apart from the queues. Returns once its attempt has begun."""
-        queue = self._queues[live.record.type]
-        queue.running += 1
-        await self._begin(queue, live)
+        """Begin one operation apart from those that wait. Returns once its attempt has begun."""
+        waiting = self._waiting[live.record.type]
+        waiting.slots.take(live.record.owner)
+        await self._begin(waiting, live)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside everything else. The event loop itself keeps no reference to a task."""
@@ -185,9 +155,7 @@ class Executor:
         """An attempt needs its slot no more: it goes to whoever waits. Repeatable."""
         if attempt.holds_slot:
             attempt.holds_slot = False
-            queue = self._queues[type.name]
-            queue.running -= 1
-            self._next(queue)
+            self._give(self._waiting[type.name], attempt.live.record.owner)
 
     async def drain(self, until: int) -> None:
         """Give running attempts until `until` to end, then interrupt them. Nothing begins any more."""
@@ -219,15 +187,19 @@ class Executor:
         for task in list(self._tasks):
             task.cancel()
 
-    def _next(self, queue: _Queue) -> None:
-        while queue.waiting and queue.running < self._concurrency and not self.held and not self.stopping:
-            live = queue.pop()
-            if live.record.terminal:
-                continue
-            queue.running += 1
-            self.spawn(self._begin(queue, live))
+    def _give(self, waiting: Waiting, owner: str) -> None:
+        """A slot of this owner is free again: it goes to whoever waits."""
+        waiting.give(owner)
+        self._next(waiting)
 
-    async def _begin(self, queue: _Queue, live: Live) -> None:
+    def _next(self, waiting: Waiting) -> None:
+        while not self.held and not self.stopping and (live := waiting.next()) is not None:
+            if live.record.terminal:
+                waiting.give(live.record.owner)
+            else:
+                self.spawn(self._begin(waiting, live))
+
+    async def _begin(self, waiting: Waiting, live: Live) -> None:
         if self.stopping:
             return
         try:
@@ -241,8 +213,7 @@ class Executor:
                     error.message,
                     extra={"operation": live.record.name, "type": live.record.type},
                 )
-            queue.running -= 1
-            self._next(queue)
+            self._give(waiting, live.record.owner)
         else:
             self._launch(live)
 

@@ -9,41 +9,31 @@ from longshore_server.auth.identity import LOCAL
 from longshore_server.errors import Reason, ServiceError
 
 
-class Quota:
+class Shares:
     """How many of something there may be at once.
 
     Args:
-        reason: of the refusal.
-        what: what there are too many of, for people, for example `watches are open`.
         total: how many in all.
         share: how many of one owner. The local principal, who is everyone, has no bound of its own.
-        retry_after: seconds after which trying again makes sense.
-        metadata: further facts for the refusal.
     """
 
-    __slots__ = ("_metadata", "_owners", "_reason", "_retry_after", "_share", "_total", "_what", "count")
+    __slots__ = ("_owners", "_share", "_total", "count")
 
-    def __init__(
-        self, reason: Reason, what: str, *, total: int, share: int, retry_after: float,
-        metadata: dict[str, str] | None = None,
-    ) -> None:  # fmt: skip
-        self._reason = reason
-        self._what = what
+    def __init__(self, *, total: int, share: int) -> None:
         self._total = total
         self._share = share
-        self._retry_after = retry_after
-        self._metadata = metadata or {}
         self._owners: dict[str, int] = {}
         self.count = 0
         """How many there are."""
 
-    def refusal(self, owner: str) -> ServiceError | None:
-        """Why there may not be one more of this owner now, if so."""
-        if self.count >= self._total:
-            return self._too_many(self._total, "server", "")
-        if self._owners.get(owner, 0) >= self._share and owner != LOCAL.name:
-            return self._too_many(self._share, "caller", f" for {owner}")
-        return None
+    @property
+    def full(self) -> bool:
+        """Whether there may be no more of anyone."""
+        return self.count >= self._total
+
+    def free(self, owner: str) -> bool:
+        """Whether there may be one more of this owner."""
+        return self.count < self._total and (self._owners.get(owner, 0) < self._share or owner == LOCAL.name)
 
     def take(self, owner: str) -> None:
         """There is one more, whatever the bounds: the server's own work is never refused."""
@@ -58,6 +48,37 @@ class Quota:
             self._owners[owner] = left
         else:
             del self._owners[owner]
+
+
+class Quota(Shares):
+    """What callers are refused beyond.
+
+    Args:
+        reason: of the refusal.
+        what: what there are too many of, for people, for example `watches are open`.
+        retry_after: seconds after which trying again makes sense.
+        metadata: further facts for the refusal.
+    """
+
+    __slots__ = ("_metadata", "_reason", "_retry_after", "_what")
+
+    def __init__(
+        self, reason: Reason, what: str, *, total: int, share: int, retry_after: float,
+        metadata: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(total=total, share=share)
+        self._reason = reason
+        self._what = what
+        self._retry_after = retry_after
+        self._metadata = metadata or {}
+
+    def refusal(self, owner: str) -> ServiceError | None:
+        """Why there may not be one more of this owner now, if so."""
+        if self.full:
+            return self._too_many(self._total, "server", "")
+        if not self.free(owner):
+            return self._too_many(self._share, "caller", f" for {owner}")
+        return None
 
     @contextlib.contextmanager
     def place(self, owner: str) -> Iterator[None]:
