@@ -94,6 +94,7 @@ async def test_every_change_is_refused_after_the_end(lab: Lab) -> None:
     control, before = stub(lab), lab.tables()
     for call in (
         control.ReportStarted(cpb.ReportStartedRequest(name=name)),
+        control.Attach(cpb.AttachRequest(name=name)),
         control.ReportProgress(cpb.ReportProgressRequest(name=name, progress=PROGRESS)),
         control.Complete(cpb.CompleteRequest(name=name, result=RESULT)),
         control.Fail(cpb.FailRequest(name=name, error=ERROR)),

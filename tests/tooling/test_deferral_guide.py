@@ -91,12 +91,14 @@ async def service(guide: Guide, tmp_path: Path) -> AsyncIterator[Service]:
 
 
 async def test_control_in_the_service_and_from_another_process(guide: Guide, service: Service) -> None:
-    first, second = await service.order("1"), await service.order("2")
+    first, second, third = [await service.order(id) for id in ("1", "2", "7")]
     await guide.run("ApprovalsService.order)\nawait control.progress")
     assert (await service.result(first)).approved_by == "the board"
     # Blocking stubs, as in a process of their own.
-    await asyncio.to_thread(lambda: asyncio.run(guide.run("OperationControlServiceStub", service.address)))
+    await asyncio.to_thread(lambda: asyncio.run(guide.run("import OperationControlServiceStub", service.address)))
     assert (await service.result(second)).approved_by == "grace"
+    await asyncio.to_thread(lambda: asyncio.run(guide.run("AttachRequest(", service.address)))
+    assert (await service.result(third)).approved_by == "grace"
 
 
 async def test_cancel_requests(guide: Guide, service: Service) -> None:
@@ -135,7 +137,7 @@ async def test_accept(guide: Guide, service: Service) -> None:
 
 
 def test_every_block_has_its_part_in_these_tests() -> None:
-    assert len(Guide().blocks) == 7
+    assert len(Guide().blocks) == 8
 
 
 def test_the_table_names_what_there_is() -> None:

@@ -67,6 +67,28 @@ class ReportStartedRequest(_message.Message):
 Global___ReportStartedRequest: _TypeAlias = ReportStartedRequest  # noqa: Y015
 
 @_typing.final
+class AttachRequest(_message.Message):
+    """Which operation to attach."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`operations/{id}` or `operations/{uid}`. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttachRequest: _TypeAlias = AttachRequest  # noqa: Y015
+
+@_typing.final
 class ReportProgressRequest(_message.Message):
     """The progress of an operation."""
 

@@ -51,6 +51,11 @@ class OperationControlServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ReportStartedRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
                 _registered_method=True)
+        self.Attach = channel.unary_unary(
+                '/longshore.v1.OperationControlService/Attach',
+                request_serializer=longshore_dot_v1_dot_operation__control__service__pb2.AttachRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
+                _registered_method=True)
         self.ReportProgress = channel.unary_unary(
                 '/longshore.v1.OperationControlService/ReportProgress',
                 request_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ReportProgressRequest.SerializeToString,
@@ -111,7 +116,17 @@ class OperationControlServiceServicer(object):
 
     def ReportStarted(self, request, context):
         """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
-        handler has begun, which changes nothing.
+        handler has begun, which changes nothing: see Attach.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Attach(self, request, context):
+        """Attaches the operation to its controller, whose work it is from now on: no handler begins it or runs it again, not
+        after a crash either, and one that runs is interrupted. It is deferred then, as if its handler had deferred it:
+        Complete or Fail ends it, its deadline or a cancel request. Repeating it is OK, and so is an operation that is
+        deferred already, which changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +202,11 @@ def add_OperationControlServiceServicer_to_server(servicer, server):
             'ReportStarted': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportStarted,
                     request_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.ReportStartedRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.SerializeToString,
+            ),
+            'Attach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.AttachRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.SerializeToString,
             ),
             'ReportProgress': grpc.unary_unary_rpc_method_handler(
@@ -289,6 +309,33 @@ class OperationControlService(object):
             target,
             '/longshore.v1.OperationControlService/ReportStarted',
             longshore_dot_v1_dot_operation__control__service__pb2.ReportStartedRequest.SerializeToString,
+            longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationControlService/Attach',
+            longshore_dot_v1_dot_operation__control__service__pb2.AttachRequest.SerializeToString,
             longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
             options,
             channel_credentials,

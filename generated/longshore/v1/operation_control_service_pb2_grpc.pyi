@@ -44,7 +44,13 @@ class OperationControlServiceStub:
     """Returns the latest snapshot, with the input: cancel and stop requests and waiting signals are in it."""
     ReportStarted: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportStartedRequest, _operation_pb2.OperationSnapshot]
     """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
-    handler has begun, which changes nothing.
+    handler has begun, which changes nothing: see Attach.
+    """
+    Attach: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.AttachRequest, _operation_pb2.OperationSnapshot]
+    """Attaches the operation to its controller, whose work it is from now on: no handler begins it or runs it again, not
+    after a crash either, and one that runs is interrupted. It is deferred then, as if its handler had deferred it:
+    Complete or Fail ends it, its deadline or a cancel request. Repeating it is OK, and so is an operation that is
+    deferred already, which changes nothing.
     """
     ReportProgress: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportProgressRequest, _operation_pb2.OperationSnapshot]
     """Reports progress. Fails with FAILED_PRECONDITION before the operation has started."""
@@ -84,7 +90,13 @@ class OperationControlServiceAsyncStub(OperationControlServiceStub):
     """Returns the latest snapshot, with the input: cancel and stop requests and waiting signals are in it."""
     ReportStarted: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportStartedRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
-    handler has begun, which changes nothing.
+    handler has begun, which changes nothing: see Attach.
+    """
+    Attach: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.AttachRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
+    """Attaches the operation to its controller, whose work it is from now on: no handler begins it or runs it again, not
+    after a crash either, and one that runs is interrupted. It is deferred then, as if its handler had deferred it:
+    Complete or Fail ends it, its deadline or a cancel request. Repeating it is OK, and so is an operation that is
+    deferred already, which changes nothing.
     """
     ReportProgress: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ReportProgressRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Reports progress. Fails with FAILED_PRECONDITION before the operation has started."""
@@ -133,7 +145,19 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
         """Marks an accepted operation as started: no handler will begin it. Repeating it is OK, and so is an operation whose
-        handler has begun, which changes nothing.
+        handler has begun, which changes nothing: see Attach.
+        """
+
+    @_abc_1.abstractmethod
+    def Attach(
+        self,
+        request: _operation_control_service_pb2.AttachRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
+        """Attaches the operation to its controller, whose work it is from now on: no handler begins it or runs it again, not
+        after a crash either, and one that runs is interrupted. It is deferred then, as if its handler had deferred it:
+        Complete or Fail ends it, its deadline or a cancel request. Repeating it is OK, and so is an operation that is
+        deferred already, which changes nothing.
         """
 
     @_abc_1.abstractmethod

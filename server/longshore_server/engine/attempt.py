@@ -36,7 +36,7 @@ class Ending(enum.Enum):
 
     GRACE = "grace"  # the caller's cancel request was not honoured in time
     TIMEOUT = "timeout"  # the attempt took longer than the contract allows
-    SETTLED = "settled"  # the operation ended by another hand (its deadline)
+    SETTLED = "settled"  # the operation ended by another hand (its deadline), or was taken over
     DRAIN = "drain"  # the server is stopping: the next one runs it again
 
 
@@ -75,6 +75,8 @@ class Attempt:
             return
         if record.deferred:
             self._handed_over()
+            if record.attempt != self.number:
+                self.end(Ending.SETTLED)
         if record.stop_requested is not None:
             self._operation.stopping.set()
         if record.cancel_requested is not None:

@@ -215,7 +215,10 @@ class Executor:
                 )
             self._give(waiting, live.record.owner)
         else:
-            self._launch(live)
+            if live.record.under_way:
+                self._launch(live)
+            else:
+                self._give(waiting, live.record.owner)  # ended, or taken over, in the very commit that began it
 
     def _launch(self, live: Live) -> None:
         if self.stopping:

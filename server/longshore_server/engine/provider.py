@@ -145,12 +145,15 @@ class OperationControl(Generic[OperationT_co]):
     ) -> State:
         """Wait for `work` and let its value complete the operation; returns the state in which it ended.
 
-        If `work` returns None and has not ended it by a control call, it fails with ATTACH_NOT_TERMINAL; what `work`
-        raises fails it like a handler's error. When the operation ends by another hand, `work` is cancelled; when this
-        call is cancelled, `work` is too, and the operation stays as it is.
+        No handler begins the operation or runs it again from then on, and one that runs is interrupted. If `work`
+        returns None and has not ended it by a control call, it fails with ATTACH_NOT_TERMINAL; what `work` raises fails
+        it like a handler's error. When the operation ends by another hand, `work` is cancelled; when this call is
+        cancelled, `work` is too, and the operation stays as it is.
+
+        Raises `RuntimeError` in the operation's own handler, whose way is `op.attach`.
         """
         try:
-            await self.started()
+            await self._control.attach(self._live)
         except BaseException:
             if inspect.iscoroutine(work):
                 work.close()  # never begun: Python would warn that nobody awaited it

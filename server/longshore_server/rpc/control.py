@@ -38,6 +38,7 @@ class OperationControlService:
         return {
             "GetOperation": unary(pb.GetOperationRequest, self._get),
             "ReportStarted": unary(pb.ReportStartedRequest, self._started),
+            "Attach": unary(pb.AttachRequest, self._attach),
             "ReportProgress": unary(pb.ReportProgressRequest, self._progress),
             "ReportOutput": unary(pb.ReportOutputRequest, self._output),
             "Complete": unary(pb.CompleteRequest, self._complete),
@@ -59,6 +60,9 @@ class OperationControlService:
 
     async def _started(self, request: pb.ReportStartedRequest, context: Context) -> bytes:
         return _answer(await self._control.started(await self._find(context, request.name)))
+
+    async def _attach(self, request: pb.AttachRequest, context: Context) -> bytes:
+        return _answer(await self._control.attach(await self._find(context, request.name)))
 
     async def _progress(self, request: pb.ReportProgressRequest, context: Context) -> bytes:
         live = await self._find(context, request.name)

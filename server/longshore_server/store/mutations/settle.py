@@ -104,15 +104,22 @@ class AcknowledgeCancel(Mutation[OperationRecord]):
 
 @dataclass(slots=True)
 class TakeOver(Mutation[OperationRecord]):
-    """The provider marks an operation as started: no handler of this server will begin it. Repeatable."""
+    """The provider marks an operation as started: no handler of this server will begin it. Repeatable.
+
+    `running`: from a handler that has begun, too. The provider's is then the current attempt: the fence shuts out
+    whatever that handler still does.
+    """
 
     uid: bytes
+    running: bool = False
 
     def apply(self, tx: Transaction) -> OperationRecord:
         head = not_ended(tx.head(self.uid))
-        if head.state is not State.PENDING:
+        if head.state is State.PENDING:
+            return tx.make(head, Move.START, attempt=1, deferred=True, begun=tx.now, started=max(tx.now, head.created))
+        if head.deferred or not self.running:
             return head
-        return tx.make(head, Move.START, attempt=1, deferred=True, begun=tx.now, started=max(tx.now, head.created))
+        return tx.note(head, attempt=head.attempt + 1, deferred=True, under_way=False, begun=tx.now, next_attempt=None)
 
 
 @dataclass(slots=True)
