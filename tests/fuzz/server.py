@@ -51,9 +51,9 @@ GATED, OPEN = (*SHARED, gates_longshore.GatesService), (*SHARED, lab_longshore.L
 GATES = ("gates.start", "gates.see", "gates.cancel", "gates.steer")
 # Small enough that every bound is met, and that what is kept of ended operations does not grow for long.
 BOUNDS: dict[str, Any] = {
-    "concurrency": 4, "queue": 4, "queue_per_owner": 3, "max_live": 200, "max_live_per_owner": 150, "max_events": 64,
-    "max_input": 65_536, "max_payload": 65_536, "max_watches": 4, "max_watches_per_owner": 3,
-    "max_transfers": 4, "max_transfers_per_owner": 3,
+    "concurrency": 4, "concurrency_per_owner": 3, "queue": 4, "queue_per_owner": 3, "max_live": 200,
+    "max_live_per_owner": 150, "max_events": 64, "max_input": 65_536, "max_payload": 65_536, "max_watches": 4,
+    "max_watches_per_owner": 3, "max_transfers": 4, "max_transfers_per_owner": 3,
 }  # fmt: skip
 OBJECTS = ("a", "b")
 """The keys of objects that are there from the start."""
@@ -113,7 +113,7 @@ class Errors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
-        told = record.name.startswith("longshore_server.engine.outcome")
+        told = record.name.startswith(("longshore_server.handler.failures", "longshore_server.engine.outcome"))
         # gRPC's own words where a caller has gone while it is answered.
         gone = record.name == "grpc._cython.cygrpc" and "ExecuteBatchError raised in core" in text
         if not told and not gone:
