@@ -92,6 +92,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("max_live_per_owner", "Those of one caller.", type=int, metavar="N")
 @_setting("default_timeout", "Life of operations whose contract has no timeout.", type=float, metavar="SECONDS")
 @_setting("default_retention", "Life of ended ones whose contract has no retention.", type=float, metavar="SECONDS")
+@_setting("log_retention", "Life of the lines that handlers log.", type=float, metavar="SECONDS")
 @_setting("drain", "Time for running attempts when the server stops.", type=float, metavar="SECONDS")
 @_setting("max_events", "Events of one operation that are kept; older ones are dropped.", type=int, metavar="N")
 @_setting("max_input", "The largest input.", type=int, metavar="BYTES")

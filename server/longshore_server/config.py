@@ -28,6 +28,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
     "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "max_transfers": (1, 100_000),
     "max_transfers_per_owner": (1, 100_000), "jwt_skew": (0, MAX_SKEW),
+    "log_retention": (0, 1_000_000_000),
 }  # fmt: skip
 """The least and the most that a number may be."""
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -191,6 +192,9 @@ class Config:
     """Seconds that an operation may last when its contract says nothing."""
     default_retention: float = 2_592_000.0
     """Seconds that an ended operation is kept when its contract says nothing: 30 days; 0: for ever."""
+    log_retention: float = 604_800.0
+    """Seconds that a line which a handler has logged is kept, or as long as its operation if that is shorter: 7 days;
+    0: as long as its operation."""
     drain: float = 20.0
     """Seconds that running attempts get to end when the server stops."""
     max_events: int = 10_000

@@ -119,7 +119,7 @@ class Running:
             max_input=config.max_input, max_payload=config.max_payload, max_watches=config.max_watches,
             max_watches_per_owner=config.max_watches_per_owner, max_transfers=config.max_transfers,
             max_transfers_per_owner=config.max_transfers_per_owner,
-            retention=int(config.default_retention * SECOND),
+            retention=int(config.default_retention * SECOND), log_retention=int(config.log_retention * SECOND),
         )  # fmt: skip
         self._tracer = Tracer()
         self.engine = Engine(types, config.data, clock, limits, chance, self._tracer, self.stores)

@@ -79,6 +79,7 @@ SETTINGS = {
     "max_live_per_owner": Setting(7, ("--max-live-per-owner", "7"), "7", "7", "N"),
     "default_timeout": Setting(7.5, ("--default-timeout", "7.5"), "7.5", "7.5", "SECONDS"),
     "default_retention": Setting(0.0, ("--default-retention", "0"), "0", "0", "SECONDS"),
+    "log_retention": Setting(7.5, ("--log-retention", "7.5"), "7.5", "7.5", "SECONDS"),
     "drain": Setting(0.0, ("--drain", "0"), "0", "0", "SECONDS"),
     "max_events": Setting(77, ("--max-events", "77"), "77", "77", "N"),
     "max_input": Setting(7777, ("--max-input", "7777"), "7777", "7777", "BYTES"),

@@ -47,6 +47,7 @@ class World:
             max_live_per_owner=1000,
             max_events=self.max_events, max_input=1 << 20, max_payload=1 << 20, max_watches=1000,
             max_watches_per_owner=1000, max_transfers=10, max_transfers_per_owner=10, retention=0,
+            log_retention=0,
         )  # fmt: skip
         self.engine = Engine(self.types, self.directory, self.clock, limits)
         await self.engine.open()

@@ -35,6 +35,7 @@ from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
 from longshore_server.store.ledger import Commit
+from longshore_server.store.logs import Logs
 from longshore_server.store.mutations import (
     Accepted,
     Boot,
@@ -73,6 +74,8 @@ class Limits(NamedTuple):
     max_transfers_per_owner: int
     retention: int
     """Microseconds that an ended operation is kept where its contract says nothing; 0: for ever."""
+    log_retention: int
+    """Microseconds that a line of a log is kept; 0: as long as its operation or job."""
 
 
 class Engine:
@@ -92,7 +95,7 @@ class Engine:
             directory, clock, max_events=limits.max_events, publish=self._on_commit,
             retention={name: retention for name, retention in kept.items() if retention},
         )  # fmt: skip
-        self.sweeper = Sweeper(clock)
+        self.sweeper = Sweeper(clock, limits.log_retention)
         transfers = Quota(
             Reason.TOO_MANY_TRANSFERS, "transfers are under way", total=limits.max_transfers,
             share=limits.max_transfers_per_owner, retry_after=5.0,
@@ -345,6 +348,8 @@ class Engine:
         self.table.publish(operations)
         if self.transfers.stores:
             self.transfers.publish(operations)
+        if commit.others.get(Logs):
+            self.sweeper.logged()
         for uid, (record, _) in operations.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures

@@ -1,7 +1,7 @@
 """Deletes what has been kept for long enough: bounded batches, one after the other, behind everybody else's changes.
 
-One timer, for the next operation whose time is over. Its batches are changes like any other: between two of them the
-writer takes whatever has come in meanwhile, and while much waits the next one is held back.
+One timer, for the next operation or line of a log whose time is over. Its batches are changes like any other: between
+two of them the writer takes whatever has come in meanwhile, and while much waits the next one is held back.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ PATIENCE = 16
 
 
 class Sweeper:
-    """Deletes ended operations at the end of their retention."""
+    """Deletes ended operations at the end of their retention, and lines of logs at the end of theirs.
 
-    def __init__(self, clock: Clock) -> None:
+    `log_retention`: microseconds that a line is kept; 0: as long as its operation or job.
+    """
+
+    def __init__(self, clock: Clock, log_retention: int = 0) -> None:
         self._clock = clock
+        self._log_retention = log_retention
         self._store: Store | None = None
         self._timer: Timer | None = None
         self._due: int | None = None
@@ -41,15 +45,20 @@ class Sweeper:
     async def start(self, store: Store) -> None:
         """Begin with what the store holds already."""
         self._store = store
-        self.note(await store.next_expiry())
+        self.note(await self._next(store))
 
     def note(self, expires: int | None) -> None:
-        """An operation has ended, and is to be deleted at `expires`; None: never."""
+        """Something is to be deleted at `expires`, such as an operation that has ended; None: never."""
         if expires is None or self._store is None or (self._due is not None and self._due <= expires):
             return
         self._due = expires
         if self._task is None:
             self._arm(expires)
+
+    def logged(self) -> None:
+        """A line of a log has become durable."""
+        if self._log_retention:
+            self.note(self._clock.now() + self._log_retention)
 
     def stop(self) -> None:
         """Delete nothing more. A batch that is with the writer is still written."""
@@ -86,13 +95,21 @@ class Sweeper:
         deleted = 0
         while True:
             await self._turn(store)
-            deleted += await store.writer.submit(Sweep())
+            before = self._clock.now() - self._log_retention if self._log_retention else None
+            deleted += await store.writer.submit(Sweep(before))
             # What ends while the store is read comes in by `note`.
             self._due = None
-            due = await store.next_expiry()
+            due = await self._next(store)
             if due is None or due > self._clock.now():
                 log.debug("%d operations were deleted, their retention was over", deleted)
                 return due
+
+    async def _next(self, store: Store) -> int | None:
+        """When the next retention is over; None: nothing expires."""
+        due = [await store.next_expiry()]
+        if self._log_retention and (oldest := await store.oldest_line()) is not None:
+            due.append(oldest + self._log_retention)
+        return min((when for when in due if when is not None), default=None)
 
     async def _turn(self, store: Store) -> None:
         """Return once the writer has little to do, or never had for long."""

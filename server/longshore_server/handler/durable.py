@@ -14,6 +14,7 @@ from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.handler import codec, steps
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import Asked, Journal, Key, place
+from longshore_server.handler.log import AttemptLog
 from longshore_server.handler.steps import Running, StepRetry, Steps
 from longshore_server.ids import uid_text
 from longshore_server.store.mutations import Author, Record
@@ -36,13 +37,13 @@ class Durable:
     Everything that takes effect is durable before it is visible to anyone, and belongs to this attempt: once another
     attempt has begun, or it all has ended, further effects raise `ServiceError`.
 
-    `deadline`: when it ends at the latest, in microseconds. `ends`: when this attempt does. `fields`: what every line
-    of the log carries.
+    `deadline`: when it ends at the latest, in microseconds. `ends`: when this attempt does. `max_payload`: the most
+    bytes of a step's result. `fields`: what every line of the log carries.
     """
 
     def __init__(
         self, author: Author, name: str, journal: Journal, writer: Writer, clock: Clock, tracer: Tracer, *,
-        deadline: int | None, ends: int | None, fields: Mapping[str, Any],
+        deadline: int | None, ends: int | None, max_payload: int, fields: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.author = author
         """For the engine: who writes into the journal."""
@@ -54,6 +55,7 @@ class Durable:
         self._tracer = tracer
         self._deadline = deadline
         self._ends = ends
+        self._max_payload = max_payload
         self._fields = fields
         self.cancelled = Flag()
         """Raised when somebody asks to cancel."""
@@ -69,6 +71,11 @@ class Durable:
     def uid(self) -> str:
         """The UUIDv7 that is this operation's, or this job's, alone."""
         return uid_text(self.author.uid)
+
+    @property
+    def run_id(self) -> str:
+        """The same as `uid`: one run is one operation or job, over all of its attempts; `attempt` tells those apart."""
+        return self.uid
 
     @property
     def attempt(self) -> int:
@@ -89,6 +96,15 @@ class Durable:
     def missed_steps(self) -> list[str]:
         """For the engine: the names of the steps that are recorded and that this attempt has not asked for."""
         return self.journal.missed(STEP)
+
+    @cached_property
+    def log(self) -> AttemptLog:
+        """A logger for the operators of the service: callers never see it.
+
+        Every line goes to the log of the process and, by way of the store, to `longshore logs`: with the name, the
+        attempt and the step whose function logs it. See `AttemptLog` for what becomes of what cannot be kept as it is.
+        """
+        return AttemptLog(self.author, self._fields, self._writer, self._clock)
 
     # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
     @overload
@@ -122,7 +138,8 @@ class Durable:
 
         Raises what the function raised last (nothing is recorded), `StepTimeoutError` where it took too long,
         `DuplicateNameError` for a name used before in this attempt, `NestedStepError` inside another step,
-        `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result.
+        `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result,
+        `ValueError` for one that is larger than the server's `max_payload`.
         """
         # No coroutine itself: in a task of its own it would find only asyncio as its caller.
         return self._step(name, place(2), function, args, retry, timeout)
@@ -152,10 +169,24 @@ class Durable:
             self.journal.release(key)
             raise
         try:
+            stored = self._stored(name, result)
+        except (TypeError, ValueError) as error:
+            await self._steps.failed(name, started, error)
+            raise
+        return await self.record(key, asked, stored, started)
+
+    def _stored(self, name: str, result: Any) -> codec.Encoded:
+        """What a step has returned, as the journal keeps it."""
+        try:
             stored = codec.encode(result)
         except codec.NotStorableError as error:
             raise TypeError(f"step {name!r}: {error}") from None
-        return await self.record(key, asked, stored, started)
+        if len(stored.data) > self._max_payload:
+            raise ValueError(
+                f"step {name!r}: its result has {len(stored.data)} bytes, more than the {self._max_payload} of "
+                "max_payload: put it where it belongs, and return what finds it there"
+            )
+        return stored
 
     async def sleep(self, duration: float | timedelta) -> None:
         """Sleep durably: the end is recorded at the first call, and a re-run sleeps only what is left of it.
@@ -183,7 +214,9 @@ class Durable:
 
     @cached_property
     def _steps(self) -> Steps:
-        return Steps(self._name, self._fields, self._ends, self._clock, self.cancelled, self.stopping)
+        return Steps(
+            self.author, self._name, self._fields, self._ends, self._writer, self._clock, self.cancelled, self.stopping
+        )
 
 
 handling: contextvars.ContextVar[Durable | None] = contextvars.ContextVar("longshore_handling", default=None)

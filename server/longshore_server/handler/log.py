@@ -1,37 +1,102 @@
-"""`op.log`: private, structured lines for the operators of the service."""
+"""`op.log`: structured lines for the operators of the service, in the log of its process and durable beside the work.
+
+Whoever logs never waits and is never told that something is wrong: a line that is too large is cut, values that are no
+JSON are shown as text, and lines that come faster than the store writes are left out; each says so.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from longshore_server.store.record import OperationRecord
+from longshore_server.clock import Clock
+from longshore_server.handler.steps import running_step
+from longshore_server.handler.texts import data_of, text_of
+from longshore_server.store.logs import Level, LogLine
+from longshore_server.store.mutations import AddLine, Author
+
+if TYPE_CHECKING:
+    from longshore_server.store.writer import Writer
 
 _logger = logging.getLogger("longshore.handler")
+_LEVELS = {Level.INFO: logging.INFO, Level.WARN: logging.WARNING, Level.ERROR: logging.ERROR}
+
+MAX_WAITING = 1000
+"""How many lines of one attempt may wait to be durable."""
+WAITING_BYTES = 1 << 20
+"""How many bytes of them."""
 
 
-class OperationLog:
-    """Logs `message` with `data` as fields: `op.log.info("charged", amount=1200)`."""
+class AttemptLog:
+    """Logs `message` with `data` as fields: `op.log.info("charged", amount=1200)`.
 
-    __slots__ = ("_record", "_type")
+    A line is durable no later than what the attempt records after it: the result of a step for example.
+    """
 
-    def __init__(self, type: str, record: OperationRecord) -> None:
-        self._type = type
-        self._record = record
+    __slots__ = ("_author", "_bytes", "_clock", "_fields", "_left_out", "_waiting", "_writer")
 
-    def info(self, message: str, **data: Any) -> None:
+    def __init__(self, author: Author, fields: Mapping[str, Any], writer: Writer, clock: Clock) -> None:
+        """`fields`: what tells of the attempt in the log of the process."""
+        self._author = author
+        self._fields = fields
+        self._writer = writer
+        self._clock = clock
+        self._waiting = 0
+        self._bytes = 0
+        self._left_out = 0
+
+    def info(self, message: str, /, **data: Any) -> None:
         """Something worth knowing."""
-        self._write(logging.INFO, message, data)
+        self._write(Level.INFO, message, data)
 
-    def warn(self, message: str, **data: Any) -> None:
+    def warn(self, message: str, /, **data: Any) -> None:
         """Something that someone should look at."""
-        self._write(logging.WARNING, message, data)
+        self._write(Level.WARN, message, data)
 
-    def error(self, message: str, **data: Any) -> None:
+    def error(self, message: str, /, **data: Any) -> None:
         """Something that went wrong."""
-        self._write(logging.ERROR, message, data)
+        self._write(Level.ERROR, message, data)
 
-    def _write(self, level: int, message: str, data: dict[str, Any]) -> None:
-        if _logger.isEnabledFor(level):
-            extra = {"operation": self._record.name, "type": self._type, "attempt": self._record.attempt, "data": data}
-            _logger.log(level, "%s", message, extra=extra)
+    def _write(self, level: Level, message: str, data: dict[str, Any]) -> None:
+        step = running_step()
+        if _logger.isEnabledFor(_LEVELS[level]):
+            extra = {**self._fields, **({"step": step} if step else {}), "data": data}
+            _logger.log(_LEVELS[level], "%s", message, extra=extra)
+        line = LogLine(self._clock.now(), self._author.attempt, int(level), step, text_of(message), data_of(data))
+        if _running_loop() is self._writer.loop:
+            self._take(line)
+        else:
+            # From a thread that a step has begun. One that outlives the server has nobody to tell it to.
+            with contextlib.suppress(RuntimeError):
+                self._writer.loop.call_soon_threadsafe(self._take, line)
+
+    def _take(self, line: LogLine) -> None:
+        if self._left_out or self._waiting >= MAX_WAITING or self._bytes >= WAITING_BYTES:
+            # From the first that is left out on, until all that wait are durable: one gap, told of where it is.
+            self._left_out += 1
+        else:
+            self._keep(line)
+
+    def _keep(self, line: LogLine) -> None:
+        size = line.size
+        self._waiting += 1
+        self._bytes += size
+        self._writer.submit(AddLine(self._author.uid, line), lambda _: self._kept(size))
+
+    def _kept(self, size: int) -> None:
+        self._waiting -= 1
+        self._bytes -= size
+        if self._left_out and not self._waiting:
+            said = f"{self._left_out} lines are left out here: they came faster than they could be stored"
+            self._left_out = 0
+            self._keep(LogLine(self._clock.now(), self._author.attempt, int(Level.WARN), "", said, "{}"))
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -20,7 +20,6 @@ from longshore_server.handler.deferral import HandOver
 from longshore_server.handler.durable import Durable
 from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import Asked, Journal
-from longshore_server.handler.log import OperationLog
 from longshore_server.handler.offers import Objects
 from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
@@ -59,7 +58,7 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
             OperationAttempt(record.uid, record.attempt), record.name, journal, store.writer, clock, tracer,
             deadline=record.deadline,
             ends=min((end for end in (record.deadline, attempt_ends) if end is not None), default=None),
-            fields={"operation": record.name, "type": type.name, "attempt": record.attempt},
+            max_payload=max_payload, fields={"operation": record.name, "type": type.name, "attempt": record.attempt},
         )  # fmt: skip
         self._type = type
         self._record = record
@@ -105,11 +104,6 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
             progress = self._type.progress()
             AnyMessage.FromString(record.progress).Unpack(progress)
         return Recovery(record.attempt - 1, record.failures, record.crashes, progress)
-
-    @property
-    def log(self) -> OperationLog:
-        """A logger for the operators of the service: callers never see it. Every line carries the operation's name."""
-        return OperationLog(self._type.name, self._record)
 
     async def started(self) -> None:
         """Does nothing: the engine has logged `started` already. Kept for handlers that are written after seed 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import logging
@@ -10,7 +11,7 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -18,9 +19,15 @@ from longshore.v1 import annotations_pb2
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.contract import retry as policies
 from longshore_server.contract.retry import RetryPolicy
-from longshore_server.errors import OperationError, Reason
+from longshore_server.errors import OperationError, Reason, ServiceError
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
+from longshore_server.handler.texts import error_text
+from longshore_server.store.logs import StepFailure
+from longshore_server.store.mutations import Author, FailTry
+
+if TYPE_CHECKING:
+    from longshore_server.store.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +84,8 @@ class StepTimeoutError(TimeoutError):
 class StepRetry:
     """How often a step whose function fails is tried, and after what delay: in the words of a contract's `retry`.
 
-    All tries are made within one attempt of the operation. Nothing of them is recorded before one succeeds: another
-    attempt, after a crash too, counts its tries from 1 again.
+    All tries are made within one attempt of the operation: another attempt, after a crash too, counts its tries from 1
+    again. Those that fail are recorded for operators alone.
 
     Raises `ValueError` for what makes no sense, as a contract would be refused.
     """
@@ -120,10 +127,13 @@ class Steps:
     """Calls the functions of one attempt's steps."""
 
     def __init__(
-        self, name: str, fields: Mapping[str, Any], ends: int | None, clock: Clock, cancelled: Flag, stopping: Flag
-    ) -> None:
+        self, author: Author, name: str, fields: Mapping[str, Any], ends: int | None, writer: Writer, clock: Clock,
+        cancelled: Flag, stopping: Flag,
+    ) -> None:  # fmt: skip
         """`name`: whose attempt it is. `ends`: when that does, in microseconds. `fields`: for each line of the log."""
+        self._author = author
         self._name = name
+        self._writer = writer
         self._clock = clock
         self._cancelled = cancelled
         self._stopping = stopping
@@ -145,8 +155,12 @@ class Steps:
         while True:
             try:
                 return await self._once(running, function, args, limit)
+            except asyncio.CancelledError as error:
+                self._note(running.name, begun, error)
+                raise
             except Exception as error:
                 failures += 1
+                await self.failed(running.name, begun, error)
                 delay = None if retry is None else self._delay(retry.policy, error, failures, begun)
                 if retry is None or delay is None:
                     raise
@@ -157,6 +171,15 @@ class Steps:
                 await self._pause(self._clock.now() + delay)
                 if self._cancelled:
                     raise
+
+    async def failed(self, name: str, begun: int, error: Exception) -> None:
+        """Tell operators that a try of a step has failed that began at `begun`. Durable when this returns."""
+        with contextlib.suppress(ServiceError):  # the store has stopped: the error that counts is the step's
+            await self._note(name, begun, error)
+
+    def _note(self, name: str, begun: int, error: BaseException) -> asyncio.Future[None]:
+        failure = StepFailure(name, self._author.attempt, begun, self._clock.now(), error_text(error))
+        return self._writer.submit(FailTry(self._author.uid, failure))
 
     async def _once(
         self, running: Running, function: Callable[..., Any], args: tuple[Any, ...], limit: int | None
@@ -208,6 +231,12 @@ class Steps:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def running_step() -> str:
+    """The name of the step whose function runs here; empty: none does."""
+    found = _running.get()
+    return "" if found is None else found.name
 
 
 def refuse_nesting(name: str) -> None:

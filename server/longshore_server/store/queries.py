@@ -260,9 +260,12 @@ def signal_with_id(connection: sqlite3.Connection, uid: bytes, id: str) -> Store
 
 
 def expired(connection: sqlite3.Connection, now: int, limit: int) -> list[tuple[bytes, int]]:
-    """At most `limit` operations whose retention is over, the oldest first: uid, and how many events it may have."""
+    """At most `limit` operations whose retention is over, the oldest first: uid, and how many events and lines of its
+    log it may have."""
     rows = connection.execute(
-        "SELECT uid, sequence - first_sequence + 2 FROM operations WHERE expires <= ? ORDER BY expires LIMIT ?",
+        "SELECT uid, sequence - first_sequence + 2"
+        " + coalesce((SELECT lines - dropped FROM logbooks AS l WHERE l.uid = o.uid), 0)"
+        " FROM operations AS o WHERE expires <= ? ORDER BY expires LIMIT ?",
         (now, limit),
     )
     return [(bytes(uid), events) for uid, events in rows]

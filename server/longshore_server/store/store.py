@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from longshore_server.clock import Clock
-from longshore_server.store import pages, queries, transfers
+from longshore_server.store import logs, pages, queries, transfers
 from longshore_server.store.database import Database, DirectoryLock, StoreError, open_reader, open_writer
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
@@ -128,6 +128,18 @@ class Store:
     async def next_expiry(self) -> int | None:
         """When the next retention is over; None: nothing expires."""
         return await self._read(queries.next_expiry)
+
+    async def oldest_line(self) -> int | None:
+        """The time of the oldest line of all logs; None: there is none."""
+        return await self._read(logs.oldest)
+
+    async def lines(self, uid: bytes, level: int, after: int, limit: int) -> logs.LogPage:
+        """Some of what code has logged for an operation or job; see `logs.read`."""
+        return await self._read(lambda c: logs.read(c, uid, level, after, limit))
+
+    async def steps(self, uid: bytes, since: int, skip: int, limit: int) -> list[logs.StepOutcome]:
+        """Some of the outcomes of an operation's or job's steps; see `logs.steps`."""
+        return await self._read(lambda c: logs.steps(c, uid, since, skip, limit))
 
     async def past(self, within: int) -> queries.Past:
         """How the servers before this one ended; soon is within so many microseconds."""

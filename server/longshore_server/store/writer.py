@@ -126,6 +126,11 @@ class Writer:
         return future
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where `submit` may be called, and nowhere else."""
+        return self._loop
+
+    @property
     def backlog(self) -> int:
         """How many mutations wait for their transaction."""
         return len(self._queue)

@@ -11,7 +11,7 @@ from typing import Any
 
 from longshore_server.handler.operation import current
 
-_FIELDS = ("operation", "type", "attempt", "data")
+_FIELDS = ("operation", "type", "attempt", "step", "data")
 
 
 class _Context(logging.Filter):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from longshore_server.store.mutations.attempt import Begin, Defer, Interrupt, Record, Report, TryAgain
 from longshore_server.store.mutations.base import Author, Mutation, OperationAttempt
+from longshore_server.store.mutations.log import AddLine, FailTry
 from longshore_server.store.mutations.settle import (
     AcknowledgeCancel,
     ProviderCancel,
@@ -41,8 +42,8 @@ from longshore_server.store.mutations.upkeep import (
 )
 
 __all__ = [
-    "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AdvanceUpload", "Author", "Begin", "Boot",
-    "CommitUpload", "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailUpload",
+    "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AddLine", "AdvanceUpload", "Author", "Begin", "Boot",
+    "CommitUpload", "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailTry", "FailUpload",
     "FinishUpload", "ForgetGarbage", "Interrupt", "Mutation", "Nothing", "OfferDownload", "OperationAttempt",
     "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop", "RevokeDownload",
     "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep", "TakeOver",

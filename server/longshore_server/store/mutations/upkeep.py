@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.store import queries
+from longshore_server.store import logs, queries
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 
 SWEEP_OPERATIONS = 256
 SWEEP_EVENTS = 4096
-"""The most that one transaction of the sweeper deletes: callers' changes wait behind it."""
+"""The most that one transaction of the sweeper deletes, with lines of logs counted as events: callers' changes wait
+behind it."""
 
 
 @dataclass(slots=True)
@@ -36,7 +37,11 @@ class Delete(Mutation[None]):
 
 @dataclass(slots=True)
 class Sweep(Mutation[int]):
-    """Delete operations whose retention is over, a bounded number of them. Returns how many; 0: none was due."""
+    """Delete operations whose retention is over, a bounded number of them, or else lines that were logged at
+    `logged_before` or earlier (None: lines stay as long as their owners). Returns how many operations; 0: none was due.
+    """
+
+    logged_before: int | None = None
 
     @property
     def patient(self) -> bool:
@@ -53,6 +58,9 @@ class Sweep(Mutation[int]):
                 continue
             tx.delete(uid)
             deleted += 1
+        if self.logged_before is not None and not deleted:
+            tx.flush()  # lines of this batch are rows first
+            logs.sweep(tx.connection, self.logged_before, SWEEP_OPERATIONS, SWEEP_EVENTS)
         return deleted
 
 
