@@ -72,6 +72,11 @@ class Context:
         """What TLS knows of the connection."""
         return self._inner.auth_context()
 
+    @property
+    def source(self) -> str:
+        """Who a place is taken by: the caller's name or, where nobody asks for that, the machine that calls."""
+        return machine(self._inner.peer()) if self.caller.unrestricted else self.caller.name
+
     def time_remaining(self) -> float | None:
         """Seconds to the call's own deadline; None: it has none."""
         return self._inner.time_remaining()
@@ -79,6 +84,11 @@ class Context:
     async def send_initial_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Send what belongs before the answer."""
         await _tell(self._inner.send_initial_metadata(tuple(metadata)))
+
+
+def machine(peer: str) -> str:
+    """The machine of one of gRPC's peers, `ipv4:10.0.0.1:50051` for example: without the port."""
+    return peer.rpartition(":")[0] if peer.startswith("ip") else peer
 
 
 def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]) -> Method:

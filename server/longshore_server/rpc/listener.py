@@ -105,7 +105,7 @@ class Listener:
         self._server.add_generic_rpc_handlers((_Router(handlers),))
         if reflection != "off":
             allowed = None if reflection == "anyone" else callers
-            standard.add_reflection([*services, standard.HEALTH], self._server, allowed)
+            standard.add_reflection([*services, standard.HEALTH], self._server, allowed, engine.clock)
         self.addresses: list[str] = []
         """Where it listens, with the real ports."""
         self._sockets: list[Path] = []

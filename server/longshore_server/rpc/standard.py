@@ -11,12 +11,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from longshore_server.auth.identity import LOCAL, Principal
-from longshore_server.clock import Clock, resolve
+from longshore_server.auth.identity import Principal
+from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.engine.quotas import Quota
 from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.rpc.boundary import Context, Method, abort, check_expiry, decode, refusal, stream, unary
+from longshore_server.rpc.boundary import Context, Method, abort, check_expiry, decode, machine, refusal, stream, unary
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.receiving import Requests, reading
 
@@ -28,12 +28,16 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 OPEN = 1000
-"""How many watches of health may be open, and how many streams of reflection. Of everyone together, as most are
-nobody's, and apart from the watches of operations, which nobody shall crowd out."""
+"""How many watches of health may be open, and how many streams of reflection. Most are nobody's; apart from the watches
+of operations, which nobody shall crowd out."""
+SHARE = 250
+"""How many of these may come from one machine."""
+SILENCE = 60 * SECOND
+"""A stream of reflection on which nothing is asked for so long is ended: its caller opens another one."""
 
 
 def _places(what: str) -> Quota:
-    return Quota(Reason.TOO_MANY_WATCHES, what, total=OPEN, share=OPEN, retry_after=5.0)
+    return Quota(Reason.TOO_MANY_WATCHES, what, total=OPEN, share=SHARE, retry_after=5.0)
 
 
 class Health:
@@ -67,7 +71,7 @@ class Health:
 
     async def _watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         said = None
-        with self._places.place(context.caller.name):
+        with self._places.place(context.source):
             while True:
                 # Before the answer: a change while that is sent is not missed.
                 with self._woken(context.caller) as woken:
@@ -100,7 +104,20 @@ class Health:
         return health_pb2.HealthCheckResponse(status=status if known else _SERVICE_UNKNOWN).SerializeToString()
 
 
-def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Callers | None) -> None:
+async def _asked(requests: Requests, clock: Clock) -> bytes | None:
+    """The next request. None: the caller has closed its side, or been silent for too long."""
+    reading = asyncio.ensure_future(anext(requests, None))
+    timer = clock.call_at(clock.now() + SILENCE, reading.cancel)
+    try:
+        await asyncio.wait([reading])
+    finally:
+        timer.cancel()
+        if reading.cancel():
+            await asyncio.wait([reading])
+    return None if reading.cancelled() else reading.result()
+
+
+def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Callers | None, clock: Clock) -> None:
     """Serve reflection, to anyone or only to callers who are known.
 
     grpcio-reflection knows v1alpha only; v1 has the same messages under another name.
@@ -110,7 +127,7 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
 
     async def admitted(requests: Requests, context: _Context) -> AsyncIterator[Any]:
         # Not before the first request is here: a client of grpc.aio that still sends takes a refusal for a broken call.
-        async for data in requests:
+        while (data := await _asked(requests, clock)) is not None:
             if callers is not None:
                 await callers.of(context)
             yield decode(reflection_pb2.ServerReflectionRequest, data)
@@ -118,9 +135,9 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
     async def reflect(requests: Any, context: _Context) -> AsyncIterator[bytes]:
         # An async generator, whatever its stub says.
         try:
-            # Of the local principal: who it is that calls is only asked with the first request.
+            # By machine: who it is that calls is only asked with the first request.
             async with reading(requests) as received:
-                with places.place(LOCAL.name):
+                with places.place(machine(context.peer())):
                     answers: Any = servicer.ServerReflectionInfo(admitted(received, context), context)
                     async for answer in answers:
                         yield answer.SerializeToString()

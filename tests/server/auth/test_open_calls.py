@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -99,3 +101,68 @@ async def test_so_many_streams_of_reflection_may_be_open(
     again = call(metadata=ada)
     await again.write(b"\x3a\x00")
     assert b"gates.v1.GatesService" in await again.read()
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["ever", "any more"])
+async def test_a_stream_of_reflection_on_which_nothing_is_asked_ends(asked: bool, make_guarded: Make) -> None:
+    """Else whoever says nothing, and so is nobody, keeps everyone from their places."""
+    guarded = await make_guarded(reflection="anyone")
+    stream, before = reflect(guarded.channel), guarded.clock.pending
+    await guarded.clock.armed(60)
+    if asked:
+        guarded.clock.advance(59)
+        await stream.write(b"\x3a\x00")
+        await stream.read()
+        await guarded.clock.armed(60)
+        assert guarded.clock.pending == before + 1
+    reading = asyncio.ensure_future(stream.read())
+    guarded.clock.advance(60)
+    assert await reading is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+def watch_health(channel: Any, metadata: Any = ()) -> Any:
+    return health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), metadata=metadata)
+
+
+def reflect(channel: Any) -> Any:
+    return channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
+
+
+async def refused_for_its_caller(call: Any) -> None:
+    code, reason, status = await refused(call.read())
+    assert ((code, reason), retry_after(status)) == (EXHAUSTED, 5)
+    assert facts(status) == {"limit": "1", "scope": "caller"}
+
+
+@pytest.mark.parametrize("begin", [watch_health, reflect])
+async def test_a_machine_has_its_share_over_however_many_connections(
+    begin: Any, make_guarded: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(standard, "SHARE", 1)
+    guarded = await make_guarded(reflection="anyone", listen=("127.0.0.1:0", f"unix:{tmp_path}/s"))
+    tcp, other = guarded.harness.running.addresses
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with contextlib.AsyncExitStack() as stack:
+        first, second, third = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            for address in (tcp, tcp, other)
+        ]
+        for channel in (first, third):
+            call = begin(channel)
+            if begin is reflect:
+                await call.write(b"\x3a\x00")
+            assert await call.read()
+        await refused_for_its_caller(begin(second))
+
+
+async def test_a_caller_who_is_known_has_its_share_of_the_watches_of_health(
+    make_guarded: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard, "SHARE", 1)
+    guarded = await make_guarded(health="authenticated")
+    callers = await known(guarded, ("ada",), ("bob",))
+    watches = [watch_health(guarded.channel, caller) for caller in callers]
+    for watch in watches:
+        await watch.read()
+    await refused_for_its_caller(watch_health(guarded.channel, callers[0]))
