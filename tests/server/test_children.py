@@ -49,6 +49,25 @@ async def test_two_children_of_one_type_need_names(lab: Lab) -> None:
     assert result_of(await lab.run()).number == 3
 
 
+@pytest.mark.parametrize("way", ["start", "accept"])
+async def test_parallel_children_of_one_name_are_refused_with_both_places(lab: Lab, way: str) -> None:
+    @lab.plays
+    async def handler(request, op):
+        if request.script == "child":
+            return lab_pb2.PlayResult()
+        begin, child = getattr(lab.server.operations, way), lab_pb2.PlayRequest(script="child")
+        one = begin(Lab.TYPE, child)
+        two = begin(Lab.TYPE, child)
+        error: Any
+        _, error = await asyncio.gather(one, two, return_exceptions=True)
+        assert isinstance(error, DuplicateNameError)
+        places = [part for part in str(error).split() if "test_children.py:" in part]
+        assert len(set(places)) == 2
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+
+
 async def test_another_child_input_in_a_rerun_is_non_deterministic(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     crash = Crash(lab)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -132,10 +132,10 @@ class Operations:
         """For the server: the engine that runs now."""
         self._engine = engine
 
-    async def start(
+    def start(
         self, type: str, request: Message, *, name: str | None = None, request_id: str = "",
         labels: Mapping[str, str] | None = None,
-    ) -> OperationRef:  # fmt: skip
+    ) -> Coroutine[Any, Any, OperationRef]:  # fmt: skip
         """Start an operation of `type` (`package.Service/Method`) with `request` as its input.
 
         Inside a handler the start is an entry of that operation's journal: a re-run finds the child that an earlier
@@ -144,9 +144,12 @@ class Operations:
         Raises `ServiceError` as a caller's start would, `TypeError` for another request than the type's,
         `DuplicateNameError` and `NonDeterministicError` inside a handler.
         """
+        # No coroutine itself, nor is `accept`: in a task of its own it would find only asyncio as its caller.
+        return self._start(type, request, Terms(owner="", request_id=request_id, labels=labels or {}), name, place(2))
+
+    async def _start(self, type: str, request: Message, terms: Terms, name: str | None, where: str) -> OperationRef:
         engine = self._require()
-        terms = Terms(owner="", request_id=request_id, labels=labels or {})
-        live, created = await _begin(engine, engine.type_named(type), request, terms, name, place(2))
+        live, created = await _begin(engine, engine.type_named(type), request, terms, name, where)
         return OperationRef(engine, live.record.uid, live.record.name, created)
 
     @overload
@@ -161,10 +164,10 @@ class Operations:
         request_id: str = "", labels: Mapping[str, str] | None = None, owner: str = "",
     ) -> OperationControl[OperationT]: ...  # fmt: skip
 
-    async def accept(
+    def accept(
         self, type: Any, request: Any, *, name: str | None = None, request_id: str = "",
         labels: Mapping[str, str] | None = None, owner: str = "",
-    ) -> OperationControl[Any]:  # fmt: skip
+    ) -> Coroutine[Any, Any, OperationControl[Any]]:  # fmt: skip
         """Accept an operation that no handler will run, and return the control by which this code drives it.
 
         It is PENDING until `started()`. All else is as for `start`, in handlers too; an operation that has the name or
@@ -174,10 +177,15 @@ class Operations:
             type: `package.Service/Method`, or its handler, `OrdersService.process`, which gives the control its types.
             owner: the principal on whose behalf. Default: in a handler that of its caller, elsewhere the local one.
         """
+        terms = Terms(owner=owner, request_id=request_id, labels=labels or {}, deferred=True)
+        return self._accept(type, request, terms, name, place(2))
+
+    async def _accept(
+        self, type: Any, request: Any, terms: Terms, name: str | None, where: str
+    ) -> OperationControl[Any]:
         engine = self._require()
         kind = engine.type_named(type) if isinstance(type, str) else type_of(engine, type)
-        terms = Terms(owner=owner, request_id=request_id, labels=labels or {}, deferred=True)
-        live, created = await _begin(engine, kind, request, terms, name, place(2))
+        live, created = await _begin(engine, kind, request, terms, name, where)
         return OperationControl(engine, live, created=created)
 
     @overload

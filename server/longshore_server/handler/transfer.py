@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import google_crc32c
 
@@ -133,11 +133,11 @@ class Transfer:
         if offset == 0 and crc32c != received.crc32c:
             raise TransferError(Reason.OBJECT_CORRUPT)
 
-    async def offer(
+    def offer(
         self, key: str, *, store: str | None = None, filename: str = "", content_type: str | None = None,
         expires_in: float | timedelta | None = None, max_uses: int | None = None, url: bool = False,
         name: str | None = None,
-    ) -> Offer:  # fmt: skip
+    ) -> Coroutine[Any, Any, Offer]:  # fmt: skip
         """Offer an object to the callers that may observe the operation; durable and visible when this returns.
 
         An entry of the journal: a re-run gets the offer that an earlier attempt made.
@@ -159,7 +159,11 @@ class Transfer:
         `DuplicateNameError` and `NonDeterministicError` as steps do.
         """
         terms = Terms.said(key, store, filename, content_type, expires_in, max_uses, url)
-        claimed = self._journal.claim(KIND, key if name is None else name, place(2))
+        # No coroutine itself: in a task of its own it would find only asyncio as its caller.
+        return self._offer(terms, key if name is None else name, place(2))
+
+    async def _offer(self, terms: Terms, name: str, where: str) -> Offer:
+        claimed = self._journal.claim(KIND, name, where)
         asked = Asked(*terms)
         entry = self._journal.recorded(claimed, asked)
         if entry is not None:

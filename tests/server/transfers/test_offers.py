@@ -198,6 +198,23 @@ async def test_an_object_that_is_not_there_can_be_waited_for_under_the_same_name
     assert result_of(await lab.end(operation.name)).text == f"downloads/{operation.uid}.1"
 
 
+async def test_parallel_offers_of_one_name_are_refused_with_both_places(lab: BytesLab) -> None:
+    @lab.plays
+    async def handler(_: Any, op: Any) -> PlayResult:
+        await put(lab)
+        one = op.transfer.offer("out/report.pdf")
+        two = op.transfer.offer("out/report.pdf")
+        error: Any
+        _, error = await asyncio.gather(one, two, return_exceptions=True)
+        assert isinstance(error, DuplicateNameError)
+        places = [part for part in str(error).split() if "test_offers.py:" in part]
+        assert len(set(places)) == 2
+        return PlayResult()
+
+    operation = (await lab.begin("Offer")).operation
+    assert (await lab.end(operation.name)).state == State.STATE_COMPLETED
+
+
 async def test_an_object_that_is_not_there_fails_the_operation_with_that(lab: BytesLab) -> None:
     @lab.plays
     async def handler(_: Any, op: Any) -> PlayResult:
