@@ -89,12 +89,14 @@ class Channel:
         if self._calls is None:
             if self._closed:
                 raise RuntimeError("the channel is closed")
-            if self._credentials is None:
-                channel = grpc.aio.insecure_channel(self.target, options=self._options)
-            else:
-                channel = grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
-            self._calls = Calls(channel, tracing(self._tracer_provider))
+            self._calls = Calls(self.dial(), tracing(self._tracer_provider))
         return self._calls
+
+    def dial(self) -> grpc.aio.Channel:
+        """Open a connection. Whoever has another way to the server derives a channel of its own."""
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self.target, options=self._options)
+        return grpc.aio.secure_channel(self.target, self._credentials, options=self._options)
 
     def leave(self, calls: Calls) -> None:
         """Make further calls over another connection: nothing comes through that of `calls`, which gRPC cannot know."""

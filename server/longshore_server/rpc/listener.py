@@ -80,10 +80,13 @@ class Listener:
             *contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE, transfers.SERVICE, bytestream.SERVICE
         ]  # fmt: skip
         self._tls = tls
-        callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
+        self._tracer = engine.tracer
+        self._open_health = health == "anyone"
+        self._callers = Callers(authentication, certificates=tls is not None and tls.value.client_ca is not None)
         self.health = standard.Health(services, engine.clock)
-        self._server = grpc.aio.server(options=(*OPTIONS, *_lengths(max_input, max_payload)))
-        methods = dict(ContractServices(engine).methods())
+        self.lengths = _lengths(max_input, max_payload)
+        self._server = grpc.aio.server(options=(*OPTIONS, *self.lengths.items()))
+        methods = self._methods = dict(ContractServices(engine).methods())
         for service, found in (
             (operations.SERVICE, operations.OperationsService(engine).methods()),
             (control.SERVICE, control.OperationControlService(engine).methods()),
@@ -94,21 +97,27 @@ class Listener:
             methods.update((f"/{service}/{name}", method) for name, method in found.items())
         self.calls: dict[str, Durations] = {path: defaultdict(Histogram) for path in methods}
         """How long the calls of each method took, by its path and the code that they ended with."""
-        handlers = {
-            path: method(self.calls[path], callers, partial(engine.tracer.call, path))
-            for path, method in methods.items()
-        }
-        # Probes come all the time: they are neither counted nor traced.
-        asking = Callers(None, certificates=False) if health == "anyone" else callers
-        for name, method in self.health.methods().items():
-            handlers[f"/{standard.HEALTH}/{name}"] = method(defaultdict(Histogram), asking, lambda _: UNRECORDED)
-        self._server.add_generic_rpc_handlers((_Router(handlers),))
+        self._server.add_generic_rpc_handlers((_Router(self.handlers()),))
         if reflection != "off":
-            allowed = None if reflection == "anyone" else callers
+            allowed = None if reflection == "anyone" else self._callers
             standard.add_reflection([*services, standard.HEALTH], self._server, allowed, engine.clock)
         self.addresses: list[str] = []
         """Where it listens, with the real ports."""
         self._sockets: list[Path] = []
+
+    def handlers(self, callers: Callers | None = None) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+        """What answers the calls of each method but reflection, by path. `callers`: finds out who they are; default:
+        as the listener itself does."""
+        callers = callers or self._callers
+        found = {
+            path: method(self.calls[path], callers, partial(self._tracer.call, path))
+            for path, method in self._methods.items()
+        }
+        # Probes come all the time: they are neither counted nor traced.
+        asking = Callers(None, certificates=False) if self._open_health else callers
+        for name, method in self.health.methods().items():
+            found[f"/{standard.HEALTH}/{name}"] = method(defaultdict(Histogram), asking, lambda _: UNRECORDED)
+        return found
 
     async def start(self, addresses: Iterable[str]) -> None:
         """Bind and begin to answer. Raises `ListenError`."""
@@ -152,12 +161,12 @@ class Listener:
         self._sockets.append(path)
 
 
-def _lengths(max_input: int, max_payload: int) -> tuple[tuple[str, int], ...]:
-    """The largest messages. What comes is in memory before anybody has asked whose it is."""
+def _lengths(max_input: int, max_payload: int) -> Mapping[str, int]:
+    """The options for the largest messages. What comes is in memory before anybody has asked whose it is."""
     received = max(READ, max_input, max_payload)
     # A snapshot can hold an input, and the last progress beside the result.
     sent = max(USUAL, max_input + 2 * max_payload)
-    return (("grpc.max_receive_message_length", received + ROOM), ("grpc.max_send_message_length", sent + ROOM))
+    return {"grpc.max_receive_message_length": received + ROOM, "grpc.max_send_message_length": sent + ROOM}
 
 
 def _credentials(tls: Certificates) -> grpc.ServerCredentials:

@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib import resources
 from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
@@ -25,6 +26,9 @@ APPLICATION_ID = 0x4C4F4E47
 BUSY_TIMEOUT = 5000
 """Milliseconds that a statement waits for another program to let go of the file."""
 
+outlives_power: ContextVar[bool] = ContextVar("outlives_power", default=True)
+"""Whether what is committed survives the loss of power. Tests do without: no crash of a process loses anything."""
+
 
 class StoreError(Exception):
     """The store cannot be opened; the message says why and what to do."""
@@ -34,12 +38,18 @@ class Database(aiosqlite.Connection):
     """An aiosqlite connection that runs a whole function in its thread: one hop a batch instead of one a statement."""
 
     _stopped: asyncio.Future[None] | None = None
+    busy = 0
+    """How many functions wait for their end in the thread."""
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in the connection's thread and return what it returns. A cancelled await still runs it."""
-        # aiosqlite has no public way to do this; tests/server/test_store.py fails when the private one changes.
-        result: T = await self._execute(function, *args, **kwargs)  # type: ignore[no-untyped-call]
-        return result
+        self.busy += 1
+        try:
+            # aiosqlite has no public way to do this; tests/server/test_store.py fails when the private one changes.
+            result: T = await self._execute(function, *args, **kwargs)  # type: ignore[no-untyped-call]
+            return result
+        finally:
+            self.busy -= 1
 
     def stop(self) -> asyncio.Future[None] | None:
         """End the thread. Done with what is returned."""
@@ -92,7 +102,7 @@ class DirectoryLock:
         self._file.close()
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def _connect(path: Path, *, read_only: bool, synchronous: str = "FULL") -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     # The statements repeat and are few: a larger cache keeps all of them prepared.
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=512)
@@ -102,7 +112,7 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     else:
         connection.execute("PRAGMA journal_mode = WAL")
         # FULL syncs the write-ahead log at every commit: what is acknowledged survives power loss.
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -111,7 +121,8 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 async def open_writer(path: Path) -> Database:
     """The one connection that writes, with the schema up to date. Raises `StoreError`."""
-    database = Database(lambda: _connect(path, read_only=False), 64)
+    synchronous = "FULL" if outlives_power.get() else "OFF"
+    database = Database(lambda: _connect(path, read_only=False, synchronous=synchronous), 64)
     try:
         await database
         await database.run(lambda: migrate(database.raw, path))

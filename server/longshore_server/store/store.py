@@ -33,6 +33,7 @@ class Store:
         self._retention = retention or {}
         self._lock: DirectoryLock | None = None
         self._readers: list[Database] = []
+        self._connections: list[Database] = []
         self._turn = 0
         self.writer: Writer
         self.page_key = b""
@@ -59,9 +60,10 @@ class Store:
         )
         for _ in range(READERS):
             self._readers.append(await open_reader(self.path))
-        highest, latest = await self._read(queries.marks)
+        self._connections = [database, *self._readers]
+        highest, latest = await self.read(queries.marks)
         self._clock.never_before(latest)
-        self.page_key = await self._read(queries.page_key)
+        self.page_key = await self.read(queries.page_key)
         return await self.writer.start(), highest
 
     async def close(self) -> None:
@@ -71,81 +73,90 @@ class Store:
         for reader in self._readers:
             await reader.close()
         self._readers.clear()
+        self._connections.clear()
         if self._lock is not None:
             self._lock.release()
 
+    async def at_rest(self) -> bool:
+        """For tests: return once what the threads are at is done, and whether they were at nothing."""
+        busy = [connection for connection in self._connections if connection.busy]
+        for connection in busy:
+            # They work in order: this comes after what they are at.
+            await connection.run(lambda: None)
+        return not busy
+
     async def load(self, uid: bytes) -> OperationRecord | None:
         """The operation with this uid, live or ended."""
-        return await self._read(lambda c: queries.load(c, uid))
+        return await self.read(lambda c: queries.load(c, uid))
 
     async def find(self, id: str) -> bytes | None:
         """The uid that a template name means."""
-        return await self._read(lambda c: queries.find(c, id))
+        return await self.read(lambda c: queries.find(c, id))
 
     async def input(self, uid: bytes) -> bytes | None:
         """The operation's input, serialized."""
-        return await self._read(lambda c: queries.input_of(c, uid))
+        return await self.read(lambda c: queries.input_of(c, uid))
 
     async def log(self, uid: bytes, after: int, limit: int) -> list[Event]:
         """At most `limit` events after a sequence, in order."""
-        return await self._read(lambda c: queries.log(c, uid, after, limit))
+        return await self.read(lambda c: queries.log(c, uid, after, limit))
 
     async def journal(self, uid: bytes) -> list[JournalEntry]:
         """What the operation's handler has recorded."""
-        return await self._read(lambda c: queries.journal(c, uid))
+        return await self.read(lambda c: queries.journal(c, uid))
 
     async def page(
         self, conditions: Sequence[pages.Condition], after: bytes | None, size: int, *, ascending: bool = False,
         scope: pages.Scope | None = None,
     ) -> tuple[list[OperationRecord], bytes | None]:  # fmt: skip
         """One page of operations, and the uid to go on after; see `pages.page`."""
-        return await self._read(lambda c: pages.page(c, conditions, after, size, ascending=ascending, scope=scope))
+        return await self.read(lambda c: pages.page(c, conditions, after, size, ascending=ascending, scope=scope))
 
     async def count(self, conditions: Sequence[pages.Condition], *, scope: pages.Scope | None = None) -> pages.Count:
         """How many operations there are; see `pages.count`."""
-        return await self._read(lambda c: pages.count(c, conditions, scope=scope))
+        return await self.read(lambda c: pages.count(c, conditions, scope=scope))
 
     async def contracts(self, numbers: Collection[int]) -> dict[int, bytes]:
         """The descriptors of stored contracts, serialized, by number."""
-        return await self._read(lambda c: queries.contracts(c, numbers))
+        return await self.read(lambda c: queries.contracts(c, numbers))
 
     async def waiting_signals(self, uid: bytes, name: str, after: int, limit: int) -> list[queries.StoredSignal]:
         """Some of the operation's signals that are not consumed; see `queries.waiting_signals`."""
-        return await self._read(lambda c: queries.waiting_signals(c, uid, name, after, limit))
+        return await self.read(lambda c: queries.waiting_signals(c, uid, name, after, limit))
 
     async def signal(self, uid: bytes, number: int) -> queries.StoredSignal | None:
         """One signal of the operation, consumed or not."""
-        return await self._read(lambda c: queries.signal(c, uid, number))
+        return await self.read(lambda c: queries.signal(c, uid, number))
 
     async def pending_uploads(self) -> list[bytes]:
         """The operations whose uploads have not come to their end."""
-        return await self._read(transfers.pending)
+        return await self.read(transfers.pending)
 
     async def garbage(self, after: int, limit: int) -> list[transfers.Garbage]:
         """What uploads of deleted operations may have left in stores, in order."""
-        return await self._read(lambda c: transfers.garbage(c, after, limit))
+        return await self.read(lambda c: transfers.garbage(c, after, limit))
 
     async def next_expiry(self) -> int | None:
         """When the next retention is over; None: nothing expires."""
-        return await self._read(queries.next_expiry)
+        return await self.read(queries.next_expiry)
 
     async def oldest_line(self) -> int | None:
         """The time of the oldest line of all logs; None: there is none."""
-        return await self._read(logs.oldest)
+        return await self.read(logs.oldest)
 
     async def lines(self, uid: bytes, level: int, after: int, limit: int) -> logs.LogPage:
         """Some of what code has logged for an operation or job; see `logs.read`."""
-        return await self._read(lambda c: logs.read(c, uid, level, after, limit))
+        return await self.read(lambda c: logs.read(c, uid, level, after, limit))
 
     async def steps(self, uid: bytes, since: int, skip: int, limit: int) -> list[logs.StepOutcome]:
         """Some of the outcomes of an operation's or job's steps; see `logs.steps`."""
-        return await self._read(lambda c: logs.steps(c, uid, since, skip, limit))
+        return await self.read(lambda c: logs.steps(c, uid, since, skip, limit))
 
     async def past(self, within: int) -> queries.Past:
         """How the servers before this one ended; soon is within so many microseconds."""
-        return await self._read(lambda c: queries.past(c, within))
+        return await self.read(lambda c: queries.past(c, within))
 
-    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run `query` in one read transaction, and answer once everything that it can have seen is published.
 
         A commit is on the disk a moment before it is visible to watchers: without the wait a list could show an end

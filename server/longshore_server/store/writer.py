@@ -88,6 +88,7 @@ class Writer:
         self._others: dict[type[Ledger], dict[bytes, Any]] = {}
         self._failed: str | None = None
         self._closing = False
+        self._abandoned = False
         self.committing = 0
         """Number of the latest batch whose COMMIT has begun (written by the database's thread)."""
         self.published = 0
@@ -96,6 +97,11 @@ class Writer:
         """How long each COMMIT took, in seconds."""
         self.batches = Histogram(_SIZES)
         """How many mutations each transaction had."""
+        self.batch = BATCH
+        """The most mutations in one transaction; tests that stop between two of them allow one."""
+        self.on_write: Callable[[Mutation[Any]], None] | None = None
+        """For tests: told of each mutation that is durable, in the step that is about to publish it. Who abandons the
+        writer here has it end as by a kill between the commit and the first who hears of it."""
         self.patient = True
         """Whether the server's own work waits for room on a full disk; until the server stops."""
         self._waiting = False
@@ -154,9 +160,10 @@ class Writer:
         await self._database.close()
 
     def abandon(self) -> None:
-        """For tests: drop what is queued and write nothing more, as if the process had been killed."""
+        """For tests: drop what is queued, write nothing more and tell nobody of what is being written, as if the
+        process had been killed."""
         self._queue.clear()
-        self._closing = True
+        self._closing = self._abandoned = True
 
     def _go_on(self) -> None:
         """Begin the next turn, if there is anything to write and room for it."""
@@ -172,6 +179,12 @@ class Writer:
     async def _turn(self) -> None:
         try:
             batch = await self._database.run(self._take)
+            if self.on_write is not None and batch.written:
+                for item, outcome in zip(batch.items, batch.outcomes, strict=True):
+                    if not isinstance(outcome, Exception):
+                        self.on_write(item.mutation)
+            if self._abandoned:
+                batch = _Batch([], [], _nothing(), 0, False)
             if batch.number:
                 # One step of the loop: nobody sees half of a commit.
                 self._publish(batch.published)
@@ -222,7 +235,7 @@ class Writer:
     def _take(self) -> _Batch:
         """One turn: everything that is queued, in one transaction."""
         items: list[_Item] = []
-        while self._queue and len(items) < BATCH:
+        while self._queue and len(items) < self.batch:
             items.append(self._queue.popleft())
         if not items:
             return _Batch([], [], _nothing(), 0, False)

@@ -40,12 +40,22 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         """Move time forward and fire, in order, every timer that is due on the way."""
-        target = self._now + int(seconds * SECOND)
-        while self._timers and self._timers[0][0] <= target:
-            when, _, timer = heapq.heappop(self._timers)
-            self._now = max(self._now, when)
+        self.advance_to(self._now + int(seconds * SECOND))
+
+    def advance_to(self, when: int) -> None:
+        """`advance` to a time, in microseconds since the Unix epoch; one that is past changes nothing."""
+        while self._timers and self._timers[0][0] <= when:
+            due, _, timer = heapq.heappop(self._timers)
+            self._now = max(self._now, due)
             timer.fire()
-        self._now = target
+        self._now = max(self._now, when)
+
+    @property
+    def next_timer(self) -> int | None:
+        """When the next timer fires, in microseconds since the Unix epoch; None: none waits."""
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else None
 
     @property
     def pending(self) -> int:

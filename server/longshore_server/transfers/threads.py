@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+at_work: set[asyncio.Task[Any]] = set()
+"""What runs in threads now, of every event loop: for tests, which wait for all of it."""
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -16,6 +19,8 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     A cancelled await ends only when the function has: what it works on, an open file for example, is free by then.
     """
     task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    at_work.add(task)
+    task.add_done_callback(at_work.discard)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
