@@ -397,7 +397,7 @@ async def test_many_lines_count_when_operations_are_deleted(lab: Lab) -> None:
     line = LogLine(lab.clock.now(), 1, Level.INFO, "", "", "{}")
     await asyncio.gather(*(lab.engine.store.writer.submit(AddLine(uid, line)) for _ in range(50)))
     store = lab.engine.store
-    ((found, weight),) = await store._read(lambda c: queries.expired(c, lab.clock.now() + 10**15, 10))
+    ((found, weight),) = await store.read(lambda c: queries.expired(c, lab.clock.now() + 10**15, 10))
     assert found == uid
     assert weight > 50
 
