@@ -358,10 +358,7 @@ class Uploads:
                 async with self._hashing:
                     digests = await self._digests(uid, entry, upload)
             except (OSError, LostError) as error:
-                if isinstance(error, LostError):
-                    await self._lost(uid, error)
-                log.error("%s: %s", name, error)
-                raise failed(uid, error) from error
+                raise await self._unread(uid, error) from error
             if not sha256 or sha256 == digests.sha256:
                 try:
                     commit = CommitUpload(uid, upload.parts, digests.sha256, digests.crc32c)
@@ -402,17 +399,22 @@ class Uploads:
         except BaseException as error:
             # Also where the caller has gone while it was opened.
             file.close()
-            if isinstance(error, LostError):
-                await self._lost(uid, error)
             if isinstance(error, (OSError, LostError)):
-                log.error("%s: %s", upload_name(uid), error)
-                raise failed(uid, error) from error
+                raise await self._unread(uid, error) from error
             raise
 
-    async def _lost(self, uid: bytes, error: LostError) -> None:
-        """The disk has lost what was acknowledged: nothing that comes after it could make the object whole."""
-        log.critical("%s has lost bytes: %s", upload_name(uid), error)
-        await self._store.writer.submit(FailUpload(uid, Reason.OBJECT_CORRUPT))
+    async def _unread(self, uid: bytes, error: OSError | LostError) -> ServiceError:
+        """What a call is told of a file that could not be read."""
+        upload = _upload(await self._load(uid))
+        if upload.state is UploadState.FAILED:
+            return upload_refusal(uid, upload)  # it was given up meanwhile, and its files with it
+        if isinstance(error, LostError):
+            # Acknowledged, and gone: nothing that comes after it could make the object whole.
+            log.critical("%s has lost bytes: %s", upload_name(uid), error)
+            await self._store.writer.submit(FailUpload(uid, Reason.OBJECT_CORRUPT))
+        else:
+            log.error("%s: %s", upload_name(uid), error)
+        return failed(uid, error)
 
     def _staging(self, store: str) -> Path:
         found = self._stores[store].staging

@@ -195,6 +195,36 @@ async def test_bytes_that_the_disk_has_lost_end_the_upload(lab: BytesLab) -> Non
     assert staged(lab) == []
 
 
+@pytest.mark.parametrize(("where", "function", "parts"), [(StagedPart, "open", 1), (staging, "join", 2)])
+async def test_bytes_that_go_with_their_upload_are_not_lost(
+    where: Any, function: str, parts: int, lab: BytesLab, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Given up while a call opens its file, or while its parts are put together."""
+    operation = await waiting(lab)
+    name = operation.upload.name
+    for part in range(parts):
+        await send(lab.transfers, header(name, part), chunks(DATA))
+    here, on = asyncio.Event(), threading.Event()
+    loop, reads = asyncio.get_running_loop(), getattr(where, function)
+
+    def late(*arguments: Any) -> Any:
+        loop.call_soon_threadsafe(here.set)
+        on.wait()
+        return reads(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, function, late)
+        calling = asyncio.ensure_future(send(lab.transfers, header(name), commit(DATA * parts)))
+        await here.wait()
+        await lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=name))
+        while staged(lab):
+            await lab.catch_up()
+        on.set()
+        assert (await refused(calling))[1] == "UPLOAD_ABORTED"
+    assert [entry.message for entry in caplog.records if entry.name == uploads.__name__] == []
+
+
 async def test_a_folder_that_is_away_ends_nothing(lab: BytesLab) -> None:
     """An unmounted disk is no loss: the upload goes on once it is back."""
     operation = await waiting(lab)
