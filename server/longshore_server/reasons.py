@@ -112,6 +112,10 @@ class Reason(enum.Enum):
         Code.ALREADY_EXISTS, "The signal id was used for another signal of this operation.", Again.NO,
         "Use a new signal id for a new signal; to repeat one, send exactly the same.",
     )
+    EVENT_ID_REUSED = (
+        Code.ALREADY_EXISTS, "The event id was used for another event of this instance.", Again.NO,
+        "Use a new event id for a new event; to repeat one, send exactly the same.",
+    )
     NAME_IN_USE = (
         Code.ALREADY_EXISTS, "The name belongs to an operation of another input, or of another caller.",
         Again.NO, "Follow the operation that has the name, or send an input that makes another one.",
@@ -151,6 +155,14 @@ class Reason(enum.Enum):
     TOO_MANY_SIGNALS = (
         Code.RESOURCE_EXHAUSTED, "As many signals of this name wait as the contract allows.", Again.LATER,
         "Wait until the handler has consumed some.",
+    )
+    TOO_MANY_EVENTS = (
+        Code.RESOURCE_EXHAUSTED, "As much waits for the handlers of this instance as may.", Again.LATER,
+        "Wait until they have come along, or find out why they do not.",
+    )
+    STATE_TOO_LARGE = (
+        Code.RESOURCE_EXHAUSTED, "The state of the instance would have more bytes than the server keeps.", Again.NO,
+        "Keep a reference to what is large; the server's `max_payload` is the limit.",
     )
     TOO_MANY_WATCHES = (
         Code.RESOURCE_EXHAUSTED, "Too many watches, or waits, are open already; try again later.", Again.LATER,
@@ -245,6 +257,14 @@ class Reason(enum.Enum):
     NOT_RETRIABLE = (
         Code.FAILED_PRECONDITION, "The service's own code had accepted the operation: no handler ran it.", Again.NO,
         "Ask the service for another one: what it accepts is driven by its own code.",
+    )
+    VERSION_MISMATCH = (
+        Code.FAILED_PRECONDITION, "The instance is at another version than expected, or is being changed.",
+        Again.CHANGED, "Read its state and its version again, then decide again.",
+    )
+    STATE_UNREADABLE = (
+        Code.FAILED_PRECONDITION, "What is stored is nothing that the definition of today can read.", Again.CHANGED,
+        "Operators: serve a definition that reads it, then resume the instance; it is kept as it is.",
     )
     UID_MISMATCH = (
         Code.FAILED_PRECONDITION, "The name now belongs to another operation.", Again.NO,
@@ -382,7 +402,12 @@ class Reason(enum.Enum):
 
 
 _OF_FIELDS = frozenset({Reason.UNSUPPORTED_FIELD})
-_OF_RESOURCES = frozenset({Reason.SIGNAL_ID_REUSED, Reason.NAME_IN_USE, Reason.TOO_MANY_SIGNALS})
+_OF_RESOURCES = frozenset(
+    {
+        Reason.SIGNAL_ID_REUSED, Reason.NAME_IN_USE, Reason.TOO_MANY_SIGNALS, Reason.EVENT_ID_REUSED,
+        Reason.TOO_MANY_EVENTS,
+    }
+)  # fmt: skip
 
 
 def table(*, ends: bool) -> str:

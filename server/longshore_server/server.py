@@ -24,6 +24,7 @@ from longshore_server.contract.gates import read_capabilities
 from longshore_server.contract.source import Source
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
+from longshore_server.instances.declaring import Declaring
 from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.telemetry import tracing
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 Lifespan = Callable[["Server"], AbstractAsyncContextManager[Any]]
 
 
-class Server:
+class Server(Declaring):
     """Services, and what they need while they run.
 
     Args:
@@ -61,6 +62,7 @@ class Server:
         self, *services: object, lifespan: Lifespan | None = None, authenticators: Sequence[Authenticator] = (),
         tracer_provider: TracerProvider | None = None, stores: Mapping[str, Store] | None = None,
     ) -> None:  # fmt: skip
+        super().__init__()
         for name in stores or {}:
             check_name(name)
         self.services = services
@@ -122,7 +124,9 @@ class Running:
             retention=int(config.default_retention * SECOND), log_retention=int(config.log_retention * SECOND),
         )  # fmt: skip
         self._tracer = Tracer()
-        self.engine = Engine(types, config.data, clock, limits, chance, self._tracer, self.stores)
+        self.engine = Engine(
+            types, config.data, clock, limits, chance, self._tracer, self.stores, server.definitions.values()
+        )
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection, max_input=config.max_input, max_payload=config.max_payload,

@@ -1,6 +1,9 @@
-"""The durations that a contract's options say, in microseconds."""
+"""The durations that a contract's options and code say, in microseconds."""
 
 from __future__ import annotations
+
+import re
+from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -21,3 +24,32 @@ def micros(value: Duration, *, zero: bool = False) -> int:
     if found > LONGEST * 1_000_000:
         raise ValueError(f"it must not be longer than {LONGEST:,} seconds")
     return found
+
+
+_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_SPAN = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+def span(value: str | float | timedelta, *, zero: bool = False) -> int:
+    """Microseconds of a time span as code says it: `"30m"`, `"1h30m"`, `"250ms"`, seconds, or a timedelta.
+
+    Raises `ValueError` with one sentence when it is none, is negative, too long or, without `zero`, nothing;
+    `TypeError` for another type.
+    """
+    if isinstance(value, str):
+        if _SPAN.fullmatch(value) is None:
+            raise ValueError(f'{value!r} is no time span: write "30m", "1h30m" or "250ms" (ms, s, m, h, d)')
+        found = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
+    elif isinstance(value, timedelta):
+        found = value / timedelta(microseconds=1)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        found = value * 1_000_000
+    else:
+        raise TypeError(f'{value!r} is no time span: give seconds, a timedelta, or a text such as "30m"')
+    if not found <= LONGEST * 1_000_000:
+        raise ValueError(f"it must not be longer than {LONGEST:,} seconds")
+    whole = round(found)
+    if whole < 0 or (whole == 0 and not zero):
+        raise ValueError("it must not be negative" if zero else "it must be longer than zero")
+    return whole

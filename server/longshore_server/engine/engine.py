@@ -32,8 +32,11 @@ from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, failure, invalid
 from longshore_server.ids import Uids, parse_uid, uid_text
+from longshore_server.instances.definition import Definition
+from longshore_server.instances.host import Instances
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
+from longshore_server.store.instances import InstanceLedger
 from longshore_server.store.ledger import Commit
 from longshore_server.store.logs import Logs
 from longshore_server.store.mutations import (
@@ -84,6 +87,7 @@ class Engine:
     def __init__(
         self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits,
         chance: Chance = random.random, tracer: Tracer | None = None, stores: Mapping[str, objects.Store] = NO_STORES,
+        definitions: Iterable[Definition[Any]] = (),
     ) -> None:  # fmt: skip
         self.tracer = tracer or Tracer()
         self.types = {type.name: type for type in types}
@@ -119,6 +123,10 @@ class Engine:
         self.deadlines = Deadlines(clock, self._overdue)
         self.waits = Waits(clock, lambda live: self.types[live.record.type].cancel_grace, self._again, self._grace_over)
         self.requests = Requests(self.types, self.store, self.start, max_payload=limits.max_payload)
+        self.instances = Instances(
+            definitions, self.store, clock, chance, limits.max_payload,
+            lambda: self.not_accepting() if self.draining else None,
+        )  # fmt: skip
         self.accepting = False
         """Whether new operations may begin."""
         self.draining = False
@@ -152,6 +160,7 @@ class Engine:
         for record in records:
             self.deadlines.add(self.table.add(record))
             self._live.take(record.owner)
+        await self.instances.open()
 
     async def recover(self, services: Any) -> int:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
@@ -163,6 +172,7 @@ class Engine:
         )  # fmt: skip
         await self.transfers.start()
         self.accepting = True
+        self.instances.start(services)
         await self.sweeper.start(self.store)
         return count
 
@@ -173,6 +183,7 @@ class Engine:
         self.sweeper.stop()
         self.watches.end(self.not_accepting())
         self.transfers.drain(self.not_accepting())
+        self.instances.drain(self.not_accepting())
         for live in self.table.live.values():
             live.release()
 
@@ -180,7 +191,7 @@ class Engine:
         """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
         self.drain()
         await self.transfers.close()
-        await self.executor.drain(until)
+        await asyncio.gather(self.executor.drain(until), self.instances.stop(until))
         self.store.writer.hurry()
         # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
         await asyncio.gather(self.store.writer.submit(Nothing()), return_exceptions=True)
@@ -200,6 +211,7 @@ class Engine:
         if self._epoch:
             await asyncio.gather(self.store.writer.submit(Shutdown(self._epoch)), return_exceptions=True)
             self._epoch = 0
+        self.instances.close()
         await self.store.close()
 
     def abandon(self) -> None:
@@ -209,6 +221,7 @@ class Engine:
         self.sweeper.stop()
         self.store.writer.abandon()
         self.executor.abandon()
+        self.instances.abandon()
         self.transfers.abandon()
         self.deadlines.stop()
         self.waits.stop()
@@ -345,6 +358,9 @@ class Engine:
 
     def _on_commit(self, commit: Commit) -> None:
         operations = commit.operations
+        instances = commit.others.get(InstanceLedger)
+        if instances is not None:
+            self.instances.publish(instances)
         self.table.publish(operations)
         if self.transfers.stores:
             self.transfers.publish(operations)

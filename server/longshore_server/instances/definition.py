@@ -1,0 +1,295 @@
+"""What all definitions share: their options, how one of their runs becomes one change of the store, and their verbs."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from longshore_server.auth.identity import LOCAL
+from longshore_server.contract.template import MAX_VALUE
+from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
+from longshore_server.handler.failures import Failure, describe
+from longshore_server.handler.steps import StepRetry
+from longshore_server.instance_lifecycle import Kind, Status
+from longshore_server.instances.answers import Answer
+from longshore_server.instances.run import Run, StateT, Surroundings, Terminating, fields
+from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
+from longshore_server.store.instances import InstanceRecord, Value
+from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.instance import (
+    Address,
+    End,
+    Newcomer,
+    Pause,
+    Resume,
+    Resumed,
+    Taken,
+    Terminate,
+)
+from longshore_server.store.mutations.instance_run import FailRun, FinishRun, Work
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+LogLevel = Literal["debug", "info", "warning", "error", "off"]
+Chance = Callable[[], float]
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "off": 99}
+MAX_REASON = 1024
+"""The longest reason of a termination, in bytes."""
+_NAME = re.compile(r"[A-Za-z0-9._~-]+")
+
+
+class Host(Protocol):
+    """What definitions need of the server that runs them."""
+
+    max_payload: int
+
+    def now(self) -> int: ...
+    def newcomer(self, owner: str) -> Newcomer: ...
+    async def submit(self, mutation: Mutation[T]) -> T: ...
+    async def take(self, mutation: Mutation[Any], *, wait: bool) -> tuple[Taken | None, Answer | None]: ...
+    async def find(self, address: Address) -> tuple[InstanceRecord, Value | None] | None: ...
+    async def page(
+        self, kind: Kind, definition: str, status: Status | None, after: str, limit: int
+    ) -> Sequence[InstanceRecord]: ...
+
+
+class Terminated(NamedTuple):
+    """What `terminate` answers."""
+
+    terminated: bool
+    """Whether this has ended it."""
+    status: Status
+    """TERMINATED, also where it had ended before; NOT_FOUND: there is no such instance."""
+    reason: str
+    """Why it has ended."""
+
+
+class Changed(NamedTuple):
+    """What `pause` and `resume` answer."""
+
+    changed: bool
+    """Whether this has changed its status, or let dead letters wait again."""
+    status: Status
+    """Of now; NOT_FOUND: there is no such instance."""
+
+
+class Definition(abc.ABC, Generic[StateT]):
+    """One named recurring, debounce or task. See the methods of `Server` that make them for the options."""
+
+    kind: Kind
+    buries = False
+    """Whether work that is given up is kept aside, so that what follows can go on."""
+
+    def __init__(
+        self, name: str, state: Any, *, retry: StepRetry | None, log_level: LogLevel, call: str | None, max_crashes: int
+    ) -> None:
+        check_segment("name", name, "definition")
+        if retry is not None and not isinstance(retry, StepRetry):
+            raise TypeError(f"retry: {retry!r} is no StepRetry: write retry=StepRetry(max_attempts=3)")
+        if log_level not in _LEVELS:
+            raise ValueError(f"log_level: {log_level!r} is none of {', '.join(map(repr, _LEVELS))}")
+        if not isinstance(max_crashes, int) or max_crashes < 1:
+            raise ValueError("max_crashes: it must be at least 1")
+        self.name = name
+        self.state_shape = Shape(state, "state")
+        self.retry = None if retry is None else retry.policy
+        self.level = _LEVELS[log_level]
+        self.call = call
+        """The capability that callers need; None: only the provider and the admin may."""
+        self.max_crashes = max_crashes
+        self._host: Host | None = None
+
+    def attach(self, host: Host | None) -> None:
+        """For the server: what runs it now."""
+        self._host = host
+
+    # Runs.
+
+    @abc.abstractmethod
+    async def act(self, run: Run) -> None:
+        """Call the handlers of one run."""
+
+    @property
+    @abc.abstractmethod
+    def rescues(self) -> bool:
+        """Whether it has an `on_error`."""
+
+    @abc.abstractmethod
+    async def rescue(self, error: BaseException, run: Run) -> None:
+        """Call `on_error`."""
+
+    @abc.abstractmethod
+    def finish(self, run: Run) -> FinishRun:
+        """What a run comes to that has succeeded. Raises `TypeError` or `ValueError` where that cannot be stored."""
+
+    async def handle(self, work: Work, around: Surroundings, chance: Chance) -> FinishRun | FailRun:
+        """One run: the change of the store that it comes to."""
+        record = work.record
+        try:
+            run = Run(work, self.state_shape, self.level, around)
+        except UnreadableError as error:
+            return _unreadable_run(record, error)
+        try:
+            return await self._finished(run, self.act(run))
+        except UnreadableError as error:
+            return _unreadable_run(record, error)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
+            found = self._describe(error, run, around)
+            retry_at = self._retry_at(record, found, chance, around)
+            if retry_at is not None or not self.rescues:
+                return FailRun(record.uid, record.fence, found.status, retry_at)
+            return await self._rescued(error, found, run, around)
+
+    async def _finished(self, run: Run, work: Awaitable[None]) -> FinishRun:
+        with contextlib.suppress(Terminating):
+            await work
+        return self.finish(run)
+
+    async def _rescued(
+        self, error: BaseException, found: Failure, run: Run, around: Surroundings
+    ) -> FinishRun | FailRun:
+        run.reset()
+        try:
+            finished = await self._finished(run, self.rescue(error, run))
+        except BaseException as further:
+            if isinstance(further, asyncio.CancelledError) and _cancelled():
+                raise
+            self._describe(further, run, around)
+            return FailRun(run.record.uid, run.record.fence, found.status, None)
+        finished.error, finished.bury = found.status, self.buries
+        return finished
+
+    def _describe(self, error: BaseException, run: Run, around: Surroundings) -> Failure:
+        record = run.record
+        if isinstance(error, TooLargeError):
+            log.error("%s: %s", record.name, error, extra=dict(fields(record)))
+            return Failure(failure(Reason.STATE_TOO_LARGE, str(error)))
+        return describe(record.name, error, around.max_payload, fields(record), record.definition)
+
+    def _retry_at(self, record: InstanceRecord, found: Failure, chance: Chance, around: Surroundings) -> int | None:
+        if self.retry is None or not found.retriable:
+            return None
+        now = around.now()
+        reason = reason_of(found.status)
+        delay = self.retry.next(record.failures + 1, reason, chance(), now, record.begun or now, None)
+        return None if delay is None else now + delay
+
+    def resumed_timers(self, timers: Mapping[str, int], now: int) -> Mapping[str, int]:  # noqa: ARG002 - of recurrings
+        """The timers from a resume on, of those that there were."""
+        return timers
+
+    # Verbs that all kinds have.
+
+    async def pause(self, id: str) -> Changed:
+        """Begin no handler of an instance until it is resumed; one that is under way comes to its end.
+
+        What is sent meanwhile is kept. An instance that has failed, or is terminated, stays that.
+        """
+        record, paused = await self.host.submit(Pause(self.address(id)))
+        return Changed(paused, Status.NOT_FOUND if record is None else record.status)
+
+    async def resume(self, id: str) -> Changed:
+        """Let an instance go on that is paused or has failed: what had failed is done again at once, from attempt 1.
+
+        Dead letters wait again, too, also those of an instance that has not failed.
+        """
+        found: Resumed | None = await self.host.submit(Resume(self.address(id), self.resumed_timers))
+        if found is None:
+            return Changed(False, Status.NOT_FOUND)
+        status = found.record.status
+        return Changed(status is not found.before or found.replayed > 0, status)
+
+    async def terminate(self, id: str, reason: str = "", *, purge: bool = False) -> Terminated:
+        """End an instance: its handler, its timers and what waits. Repeatable.
+
+        Args:
+            reason: why, for those who ask later.
+            purge: leave nothing of it; else its tombstone answers, with its last state.
+        """
+        record, ended = await self.host.submit(Terminate(self.address(id), End(check_reason(reason), purge)))
+        if record is None:
+            return Terminated(False, Status.NOT_FOUND, "")
+        return Terminated(ended, Status.TERMINATED, record.reason)
+
+    async def get_state(self, id: str) -> StateT | None:
+        """The state of an instance; None: it has none, or there is no such instance.
+
+        Raises `ServiceError` (STATE_UNREADABLE) when the definition cannot read it.
+        """
+        found = await self.host.find(self.address(id))
+        return None if found is None else self.read_state(found[0], found[1])
+
+    def read_state(self, record: InstanceRecord, stored: Value | None) -> StateT | None:
+        """A stored state as a value."""
+        if stored is None:
+            return None
+        try:
+            state: StateT = self.state_shape.load(stored)
+        except UnreadableError as error:
+            raise unreadable(record, error) from None
+        return state
+
+    @property
+    def host(self) -> Host:
+        """What runs it. Raises `RuntimeError` while nothing does."""
+        if self._host is None:
+            raise RuntimeError(f"{self.kind.name.lower()} {self.name!r} works while its server runs")
+        return self._host
+
+    def address(self, id: str) -> Address:
+        """One instance. Raises `ServiceError` (INVALID_ARGUMENT)."""
+        return Address(self.kind, self.name, check_id(id))
+
+    def newcomer(self, owner: str | None) -> Newcomer:
+        """What an instance needs that begins now. `owner`: the principal; None: the service's own code."""
+        return self.host.newcomer(LOCAL.name if owner is None else owner)
+
+
+def _unreadable_run(record: InstanceRecord, error: UnreadableError) -> FailRun:
+    log.error("%s: %s", record.name, error, extra=dict(fields(record)))
+    return FailRun(record.uid, record.fence, failure(Reason.STATE_UNREADABLE, shorten(str(error), 1024)), None)
+
+
+def unreadable(record: InstanceRecord, error: UnreadableError) -> ServiceError:
+    """The refusal of a caller who wants what the definition cannot read."""
+    return ServiceError(Reason.STATE_UNREADABLE, f"{record.name}: {error}.", resource=record.name)
+
+
+def check_segment(field: str, value: str, what: str) -> str:
+    """A part of an instance's name. Raises `ValueError` with one sentence, `TypeError` for no text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{field}: {value!r} is no text")
+    if not _NAME.fullmatch(value) or len(value) > MAX_VALUE:
+        raise ValueError(
+            f"{field}: {value[:200]!r} cannot name {what}: write 1 to {MAX_VALUE} letters, digits, '.', '_', '~' or '-'"
+        )
+    return value
+
+
+def check_id(id: str) -> str:
+    """The id of an instance. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    try:
+        return check_segment("id", id, "an instance")
+    except ValueError as error:
+        raise invalid("id", str(error).removeprefix("id: ")) from None
+
+
+def check_reason(reason: str) -> str:
+    """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    if len(reason.encode("utf-8", "replace")) > MAX_REASON:
+        raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
+    return reason
+
+
+def _cancelled() -> bool:
+    """Whether somebody has asked the task that runs here to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,169 @@
+"""The instances of one server: what the engine runs, and what definitions do their verbs with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from longshore_server.clock import Clock
+from longshore_server.errors import ServiceError
+from longshore_server.ids import Uids
+from longshore_server.instance_lifecycle import Kind, Status
+from longshore_server.instances.answers import Answer
+from longshore_server.instances.definition import Chance, Definition
+from longshore_server.instances.runner import Runner
+from longshore_server.store import instances as rows
+from longshore_server.store.instances import InstanceRecord, Value
+from longshore_server.store.ledger import Published
+from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.instance import Address, Newcomer, Taken
+from longshore_server.store.mutations.instance_run import Park
+from longshore_server.store.store import Store
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Instances:
+    """All instances of the definitions of one server.
+
+    Args:
+        definitions: what is served.
+        store: where they are.
+        clock: by which everything is due.
+        chance: draws the jitter of retries.
+        max_payload: the largest state or event, in bytes.
+        closed: why nothing is accepted now, if so.
+    """
+
+    def __init__(
+        self, definitions: Iterable[Definition[Any]], store: Store, clock: Clock, chance: Chance, max_payload: int,
+        closed: Callable[[], ServiceError | None],
+    ) -> None:  # fmt: skip
+        self.definitions: Mapping[tuple[Kind, str], Definition[Any]] = {(d.kind, d.name): d for d in definitions}
+        self.max_payload = max_payload
+        self._store = store
+        self._clock = clock
+        self._closed = closed
+        self._uids: Uids
+        self._runner = Runner(self.definitions, store, clock, chance, max_payload)
+        self._waiters: dict[bytes, dict[int, list[asyncio.Future[Answer]]]] = {}
+
+    # Life.
+
+    async def open(self) -> None:
+        """Look at what the last server left behind."""
+        self._uids = Uids(self._clock, await self._store.read(rows.marks))
+        for definition in self.definitions.values():
+            definition.attach(self)
+        stored = await self._store.read(rows.definitions)
+        parked = {key: count for key, count in stored.items() if key not in self.definitions}
+        for (kind, name), count in parked.items():
+            log.warning(
+                "%d instances of %s %r wait, and nothing defines it: they go on once something does",
+                count, kind.name.lower(), name,
+            )  # fmt: skip
+        if stored:
+            await self._store.writer.submit(Park(parked, self.definitions))
+        await self._runner.recover()
+
+    def start(self, services: Any) -> None:
+        """Run handlers from now on."""
+        self._runner.start(services)
+
+    def drain(self, refusal: ServiceError) -> None:
+        """Tell those who wait for handlers that they ask the next server."""
+        for uid in list(self._waiters):
+            for waiting in self._waiters.pop(uid).values():
+                for future in waiting:
+                    if not future.done():
+                        future.set_exception(refusal)
+
+    def close(self) -> None:
+        """The server has ended: verbs work no more."""
+        for definition in self.definitions.values():
+            definition.attach(None)
+
+    async def stop(self, until: int) -> None:
+        """Give handlers until `until` to end, then leave the rest to the next server."""
+        await self._runner.stop(until)
+        await self._runner.release()
+
+    def abandon(self) -> None:
+        """For tests: from here on no handler runs, as if the process had been killed."""
+        self._runner.abandon()
+
+    def publish(self, changes: Mapping[bytes, Published]) -> None:
+        """What a commit has brought."""
+        for uid, (record, handled) in changes.items():
+            self._runner.publish(uid, record)
+            waiting = self._waiters.get(uid)
+            if waiting is None:
+                continue
+            for one in handled:
+                _tell(waiting.pop(one.number, ()), Answer(record, one))
+            if record is None or (record.status is not Status.ACTIVE and not record.under_way):
+                # Nothing of it runs now: who waits need not wait for somebody to resume it.
+                for number in list(waiting):
+                    _tell(waiting.pop(number), Answer(record, None))
+            if not waiting:
+                del self._waiters[uid]
+
+    # For definitions.
+
+    def now(self) -> int:
+        """The time, in microseconds."""
+        return self._clock.now()
+
+    def newcomer(self, owner: str) -> Newcomer:
+        """What an instance needs that begins now."""
+        return Newcomer(self._uids.next(), owner)
+
+    async def submit(self, mutation: Mutation[T]) -> T:
+        """Change the store. Raises `ServiceError`: the mutation's own refusal, or UNAVAILABLE."""
+        refusal = self._closed()
+        if refusal is not None:
+            raise refusal
+        return await self._store.writer.submit(mutation)
+
+    async def take(self, mutation: Mutation[Any], *, wait: bool) -> tuple[Taken | None, Answer | None]:
+        """Change the store, and wait until the handler has run for what that accepts; None: there is nothing to wait
+        for, or nothing runs now.
+
+        Raises `ServiceError`: the mutation's own refusal, or UNAVAILABLE.
+        """
+        refusal = self._closed()
+        if refusal is not None:
+            raise refusal
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def accepted(outcome: Taken | Exception | None) -> None:
+            # In the step that publishes it: the handler cannot have begun.
+            if (
+                wait and self._runner.started and isinstance(outcome, Taken) and outcome.entry is not None
+                and outcome.record.status is Status.ACTIVE
+            ):  # fmt: skip
+                self._waiters.setdefault(outcome.record.uid, {}).setdefault(outcome.entry, []).append(future)
+            else:
+                future.cancel()
+
+        taken: Taken | None = await self._store.writer.submit(mutation, accepted)
+        return taken, None if future.cancelled() else await future
+
+    async def find(self, address: Address) -> tuple[InstanceRecord, Value | None] | None:
+        """An instance and its state."""
+        return await self._store.read(lambda c: rows.find(c, *address))
+
+    async def page(
+        self, kind: Kind, definition: str, status: Status | None, after: str, limit: int
+    ) -> Sequence[InstanceRecord]:
+        """Instances of one definition in the order of their ids."""
+        return await self._store.read(lambda c: rows.page(c, kind, definition, status, after, limit))
+
+
+def _tell(waiting: Iterable[asyncio.Future[Answer]], answer: Answer) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(answer)

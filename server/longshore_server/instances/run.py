@@ -1,0 +1,195 @@
+"""One run of a handler: what it was given, what it has changed, and the part of its context that all kinds share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, NoReturn
+
+from typing_extensions import TypeVar
+
+from longshore_server.clock import SECOND
+from longshore_server.handler.codec import Encoded
+from longshore_server.instances.values import Shape
+from longshore_server.store.instances import Entry, InstanceRecord, Value
+from longshore_server.store.mutations.instance import End
+from longshore_server.store.mutations.instance_run import Work
+
+StateT = TypeVar("StateT", default=Any)
+
+_logger = logging.getLogger("longshore.instances")
+
+
+class Terminating(BaseException):
+    """Ends a handler at `ctx.terminate()`. No `Exception`, so that no `except Exception` of a handler swallows it."""
+
+
+class Surroundings(NamedTuple):
+    """What a run has of the server."""
+
+    now: Callable[[], int]
+    since: int
+    """When this server began: what was due before, nobody was there for."""
+    services: Any
+    max_payload: int
+
+
+class Run:
+    """One run. Nothing of it is durable before it has come to its end."""
+
+    def __init__(self, work: Work, shape: Shape, level: int, around: Surroundings) -> None:
+        """`level`: of the least line of the log that is written."""
+        self.record: InstanceRecord = work.record
+        self.entry: Entry | None = work.entry
+        self.around = around
+        self.started = around.now()
+        self.log = InstanceLog(work.record, level)
+        self._shape = shape
+        self._stored = work.entry.value if work.entry is not None and work.entry.events else work.state
+        self.reset()
+
+    def reset(self) -> None:
+        """As if the handler had changed nothing."""
+        self.state: Any = None if self._stored is None else self._shape.load(self._stored)
+        self.timers: dict[str, int] = dict(self.record.timers)
+        self.end: End | None = None
+
+    def changed_state(self) -> Encoded | None:
+        """The state to store, if it is another one than before, also where it was changed in place.
+
+        Raises `TypeError` or `TooLargeError` for one that cannot be stored.
+        """
+        if self.state is None and self._stored is None:
+            return None
+        found = self._shape.store(self.state, self.around.max_payload)
+        return None if tuple(found) == self._stored else found
+
+    @property
+    def stored(self) -> Value | None:
+        """The state as it was when the run began."""
+        return self._stored
+
+
+class InstanceLog:
+    """`ctx.log`: private, structured lines for the operators: `ctx.log.info("refreshed", seconds=3)`."""
+
+    __slots__ = ("_fields", "_level")
+
+    def __init__(self, record: InstanceRecord, level: int) -> None:
+        self._fields = fields(record)
+        self._level = level
+
+    def debug(self, message: str, **data: Any) -> None:
+        """Something for those who look for a fault."""
+        self._write(logging.DEBUG, message, data)
+
+    def info(self, message: str, **data: Any) -> None:
+        """Something worth knowing."""
+        self._write(logging.INFO, message, data)
+
+    def warn(self, message: str, **data: Any) -> None:
+        """Something that someone should look at."""
+        self._write(logging.WARNING, message, data)
+
+    def error(self, message: str, **data: Any) -> None:
+        """Something that went wrong."""
+        self._write(logging.ERROR, message, data)
+
+    def _write(self, level: int, message: str, data: dict[str, Any]) -> None:
+        if level >= self._level:
+            _logger.log(level, "%s", message, extra={**self._fields, "data": data})
+
+
+def fields(record: InstanceRecord) -> Mapping[str, Any]:
+    """What every line of the log about a run carries."""
+    return {"instance": record.name, "definition": record.definition, "attempt": record.attempt}
+
+
+class Context(Generic[StateT]):
+    """What every handler of an instance may know and do."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def id(self) -> str:
+        """The instance's id, as whoever began it said."""
+        return self._run.record.id
+
+    @property
+    def definition(self) -> str:
+        """The name of the definition."""
+        return self._run.record.definition
+
+    @property
+    def instance(self) -> str:
+        """The instance's full name, for example `tasks/order/instances/ord_123`."""
+        return self._run.record.name
+
+    @property
+    def attempt(self) -> int:
+        """The attempt at this run, from 1; crashes count too."""
+        return self._run.record.attempt
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether an attempt went before this one."""
+        return self._run.record.attempt > 1
+
+    @property
+    def created_at(self) -> datetime:
+        """When the instance began, or began anew."""
+        return moment(self._run.record.created)
+
+    @property
+    def execution_started_at(self) -> datetime:
+        """When this handler began."""
+        return moment(self._run.started)
+
+    @property
+    def services(self) -> Any:
+        """What the server's lifespan yielded."""
+        return self._run.around.services
+
+    @property
+    def log(self) -> InstanceLog:
+        """Structured lines for the operators of the service."""
+        return self._run.log
+
+
+class Stateful(Context[StateT]):
+    """The context of a handler that may change the state, or end the instance."""
+
+    @property
+    def state(self) -> StateT:
+        """The state. What is assigned, or changed in place, becomes durable once the handler has come to its end."""
+        state: StateT = self._run.state
+        return state
+
+    @state.setter
+    def state(self, value: StateT) -> None:
+        self._run.state = value
+
+    def set_state(self, value: StateT) -> None:
+        """Replace the state."""
+        self._run.state = value
+
+    def update_state(self, change: Callable[[StateT], StateT]) -> None:
+        """Replace the state by what `change` makes of it."""
+        self._run.state = change(self._run.state)
+
+    def terminate(self, reason: str = "", *, purge: bool = False) -> NoReturn:
+        """End the instance, and the handler at this line. The state as it is now is kept with its tombstone.
+
+        Args:
+            reason: why, for those who ask later.
+            purge: leave nothing of it instead.
+        """
+        self._run.end = End(reason, purge)
+        raise Terminating
+
+
+def moment(micros: int) -> datetime:
+    """A time of the clock as code reads it."""
+    return datetime.fromtimestamp(micros / SECOND, UTC)

@@ -1,0 +1,111 @@
+"""Finds what is due: one timer for the earliest instance, one look into the index when it fires. It never polls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from functools import partial
+
+from longshore_server.clock import Clock, Timer
+from longshore_server.store import instances as rows
+from longshore_server.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Calls `begin` for instances that are due while there are free slots.
+
+    Args:
+        store: where the instances are.
+        clock: its one timer is for the earliest that is due.
+        begin: begins the handler of one instance; it may find that nothing is due.
+        busy: those that have begun and not come to their end.
+        slots: how many may be busy at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        begin: Callable[[bytes], None],
+        busy: Callable[[], Collection[bytes]],
+        slots: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._begin = begin
+        self._busy = busy
+        self._slots = slots
+        self._behind = False  # whether there may be due ones that only the store knows
+        self._looking: asyncio.Task[None] | None = None
+        self._timer: Timer | None = None
+        self._at = 0
+        self._open = False
+
+    def start(self) -> None:
+        """Begin with what is overdue."""
+        self._open = True
+        self._behind = True
+        self.go_on()
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def note(self, uid: bytes, due: int) -> None:
+        """An instance is due then."""
+        if not self._open:
+            return
+        if due > self._clock.now():
+            self._arm(due)
+        elif uid in self._busy():
+            self._behind = True
+        elif len(self._busy()) < self._slots and not self._behind:
+            self._begin(uid)
+        else:
+            self._behind = True
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Look whether something is due that waits for a slot."""
+        if self._open and self._behind and self._looking is None and len(self._busy()) < self._slots:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._looking.add_done_callback(self._looked)
+
+    async def _look(self) -> None:
+        while self._behind and len(self._busy()) < self._slots:
+            self._behind = False
+            # As many as there are slots: those that have just begun are still due in the store.
+            found, following = await self._store.read(partial(rows.due, now=self._clock.now(), limit=self._slots))
+            self._behind = self._behind or len(found) == self._slots
+            if following is not None:
+                self._arm(following)
+            for uid in found:
+                if uid not in self._busy() and len(self._busy()) < self._slots:
+                    self._begin(uid)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("what is due could not be read", exc_info=task.exception())
+        else:
+            self.go_on()
+
+    def _arm(self, due: int) -> None:
+        if self._timer is not None:
+            if self._at <= due:
+                return
+            self._timer.cancel()
+        self._at = due
+        self._timer = self._clock.call_at(due, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._behind = True
+        self.go_on()

@@ -1,0 +1,122 @@
+"""The types of states and events: declared once, checked before anything is stored, and when it is read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from typing import Any
+
+from google.protobuf.message import Message
+
+from longshore_server.handler.codec import Encoded, decode, encode
+from longshore_server.store.instances import Value
+
+_JSON = (dict, list, str, int, float, bool, type(None))
+
+
+class UnreadableError(Exception):
+    """What is stored is nothing that the definition's type can read."""
+
+
+class TooLargeError(ValueError):
+    """A value has more bytes than the server keeps."""
+
+
+class Shape:
+    """A declared type: a protobuf message, a dataclass, a pydantic model, a JSON type, or a union of such.
+
+    Args:
+        declared: the type.
+        what: what it is the type of, for messages: `state` or `event`.
+
+    Raises `TypeError` for what cannot be stored.
+    """
+
+    def __init__(self, declared: Any, what: str) -> None:
+        self.what = what
+        self.members = tuple(_members(declared))
+        for member in self.members:
+            if not (member is Any or member in _JSON or _is_class(member)):
+                raise TypeError(
+                    f"{what}: {_name(member)} cannot be stored: use a protobuf message, a dataclass, a pydantic model"
+                    " or a JSON type (dict, list, str, int, float, bool)"
+                )
+
+    def __str__(self) -> str:
+        return " | ".join(map(_name, self.members))
+
+    @property
+    def optional(self) -> bool:
+        """Whether None is one of its values."""
+        return Any in self.members or type(None) in self.members
+
+    def has(self, value: object) -> bool:
+        """Whether a value is of the type."""
+        if Any in self.members:
+            return True
+        kind = type(value)
+        return kind in self.members or (kind is int and float in self.members)
+
+    def store(self, value: object, limit: int) -> Encoded:
+        """The value as bytes. Raises `TypeError` for another type or what would come back changed, `TooLargeError`."""
+        if not self.has(value):
+            raise TypeError(f"{self.what}: it must be {self}, not {_name(type(value))}")
+        stored = encode(value)
+        if len(stored.data) > limit:
+            raise TooLargeError(f"{self.what}: it has {len(stored.data)} bytes, and the server keeps {limit} at most")
+        return stored
+
+    def load(self, stored: Value) -> Any:
+        """The value that `store` was given, though the type may have been renamed since. Raises `UnreadableError`."""
+        codec, data = stored
+        try:
+            value = decode(Encoded(self._codec(codec), data))
+        except Exception as error:
+            raise UnreadableError(
+                f"{self.what}: what is stored as {codec} cannot be read as {self}: {error}"
+            ) from error
+        if not self.has(value):
+            raise UnreadableError(
+                f"{self.what}: what is stored as {codec} is not {self}, which the definition says now"
+            )
+        return value
+
+    def _codec(self, codec: str) -> str:
+        """By which codec to read: that of the only class that it can be, where it is stored under another name."""
+        kind, _, _ = codec.partition(":")
+        known = [found for member in self.members if _is_class(member) and (found := _codec_of(member))]
+        if codec in known or kind not in ("dataclass", "pydantic"):
+            return codec
+        alike = [found for found in known if found.startswith(f"{kind}:")]
+        return alike[0] if len(alike) == 1 else codec
+
+
+def _members(declared: Any) -> list[Any]:
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
+        return [member for part in typing.get_args(declared) for member in _members(part)]
+    if declared is None:
+        return [type(None)]
+    return [typing.get_origin(declared) or declared]
+
+
+def _is_class(member: Any) -> bool:
+    return isinstance(member, type) and bool(_codec_of(member))
+
+
+def _codec_of(member: type) -> str:
+    """What the journal's codec calls a class; empty: it stores none of it."""
+    if issubclass(member, Message):
+        return f"proto:{member.DESCRIPTOR.full_name}" if member is not Message else ""
+    path = f"{member.__module__}:{member.__qualname__}"
+    if dataclasses.is_dataclass(member):
+        return f"dataclass:{path}"
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and issubclass(member, pydantic.BaseModel):
+        return f"pydantic:{path}"
+    return ""
+
+
+def _name(member: Any) -> str:
+    return "None" if member is type(None) else getattr(member, "__qualname__", None) or repr(member)

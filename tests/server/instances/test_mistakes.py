@@ -1,0 +1,99 @@
+"""What is refused, or fails, with a precise reason: nothing of it is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.instance_lifecycle import Kind, Status
+from longshore_server.store.mutations.instance import MAX_WAITING, Address, SendEvent
+from tests.server.instances.laboratory import Token, World
+
+TASK = Address(Kind.TASK, "order", "a")
+
+
+def send(world: World, *, id: str = "", digest: bytes = b"", version: int | None = None) -> Any:
+    newcomer = world.engine.instances.newcomer("local")
+    return world.engine.store.writer.submit(SendEvent(TASK, newcomer, ("json", b"1"), id, digest, version))
+
+
+async def refused(call: Any) -> Reason:
+    with pytest.raises(ServiceError) as caught:
+        await call
+    return caught.value.reason
+
+
+async def test_an_event_id_is_one_event(world: World) -> None:
+    await world.start()
+    first = await send(world, id="x", digest=b"1")
+    again = await send(world, id="x", digest=b"1")
+    assert (again.duplicate, again.entry) == (True, first.entry)
+    assert await refused(send(world, id="x", digest=b"2")) is Reason.EVENT_ID_REUSED
+
+
+async def test_another_version_than_expected_is_refused(world: World) -> None:
+    await world.start()
+    assert await refused(send(world, version=1)) is Reason.VERSION_MISMATCH
+    await send(world, version=0)
+    # At the right version, and what was accepted before changes it.
+    assert await refused(send(world, version=0)) is Reason.VERSION_MISMATCH
+
+
+async def test_what_waits_is_bounded(world: World) -> None:
+    await world.start()
+    for _ in range(MAX_WAITING):
+        last = send(world)
+    await last
+    assert await refused(send(world)) is Reason.TOO_MANY_EVENTS
+
+
+async def test_a_state_that_is_too_large_fails_the_run(world: World) -> None:
+    world.settings["max_payload"] = 1024
+
+    @world.server.recurring("refresh", every=60, state=Token)
+    async def refresh(ctx: Any) -> None:
+        ctx.state = Token(1, "x" * 2000)
+
+    await world.start()
+    started = await refresh.start("a", Token())
+    assert started.status is Status.FAILED
+    status = await refresh.status("a")
+    assert status.last_error is not None
+    assert status.last_error.reason == "STATE_TOO_LARGE"
+    assert await refresh.get_state("a") == Token()
+    with pytest.raises(ValueError, match="the server keeps 1024 at most"):
+        await refresh.start("b", Token(1, "x" * 2000))
+    assert (await refresh.status("b")).status is Status.NOT_FOUND
+
+
+async def test_a_state_that_a_new_definition_cannot_read_is_kept(world: World) -> None:
+    runs: list[Any] = []
+
+    def declare(state: Any) -> Any:
+        @world.server.recurring("refresh", every=60, state=state)
+        async def refresh(ctx: Any) -> None:
+            runs.append(ctx.state)
+
+        return refresh
+
+    await_old = declare(Token)
+    await world.start()
+    await await_old.start("a", Token(7))
+    world.server.definitions.clear()
+    refresh = declare(int)
+    await world.restart()
+    await world.advance(60)
+    status = await refresh.status("a")
+    assert status.status is Status.FAILED
+    assert status.last_error is not None
+    assert status.last_error.reason == "STATE_UNREADABLE"
+    assert await refused(refresh.get_state("a")) is Reason.STATE_UNREADABLE
+    world.server.definitions.clear()
+    refresh = declare(Token)
+    await world.restart()
+    assert (await refresh.resume("a")).status is Status.ACTIVE
+    await world.settled()
+    assert runs == [Token(7), Token(7)]
+    assert (await refresh.status("a")).last_error is None
