@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import grpc
 import grpc.aio
 
+from longshore.v1 import operation_control_service_pb2 as control
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers
 from longshore.v1.operation_pb2 import OperationSnapshot, UploadGrant
@@ -21,6 +22,7 @@ ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
 _OPERATIONS = "/longshore.v1.OperationsService/"
 _TRANSFERS = "/longshore.v1.TransfersService/"
+_CONTROL = "/longshore.v1.OperationControlService/"
 
 
 class UnaryRpc(Protocol[RequestT_contra, ResponseT_co]):
@@ -103,6 +105,12 @@ class Calls:
         )
         self.get_type: UnaryRpc[pb.GetTypeRequest, pb.OperationType] = self._unary(
             "GetType", pb.GetTypeRequest, pb.OperationType
+        )
+        self.list_logs: UnaryRpc[control.ListLogsRequest, control.ListLogsResponse] = self._unary(
+            "ListLogs", control.ListLogsRequest, control.ListLogsResponse, _CONTROL
+        )
+        self.list_steps: UnaryRpc[control.ListStepsRequest, control.ListStepsResponse] = self._unary(
+            "ListSteps", control.ListStepsRequest, control.ListStepsResponse, _CONTROL
         )
         self.run: StreamRpc[pb.RunRequest, pb.WatchResponse] = self._stream("Run", pb.RunRequest, pb.WatchResponse)
         self.watch: StreamRpc[pb.WatchRequest, pb.WatchResponse] = self._stream(

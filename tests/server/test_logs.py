@@ -4,23 +4,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import sqlite3
 from typing import Any
 
+import grpc
 import pytest
 from lab.v1 import lab_pb2
 
+from longshore.v1 import operation_control_service_pb2 as cpb
+from longshore.v1 import operation_control_service_pb2_grpc as control_grpc
 from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import records_pb2
 from longshore_server import OperationError, StepRetry
 from longshore_server.handler import log as handler_log
 from longshore_server.handler import texts
+from longshore_server.rpc import paging
 from longshore_server.store import logs, queries
-from longshore_server.store.logs import Level, LogLine, StepFailure, StepOutcome
+from longshore_server.store.logs import Level, LogLine, StepFailure
 from longshore_server.store.mutations import AddLine, FailTry, Sweep, upkeep
-from tests.conftest import Crash, Lab, State, reason_of_end
+from tests.conftest import Crash, Lab, State, fields_of, reason_of_end, refused
 
 HOUR, DAY = 3600.0, 86_400.0
+COMPLETED, FAILED = records_pb2.StepOutcome.STATE_COMPLETED, records_pb2.StepOutcome.STATE_FAILED
 ALL = 10_000
 
 
@@ -28,18 +36,25 @@ async def uid_of(lab: Lab, name: str) -> bytes:
     return bytes((await lab.engine.find(name)).record.uid)
 
 
+def control(lab: Lab) -> Any:
+    return control_grpc.OperationControlServiceStub(lab.channel)
+
+
 async def lines(lab: Lab, name: str) -> list[LogLine]:
     await lab.catch_up()
-    page = await lab.engine.store.lines(await uid_of(lab, name), 0, 0, ALL)
-    return [stored.line for stored in page.lines]
+    page = await control(lab).ListLogs(cpb.ListLogsRequest(name=name, page_size=1000))
+    return [
+        LogLine(line.time.ToMicroseconds(), line.attempt, line.level, line.step, line.message, line.data)
+        for line in page.lines
+    ]
 
 
 async def messages(lab: Lab, name: str) -> list[str]:
     return [line.message for line in await lines(lab, name)]
 
 
-async def steps(lab: Lab, name: str) -> list[StepOutcome]:
-    return list(await lab.engine.store.steps(await uid_of(lab, name), 0, 0, ALL))
+async def steps(lab: Lab, name: str) -> list[Any]:
+    return list((await control(lab).ListSteps(cpb.ListStepsRequest(name=name))).steps)
 
 
 async def test_a_line_has_its_level_step_attempt_time_and_data(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,8 +165,7 @@ async def test_an_attempt_that_is_not_the_current_one_still_tells(lab: Lab) -> N
             raise
 
     name = (await lab.begin()).operation.name
-    control = await lab.server.operations.control(name)
-    await control.fail(OperationError("STOPPED", "by hand"))
+    await (await lab.server.operations.control(name)).fail(OperationError("STOPPED", "by hand"))
     await gone.wait()
     assert [(line.attempt, line.message) for line in await lines(lab, name)] == [(1, "too late")]
 
@@ -281,11 +295,10 @@ async def test_the_oldest_lines_make_room(lab: Lab, bound: str, monkeypatch: pyt
 
     name = (await lab.run()).name
     await lab.catch_up()
-    page = await lab.engine.store.lines(await uid_of(lab, name), 0, 0, ALL)
-    numbers = [stored.number for stored in page.lines]
-    assert numbers == list(range(page.dropped + 1, total + 1))
-    assert 16 <= len(numbers) <= 18
-    assert page.lines[-1].line.message == "line 00099"
+    page = await control(lab).ListLogs(cpb.ListLogsRequest(name=name))
+    assert [line.number for line in page.lines] == list(range(page.dropped_lines + 1, total + 1))
+    assert 16 <= len(page.lines) <= 18
+    assert page.lines[-1].message == "line 00099"
 
 
 async def test_one_line_stays_however_large_it_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,8 +409,8 @@ async def test_many_lines_count_when_operations_are_deleted(lab: Lab) -> None:
     uid = await uid_of(lab, (await lab.run()).name)
     line = LogLine(lab.clock.now(), 1, Level.INFO, "", "", "{}")
     await asyncio.gather(*(lab.engine.store.writer.submit(AddLine(uid, line)) for _ in range(50)))
-    store = lab.engine.store
-    ((found, weight),) = await store.read(lambda c: queries.expired(c, lab.clock.now() + 10**15, 10))
+    with contextlib.closing(sqlite3.connect(lab.engine.store.path)) as database:
+        ((found, weight),) = queries.expired(database, lab.clock.now() + 10**15, 10)
     assert found == uid
     assert weight > 50
 
@@ -422,12 +435,10 @@ async def test_failed_tries_of_a_step_are_kept_with_their_time_and_the_last_erro
         lab.clock.advance(0.6)
     await crash.happen()
     await lab.end(name)
-    assert await steps(lab, name) == [
-        StepOutcome(
-            "reserve", 1, began, began + 1_200_000, failures=2, error="ConnectionError: line 2 broke", completed=True,
-            kept=False,
-        )
-    ]  # fmt: skip
+    (step,) = await steps(lab, name)
+    assert (step.step, step.attempt, step.state, step.tries) == ("reserve", 1, COMPLETED, 3)
+    assert (step.error, step.kept) == ("ConnectionError: line 2 broke", False)
+    assert (step.start_time.ToMicroseconds(), step.end_time.ToMicroseconds()) == (began, began + 1_200_000)
 
 
 async def test_a_step_that_failed_in_one_attempt_and_not_in_the_next(lab: Lab) -> None:
@@ -447,11 +458,11 @@ async def test_a_step_that_failed_in_one_attempt_and_not_in_the_next(lab: Lab) -
     name = (await lab.begin()).operation.name
     await crash.happen()
     await lab.end(name)
-    found = [(s.name, s.attempt, s.failures, s.error, s.completed) for s in await steps(lab, name)]
+    found = [(s.step, s.attempt, s.tries, s.error, s.state) for s in await steps(lab, name)]
     assert found == [
-        ("charge", 1, 1, "ConnectionError: line 1 broke", False),
-        ("plain", 1, 0, "", True),
-        ("charge", 2, 0, "", True),
+        ("charge", 1, 1, "ConnectionError: line 1 broke", FAILED),
+        ("plain", 1, 1, "", COMPLETED),
+        ("charge", 2, 1, "", COMPLETED),
     ]
 
 
@@ -466,7 +477,7 @@ async def test_tries_of_the_same_name_add_up_within_an_attempt(lab: Lab) -> None
         return lab_pb2.PlayResult()
 
     (step,) = await steps(lab, (await lab.run()).name)
-    assert (step.failures, step.completed) == (2, True)
+    assert (step.tries, step.state) == (3, COMPLETED)
 
 
 async def test_a_failed_try_is_durable_before_the_handler_hears_of_it(lab: Lab) -> None:
@@ -484,7 +495,7 @@ async def test_a_failed_try_is_durable_before_the_handler_hears_of_it(lab: Lab) 
     name = (await lab.begin()).operation.name
     await crash.happen()
     await lab.end(name)
-    assert [(s.attempt, s.failures) for s in await steps(lab, name)] == [(1, 1)]
+    assert [(s.attempt, s.tries, s.state) for s in await steps(lab, name)] == [(1, 1, FAILED)]
 
 
 async def test_an_interrupted_step_is_told_of(lab: Lab) -> None:
@@ -497,15 +508,15 @@ async def test_an_interrupted_step_is_told_of(lab: Lab) -> None:
     await (await lab.server.operations.control(name)).fail(OperationError("STOPPED", "by hand"))
     await lab.catch_up()
     (step,) = await steps(lab, name)
-    assert (step.name, step.error, step.completed) == ("wait", "CancelledError", False)
+    assert (step.step, step.error, step.state) == ("wait", "CancelledError", FAILED)
 
 
 async def test_failures_of_the_latest_attempts_are_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "MAX_FAILURES", 3)
-    uid = await uid_of(lab, (await lab.run()).name)
+    name = (await lab.run()).name
     for attempt in range(1, 8):
-        await lab.engine.store.writer.submit(FailTry(uid, StepFailure("a", attempt, 1, 2, "")))
-    assert [s.attempt for s in await lab.engine.store.steps(uid, 0, 0, ALL)] == [5, 6, 7]
+        await lab.engine.store.writer.submit(FailTry(await uid_of(lab, name), StepFailure("a", attempt, 1, 2, "")))
+    assert [s.attempt for s in await steps(lab, name)] == [5, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -559,3 +570,115 @@ async def test_the_run_id_is_the_operations_own_over_all_attempts(lab: Lab) -> N
     name = (await lab.begin()).operation.name
     await crash.happen()
     assert seen == [(await lab.end(name)).uid] * 2
+
+
+async def test_kept_steps_are_told_of_by_the_operation_that_repeats(lab: Lab) -> None:
+    ship = flaky(1)
+
+    @lab.plays
+    async def handler(request, op):
+        await op.step("pay", flaky(1), retry=StepRetry(2, initial_delay=0))
+        await op.step("ship", ship)
+        return lab_pb2.PlayResult()
+
+    name = (await lab.run()).name
+    again = await lab.operations.Retry(pb.RetryRequest(name=name, keep_steps=True))
+    await lab.end(again.operation.name)
+    found = [(s.step, s.attempt, s.tries, s.error, s.state, s.kept) for s in await steps(lab, again.operation.name)]
+    assert found == [("pay", 1, 1, "", COMPLETED, True), ("ship", 1, 1, "", COMPLETED, False)]
+
+
+# Reading.
+
+
+async def pages(call: Any, request: Any, field: str) -> list[list[Any]]:
+    """All pages, each with its items."""
+    found = []
+    while True:
+        page = await call(request)
+        found.append(list(getattr(page, field)))
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
+
+
+async def test_logs_are_read_in_pages(lab: Lab) -> None:
+    @lab.plays
+    async def handler(request, op):
+        for number in range(6):
+            (op.log.warn if number % 2 else op.log.info)(str(number))
+        return lab_pb2.PlayResult()
+
+    name = (await lab.run()).name
+    await lab.catch_up()
+    request = cpb.ListLogsRequest(name=name, page_size=2)
+    found = await pages(control(lab).ListLogs, request, "lines")
+    assert [[line.message for line in page] for page in found] == [["0", "1"], ["2", "3"], ["4", "5"]]
+    request = cpb.ListLogsRequest(name=name, page_size=2, level=records_pb2.LogLine.LEVEL_WARN)
+    found = await pages(control(lab).ListLogs, request, "lines")
+    assert [[line.number for line in page] for page in found] == [[2, 4], [6]]
+
+
+async def test_a_page_of_large_lines_is_cut_short(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paging, "MAX_PAGE_BYTES", 1000)
+
+    @lab.plays
+    async def handler(request, op):
+        async def fail() -> None:
+            raise ValueError("x" * 400)
+
+        for number in range(5):
+            op.log.info("x" * 400)
+            with pytest.raises(ValueError, match="xxx"):
+                await op.step(f"step {number}", fail)
+        return lab_pb2.PlayResult()
+
+    name = (await lab.run()).name
+    await lab.catch_up()
+    found = await pages(control(lab).ListLogs, cpb.ListLogsRequest(name=name), "lines")
+    assert [len(page) for page in found] == [2, 2, 1]
+    found = await pages(control(lab).ListSteps, cpb.ListStepsRequest(name=name), "steps")
+    assert [[step.step for step in page] for page in found] == [["step 0", "step 1"], ["step 2", "step 3"], ["step 4"]]
+
+
+@pytest.mark.parametrize("apart", [0, 1])
+async def test_steps_are_read_in_pages(lab: Lab, apart: int) -> None:
+    """Whether they ended at the same time or not."""
+
+    @lab.plays
+    async def handler(request, op):
+        for number in range(5):
+            lab.clock.advance(apart)
+            await op.step(f"step {number}", int)
+        return lab_pb2.PlayResult()
+
+    request = cpb.ListStepsRequest(name=(await lab.run()).name, page_size=2)
+    found = await pages(control(lab).ListSteps, request, "steps")
+    assert [[step.step[-1] for step in page] for page in found] == [["0", "1"], ["2", "3"], ["4"]]
+
+
+async def test_what_nobody_has_logged_is_an_empty_page(lab: Lab) -> None:
+    name = (await lab.run()).name
+    assert await pages(control(lab).ListLogs, cpb.ListLogsRequest(name=name), "lines") == [[]]
+    assert await pages(control(lab).ListSteps, cpb.ListStepsRequest(name=name), "steps") == [[]]
+
+
+async def test_wrong_requests_are_refused(lab: Lab) -> None:
+    name = (await lab.run()).name
+    stub = control(lab)
+    for call, request, field in (
+        (stub.ListLogs, cpb.ListLogsRequest(name=name, page_size=-1), "page_size"),
+        (stub.ListLogs, cpb.ListLogsRequest(name=name, level=9), "level"),  # type: ignore[arg-type]
+        (stub.ListLogs, cpb.ListLogsRequest(name=name, page_token="no"), "page_token"),
+        (stub.ListLogs, cpb.ListLogsRequest(name="jobs/x"), "name"),
+        (stub.ListSteps, cpb.ListStepsRequest(name=name, page_size=-1), "page_size"),
+        (stub.ListSteps, cpb.ListStepsRequest(name=name, page_token="no"), "page_token"),
+    ):
+        code, _, status = await refused(call(request))
+        assert (code, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, [field])
+    for call, request in (
+        (stub.ListLogs, cpb.ListLogsRequest(name="operations/none")),
+        (stub.ListSteps, cpb.ListStepsRequest(name="operations/none")),
+    ):
+        code, reason, _ = await refused(call(request))
+        assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "OPERATION_NOT_FOUND")

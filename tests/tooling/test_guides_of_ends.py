@@ -37,6 +37,11 @@ class Block(NamedTuple):
         return [line.removeprefix("$ ") for line in self.text.splitlines() if line.startswith("$ ")]
 
 
+def timeless(text: str) -> str:
+    """What was printed, whenever that was and however long it took."""
+    return re.sub(r"\d+\.\d s\b", "N s", re.sub(r"^[-\d]+T[:.\d]+Z", "TIME", text, flags=re.MULTILINE))
+
+
 def blocks(name: str) -> list[Block]:
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", (GUIDES / name).read_text("utf-8"), re.MULTILINE | re.DOTALL)
     return [Block(match[1], match[2]) for match in found]
@@ -119,10 +124,12 @@ async def test_retries(tmp_path: Path) -> None:
 
 
 async def test_steps(tmp_path: Path) -> None:
-    contract, service, client, printed, shell = blocks("steps.md")
+    contract, service, client, printed, seen, shell = blocks("steps.md")
     guide = Guide(tmp_path, contract, service)
     async with guide.served():
         assert await guide.run(client) == printed.text
+        told = "".join([f"$ {command}\n{await guide.shell(command)}" for command in seen.commands])
+        assert timeless(told) == timeless(seen.text)
         for command in shell.commands:
             name = (await guide.shell(command)).strip()
             snapshot = json.loads(await guide.shell(f"longshore get {name} --json"))

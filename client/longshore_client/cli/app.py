@@ -32,6 +32,8 @@ _COMMANDS = {
     "stop": _Command("longshore_client.cli.follow", "stop", "cli", "Ask to stop, and keep what there is."),
     "retry": _Command("longshore_client.cli.ended", "retry", "cli", "Start an operation that has ended once more."),
     "delete": _Command("longshore_client.cli.ended", "delete", "cli", "Delete operations that have ended."),
+    "logs": _Command("longshore_client.cli.records", "logs", "cli", "Show what an operation's code has logged."),
+    "steps": _Command("longshore_client.cli.records", "steps", "cli", "Show what became of an operation's steps."),
     "upload": _Command(
         "longshore_client.cli.bytes", "upload", "cli", "Start an operation that takes bytes, and send a file."
     ),

@@ -118,7 +118,7 @@ def event_dict(event: events.Event[Any, Any, Any], types: Types) -> dict[str, An
         "sequence": event.sequence,
         "revision": event.revision,
         "attempt": event.attempt,
-        "time": _time(event.time),
+        "time": stamp(event.time),
         "state": event.state.name,
     }
     match event:
@@ -158,7 +158,7 @@ def snapshot_dict(snapshot: Snapshot[Any, Any], types: Types) -> dict[str, Any]:
         if isinstance(value, State):
             value = value.name
         elif isinstance(value, datetime):
-            value = _time(value)
+            value = stamp(value)
         elif field in ("progress", "result") and value is not None:
             value = types.to_dict(value)
         elif field == "error" and value is not None:
@@ -172,7 +172,7 @@ def snapshot_dict(snapshot: Snapshot[Any, Any], types: Types) -> dict[str, Any]:
         elif field == "downloads":
             value = [grant_dict(grant) for grant in value]
         elif field == "pending_signals":
-            value = [{**dataclasses.asdict(signal), "accept_time": _time(signal.accept_time)} for signal in value]
+            value = [{**dataclasses.asdict(signal), "accept_time": stamp(signal.accept_time)} for signal in value]
         if value not in (None, "", {}, []):
             data[field] = value
     return data
@@ -185,7 +185,7 @@ def grant_dict(grant: UploadGrant | DownloadGrant) -> dict[str, Any]:
         if isinstance(value, UploadState):
             data[field] = value.name
         elif isinstance(value, datetime):
-            data[field] = _time(value)
+            data[field] = stamp(value)
     # A size of nothing is a fact.
     return {field: value for field, value in data.items() if value not in (None, "", (), False) or value == 0}
 
@@ -399,7 +399,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def _time(moment: datetime) -> str:
+def stamp(moment: datetime) -> str:
+    """A time as JSON has it."""
     return moment.isoformat().replace("+00:00", "Z")
 
 

@@ -27,41 +27,50 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from longshore.v1 import operation_pb2 as longshore_dot_v1_dot_operation__pb2
+from longshore.v1 import records_pb2 as longshore_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,longshore/v1/operation_control_service.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1clongshore/v1/operation.proto\"#\n\x13GetOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14ReportStartedRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\rAttachRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x15ReportProgressRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\"I\n\x13ReportOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x06output\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\"E\n\x0f\x43ompleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\">\n\x0b\x46\x61ilRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"6\n\x16\x43\x61ncelOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"(\n\x18\x41\x63knowledgeCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x82\x01\n\x12ListSignalsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x9f\x02\n\x13ListSignalsResponse\x12\x41\n\x07signals\x18\x01 \x03(\x0b\x32\x30.longshore.v1.ListSignalsResponse.ReceivedSignal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1a\xab\x01\n\x0eReceivedSignal\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06signal\x18\x02 \x01(\t\x12\x11\n\tsignal_id\x18\x03 \x01(\t\x12%\n\x07payload\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x0e\n\x06sender\x18\x05 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\x14\x43onsumeSignalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x32\xa9\x07\n\x17OperationControlService\x12R\n\x0cGetOperation\x12!.longshore.v1.GetOperationRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12T\n\rReportStarted\x12\".longshore.v1.ReportStartedRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x46\n\x06\x41ttach\x12\x1b.longshore.v1.AttachRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12V\n\x0eReportProgress\x12#.longshore.v1.ReportProgressRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12R\n\x0cReportOutput\x12!.longshore.v1.ReportOutputRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12J\n\x08\x43omplete\x12\x1d.longshore.v1.CompleteRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x42\n\x04\x46\x61il\x12\x19.longshore.v1.FailRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12X\n\x0f\x43\x61ncelOperation\x12$.longshore.v1.CancelOperationRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\\\n\x11\x41\x63knowledgeCancel\x12&.longshore.v1.AcknowledgeCancelRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12R\n\x0bListSignals\x12 .longshore.v1.ListSignalsRequest\x1a!.longshore.v1.ListSignalsResponse\x12T\n\rConsumeSignal\x12\".longshore.v1.ConsumeSignalRequest\x1a\x1f.longshore.v1.OperationSnapshotb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,longshore/v1/operation_control_service.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1clongshore/v1/operation.proto\x1a\x1alongshore/v1/records.proto\"#\n\x13GetOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14ReportStartedRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1d\n\rAttachRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x15ReportProgressRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\"I\n\x13ReportOutputRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x06output\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\"E\n\x0f\x43ompleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x06result\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any\">\n\x0b\x46\x61ilRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"6\n\x16\x43\x61ncelOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"(\n\x18\x41\x63knowledgeCancelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x82\x01\n\x12ListSignalsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06signal\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x9f\x02\n\x13ListSignalsResponse\x12\x41\n\x07signals\x18\x01 \x03(\x0b\x32\x30.longshore.v1.ListSignalsResponse.ReceivedSignal\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1a\xab\x01\n\x0eReceivedSignal\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06signal\x18\x02 \x01(\t\x12\x11\n\tsignal_id\x18\x03 \x01(\t\x12%\n\x07payload\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x0e\n\x06sender\x18\x05 \x01(\t\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"4\n\x14\x43onsumeSignalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"r\n\x0fListLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"h\n\x10ListLogsResponse\x12$\n\x05lines\x18\x01 \x03(\x0b\x32\x15.longshore.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rdropped_lines\x18\x03 \x01(\x03\"G\n\x10ListStepsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x11ListStepsResponse\x12(\n\x05steps\x18\x01 \x03(\x0b\x32\x19.longshore.v1.StepOutcome\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xc2\x08\n\x17OperationControlService\x12R\n\x0cGetOperation\x12!.longshore.v1.GetOperationRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12T\n\rReportStarted\x12\".longshore.v1.ReportStartedRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x46\n\x06\x41ttach\x12\x1b.longshore.v1.AttachRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12V\n\x0eReportProgress\x12#.longshore.v1.ReportProgressRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12R\n\x0cReportOutput\x12!.longshore.v1.ReportOutputRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12J\n\x08\x43omplete\x12\x1d.longshore.v1.CompleteRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\x42\n\x04\x46\x61il\x12\x19.longshore.v1.FailRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12X\n\x0f\x43\x61ncelOperation\x12$.longshore.v1.CancelOperationRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12\\\n\x11\x41\x63knowledgeCancel\x12&.longshore.v1.AcknowledgeCancelRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12R\n\x0bListSignals\x12 .longshore.v1.ListSignalsRequest\x1a!.longshore.v1.ListSignalsResponse\x12T\n\rConsumeSignal\x12\".longshore.v1.ConsumeSignalRequest\x1a\x1f.longshore.v1.OperationSnapshot\x12I\n\x08ListLogs\x12\x1d.longshore.v1.ListLogsRequest\x1a\x1e.longshore.v1.ListLogsResponse\x12L\n\tListSteps\x12\x1e.longshore.v1.ListStepsRequest\x1a\x1f.longshore.v1.ListStepsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longshore.v1.operation_control_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETOPERATIONREQUEST']._serialized_start=209
-  _globals['_GETOPERATIONREQUEST']._serialized_end=244
-  _globals['_REPORTSTARTEDREQUEST']._serialized_start=246
-  _globals['_REPORTSTARTEDREQUEST']._serialized_end=282
-  _globals['_ATTACHREQUEST']._serialized_start=284
-  _globals['_ATTACHREQUEST']._serialized_end=313
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=315
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=392
-  _globals['_REPORTOUTPUTREQUEST']._serialized_start=394
-  _globals['_REPORTOUTPUTREQUEST']._serialized_end=467
-  _globals['_COMPLETEREQUEST']._serialized_start=469
-  _globals['_COMPLETEREQUEST']._serialized_end=538
-  _globals['_FAILREQUEST']._serialized_start=540
-  _globals['_FAILREQUEST']._serialized_end=602
-  _globals['_CANCELOPERATIONREQUEST']._serialized_start=604
-  _globals['_CANCELOPERATIONREQUEST']._serialized_end=658
-  _globals['_ACKNOWLEDGECANCELREQUEST']._serialized_start=660
-  _globals['_ACKNOWLEDGECANCELREQUEST']._serialized_end=700
-  _globals['_LISTSIGNALSREQUEST']._serialized_start=703
-  _globals['_LISTSIGNALSREQUEST']._serialized_end=833
-  _globals['_LISTSIGNALSRESPONSE']._serialized_start=836
-  _globals['_LISTSIGNALSRESPONSE']._serialized_end=1123
-  _globals['_LISTSIGNALSRESPONSE_RECEIVEDSIGNAL']._serialized_start=952
-  _globals['_LISTSIGNALSRESPONSE_RECEIVEDSIGNAL']._serialized_end=1123
-  _globals['_CONSUMESIGNALREQUEST']._serialized_start=1125
-  _globals['_CONSUMESIGNALREQUEST']._serialized_end=1177
-  _globals['_OPERATIONCONTROLSERVICE']._serialized_start=1180
-  _globals['_OPERATIONCONTROLSERVICE']._serialized_end=2117
+  _globals['_GETOPERATIONREQUEST']._serialized_start=237
+  _globals['_GETOPERATIONREQUEST']._serialized_end=272
+  _globals['_REPORTSTARTEDREQUEST']._serialized_start=274
+  _globals['_REPORTSTARTEDREQUEST']._serialized_end=310
+  _globals['_ATTACHREQUEST']._serialized_start=312
+  _globals['_ATTACHREQUEST']._serialized_end=341
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=343
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=420
+  _globals['_REPORTOUTPUTREQUEST']._serialized_start=422
+  _globals['_REPORTOUTPUTREQUEST']._serialized_end=495
+  _globals['_COMPLETEREQUEST']._serialized_start=497
+  _globals['_COMPLETEREQUEST']._serialized_end=566
+  _globals['_FAILREQUEST']._serialized_start=568
+  _globals['_FAILREQUEST']._serialized_end=630
+  _globals['_CANCELOPERATIONREQUEST']._serialized_start=632
+  _globals['_CANCELOPERATIONREQUEST']._serialized_end=686
+  _globals['_ACKNOWLEDGECANCELREQUEST']._serialized_start=688
+  _globals['_ACKNOWLEDGECANCELREQUEST']._serialized_end=728
+  _globals['_LISTSIGNALSREQUEST']._serialized_start=731
+  _globals['_LISTSIGNALSREQUEST']._serialized_end=861
+  _globals['_LISTSIGNALSRESPONSE']._serialized_start=864
+  _globals['_LISTSIGNALSRESPONSE']._serialized_end=1151
+  _globals['_LISTSIGNALSRESPONSE_RECEIVEDSIGNAL']._serialized_start=980
+  _globals['_LISTSIGNALSRESPONSE_RECEIVEDSIGNAL']._serialized_end=1151
+  _globals['_CONSUMESIGNALREQUEST']._serialized_start=1153
+  _globals['_CONSUMESIGNALREQUEST']._serialized_end=1205
+  _globals['_LISTLOGSREQUEST']._serialized_start=1207
+  _globals['_LISTLOGSREQUEST']._serialized_end=1321
+  _globals['_LISTLOGSRESPONSE']._serialized_start=1323
+  _globals['_LISTLOGSRESPONSE']._serialized_end=1427
+  _globals['_LISTSTEPSREQUEST']._serialized_start=1429
+  _globals['_LISTSTEPSREQUEST']._serialized_end=1500
+  _globals['_LISTSTEPSRESPONSE']._serialized_start=1502
+  _globals['_LISTSTEPSRESPONSE']._serialized_end=1588
+  _globals['_OPERATIONCONTROLSERVICE']._serialized_start=1591
+  _globals['_OPERATIONCONTROLSERVICE']._serialized_end=2681
 # @@protoc_insertion_point(module_scope)

@@ -96,6 +96,16 @@ class OperationControlServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ConsumeSignalRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
                 _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/longshore.v1.OperationControlService/ListLogs',
+                request_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.ListSteps = channel.unary_unary(
+                '/longshore.v1.OperationControlService/ListSteps',
+                request_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ListStepsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.ListStepsResponse.FromString,
+                _registered_method=True)
 
 
 class OperationControlServiceServicer(object):
@@ -191,6 +201,22 @@ class OperationControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLogs(self, request, context):
+        """Returns a page of what the operation's code has logged, in the order in which it became durable. The latest lines of
+        an operation are kept, 1000 of them or 1 MiB and some more, for as long as the server's `log_retention` says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSteps(self, request, context):
+        """Returns a page of what became of the operation's steps, one entry for each step and attempt, in the order in which
+        they ended. A step whose function runs for the first time is not among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -248,6 +274,16 @@ def add_OperationControlServiceServicer_to_server(servicer, server):
                     servicer.ConsumeSignal,
                     request_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.ConsumeSignalRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_operation__pb2.OperationSnapshot.SerializeToString,
+            ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.ListLogsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'ListSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSteps,
+                    request_deserializer=longshore_dot_v1_dot_operation__control__service__pb2.ListStepsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_operation__control__service__pb2.ListStepsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -553,6 +589,60 @@ class OperationControlService(object):
             '/longshore.v1.OperationControlService/ConsumeSignal',
             longshore_dot_v1_dot_operation__control__service__pb2.ConsumeSignalRequest.SerializeToString,
             longshore_dot_v1_dot_operation__pb2.OperationSnapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationControlService/ListLogs',
+            longshore_dot_v1_dot_operation__control__service__pb2.ListLogsRequest.SerializeToString,
+            longshore_dot_v1_dot_operation__control__service__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.OperationControlService/ListSteps',
+            longshore_dot_v1_dot_operation__control__service__pb2.ListStepsRequest.SerializeToString,
+            longshore_dot_v1_dot_operation__control__service__pb2.ListStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,14 @@ class OperationControlServiceStub:
     """Returns a page of the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
     ConsumeSignal: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ConsumeSignalRequest, _operation_pb2.OperationSnapshot]
     """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
+    ListLogs: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListLogsRequest, _operation_control_service_pb2.ListLogsResponse]
+    """Returns a page of what the operation's code has logged, in the order in which it became durable. The latest lines of
+    an operation are kept, 1000 of them or 1 MiB and some more, for as long as the server's `log_retention` says.
+    """
+    ListSteps: _grpc.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListStepsRequest, _operation_control_service_pb2.ListStepsResponse]
+    """Returns a page of what became of the operation's steps, one entry for each step and attempt, in the order in which
+    they ended. A step whose function runs for the first time is not among them.
+    """
 
 @_typing.type_check_only
 class OperationControlServiceAsyncStub(OperationControlServiceStub):
@@ -120,6 +128,14 @@ class OperationControlServiceAsyncStub(OperationControlServiceStub):
     """Returns a page of the signals that wait, in the order of their acceptance; after the end those that nobody consumed."""
     ConsumeSignal: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ConsumeSignalRequest, _operation_pb2.OperationSnapshot]  # type: ignore[assignment]
     """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
+    ListLogs: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListLogsRequest, _operation_control_service_pb2.ListLogsResponse]  # type: ignore[assignment]
+    """Returns a page of what the operation's code has logged, in the order in which it became durable. The latest lines of
+    an operation are kept, 1000 of them or 1 MiB and some more, for as long as the server's `log_retention` says.
+    """
+    ListSteps: _aio.UnaryUnaryMultiCallable[_operation_control_service_pb2.ListStepsRequest, _operation_control_service_pb2.ListStepsResponse]  # type: ignore[assignment]
+    """Returns a page of what became of the operation's steps, one entry for each step and attempt, in the order in which
+    they ended. A step whose function runs for the first time is not among them.
+    """
 
 class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Drives operations that their handlers have deferred, and any other that has not ended.
@@ -229,5 +245,25 @@ class OperationControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.OperationSnapshot, _abc.Awaitable[_operation_pb2.OperationSnapshot]]:
         """Consumes one signal, so that nobody gets it again. Fails with FAILED_PRECONDITION where it is consumed already."""
+
+    @_abc_1.abstractmethod
+    def ListLogs(
+        self,
+        request: _operation_control_service_pb2.ListLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_control_service_pb2.ListLogsResponse, _abc.Awaitable[_operation_control_service_pb2.ListLogsResponse]]:
+        """Returns a page of what the operation's code has logged, in the order in which it became durable. The latest lines of
+        an operation are kept, 1000 of them or 1 MiB and some more, for as long as the server's `log_retention` says.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSteps(
+        self,
+        request: _operation_control_service_pb2.ListStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operation_control_service_pb2.ListStepsResponse, _abc.Awaitable[_operation_control_service_pb2.ListStepsResponse]]:
+        """Returns a page of what became of the operation's steps, one entry for each step and attempt, in the order in which
+        they ended. A step whose function runs for the first time is not among them.
+        """
 
 def add_OperationControlServiceServicer_to_server(servicer: OperationControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

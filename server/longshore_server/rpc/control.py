@@ -18,6 +18,7 @@ from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
 from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
 from longshore_server.rpc.payload import unpack
+from longshore_server.rpc.records import log_page, step_page
 from longshore_server.rpc.waiting import attended
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import OperationRecord
@@ -47,6 +48,8 @@ class OperationControlService:
             "AcknowledgeCancel": unary(pb.AcknowledgeCancelRequest, self._acknowledge),
             "ListSignals": unary(pb.ListSignalsRequest, self._signals),
             "ConsumeSignal": unary(pb.ConsumeSignalRequest, self._consume),
+            "ListLogs": unary(pb.ListLogsRequest, self._logs),
+            "ListSteps": unary(pb.ListStepsRequest, self._steps),
         }
 
     async def _get(self, request: pb.GetOperationRequest, context: Context) -> bytes:
@@ -128,6 +131,14 @@ class OperationControlService:
 
     async def _consume(self, request: pb.ConsumeSignalRequest, context: Context) -> bytes:
         return _answer(await self._control.consume(await self._find(context, request.name), request.number))
+
+    async def _logs(self, request: pb.ListLogsRequest, context: Context) -> bytes:
+        live = await self._find(context, request.name)
+        return (await log_page(self._engine.store, live.record.uid, request)).SerializeToString()
+
+    async def _steps(self, request: pb.ListStepsRequest, context: Context) -> bytes:
+        live = await self._find(context, request.name)
+        return (await step_page(self._engine.store, live.record.uid, request)).SerializeToString()
 
     async def _find(self, context: Context, name: str) -> Live:
         self._authorization.check_provider(context.caller)

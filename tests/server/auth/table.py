@@ -293,5 +293,7 @@ VERBS: dict[str, Verb] = {
                    then=ROWS[TRANSFERS + "QueryUpload"][0]),
     "download": Verb(ROWS[OPERATIONS + "Get"][0]._replace(live=True),
                      lambda type, name: ("download", name, "--to", "-"), then=ROWS[TRANSFERS + "Download"][0]),
+    "logs": Verb(ROWS[CONTROL + "ListLogs"][0], lambda type, name: ("logs", name)),
+    "steps": Verb(ROWS[CONTROL + "ListSteps"][0], lambda type, name: ("steps", name)),
     "types": of_all("ListTypes", "types"),
 }  # fmt: skip

@@ -14,20 +14,22 @@ from gates.v1.gates_pb2 import GatesResult
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.cli.app import cli
+from longshore_server.rpc.authorization import PROVIDER
 from tests.server.auth.conftest import ALL, Guarded, Metadata
 from tests.server.auth.table import CALLERS, OK, TYPES, VERBS, Answer, Caller, expected, wanted
 from tests.server.auth.test_gates import crossed, metadata
 
 __all__ = ["crossed"]
 
-ENOUGH = {(), ALL, *itertools.combinations(ALL, len(ALL) - 1)}
+ENOUGH = {(), ALL, (PROVIDER,), *itertools.combinations(ALL, len(ALL) - 1)}
 SOME = [caller for caller in CALLERS if caller.name != "twice" and caller.capabilities in ENOUGH]
-"""Who sends one token at most, and may with it do nothing, everything, or everything but one thing."""
+"""Who sends one token at most, and may with it do nothing, everything, everything but one, or what providers do."""
 SENTENCES = {
     "CREDENTIALS_MISSING": "The call carries no credentials: .*; give a token by --token or LONGSHORE_TOKEN",
     "CREDENTIALS_INVALID": "The token is not known here: .*; give a token by --token or LONGSHORE_TOKEN",
     "CREDENTIALS_EXPIRED": "The token expired at .*; give a token by --token or LONGSHORE_TOKEN",
     "OPERATION_NOT_FOUND": "There is no NAME: it never existed, or it was deleted; `longshore ls` shows what exists",
+    "CAPABILITY_MISSING": r"Only callers with the capability longshore\.provider may do this\. \(CAPABILITY_MISSING\)",
     "NOT_THE_OWNER": r"uploads/\S+ belongs to whoever started \S+\. \(NOT_THE_OWNER\)",
     "NAME_IN_USE": r"operations/own-called is taken: start another\. \(NAME_IN_USE\)",
 }

@@ -1,0 +1,122 @@
+"""`longshore logs` and `steps`: what the attempts of an operation have left for its operators."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+import click
+
+from longshore.v1 import operation_control_service_pb2 as control
+from longshore.v1.records_pb2 import LogLine, StepOutcome
+from longshore_client.cli.render import elapsed, print_json, stamp
+from longshore_client.cli.session import Session, operation_name, with_session
+from longshore_client.cli.text import shown
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+_PAGE = 500
+_LEVELS = {"info": LogLine.LEVEL_INFO, "warn": LogLine.LEVEL_WARN, "error": LogLine.LEVEL_ERROR}
+_NAMES = {number: name for name, number in _LEVELS.items()}
+_COLORS = {"warn": "yellow", "error": "red"}
+
+_LOGS_EPILOG = """\b
+Examples:
+  longshore logs orders-process-ord_123
+  longshore logs orders-process-ord_123 --level warn
+  longshore logs operations/orders-process-ord_123 --json | jq -r 'select(.step == "charge") | .message'
+"""
+
+_STEPS_EPILOG = """\b
+Examples:
+  longshore steps orders-process-ord_123
+  longshore steps orders-process-ord_123 --json | jq 'select(.tries > 1)'
+"""
+
+
+@click.command("logs", epilog=_LOGS_EPILOG)
+@click.argument("name")
+@click.option("--level", type=click.Choice(list(_LEVELS)), default="info", show_default=True, help="The least to show.")
+@with_session
+async def logs(session: Session, name: str, level: str) -> None:
+    """Show what the code of the operation NAME has logged, its latest lines, in order.
+
+    Callers need the capability longshore.provider.
+    """
+    request = control.ListLogsRequest(name=operation_name(name), level=_LEVELS[level], page_size=_PAGE)
+    count = 0
+    while True:
+        page = await session.channel.invoke(session.channel.calls.list_logs, request)
+        if count == 0 and page.dropped_lines and not session.json:
+            click.echo(f"the first {page.dropped_lines} lines are not kept any more", err=True)
+        for line in page.lines:
+            _print_line(session, line)
+        count += len(page.lines)
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    if not count and not session.json:
+        click.echo("no lines", err=True)
+
+
+@click.command("steps", epilog=_STEPS_EPILOG)
+@click.argument("name")
+@with_session
+async def steps(session: Session, name: str) -> None:
+    """Show what became of the steps of the operation NAME, in each attempt, in the order in which they ended.
+
+    Callers need the capability longshore.provider.
+    """
+    request = control.ListStepsRequest(name=operation_name(name), page_size=_PAGE)
+    count = 0
+    while True:
+        page = await session.channel.invoke(session.channel.calls.list_steps, request)
+        for step in page.steps:
+            _print_step(session, step)
+        count += len(page.steps)
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            break
+    if not count and not session.json:
+        click.echo("no steps", err=True)
+
+
+def _print_line(session: Session, line: LogLine) -> None:
+    level, data = _NAMES.get(line.level, str(line.level)), json.loads(line.data)
+    if session.json:
+        print_json({
+            "number": line.number, "time": _time(line.time), "attempt": line.attempt, "level": level, "step": line.step,
+            "message": line.message, "data": data,
+        })  # fmt: skip
+        return
+    text = "  ".join([line.message, *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in data.items())])
+    where = f"{line.attempt}/{line.step}" if line.step else str(line.attempt)
+    click.echo(f"{_time(line.time)}  {click.style(f'{level:<5}', fg=_COLORS.get(level))}  {shown(f'{where}  {text}')}")
+
+
+def _print_step(session: Session, step: StepOutcome) -> None:
+    completed = step.state == StepOutcome.STATE_COMPLETED
+    state = "completed" if completed else "failed"
+    seconds = (step.end_time.ToMicroseconds() - step.start_time.ToMicroseconds()) / 1_000_000
+    timed = step.HasField("start_time")
+    if session.json:
+        print_json({
+            "step": step.step, "attempt": step.attempt, "state": state, "tries": step.tries, "kept": step.kept,
+            "start_time": _time(step.start_time) if timed else None, "end_time": _time(step.end_time),
+            "error": step.error,
+        })  # fmt: skip
+        return
+    said = [f"{step.tries} {'try' if step.tries == 1 else 'tries'}"]
+    if timed:
+        said.append(elapsed(seconds))
+    said.append("kept from the operation that it repeats" if step.kept else f"attempt {step.attempt}")
+    if step.error:
+        said.append(f"last error {step.error}")
+    head, text = click.style(f"{state:<9}", fg="green" if completed else "red"), ", ".join(said)
+    click.echo(f"{head}  {shown(step.step)}: {shown(text)}")
+
+
+def _time(time: Timestamp) -> str:
+    return stamp(time.ToDatetime(UTC))
