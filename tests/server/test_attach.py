@@ -172,18 +172,20 @@ async def test_the_service_s_own_work_takes_a_running_operation_from_its_handler
     assert result_of(await lab.get(name)).text == "attached"
 
 
-async def test_a_handler_attaches_its_own_operation_by_another_way(lab: Lab) -> None:
-    begun = []
-
-    async def work():
-        begun.append(True)
+async def test_a_task_of_the_handler_may_attach_what_the_handler_defers(lab: Lab) -> None:
+    """Seed 2: the handler begins a task that attaches, and returns."""
+    deferred, tasks = asyncio.Event(), []
 
     @lab.plays
     async def handler(request, op):
-        control = await lab.server.operations.control(op.id)
-        with pytest.raises(RuntimeError, match=r"return await op\.attach"):
-            await control.attach(work())
-        return lab_pb2.PlayResult()
+        async def work():
+            await deferred.wait()
+            return lab_pb2.PlayResult(text="attached")
 
-    assert (await lab.run()).state == State.STATE_COMPLETED
-    assert begun == []
+        tasks.append(asyncio.create_task((await lab.server.operations.control(op.id)).attach(work())))
+        await lab.catch_up()
+        await op.defer()
+        deferred.set()
+
+    assert result_of(await lab.run()).text == "attached"
+    assert await tasks[0] is Word.COMPLETED

@@ -71,12 +71,11 @@ class Control:
     async def attach(self, live: Live) -> OperationRecord:
         """Take over an operation for good: no handler begins it or runs it again, and one that runs is interrupted.
 
-        Repeatable. Raises `RuntimeError` in its own handler, which would be the one.
+        Repeatable. A handler does not take it from itself: `op.attach` and `op.defer` are how it hands it over.
         """
         work = working.get()
-        if work is not None and work.uid == live.record.uid:
-            raise RuntimeError(f"{live.record.name}: its own work cannot attach it: `return await op.attach(...)`")
-        return await self._change(TakeOver(live.record.uid, running=True))
+        own = work is not None and work.uid == live.record.uid
+        return await self._change(TakeOver(live.record.uid, running=not own))
 
     async def progress(self, live: Live, value: Message) -> OperationRecord:
         """Report progress: a message of the contract's type. Raises `ServiceError`: INVALID_ARGUMENT or too large."""

@@ -145,12 +145,10 @@ class OperationControl(Generic[OperationT_co]):
     ) -> State:
         """Wait for `work` and let its value complete the operation; returns the state in which it ended.
 
-        No handler begins the operation or runs it again from then on, and one that runs is interrupted. If `work`
-        returns None and has not ended it by a control call, it fails with ATTACH_NOT_TERMINAL; what `work` raises fails
-        it like a handler's error. When the operation ends by another hand, `work` is cancelled; when this call is
-        cancelled, `work` is too, and the operation stays as it is.
-
-        Raises `RuntimeError` in the operation's own handler, whose way is `op.attach`.
+        No handler begins the operation or runs it again from then on, and one that runs is interrupted, unless it is
+        that one, or a task of its own, that calls. If `work` returns None and has not ended it by a control call, it
+        fails with ATTACH_NOT_TERMINAL; what `work` raises fails it like a handler's error. When the operation ends by
+        another hand, `work` is cancelled; when this call is cancelled, `work` is too, and the operation stays as it is.
         """
         try:
             await self._control.attach(self._live)
