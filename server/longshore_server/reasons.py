@@ -266,6 +266,10 @@ class Reason(enum.Enum):
         Code.FAILED_PRECONDITION, "What is stored is nothing that the definition of today can read.", Again.CHANGED,
         "Operators: serve a definition that reads it, then resume the instance; it is kept as it is.",
     )
+    EVENT_NOT_TAKEN = (
+        Code.FAILED_PRECONDITION, "The definition's `on_event` raised at the event, and nothing of it is kept.",
+        Again.NO, "Send an event that it can take; the server's log has the trace.",
+    )
     UID_MISMATCH = (
         Code.FAILED_PRECONDITION, "The name now belongs to another operation.", Again.NO,
         "Follow the operation that you mean as `operations/{uid}`.",

@@ -10,12 +10,15 @@ from typing import Any, TypeVar, Unpack
 
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind
-from longshore_server.instances import recurring
+from longshore_server.instances import debounce, recurring
+from longshore_server.instances.debounce import Debounce, Mode
 from longshore_server.instances.definition import Definition, LogLevel
 from longshore_server.instances.recurring import Misfire, Overlap, Recurring
 from longshore_server.instances.schedule import Rate
+from longshore_server.instances.task import Task, TaskDefinition, types_of
 
 StateT = TypeVar("StateT")
+EventT = TypeVar("EventT")
 
 
 class _Unset:
@@ -72,7 +75,7 @@ class Declaring:
 
         def declare(handler: recurring.Handler[StateT]) -> Recurring[StateT]:
             _check_handler(handler, name)
-            declared = _state_of(handler, state, name)
+            declared = _given(_annotated(handler, name) if state is UNSET else state, name, "state")
             found = Recurring(
                 name, handler, every=every, cron=cron, zone=zone, state=declared, rate=rate,
                 start_immediately=start_immediately, overlap=overlap, misfire=misfire, on_error=on_error, **common,
@@ -81,6 +84,71 @@ class Declaring:
             return found
 
         return declare
+
+    def debounce(
+        self, name: str, *, flush_after: str | float | timedelta, event: Any = UNSET, state: Any = UNSET,
+        initial: Any = None, mode: Mode = "window", max_wait: str | float | timedelta | None = None,
+        max_events: int | None = None, on_event: debounce.OnEvent[Any, Any] | None = None,
+        on_error: debounce.OnError[Any] | None = None, **common: Unpack[Common],
+    ) -> Callable[[debounce.Handler[StateT]], Debounce[Any, StateT]]:  # fmt: skip
+        """Decorator: a handler of batches of events, for any number of instances.
+
+        Args:
+            name: in the instances' names, `debounces/{name}/instances/{id}`.
+            flush_after: how long after its first event (mode window) or its latest one (trailing) a batch is handled.
+            event: the type of an event; default: that of the state.
+            state: the type of what events are reduced to; default: what the handler's annotation says,
+                `DebounceContext[Contact]`, else that of an event.
+            initial: the state before the first event of a batch, or a function that makes it; default None.
+            mode: see `flush_after`.
+            max_wait: in mode trailing: how long after its first event a batch is handled at the latest.
+            max_events: a batch of so many is handled at once; default: no bound.
+            on_event: a plain function that makes the next state of a state and an event, quickly and without waiting,
+                for it runs inside the transaction that takes the event; what it raises refuses the event. Default:
+                the latest event is the state.
+            on_error: called with the error and a context once a batch is given up; if it returns, the next batch is
+                handled, else the instance is FAILED. The batch is kept as a dead letter either way.
+
+        Raises `ValueError` or `TypeError` for what makes no sense.
+        """
+
+        def declare(handler: debounce.Handler[StateT]) -> Debounce[Any, StateT]:
+            _check_handler(handler, name)
+            declared = _annotated(handler, name) if state is UNSET else state
+            if declared is UNSET:
+                declared = _given(event, name, "event")
+            if on_event is not None and inspect.iscoroutinefunction(on_event):
+                raise TypeError("on_event: it must be a plain function: it runs inside a transaction, and cannot wait")
+            found: Debounce[Any, StateT] = Debounce(
+                name, handler, event=declared if event is UNSET else event, state=declared, flush_after=flush_after,
+                initial=initial, mode=mode, max_wait=max_wait, max_events=max_events, on_event=on_event,
+                on_error=on_error, **common,
+            )  # fmt: skip
+            self._add(found)
+            return found
+
+        return declare
+
+    def task(
+        self, name: str, task: type[Task[StateT, EventT]], **common: Unpack[Common]
+    ) -> TaskDefinition[StateT, EventT]:
+        """Declare a task: an event-driven state machine, of any number of instances.
+
+        Args:
+            name: in the instances' names, `tasks/{name}/instances/{id}`.
+            task: a class derived from `Task[State, Event]`. It is made once, without arguments.
+
+        Raises `ValueError` or `TypeError` for what makes no sense.
+        """
+        if not (isinstance(task, type) and issubclass(task, Task)):
+            raise TypeError(f"{name}: {task!r} is no class derived from Task[State, Event]")
+        for method in ("on_event", "execute", "on_idle", "on_error"):
+            if not inspect.iscoroutinefunction(getattr(task, method)):
+                raise TypeError(f"{name}: {task.__qualname__}.{method} must be an `async def` method")
+        state, event = types_of(task)
+        found = TaskDefinition(name, task(), state=state, event=event, **common)
+        self._add(found)
+        return found
 
     def _add(self, definition: Definition[Any]) -> None:
         key = (definition.kind, definition.name)
@@ -94,16 +162,17 @@ def _check_handler(handler: Any, name: str) -> None:
         raise TypeError(f"{name}: the handler must be an `async def` function that takes the context")
 
 
-def _state_of(handler: Any, state: Any, name: str) -> Any:
-    """The type of the state: as given, or what the annotation of the handler's context says."""
-    if state is not UNSET:
-        return state
+def _annotated(handler: Any, name: str) -> Any:
+    """The type of the state that the annotation of the handler's context says; UNSET: none does."""
     try:
         hints = typing.get_type_hints(handler)
     except NameError as error:
         raise TypeError(f"{name}: {error}: give state= the type of the state") from None
     first = next(iter(inspect.signature(handler).parameters), "")
-    arguments = typing.get_args(hints.get(first))
-    if not arguments:
-        raise TypeError(f"{name}: give state= the type of the state, or annotate the handler's context with it")
-    return arguments[0]
+    return next(iter(typing.get_args(hints.get(first))), UNSET)
+
+
+def _given(declared: Any, name: str, what: str) -> Any:
+    if declared is UNSET:
+        raise TypeError(f"{name}: give {what}= its type, or annotate the handler's context with the type of the state")
+    return declared

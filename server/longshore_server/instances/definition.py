@@ -282,6 +282,13 @@ def check_id(id: str) -> str:
         raise invalid("id", str(error).removeprefix("id: ")) from None
 
 
+def check_event_id(event_id: str) -> str:
+    """The idempotency key of an event. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    if len(event_id.encode("utf-8", "replace")) > MAX_VALUE:
+        raise invalid("event_id", f"must not be longer than {MAX_VALUE} bytes")
+    return event_id
+
+
 def check_reason(reason: str) -> str:
     """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT)."""
     if len(reason.encode("utf-8", "replace")) > MAX_REASON:

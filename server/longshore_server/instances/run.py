@@ -45,6 +45,8 @@ class Run:
         self.around = around
         self.started = around.now()
         self.log = InstanceLog(work.record, level)
+        self.stage: Any = ""
+        """Which of a task's handlers is at work."""
         self._shape = shape
         self._stored = work.entry.value if work.entry is not None and work.entry.events else work.state
         self.reset()

@@ -59,6 +59,10 @@ class Shape:
         kind = type(value)
         return kind in self.members or (kind is int and float in self.members)
 
+    def accepts(self, member: Any) -> bool:
+        """Whether every value of a type is one of this."""
+        return Any in self.members or member in self.members
+
     def store(self, value: object, limit: int) -> Encoded:
         """The value as bytes. Raises `TypeError` for another type or what would come back changed, `TooLargeError`."""
         if not self.has(value):

@@ -206,6 +206,17 @@ class InstanceLedger(Ledger):
         ).fetchone()
         return _to_entry(row)
 
+    def last_entry(self, uid: bytes) -> Entry:
+        """The latest entry that waits."""
+        self._write_entries()
+        return _to_entry(
+            self.connection.execute(
+                f"SELECT {_ENTRY} FROM instance_entries WHERE uid = ? AND error IS NULL"  # noqa: S608 - our own text
+                " ORDER BY number DESC LIMIT 1",
+                (uid,),
+            ).fetchone()
+        )
+
     def waits(self, uid: bytes, number: int) -> bool:
         """Whether an entry has not come to its end."""
         self._write_entries()

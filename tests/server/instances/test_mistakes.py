@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.store.mutations.instance import MAX_WAITING, Address, SendEvent
-from tests.server.instances.laboratory import Token, World
+from tests.server.instances.laboratory import Ping, Token, World
 
 TASK = Address(Kind.TASK, "order", "a")
 
@@ -43,9 +44,7 @@ async def test_another_version_than_expected_is_refused(world: World) -> None:
 
 async def test_what_waits_is_bounded(world: World) -> None:
     await world.start()
-    for _ in range(MAX_WAITING):
-        last = send(world)
-    await last
+    await asyncio.gather(*(send(world) for _ in range(MAX_WAITING)))
     assert await refused(send(world)) is Reason.TOO_MANY_EVENTS
 
 
@@ -97,3 +96,28 @@ async def test_a_state_that_a_new_definition_cannot_read_is_kept(world: World) -
     await world.settled()
     assert runs == [Token(7), Token(7)]
     assert (await refresh.status("a")).last_error is None
+
+
+async def test_an_event_that_on_event_cannot_take_is_refused_and_leaves_nothing(world: World) -> None:
+    """durable-effect: an invalid first event made an instance whose later events were never flushed."""
+    batches: list[Any] = []
+
+    def reduce(ctx: Any) -> Token:
+        if ctx.event.number < 0:
+            raise SystemExit
+        return Token(ctx.event.number)
+
+    @world.server.debounce("pings", state=Token, event=Ping, flush_after=5, on_event=reduce)
+    async def pings(ctx: Any) -> None:
+        batches.append(ctx.state.value)
+
+    await world.start()
+    assert await refused(pings.add("a", Ping(-1))) is Reason.EVENT_NOT_TAKEN
+    assert (await pings.status("a")).status is Status.NOT_FOUND
+    assert world.rows("SELECT count(*) FROM instances") == [(0,)]
+    added = await pings.add("a", Ping(2))
+    assert added.created
+    assert added.will_flush_at is not None
+    assert await refused(pings.add("a", Ping(-1))) is Reason.EVENT_NOT_TAKEN
+    await world.advance(5)
+    assert batches == [2]

@@ -43,6 +43,8 @@ class Taken(NamedTuple):
     """What the caller may wait for; None: nothing of it waits for a handler."""
     duplicate: bool = False
     """Whether the event had been taken before, by its id."""
+    events: int = 0
+    """Of a flush: how many its batch holds."""
 
 
 class Newcomer(NamedTuple):
@@ -284,9 +286,11 @@ class Flush(Mutation[Taken | None]):
             return Taken(record)
         if record.retry_at is not None:
             record = ledger.make(record, Move.TRIGGER, retry_at=None)
-        if record.batch_events and record.waiting < MAX_WAITING:
+        events = record.batch_events
+        if events:
             record = seal(ledger, record, Move.TRIGGER, FlushReason.MANUAL)
-        return Taken(record, False, record.accepted if record.waiting else None)
+        last = ledger.last_entry(record.uid) if record.waiting else None
+        return Taken(record, False, None if last is None else last.number, events=0 if last is None else last.events)
 
 
 @dataclass(slots=True)

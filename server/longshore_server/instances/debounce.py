@@ -1,0 +1,316 @@
+"""`@server.debounce`: collects events, and hands them to its handler as one batch."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import Any, Generic, Literal, NamedTuple
+
+from typing_extensions import TypeVar
+
+from longshore_server.contract.durations import span
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.handler.codec import NotStorableError
+from longshore_server.handler.steps import StepRetry
+from longshore_server.instance_lifecycle import Kind, Status
+from longshore_server.instances.answers import Failed, failed, optional_moment, standing
+from longshore_server.instances.definition import Definition, LogLevel, check_event_id
+from longshore_server.instances.run import Context, Run, StateT, moment
+from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
+from longshore_server.store.instances import FlushReason as Cause
+from longshore_server.store.instances import InstanceRecord, Value
+from longshore_server.store.mutations.instance import AddEvent, Clear, Flush, Window
+from longshore_server.store.mutations.instance_run import FinishRun
+
+log = logging.getLogger(__name__)
+
+EventT = TypeVar("EventT", default=Any)
+Mode = Literal["window", "trailing"]
+MAX_EVENTS = 1_000_000
+"""The most events of a batch that a definition may ask for."""
+
+
+class FlushReason(enum.Enum):
+    """Why a batch is handled."""
+
+    FLUSH_AFTER = "flush_after"
+    MAX_EVENTS = "max_events"
+    MANUAL = "manual"
+
+
+class DebounceContext(Context[StateT]):
+    """What the handler of a batch may know. The batch is sealed: what comes now belongs to the next one."""
+
+    @property
+    def state(self) -> StateT:
+        """What the events of the batch were reduced to."""
+        state: StateT = self._run.state
+        return state
+
+    @property
+    def event_count(self) -> int:
+        """How many events the batch has."""
+        return 0 if self._run.entry is None else self._run.entry.events
+
+    @property
+    def started_at(self) -> datetime:
+        """When the first of them came."""
+        return moment(0 if self._run.entry is None else self._run.entry.started)
+
+    @property
+    def flush_reason(self) -> FlushReason:
+        """Why the batch was sealed; the same in all attempts."""
+        return FlushReason[Cause.NONE.name if self._run.entry is None else self._run.entry.cause.name]
+
+
+class EventContext(Generic[EventT, StateT]):
+    """What `on_event` gets: one event, and what the batch is so far."""
+
+    __slots__ = ("event", "event_count", "id", "state")
+
+    def __init__(self, event: EventT, state: StateT, event_count: int, id: str) -> None:
+        self.event = event
+        """The event."""
+        self.state = state
+        """What the events before it were reduced to; `initial` at the first of a batch."""
+        self.event_count = event_count
+        """How many events the batch has, with this one."""
+        self.id = id
+        """The instance's id."""
+
+
+Handler = Callable[[DebounceContext[StateT]], Awaitable[None]]
+OnError = Callable[[BaseException, DebounceContext[StateT]], Awaitable[None]]
+OnEvent = Callable[[EventContext[EventT, StateT]], StateT]
+
+
+class Added(NamedTuple):
+    """What `add` answers."""
+
+    created: bool
+    """Whether this event has begun the instance, or has begun it anew after a termination."""
+    event_count: int
+    """How many events the open batch has; 0: this one has filled it, and it is sealed."""
+    will_flush_at: datetime | None
+    """When the open batch is handled; None: none is open, or the instance is paused or has failed."""
+    status: Status
+    duplicate: bool = False
+    """Whether an event of this id had been taken: then it counts once."""
+    retry_at: datetime | None = None
+    """When the batch that this event has filled is tried again, because its handler has failed."""
+
+
+class Flushed(NamedTuple):
+    """What `flush` answers."""
+
+    flushed: bool
+    """Whether a batch was handed to its handler."""
+    event_count: int
+    """How many events it has."""
+    status: Status
+    """NOT_FOUND: there is no such instance."""
+    retry_at: datetime | None = None
+    """When it is tried again, because its handler has failed."""
+
+
+class Cleared(NamedTuple):
+    """What `clear` answers."""
+
+    cleared: bool
+    discarded_events: int
+    status: Status
+
+
+class DebounceStatus(NamedTuple):
+    """What `status` answers."""
+
+    status: Status
+    """NOT_FOUND: there is no such instance."""
+    event_count: int = 0
+    """Of the open batch."""
+    started_at: datetime | None = None
+    """When its first event came; None: none is open."""
+    will_flush_at: datetime | None = None
+    waiting_batches: int = 0
+    """Sealed ones, with the one whose handler runs or is to run again."""
+    dead_letters: int = 0
+    """Batches that were given up. They are kept, until `resume` or `clear`."""
+    run_count: int = 0
+    attempt: int = 0
+    retry_at: datetime | None = None
+    created_at: datetime | None = None
+    stop_reason: str = ""
+    version: int = 0
+    generation: int = 0
+    last_error: Failed | None = None
+
+
+class Debounce(Definition[StateT], Generic[EventT, StateT]):
+    """One debounce definition, and the verbs for its instances. Made by `@server.debounce`."""
+
+    kind = Kind.DEBOUNCE
+    buries = True
+
+    def __init__(
+        self, name: str, handler: Handler[StateT], *, event: Any, flush_after: str | float | timedelta,
+        state: Any = None, initial: Any = None, mode: Mode = "window",
+        max_wait: str | float | timedelta | None = None, max_events: int | None = None,
+        on_event: OnEvent[EventT, StateT] | None = None, retry: StepRetry | None = None,
+        on_error: OnError[StateT] | None = None, log_level: LogLevel = "error", call: str | None = None,
+        max_crashes: int = 5,
+    ) -> None:  # fmt: skip
+        """`state` None: the events' own type."""
+        super().__init__(
+            name, event if state is None else state, retry=retry, log_level=log_level, call=call,
+            max_crashes=max_crashes,
+        )  # fmt: skip
+        self.handler = handler
+        self.event_shape = Shape(event, "event")
+        self.window = _window(mode, flush_after, max_wait, max_events)
+        if on_event is None and any(not self.state_shape.accepts(member) for member in self.event_shape.members):
+            raise TypeError(
+                f"on_event: it is missing, and an event ({self.event_shape}) is no state ({self.state_shape}): give"
+                " on_event=, which makes a state of a state and an event"
+            )
+        self.on_event = on_event
+        self.initial = initial
+        self.on_error = on_error
+        if initial is not None and not callable(initial) and not self.state_shape.has(initial):
+            raise TypeError(f"initial: it must be {self.state_shape}, or a function that makes one")
+
+    async def __call__(self, ctx: DebounceContext[StateT]) -> None:
+        """The handler itself, for tests of it alone."""
+        await self.handler(ctx)
+
+    # Runs.
+
+    async def act(self, run: Run) -> None:
+        await self.handler(DebounceContext(run))
+
+    @property
+    def rescues(self) -> bool:
+        return self.on_error is not None
+
+    async def rescue(self, error: BaseException, run: Run) -> None:
+        assert self.on_error is not None
+        await self.on_error(error, DebounceContext(run))
+
+    def finish(self, run: Run) -> FinishRun:
+        # The state and the timer that the instance has are those of the next batch.
+        return FinishRun(run.record.uid, run.record.fence)
+
+    def reduce(self, event: EventT, id: str, stored: Value | None, count: int, limit: int) -> Value:
+        """What the batch becomes by an event; runs in the writer's thread, inside the transaction that takes it.
+
+        Raises `ServiceError`: EVENT_NOT_TAKEN, STATE_TOO_LARGE, STATE_UNREADABLE.
+        """
+        name = f"debounces/{self.name}/instances/{id}"
+        try:
+            before: Any = self._first() if stored is None else self.state_shape.load(stored)
+            after = event if self.on_event is None else self.on_event(EventContext(event, before, count, id))
+            return self.state_shape.store(after, limit)
+        except UnreadableError as error:
+            raise ServiceError(Reason.STATE_UNREADABLE, f"{name}: {error}.", resource=name) from None
+        except TooLargeError as error:
+            raise ServiceError(Reason.STATE_TOO_LARGE, f"{name}: {error}.") from None
+        except BaseException as error:
+            log.error("on_event of %s raised", name, exc_info=error, extra={"definition": self.name})
+            detail = str(error) if isinstance(error, NotStorableError) else "the server's log has the trace"
+            message = f"on_event of {name} raised at the event: {detail}."
+            raise ServiceError(Reason.EVENT_NOT_TAKEN, message, resource=name) from None
+
+    def _first(self) -> Any:
+        return self.initial() if callable(self.initial) else self.initial
+
+    # Verbs.
+
+    async def add(
+        self, id: str, event: EventT, *, event_id: str = "", no_wait: bool = False, owner: str | None = None
+    ) -> Added:
+        """Add an event to the open batch of an instance, which it begins where there is none. Durable when it answers.
+
+        Args:
+            id: of the instance: 1 to 128 letters, digits, '.', '_', '~' and '-'.
+            event: it is reduced by `on_event`.
+            event_id: the same id is the same event, and counts once, as long as it is among the latest 1000.
+            no_wait: answer at once, also when this event fills the batch; else after the batch's handler has run then.
+            owner: the principal on whose behalf; None: the service's own code.
+
+        Raises `ServiceError`: EVENT_NOT_TAKEN, EVENT_ID_REUSED, STATE_TOO_LARGE, TOO_MANY_EVENTS; `TypeError` for an
+        event of another type.
+        """
+        limit = self.host.max_payload
+        codec, body = self.event_shape.store(event, limit)
+        loaded = self.event_shape.load((codec, body))  # a copy: what a reducer keeps of it, nobody else changes
+        mutation = AddEvent(
+            self.address(id), self.newcomer(owner),
+            lambda stored, count: self.reduce(loaded, id, stored, count, limit), self.window,
+            check_event_id(event_id), hashlib.sha256(codec.encode() + b"\0" + body).digest(),
+        )  # fmt: skip
+        taken, answer = await self.host.take(mutation, wait=not no_wait)
+        assert taken is not None
+        record = taken.record
+        status, retry_at = standing(record, answer)
+        return Added(taken.created, record.batch_events, _flush_at(record), status, taken.duplicate, retry_at)
+
+    async def flush(self, id: str, *, no_wait: bool = False) -> Flushed:
+        """Hand the open batch to the handler now; a batch that waits for its retry is tried again at once.
+
+        Answers after the handler has run for all that was collected, unless `no_wait`.
+        """
+        taken, answer = await self.host.take(Flush(self.address(id)), wait=not no_wait)
+        if taken is None:
+            return Flushed(False, 0, Status.NOT_FOUND)
+        status, retry_at = standing(taken.record, answer)
+        return Flushed(taken.entry is not None, taken.events, status, retry_at)
+
+    async def clear(self, id: str) -> Cleared:
+        """Discard all that was collected and not handled, dead letters too; a batch whose handler runs goes on."""
+        record, discarded = await self.host.submit(Clear(self.address(id)))
+        status = Status.NOT_FOUND if record is None else record.status
+        return Cleared(status not in (Status.NOT_FOUND, Status.TERMINATED), discarded, status)
+
+    async def status(self, id: str) -> DebounceStatus:
+        """How an instance stands."""
+        found = await self.host.find(self.address(id))
+        return DebounceStatus(Status.NOT_FOUND) if found is None else self.describe(found[0])
+
+    def describe(self, record: InstanceRecord) -> DebounceStatus:
+        """How an instance stands."""
+        started = moment(record.batch_started) if record.batch_events else None
+        return DebounceStatus(
+            record.status, record.batch_events, started, _flush_at(record), record.waiting, record.dead, record.runs,
+            record.attempt, optional_moment(record.retry_at), moment(record.created), record.reason, record.version,
+            record.generation, failed(record),
+        )  # fmt: skip
+
+
+def _flush_at(record: InstanceRecord) -> datetime | None:
+    return optional_moment(record.timers.get("")) if record.status is Status.ACTIVE else None
+
+
+def _window(
+    mode: Mode, flush_after: str | float | timedelta, max_wait: str | float | timedelta | None, max_events: int | None
+) -> Window:
+    if mode not in ("window", "trailing"):
+        raise ValueError(f"mode: {mode!r} is neither 'window' nor 'trailing'")
+    found = Window(_span("flush_after", flush_after), mode == "trailing", None, max_events)
+    if max_wait is not None:
+        if not found.trailing:
+            raise ValueError("max_wait: it means something with mode='trailing' alone: leave it out")
+        found = found._replace(max_wait=_span("max_wait", max_wait))
+        if max(found.flush_after, found.max_wait or 0) != found.max_wait:
+            raise ValueError("max_wait: it is shorter than flush_after: make one fit the other")
+    if max_events is not None and (not isinstance(max_events, int) or not 1 <= max_events <= MAX_EVENTS):
+        raise ValueError(f"max_events: {max_events!r} is not between 1 and {MAX_EVENTS:,}")
+    return found
+
+
+def _span(option: str, value: str | float | timedelta) -> int:
+    try:
+        return span(value)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
