@@ -47,6 +47,8 @@ class Proxy:
         self.counts: Counter[How] = Counter()
         """How often each has happened."""
         self.connections = 0
+        self.opened = asyncio.Semaphore(0)
+        """Released once for each connection."""
         self._go = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -75,8 +77,12 @@ class Proxy:
         go, self._go = self._go, asyncio.Event()
         go.set()
 
+    def passed(self) -> None:
+        """Called for each block that passes undamaged."""
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.opened.release()
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -122,6 +128,7 @@ class Proxy:
             if damage is not None and left == 0:
                 await self._harm(block, writer, damage.how)
                 return
+            self.passed()
             writer.write(block)
             await writer.drain()
             left = max(left - len(block), 0) if damage is not None else left

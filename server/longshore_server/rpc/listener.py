@@ -33,6 +33,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Clients may ping while a watch is idle; the default counts two such pings as abuse and drops the connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A machine that lost its power says nothing: its watches would hold their places for the two hours of the default.
+    ("grpc.keepalive_time_ms", 60_000),
+    # What counts for these pings too, though `keepalive_timeout_ms` is what is documented.
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 USUAL = 4 << 20
