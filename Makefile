@@ -16,6 +16,8 @@ LOWEST := .venv-lowest
 GENERATE := .tools/generate
 UV := .tools/uv
 BUF_VERSION := 1.75.0
+# What `longshore new` writes, linted as the project that it is.
+TEMPLATE := client/longshore_client/template
 BUF := .tools/buf-$(BUF_VERSION)/node_modules/.bin/buf
 
 .PHONY: help
@@ -67,6 +69,8 @@ check: check-lint check-types check-layers check-refusals check-generated check-
 check-lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd $(TEMPLATE) && $(CURDIR)/$(BIN)/ruff check --isolated --no-cache --line-length 120 --select ANN,B,E,F,RUF,SIM,UP,W
+	cd $(TEMPLATE) && $(CURDIR)/$(BIN)/ruff format --check --isolated --no-cache --line-length 120
 
 # Each example is a program of its own: two of them may both have a service.py.
 .PHONY: check-types
@@ -101,7 +105,7 @@ buf: $(BUF) $(GENERATE)/.installed
 
 .PHONY: check-docker
 check-docker: install
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile $(TEMPLATE)/Dockerfile
 
 .PHONY: format
 format: install ## rewrite the Python and proto sources in the project's format

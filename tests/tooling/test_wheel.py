@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 import sys
-import venv
 import zipfile
 from pathlib import Path
 
-import pytest
+from tests.tooling.conftest import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,34 +21,6 @@ service StrangerService {
   rpc Do(Request) returns (google.protobuf.Any) { option (longshore.v1.operation) = { max_crashes: 1 }; }
 }
 """
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel by way of the source distribution, so that both are known to be whole."""
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
-    (built,) = out.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment that holds the wheel and its base dependencies, in the versions in use here."""
-    folder = tmp_path_factory.mktemp("clean")
-    constraints = folder / "constraints.txt"
-    others = (found for found in importlib.metadata.distributions() if found.name != "longshore")
-    constraints.write_text("".join(f"{found.name}=={found.version}\n" for found in others))
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel, cwd=folder)
-    return python
 
 
 def test_wheel_holds_the_three_packages_and_the_protos(wheel: Path) -> None:

@@ -41,11 +41,16 @@ _COMMANDS = {
     "types": _Command(
         "longshore_client.cli.listing", "types", "cli", "List the operation types that the server serves."
     ),
+    "new": _Command("longshore_client.cli.new", "new", "cli", "Write a small project that works."),
+    "dev": _Command("longshore_client.cli.dev", "dev", "cli", "Serve, and begin again when a file changes."),
     "generate": _Command("longshore_client.cli.generate", "generate", "cli", "Compile contracts to Python."),
     # By name only: the library must not depend on the server, which need not be installed.
     "serve": _Command("longshore_server.command", "serve", "server", "Serve contracts with your handlers."),
     "token": _Command("longshore_server.command", "token", "server", "Make a bearer token for a caller."),
 }
+
+OFFLINE = {"new", "dev", "generate", "serve", "token"}
+"""These talk to no server."""
 
 EXIT_CODES = """\b
 Exit codes:
@@ -147,6 +152,6 @@ def cli(ctx: click.Context, server: str | None) -> None:
 
     The server is given by --server or LONGSHORE_SERVER: host:port or unix:PATH, by default localhost:50051.
     """
-    if server is not None and ctx.invoked_subcommand in ("generate", "serve", "token"):
+    if server is not None and ctx.invoked_subcommand in OFFLINE:
         raise click.UsageError(f"`longshore {ctx.invoked_subcommand}` talks to no server: leave out --server")
     ctx.obj = server

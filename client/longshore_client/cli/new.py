@@ -1,0 +1,55 @@
+"""`longshore new`: a small project that works, as a place to begin."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+from pathlib import Path
+
+import click
+
+_TEMPLATE = Path(__file__).resolve().parents[1] / "template"
+_MODULE, _CLASS = "widgets", "Widgets"
+"""What the template calls its package and its service."""
+_HIDDEN = {"gitignore": ".gitignore", "dockerignore": ".dockerignore"}
+"""In the template these would hide its own files from the tools that look for them."""
+_FOLDERS = {path.name for path in _TEMPLATE.iterdir()}
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+_EPILOG = """\b
+Example:
+  longshore new orders
+  cd orders
+  make dev
+"""
+
+
+@click.command("new", epilog=_EPILOG)
+@click.argument("name")
+def new(name: str) -> None:
+    """Write a project called NAME: a contract, its service, a test, and what builds them.
+
+    It is written to a folder of that name, which must not be there yet.
+    """
+    module = name.replace("-", "_")
+    if not _NAME.fullmatch(name):
+        raise click.UsageError(f"NAME: {name!r} must be lower-case letters, digits and '-', the first one a letter")
+    folder = Path(name)
+    if folder.exists():
+        raise click.UsageError(f"NAME: there is a {name} here already; choose another")
+    # The project's own package would hide the other one, or be hidden by it.
+    if keyword.iskeyword(module) or module in _FOLDERS or importlib.util.find_spec(module) is not None:
+        raise click.UsageError(f"NAME: {module!r} means something else in Python; choose another")
+    service = "".join(word.capitalize() for word in name.split("-"))
+
+    def named(text: str) -> str:
+        return text.replace(_MODULE, module).replace(_CLASS, service)
+
+    for source in sorted(path for path in _TEMPLATE.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        path = source.relative_to(_TEMPLATE)
+        target = folder / named(str(path.with_name(_HIDDEN.get(path.name, path.name))))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(named(source.read_text("utf-8")), "utf-8")
+        click.echo(target)
+    click.echo(f"next: cd {name} && make dev; {folder / 'README.md'} says more", err=True)

@@ -1,0 +1,1 @@
+"""Makes things, and loses none of them."""

@@ -1,0 +1,183 @@
+"""`longshore dev`: a server that follows its files, and what it says when they are wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Never
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from longshore_client import Channel, OperationMethod, StillRunning, connect
+
+COMMAND = (sys.executable, "-m", "longshore_client.cli", "dev")
+CONTRACT = """
+syntax = "proto3";
+package dev.v1;
+import "google/longrunning/operations.proto";
+import "google/protobuf/empty.proto";
+import "google/protobuf/wrappers.proto";
+import "longshore/v1/annotations.proto";
+service DevService {
+  rpc Run(google.protobuf.StringValue) returns (google.longrunning.Operation) {
+    option (google.longrunning.operation_info) = {
+      response_type: "google.protobuf.StringValue" metadata_type: "google.protobuf.Empty"
+    };
+    option (longshore.v1.operation) = {};
+  }
+}
+"""
+SERVICE = """
+import asyncio
+import sys
+from dev.v1 import dev_longshore
+from google.protobuf.wrappers_pb2 import StringValue
+from longshore_server import Server
+
+class Dev(dev_longshore.DevService):
+    async def run(self, request, op, /):
+        await asyncio.Event().wait()
+
+server = Server(Dev())
+"""
+DONE = SERVICE.replace("await asyncio.Event().wait()", 'return StringValue(value=f"{request.value}, done")')
+
+
+class Development:
+    """`longshore dev` in a folder, and what it says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.contract = folder / "protos" / "dev" / "v1" / "dev.proto"
+        self.service = folder / "service.py"
+        self.address = f"unix:{folder}/s"
+        self.said: list[str] = []
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None
+        return self._process
+
+    async def start(self, *options: str) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *COMMAND, "service.py:server", "--listen", self.address, "--metrics", "off", *options, cwd=self.folder,
+            stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+
+    async def says(self, text: str) -> None:
+        """Return once a line holds a text."""
+        assert self.process.stderr is not None
+        while True:
+            line = (await self.process.stderr.readline()).decode()
+            assert line, "".join(self.said)
+            self.said.append(line)
+            if text in line:
+                return
+
+    async def stop(self) -> None:
+        """Ask it to; it must end well, and its server with it."""
+        self.process.send_signal(signal.SIGTERM)
+        _, err = await self.process.communicate()
+        assert self.process.returncode == 0, "".join(self.said) + err.decode()
+
+
+@pytest.fixture
+async def development(tmp_path: Path) -> AsyncIterator[Development]:
+    found = Development(tmp_path)
+    found.contract.parent.mkdir(parents=True)
+    found.contract.write_text(CONTRACT)
+    found.service.write_text(SERVICE)
+    yield found
+    with contextlib.suppress(ProcessLookupError):
+        await found.stop()
+
+
+def method(channel: Channel) -> OperationMethod[StringValue, Never, Never, StringValue]:
+    return OperationMethod(
+        channel, "dev.v1.DevService/Run", input_type=StringValue, progress_type=None, output_type=None,
+        result_type=StringValue,
+    )  # fmt: skip
+
+
+async def test_a_changed_handler_goes_on_with_what_the_old_one_had_begun(development: Development) -> None:
+    await development.start()
+    await development.says("serving dev.v1.DevService (1 operation)")
+    async with connect(development.address) as channel:
+        operation = await method(channel)(StringValue(value="begun"))
+        development.service.write_text(DONE)
+        assert await operation.wait() == StringValue(value="begun, done")
+    await development.says("recovered 1 operation")
+    assert any("service.py changed" in line for line in development.said)
+
+
+@pytest.mark.parametrize("mistake", ["this is no Python", "server = None"])
+async def test_a_broken_handler_is_told_and_waits_for_the_next_change(development: Development, mistake: str) -> None:
+    await development.start()
+    await development.says("serving")
+    development.service.write_text(f"{SERVICE}\n{mistake}\n")
+    await development.says("the server has ended; waiting for the next change")
+    assert any("Error" in line or "error: " in line for line in development.said)
+    development.service.write_text(DONE)
+    await development.says("serving")
+
+
+async def test_of_a_broken_contract_the_server_knows_nothing(development: Development) -> None:
+    await development.start()
+    await development.says("serving")
+    async with connect(development.address) as channel:
+        before = await method(channel)(StringValue(value="before"))
+        development.contract.write_text(CONTRACT + "nonsense")
+        await development.says("waiting for the next change")
+        assert any("error: " in line and "dev.proto:16" in line for line in development.said)
+        with pytest.raises(StillRunning):
+            await before.wait(0)
+        assert not any("stopping" in line for line in development.said)
+
+        development.contract.write_text(CONTRACT + "message Extra {}")
+        development.service.write_text(DONE)
+        await development.says("serving")
+        assert await before.wait() == StringValue(value="before, done")
+    assert "Extra" in (development.folder / "dev" / "v1" / "dev_pb2.pyi").read_text()
+
+
+async def test_it_waits_where_nothing_works_from_the_start(development: Development) -> None:
+    development.contract.write_text("nonsense")
+    await development.start()
+    await development.says("waiting for the next change")
+    development.contract.write_text(CONTRACT)
+    await development.says("serving")
+
+
+async def test_what_it_writes_itself_is_no_change(development: Development) -> None:
+    await development.start()
+    await development.says("serving")
+    development.contract.write_text(CONTRACT.replace("service DevService", "// Said.\nservice DevService"))
+    await development.says("serving")
+    development.service.write_text(DONE)
+    await development.says("serving")
+    changes = [line.strip() for line in development.said if line.endswith(" changed\n")]
+    assert changes == ["dev.proto changed", "service.py changed"]
+
+
+async def test_a_second_signal_ends_a_server_that_does_not(development: Development) -> None:
+    development.service.write_text(
+        SERVICE.replace(
+            "await asyncio.Event().wait()", "print('running', file=sys.stderr)\n        await asyncio.Event().wait()"
+        )
+    )
+    await development.start("--drain", "1000")
+    await development.says("serving")
+    async with connect(development.address) as channel:
+        await method(channel)(StringValue())
+        await development.says("running")
+        development.process.send_signal(signal.SIGINT)
+        await development.says("stopping")
+        development.process.send_signal(signal.SIGINT)
+        await development.process.communicate()
+    assert development.process.returncode == 0

@@ -1,0 +1,47 @@
+"""What a stranger has of this project: the wheel."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel by way of the source distribution, so that both are known to be whole."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT, cwd=out)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def constraints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the versions that are in use here."""
+    path = tmp_path_factory.mktemp("constraints") / "constraints.txt"
+    others = (found for found in importlib.metadata.distributions() if found.name != "longshore")
+    path.write_text("".join(f"{found.name}=={found.version}\n" for found in others))
+    return path
+
+
+@pytest.fixture(scope="session")
+def clean(wheel: Path, constraints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that holds the wheel and its base dependencies."""
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel, cwd=folder)
+    return python
