@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from longshore_server import config, lifecycle, reasons
+from longshore_server import config, job_lifecycle, lifecycle, reasons
 
 DOCS = Path(__file__).parent
 
@@ -72,6 +72,10 @@ def _bounds(name: str) -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "lifecycle.md": {"diagram": lambda: f"```mermaid\n{lifecycle.diagram()}\n```", "table": lifecycle.table},
+    "jobs_lifecycle.md": {
+        "diagram": lambda: f"```mermaid\n{job_lifecycle.diagram()}\n```",
+        "table": job_lifecycle.table,
+    },
     "configuration.md": {"settings": lambda: "\n".join(_settings())},
     "errors.md": {"refusals": lambda: reasons.table(ends=False), "ends": lambda: reasons.table(ends=True)},
 }

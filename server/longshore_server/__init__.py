@@ -16,22 +16,48 @@ from longshore_server.handler.operation import Operation
 from longshore_server.handler.signals import Signal
 from longshore_server.handler.steps import NestedStepError, StepRetry, StepTimeoutError, step
 from longshore_server.handler.transfer import ByteProgress, ReceivedObject, Transfer
+from longshore_server.job_lifecycle import JobState
+from longshore_server.jobs.context import Job
+from longshore_server.jobs.definition import JobRetry, Rate
+from longshore_server.jobs.outcomes import (
+    Accepted,
+    Coalesced,
+    JobCancelledError,
+    JobFailedError,
+    JobNotEnqueuedError,
+    Rejected,
+    Replaced,
+)
+from longshore_server.jobs.queue import JobQueue, JobRequest
+from longshore_server.jobs.refs import JobRef, JobSnapshot
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import LocalStore, Store
 
 __all__ = [
+    "Accepted",
     "Authenticator",
     "ByteProgress",
     "Caller",
     "Clock",
+    "Coalesced",
     "Code",
     "Config",
     "ConfigError",
     "ContractError",
     "Credentials",
     "DuplicateNameError",
+    "Job",
+    "JobCancelledError",
+    "JobFailedError",
+    "JobNotEnqueuedError",
+    "JobQueue",
+    "JobRef",
+    "JobRequest",
+    "JobRetry",
+    "JobSnapshot",
+    "JobState",
     "LocalStore",
     "NestedStepError",
     "NonDeterministicError",
@@ -45,9 +71,12 @@ __all__ = [
     "OperationRef",
     "Operations",
     "Principal",
+    "Rate",
     "Reason",
     "ReceivedObject",
     "Recovery",
+    "Rejected",
+    "Replaced",
     "Running",
     "Server",
     "ServiceError",

@@ -25,6 +25,7 @@ from longshore_server.contract.source import Source
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
 from longshore_server.instances.declaring import Declaring
+from longshore_server.jobs.declaring import DeclaringJobs
 from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.telemetry import tracing
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 Lifespan = Callable[["Server"], AbstractAsyncContextManager[Any]]
 
 
-class Server(Declaring):
+class Server(DeclaringJobs, Declaring):
     """Services, and what they need while they run.
 
     Args:
@@ -125,8 +126,9 @@ class Running:
         )  # fmt: skip
         self._tracer = Tracer()
         self.engine = Engine(
-            types, config.data, clock, limits, chance, self._tracer, self.stores, server.definitions.values()
-        )
+            types, config.data, clock, limits, chance, self._tracer, self.stores, server.definitions.values(),
+            server.queues.values(),
+        )  # fmt: skip
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection, max_input=config.max_input, max_payload=config.max_payload,

@@ -65,6 +65,7 @@ def test_what_is_exported_compiles_alone_and_has_all_that_callers_need(protos: P
     written = {path.as_posix() for path in export_protos([protos], tree)}
     assert written >= {path.relative_to(protos).as_posix() for path in protos.rglob("*.proto")}
     assert written >= {path.relative_to(ROOT / "protos").as_posix() for path in (ROOT / "protos").rglob("*.proto")}
+    assert "google/rpc/error_details.proto" in written, "refusals carry them, though nothing imports them"
     assert not [name for name in written if name.startswith("google/protobuf/")], "each compiler has its own"
     assert compiled(tree).keys() >= written
 

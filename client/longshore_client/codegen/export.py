@@ -1,6 +1,7 @@
 """Contracts for other languages: as a tree of `.proto` files that needs no other, and as one set of descriptors.
 
-Both hold the team's files, all of `longshore.v1` with `google.bytestream`, and whatever any of these imports.
+Both hold the team's files, all of `longshore.v1` with `google.bytestream`, the details of refusals, and whatever any of
+these imports.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _OURS = ("longshore/v1/*.proto", "google/bytestream/*.proto")
 """What callers speak with the server besides the contracts."""
+_DETAILS = "google/rpc/error_details.proto"
+"""What refusals carry. Nothing imports it: details are of any type."""
 _COMPILERS_OWN = "google/protobuf/"
 """Every compiler of protos brings these, each in the version that fits its runtime."""
 
@@ -57,6 +60,7 @@ def export_protos(
     with tempfile.TemporaryDirectory(prefix="longshore-export-") as scratch_name:
         scratch = Path(scratch_name)
         names, roots, arguments, described = find_sources([*files, *ours], [*include, root], scratch)
+        names.append(_DETAILS)
         image = scratch / "image.binpb"
         protoc([*arguments, "--include_imports", f"--descriptor_set_out={image}", *names])
         staged = scratch / "out"

@@ -34,9 +34,12 @@ from longshore_server.errors import Reason, ServiceError, failure, invalid
 from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.instances.definition import Definition
 from longshore_server.instances.host import Instances
+from longshore_server.jobs.host import Host
+from longshore_server.jobs.queue import JobQueue
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
 from longshore_server.store.instances import InstanceLedger
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.ledger import Commit
 from longshore_server.store.logs import Logs
 from longshore_server.store.mutations import (
@@ -87,7 +90,7 @@ class Engine:
     def __init__(
         self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits,
         chance: Chance = random.random, tracer: Tracer | None = None, stores: Mapping[str, objects.Store] = NO_STORES,
-        definitions: Iterable[Definition[Any]] = (),
+        definitions: Iterable[Definition[Any]] = (), queues: Iterable[JobQueue[Any, Any]] = (),
     ) -> None:  # fmt: skip
         self.tracer = tracer or Tracer()
         self.types = {type.name: type for type in types}
@@ -127,6 +130,11 @@ class Engine:
             definitions, self.store, clock, chance, limits.max_payload,
             lambda: self.not_accepting() if self.draining else None,
         )  # fmt: skip
+        self.jobs = Host(
+            queues, self.store, clock, chance=chance, tracer=self.tracer, max_input=limits.max_input,
+            max_payload=limits.max_payload, retention=limits.retention,
+            closed=lambda: self.not_accepting() if self.draining else None,
+        )  # fmt: skip
         self.accepting = False
         """Whether new operations may begin."""
         self.draining = False
@@ -151,8 +159,10 @@ class Engine:
             numbers = await self.store.writer.submit(StoreContracts(contracts))
         except ServiceError as error:
             raise StoreError(f"{self.store.path}: {error.message}") from None
+        uids = Uids(self.clock, highest)
+        await self.jobs.open(uids)
         self._starts = Starts(
-            self.executor, self.clock, Uids(self.clock, highest), self.store.writer,
+            self.executor, self.clock, uids, self.store.writer,
             max_input=self._limits.max_input, closed=self._closed, contracts=numbers, live=self._live,
             tracer=self.tracer,
         )  # fmt: skip
@@ -172,6 +182,7 @@ class Engine:
         )  # fmt: skip
         await self.transfers.start()
         self.accepting = True
+        await self.jobs.recover(services, self.executor.context)
         self.instances.start(services)
         await self.sweeper.start(self.store)
         return count
@@ -183,6 +194,7 @@ class Engine:
         self.sweeper.stop()
         self.watches.end(self.not_accepting())
         self.transfers.drain(self.not_accepting())
+        self.jobs.drain()
         self.instances.drain(self.not_accepting())
         for live in self.table.live.values():
             live.release()
@@ -191,7 +203,7 @@ class Engine:
         """Give running attempts until `until`, then leave the rest to the next server. Returns how many those are."""
         self.drain()
         await self.transfers.close()
-        await asyncio.gather(self.executor.drain(until), self.instances.stop(until))
+        await asyncio.gather(self.executor.drain(until), self.instances.stop(until), self.jobs.stop(until))
         self.store.writer.hurry()
         # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
         await asyncio.gather(self.store.writer.submit(Nothing()), return_exceptions=True)
@@ -212,6 +224,7 @@ class Engine:
             await asyncio.gather(self.store.writer.submit(Shutdown(self._epoch)), return_exceptions=True)
             self._epoch = 0
         self.instances.close()
+        self.jobs.unbind()
         await self.store.close()
 
     def abandon(self) -> None:
@@ -221,6 +234,7 @@ class Engine:
         self.sweeper.stop()
         self.store.writer.abandon()
         self.executor.abandon()
+        self.jobs.abandon()
         self.instances.abandon()
         self.transfers.abandon()
         self.deadlines.stop()
@@ -366,6 +380,9 @@ class Engine:
             self.transfers.publish(operations)
         if commit.others.get(Logs):
             self.sweeper.logged()
+        jobs = commit.others.get(Jobs)
+        if jobs is not None:
+            self.jobs.publish(jobs)
         for uid, (record, _) in operations.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import contextvars
 import inspect
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from longshore_server.store.mutations import Author, Defer
+from longshore_server.store.mutations import Author, Defer, Mutation
 
 if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
@@ -28,6 +29,21 @@ class Work:
 
 working: contextvars.ContextVar[Work | None] = contextvars.ContextVar("longshore_work", default=None)
 """The work that is done here, if any."""
+
+
+class Attachable(abc.ABC):
+    """Durable work, a job, with whose end an operation or another job may end."""
+
+    @abc.abstractmethod
+    def attachment(
+        self, author: Author, result: type[Any], progress: type[Any] | None, shared: bool,
+        mapping: Callable[[Any], Any] | None,
+    ) -> Mutation[Any]:  # fmt: skip
+        """What hands over to it what `author` works on.
+
+        `result`: what that must end with. `progress`: what it reports; None: nothing. `mapping`: makes that of the
+        progress of the work. Raises `TypeError` or `ValueError` where they do not fit.
+        """
 
 
 class HandOver:
@@ -62,6 +78,10 @@ class HandOver:
                 work.close()  # never begun: Python would warn that nobody awaited it
             raise
         return await work
+
+    async def give(self, mutation: Mutation[Any]) -> None:
+        """Hand it over by another mutation than `Defer`, with its outcome."""
+        await self._writer.submit(mutation, self._settled)
 
     def _settled(self, outcome: object) -> None:
         # Not where the future is awaited: a handler that is interrupted there has handed it over all the same.

@@ -88,6 +88,11 @@ class Durable:
         return None if self._deadline is None else datetime.fromtimestamp(self._deadline / SECOND, UTC)
 
     @property
+    def operation_uid(self) -> bytes | None:
+        """For the engine: the operation that all this is about; None: there is none."""
+        return self.author.uid
+
+    @property
     def fatal(self) -> Exception | None:
         """Why this attempt cannot succeed any more, whatever the handler returns."""
         return self.journal.fatal

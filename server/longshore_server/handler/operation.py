@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -16,7 +16,7 @@ from longshore.v1 import channels_pb2
 from longshore_server.clock import Clock
 from longshore_server.contract.types import OperationType
 from longshore_server.handler import offers
-from longshore_server.handler.deferral import HandOver
+from longshore_server.handler.deferral import Attachable, HandOver
 from longshore_server.handler.durable import Durable
 from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import Asked, Journal
@@ -160,15 +160,34 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
         await self.hand_over.defer()
         return cast("ResultT", None)
 
-    async def attach(self, work: Awaitable[ResultT | None]) -> ResultT:
-        """Hand the operation over to `work`, whose value completes it: `return await op.attach(work())`.
+    async def attach(
+        self, work: Awaitable[ResultT | None] | Attachable, *, shared: bool = False,
+        progress: Callable[[Any], ProgressT] | None = None,
+    ) -> ResultT:  # fmt: skip
+        """Hand the operation over to `work`, which completes it: `return await op.attach(job)`, or `attach(work())`.
 
-        Durable before `work` begins. Like a deferred operation it has no slot and is not run again: when the process
-        dies, a control call, its deadline or a cancel request ends it. `work` may end it by a control call itself; if
-        it has not and returns None, the operation fails with ATTACH_NOT_TERMINAL. What it raises is raised here.
+        A job: the operation ends in the transaction in which the job does, after any restart: with its result, its
+        error, or cancelled. No coroutine waits for that. Its progress becomes the operation's where it is of the same
+        type.
 
-        Raises `ServiceError` when another attempt has begun or the operation has ended; `work` has then not begun.
+        Anything else that can be awaited: durable before `work` begins. Like a deferred operation it has no slot and is
+        not run again: when the process dies, a control call, its deadline or a cancel request ends it. `work` may end
+        it by a control call itself; if it has not and returns None, the operation fails with ATTACH_NOT_TERMINAL. What
+        it raises is raised here.
+
+        Args:
+            shared: whether the job may be one that was created elsewhere: one that a coalesced `submit` found.
+            progress: makes the operation's progress of the job's; a function at the top of a module, so that a later
+                server finds it.
+
+        Raises `ServiceError` when another attempt has begun or the operation has ended, and for a job that cannot be
+        attached: nothing is then handed over, and `work` has not begun. `TypeError` for a job with another result than
+        the operation's.
         """
+        if isinstance(work, Attachable):
+            reports = None if self._type.void(self._type.progress) else self._type.progress
+            await self.hand_over.give(work.attachment(self.author, self._type.result, reports, shared, progress))
+            return cast("ResultT", None)
         return cast("ResultT", await self.hand_over.attach(work))
 
     async def next_signal(self, name: str, timeout: float | timedelta | None = None) -> Signal[Any]:

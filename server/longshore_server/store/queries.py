@@ -157,13 +157,16 @@ def counts(connection: sqlite3.Connection) -> dict[tuple[str, State], int]:
 
 def marks(connection: sqlite3.Connection) -> tuple[bytes | None, int]:
     """The highest uid and the latest time in the store: new ones must come after them."""
-    row = connection.execute("SELECT uid FROM operations ORDER BY uid DESC LIMIT 1").fetchone()
+    row = connection.execute(
+        "SELECT max(uid) FROM (SELECT max(uid) AS uid FROM operations UNION ALL SELECT max(uid) FROM jobs)"
+    ).fetchone()
     (latest,) = connection.execute(
         "SELECT max(coalesce((SELECT max(updated) FROM operations WHERE ended IS NULL), 0),"
         " coalesce((SELECT updated FROM operations ORDER BY uid DESC LIMIT 1), 0),"
+        " coalesce((SELECT updated FROM jobs ORDER BY uid DESC LIMIT 1), 0),"
         " coalesce((SELECT max(coalesce(stopped, started)) FROM boots), 0))"
     ).fetchone()
-    return (None if row is None else bytes(row[0])), int(latest)
+    return (None if row[0] is None else bytes(row[0])), int(latest)
 
 
 def page_key(connection: sqlite3.Connection) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store.transfers import DownloadRecord, UploadRecord
@@ -20,8 +20,20 @@ class PendingSignal(NamedTuple):
     accepted: int
 
 
+class Revision:
+    """A row as it was at one time."""
+
+    def evolve(self, **changes: Any) -> Self:
+        """A copy with `changes`. The hot path of every transition: `dataclasses.replace` takes four times as long."""
+        copy = object.__new__(self.__class__)
+        attributes = copy.__dict__
+        attributes.update(self.__dict__)
+        attributes.update(changes)
+        return copy
+
+
 @dataclass(frozen=True, eq=False)
-class OperationRecord:
+class OperationRecord(Revision):
     """One revision of an operation. Times in microseconds since the epoch; payloads are serialized messages."""
 
     uid: bytes
@@ -95,14 +107,6 @@ class OperationRecord:
     def terminal(self) -> bool:
         """Whether it has ended."""
         return self.ended is not None
-
-    def evolve(self, **changes: Any) -> OperationRecord:
-        """A copy with `changes`. The hot path of every transition: `dataclasses.replace` takes four times as long."""
-        copy = object.__new__(OperationRecord)
-        attributes = copy.__dict__
-        attributes.update(self.__dict__)
-        attributes.update(changes)
-        return copy
 
 
 class Event:

@@ -44,10 +44,16 @@ INSERT_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', ?, ?, ?,
 INSERT_PLAIN_OPERATIONS = ManyRows(_OPERATIONS, "(" + "?, " * 16 + "1, 0, '', '{}', '', '', '', '', 0, 0)")
 
 
-def _update(assignments: str, columns: int) -> ManyRows:
+def _update(assignments: str, columns: int, table: str = "operations") -> ManyRows:
     """Guarded by the revision that the change was decided on. SQLite names the columns of VALUES column1, column2."""
-    after = ") AS v WHERE operations.uid = v.column1 AND operations.revision = v.column2"
-    return ManyRows(f"UPDATE operations SET {assignments} FROM (VALUES", columns, after)  # noqa: S608 - our own text
+    after = f") AS v WHERE {table}.uid = v.column1 AND {table}.revision = v.column2"
+    return ManyRows(f"UPDATE {table} SET {assignments} FROM (VALUES", columns, after)  # noqa: S608 - our own text
+
+
+def update(table: str, columns: Sequence[str]) -> ManyRows:
+    """Sets `columns`: the values of a row are its uid, the revision that the change was decided on, and theirs."""
+    assignments = ", ".join(f"{name} = v.column{number}" for number, name in enumerate(columns, 3))
+    return _update(assignments, len(columns) + 2, table)
 
 
 UPDATE_REPORTED = _update(

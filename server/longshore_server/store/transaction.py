@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -30,6 +30,8 @@ SLACK = 8
 LedgerT = TypeVar("LedgerT", bound=Ledger)
 RequestKey = tuple[str, str, str]
 """Owner, type and request id: the scope of an idempotency key."""
+Reach = Callable[["Transaction", OperationRecord, str], None]
+"""Cancels, in the same transaction, what an operation has caused: why is said in a sentence."""
 Claim = tuple[bytes, bytes]
 """Whose a key or a name is: uid, and the digest of the request that took it."""
 
@@ -66,6 +68,7 @@ class Transaction:
         max_events: int,
         retention: Mapping[str, int],
         others: Mapping[type[Ledger], Mapping[bytes, Any]] = MappingProxyType({}),
+        reach: Reach = lambda _, __, ___: None,
     ) -> None:
         self.connection = connection
         self.now = now
@@ -85,6 +88,7 @@ class Transaction:
         self._renames: list[tuple[str, bytes]] = []
         self._transfers: set[bytes] = set()
         self._others = others
+        self._reach = reach
         self._ledgers: dict[type[Ledger], Ledger] = {}
 
     def ledger(self, kind: type[LedgerT]) -> LedgerT:
@@ -208,7 +212,13 @@ class Transaction:
         if record.first_sequence != head.first_sequence:
             # The latest progress stays: the snapshot of an ended operation is read from it.
             self._trims.append((record.uid, record.first_sequence, record.progress_sequence))
-        return record
+        if event is EventType.CANCELLING or event is EventType.CANCELLED:
+            self._reach(self, record, record.cancel_reason)
+        elif event is EventType.FAILED and record.reason == Reason.DEADLINE_EXCEEDED.name:
+            self._reach(self, record, f"The deadline of {record.name} is over.")
+        else:
+            return record
+        return change.record  # what it has reached may have ended it
 
     def note(self, head: OperationRecord, **facts: Any) -> OperationRecord:
         """Change facts of `head` that are not a move: a new revision without an event."""

@@ -26,6 +26,7 @@ from longshore_server.store import queries
 from longshore_server.store.database import Database
 from longshore_server.store.ledger import Commit, Ledger, Published
 from longshore_server.store.mutations import Accept, Mutation
+from longshore_server.store.mutations.job import reach
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction
 
@@ -263,7 +264,7 @@ class Writer:
         now = self._clock.now()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            tx = Transaction(connection, self._heads, now, self._max_events, self._retention, self._others)
+            tx = Transaction(connection, self._heads, now, self._max_events, self._retention, self._others, reach)
             starts = [item for item in items if type(item) is Accept]
             if len(starts) > 1:
                 keys = [item.request_key for item in starts]
@@ -298,7 +299,7 @@ class Writer:
         try:
             for item in items:
                 connection.execute("SAVEPOINT item")
-                tx = Transaction(connection, heads, now, self._max_events, self._retention, others)
+                tx = Transaction(connection, heads, now, self._max_events, self._retention, others, reach)
                 try:
                     outcome = _apply(item, tx)
                     tx.flush()

@@ -1,0 +1,238 @@
+"""All jobs of one server: what is created, what runs, who waits, and what a restart does with the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from longshore_server.clock import Clock, resolve
+from longshore_server.errors import ServiceError
+from longshore_server.ids import Uids
+from longshore_server.job_lifecycle import JobState
+from longshore_server.jobs.queue import JobQueue
+from longshore_server.jobs.runner import Ending, Run
+from longshore_server.jobs.scheduler import Line, Scheduler
+from longshore_server.store import jobs as rows
+from longshore_server.store.database import StoreError
+from longshore_server.store.jobs import Body, JobRecord
+from longshore_server.store.ledger import Published
+from longshore_server.store.mutations import Author
+from longshore_server.store.mutations.job import (
+    Admission,
+    CreateJobs,
+    DeclareQueues,
+    NewJob,
+    PauseQueue,
+    ReleaseJobs,
+)
+from longshore_server.store.record import JournalEntry
+from longshore_server.store.store import Store
+from longshore_server.tracer import Tracer
+
+
+class Host:
+    """Jobs of a set of queues on one store.
+
+    `closed` tells why nothing new may begin now, if so. `retention`: microseconds that an ended job is kept where its
+    queue says nothing; 0: for ever. `chance` draws the jitter of retries.
+    """
+
+    def __init__(
+        self, queues: Iterable[JobQueue[Any, Any]], store: Store, clock: Clock, *, chance: Callable[[], float],
+        tracer: Tracer, max_input: int, max_payload: int, retention: int, closed: Callable[[], ServiceError | None],
+    ) -> None:  # fmt: skip
+        self.queues = {queue.name: queue for queue in queues}
+        self.store = store
+        self.clock = clock
+        self.chance = chance
+        self.tracer = tracer
+        self.max_input = max_input
+        self.max_payload = max_payload
+        self._retention = retention
+        self._closed = closed
+        self.services: Any = None
+        self.context = contextvars.Context()
+        """What every attempt's own context is copied from: the lifespan's, never that of whoever created the job."""
+        self.loop = asyncio.get_running_loop()
+        self.scheduler = Scheduler(self, (queue.definition for queue in self.queues.values()))
+        self.stopping = False
+        self.uids: Uids
+        self.runs: dict[bytes, Run] = {}
+        """The attempts that run here, by job."""
+        self._waiters: dict[bytes, dict[asyncio.Future[None], None]] = {}
+
+    # Life.
+
+    async def open(self, uids: Uids) -> None:
+        """Check that what lives in the store can go on. Raises `StoreError`."""
+        self.uids = uids
+        counts: dict[str, int] = {}
+        for (queue, _), count in (await self.store.read(rows.live_counts)).items():
+            if queue not in self.queues:
+                counts[queue] = counts.get(queue, 0) + count
+        if counts:
+            shown = ", ".join(f"{count} in {queue!r}" for queue, count in sorted(counts.items()))
+            raise StoreError(
+                f"jobs of queues that this server does not have have not ended: {shown}. Declare the queues again "
+                "until they have, or cancel them with the version that does"
+            )
+        declared = [queue.definition.row(self._retention) for queue in self.queues.values()]
+        for row in await self.store.writer.submit(DeclareQueues(declared)):
+            self.scheduler.lines[row.name].paused = row.paused
+        for bound in self.queues.values():
+            bound.bind(self)
+
+    async def recover(self, services: Any, context: contextvars.Context) -> None:
+        """Let what the last server left behind go on: its attempts died with it."""
+        self.services, self.context = services, context
+        if self.queues:
+            await self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=True))
+            self.scheduler.start()
+
+    @property
+    def _max_claims(self) -> Mapping[str, int]:
+        return {name: queue.definition.max_claims for name, queue in self.queues.items()}
+
+    def drain(self) -> None:
+        """Begin nothing more, and let nobody wait who is not in a handler."""
+        self.scheduler.stop()
+        for waiters in self._waiters.values():
+            for future in list(waiters):
+                resolve(future)
+
+    async def stop(self, until: int) -> int:
+        """Give what runs until `until`, then leave it to the next server. Returns how many those are."""
+        self.drain()
+        tasks = [run.task for run in self.runs.values()]
+        if tasks:
+            done = asyncio.ensure_future(asyncio.wait(tasks))
+            timer = self.clock.call_at(until, done.cancel)
+            await asyncio.wait([done])
+            timer.cancel()
+        self.stopping = True
+        left = list(self.runs.values())
+        for run in left:
+            run.end(Ending.DRAIN)
+        if left:
+            # One that swallows its cancellation is left behind: the process is about to end.
+            await asyncio.wait([run.task for run in left], timeout=5)
+        if not self.queues:
+            return 0
+        released = self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=False))
+        await asyncio.gather(released, return_exceptions=True)
+        self.unbind()
+        return len(left)
+
+    def abandon(self) -> None:
+        """For tests: from here on nothing runs, as if the process had been killed."""
+        self.stopping = True
+        self.scheduler.stop()
+        for run in list(self.runs.values()):
+            run.end(Ending.DRAIN)
+        self.unbind()
+
+    def unbind(self) -> None:
+        """Let the queues be of no server any more. Repeatable."""
+        for queue in self.queues.values():
+            queue.bind(None)
+
+    # What code asks.
+
+    async def create(
+        self, definition: Any, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *,
+        keep_rejection: bool = False,
+    ) -> list[Admission]:  # fmt: skip
+        """Create jobs, all or none. Raises `ServiceError`; what their keys refuse is in the admissions."""
+        line = self.scheduler.lines[definition.name]
+        reserved = [new.record.due is None and self.scheduler.reserve(line) for new in news]
+        waits = [new.record.due is None for new in news]
+        jobs = [new._replace(begin=begin) for new, begin in zip(news, reserved, strict=True)]
+        # A handler's job is its operation's work, not new work.
+        refusal = self._closed() if by is None else None
+        settled = partial(self._created, line, jobs, waits)
+        return await self.store.writer.submit(CreateJobs(jobs, by, keep_rejection, refusal), settled)
+
+    def _created(
+        self, line: Line, jobs: Sequence[NewJob], waits: Sequence[bool], outcome: list[Admission] | Exception
+    ) -> None:
+        # Not where the future is awaited: who goes away cancels that, and the slot would be lost.
+        admissions: list[Admission | None] = [None] * len(jobs)
+        if not isinstance(outcome, Exception) and len(outcome) == len(jobs):
+            admissions = list(outcome)
+        for new, waited, admission in zip(jobs, waits, admissions, strict=True):
+            record = None if admission is None or not admission.created else admission.job
+            begun = record is not None and record.state is JobState.ACTIVE
+            if begun and record is not None:
+                self.launch(line, record, new.payload)
+            if waited:
+                self.scheduler.created(line, new.begin, begun)
+
+    async def find(self, uid: bytes, queue: str = "") -> JobRecord:
+        """The job with this uid, of a queue or of any. Raises `ServiceError` (JOB_NOT_FOUND)."""
+        run = self.runs.get(uid)
+        found = await self.store.read(lambda connection: rows.load(connection, uid)) if run is None else run.record
+        if found is None or queue not in ("", found.queue):
+            raise rows.job_not_found(uid)
+        return found
+
+    async def wait(self, uid: bytes, queue: str, until: int | None, *, inside: bool) -> JobRecord:
+        """The job once it has ended, or at `until` if that comes first.
+
+        Raises `ServiceError`: JOB_NOT_FOUND, and when the server drains. `inside`: a handler waits, which like all that
+        runs has the time of the drain, and is not told.
+        """
+        while True:
+            future: asyncio.Future[None] = self.loop.create_future()
+            # Before it is looked at, so that no end comes between the two.
+            waiters = self._waiters.setdefault(uid, {})
+            waiters[future] = None
+            timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
+            try:
+                record = await self.find(uid, queue)
+                if record.terminal or (until is not None and self.clock.now() >= until):
+                    return record
+                if not inside and (closed := self._closed()) is not None and not self.scheduler.open:
+                    raise closed
+                await future
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                waiters.pop(future, None)
+                if not waiters and self._waiters.get(uid) is waiters:
+                    del self._waiters[uid]
+
+    async def pause(self, queue: str, paused: bool) -> None:
+        """Let no attempt of a queue begin, or let them again; durable, over restarts too."""
+        row = await self.store.writer.submit(PauseQueue(queue, paused))
+        line = self.scheduler.lines[queue]
+        line.paused, line.backlog = row.paused, True
+        self.scheduler.next(line)
+
+    # What commits bring.
+
+    def publish(self, changes: Mapping[bytes, Published]) -> None:
+        """A commit has changed jobs."""
+        for uid, (record, _) in changes.items():
+            waiters = self._waiters.get(uid)
+            if waiters is not None and (record is None or record.terminal):
+                for future in list(waiters):
+                    resolve(future)
+            if record is not None:
+                run = self.runs.get(uid)
+                if run is not None:
+                    run.publish(record)
+                self.scheduler.publish(record)
+
+    def launch(self, line: Line, record: JobRecord, payload: Body) -> None:
+        """Run an attempt that has begun in the store; its slot is taken."""
+        if not self.stopping:
+            self.runs[record.uid] = Run(self, line, record, payload)
+
+    def finished(self, run: Run) -> None:
+        """An attempt is over."""
+        if self.runs.get(run.record.uid) is run:
+            del self.runs[run.record.uid]
+        self.scheduler.free(run)

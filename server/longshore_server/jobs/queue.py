@@ -1,0 +1,282 @@
+"""A queue, as code sees it: what `@server.job(...)` makes of a function."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from longshore_server.clock import SECOND
+from longshore_server.contract.durations import span
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.handler import codec
+from longshore_server.handler.durable import handling
+from longshore_server.handler.journal import Asked, place
+from longshore_server.ids import parse_uid
+from longshore_server.jobs.definition import Definition, Span
+from longshore_server.jobs.outcomes import Accepted, Coalesced, JobNotEnqueuedError, Outcome, Rejected, Replaced
+from longshore_server.jobs.refs import JobRef
+from longshore_server.store.jobs import Body, new_job
+from longshore_server.store.mutations.job import Admission, NewJob, WhenFull, read_back
+from longshore_server.store.record import JournalEntry
+
+if TYPE_CHECKING:
+    from longshore_server.jobs.host import Host
+
+PayloadT = TypeVar("PayloadT")
+ResultT = TypeVar("ResultT")
+KIND = "job"
+"""The kind of journal entries: the jobs that a call has made."""
+MAX_REQUEST_ID = 256
+"""The longest idempotency key, in characters."""
+PRIORITIES = range(-(1 << 31), 1 << 31)
+
+
+@dataclass(frozen=True)
+class JobRequest(Generic[PayloadT]):
+    """A job to be created, with options of its own; see `JobQueue.create`."""
+
+    payload: PayloadT
+    priority: int = 0
+    delay: Span | None = None
+    run_at: datetime | None = None
+    idempotency_key: str | None = None
+    detached: bool = False
+
+
+class JobQueue(Generic[PayloadT, ResultT]):
+    """Creates jobs, and finds them.
+
+    In a handler, of an operation or of another job, what creates them is an entry of its journal, made in the same
+    transaction: a re-run finds the jobs of the first one. Its name is the queue's, once in each attempt; a second call
+    needs a `name`.
+    """
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        """For the engine: what the decorator said."""
+        self._host: Host | None = None
+
+    def __repr__(self) -> str:
+        return f"<queue {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.definition.name
+
+    def bind(self, host: Host | None) -> None:
+        """For the server: what runs now."""
+        self._host = host
+
+    def create(
+        self, payload: PayloadT, *, priority: int = 0, delay: Span | None = None, run_at: datetime | None = None,
+        idempotency_key: str | None = None, name: str | None = None, detached: bool = False,
+    ) -> Coroutine[Any, Any, JobRef[ResultT]]:  # fmt: skip
+        """Create a job; durable when this returns.
+
+        Args:
+            priority: the highest is run first; among equals the oldest.
+            delay: how long it waits before it may run.
+            run_at: from when on it may run, with a time zone, in place of `delay`.
+            idempotency_key: a second call with the same key gives the job of the first one, for as long as that is kept
+                or the queue's `idempotency_ttl` says.
+            name: tells it from other calls of this queue in one handler.
+            detached: whether it goes on when the operation or the job that creates it is cancelled, or too late.
+
+        Raises `JobNotEnqueuedError` where its key has no room, whatever the queue does then for `submit`; `TypeError`
+        for another payload than the function takes; `ServiceError` for a payload that makes no key or is too large, for
+        an idempotency key that has made a job of another payload (REQUEST_ID_REUSED), and outside of handlers when
+        the server stops; in handlers `DuplicateNameError` and `NonDeterministicError`. Nothing is written then.
+        """
+        request = JobRequest(payload, priority, delay, run_at, idempotency_key, detached)
+        # No coroutine itself: in a task of its own it would find only asyncio as its caller.
+        return self._create([request], name, place(2), batch=False)
+
+    def create_many(
+        self, payloads: Iterable[PayloadT | JobRequest[PayloadT]], *, name: str | None = None
+    ) -> Coroutine[Any, Any, list[JobRef[ResultT]]]:
+        """Create jobs in one transaction, all or none. A `JobRequest` has options of its own.
+
+        Raises as `create`; the error says which of them it is about, from 0.
+        """
+        requests = [p if isinstance(p, JobRequest) else JobRequest(p) for p in payloads]
+        return self._create_many(requests, name, place(2))
+
+    def submit(
+        self, payload: PayloadT, *, priority: int = 0, delay: Span | None = None, run_at: datetime | None = None,
+        idempotency_key: str | None = None, name: str | None = None, detached: bool = False,
+    ) -> Coroutine[Any, Any, Outcome[ResultT]]:  # fmt: skip
+        """Create a job, or do what the queue does where its key has no room: the outcome says what has become of it.
+
+        Takes what `create` takes, and raises what that does, but for `JobNotEnqueuedError`.
+        """
+        request = JobRequest(payload, priority, delay, run_at, idempotency_key, detached)
+        return self._submit(request, name, place(2))
+
+    def job(self, id: str) -> JobRef[ResultT]:
+        """The job with this id, or name: `jobs/{id}`. It is not looked for before it is asked something.
+
+        Raises `ServiceError` (INVALID_NAME) for what is no id.
+        """
+        uid = parse_uid(id.removeprefix("jobs/"))
+        if uid is None:
+            raise ServiceError(Reason.INVALID_NAME, f"{id[:200]!r} is not of the form jobs/{{id}}.")
+        return self._ref(uid)
+
+    def _ref(self, uid: bytes, created: bool = False) -> JobRef[ResultT]:
+        return JobRef(self._require, self.definition, uid, created)
+
+    def _require(self) -> Host:
+        if self._host is None:
+            raise RuntimeError(f"queue {self.name!r} works while its server runs")
+        return self._host
+
+    async def _create(
+        self, requests: Sequence[JobRequest[PayloadT]], name: str | None, where: str, *, batch: bool
+    ) -> JobRef[ResultT]:
+        return (await self._refs(requests, name, where, batch=batch))[0]
+
+    async def _create_many(
+        self, requests: Sequence[JobRequest[PayloadT]], name: str | None, where: str
+    ) -> list[JobRef[ResultT]]:
+        return await self._refs(requests, name, where, batch=True)
+
+    async def _refs(
+        self, requests: Sequence[JobRequest[PayloadT]], name: str | None, where: str, *, batch: bool
+    ) -> list[JobRef[ResultT]]:
+        found = await self._enqueue(requests, name, where, "create", WhenFull.REJECT, batch=batch)
+        for uid, admission in found:
+            if uid is None:
+                raise JobNotEnqueuedError(self.name, self._rejected(admission), admission.position, batch=batch)
+        return [self._ref(uid, admission.created) for uid, admission in found if uid is not None]
+
+    async def _submit(self, request: JobRequest[PayloadT], name: str | None, where: str) -> Outcome[ResultT]:
+        policy = self.definition.when_full
+        ((uid, admission),) = await self._enqueue([request], name, where, "submit", policy, batch=False)
+        if uid is None:
+            return self._rejected(admission)
+        ref = self._ref(uid, admission.created)
+        if admission.replaced is not None:
+            return Replaced(ref, self._ref(admission.replaced))
+        return Coalesced(ref) if admission.key and not admission.created else Accepted(ref)
+
+    def _rejected(self, admission: Admission) -> Rejected:
+        assert admission.obstacle is not None
+        existing = "" if admission.existing is None else self._ref(admission.existing).name
+        return Rejected(
+            admission.obstacle, admission.key, admission.active, admission.queued, admission.limit, existing
+        )
+
+    async def _enqueue(
+        self, requests: Sequence[JobRequest[PayloadT]], name: str | None, where: str, verb: str, policy: WhenFull,
+        *, batch: bool,
+    ) -> list[tuple[bytes | None, Admission]]:  # fmt: skip
+        """Each request's job, and what became of it. In a handler the journal's, where it has one."""
+        host, by = self._require(), handling.get()
+        news = []
+        used: set[str] = set()
+        for position, request in enumerate(requests):
+            try:
+                news.append(self._new(host, request, policy, used))
+            except (TypeError, ValueError, ServiceError) as error:
+                if not batch:
+                    raise
+                raise _at(position, error) from None
+        if by is None:
+            if not news:
+                return []
+            return [(_uid(a), a) for a in await host.create(self.definition, news, None)]
+        asked = Asked(self.name, verb, *(_asked(request) for request in requests))
+        key = by.journal.claim(KIND, name or self.name, where)
+        entry = by.journal.recorded(key, asked)
+        if entry is not None:
+            return [(uid, admission._replace(created=False) if verb == "create" else admission)
+                    for uid, admission in read_back(entry.outcome)]  # fmt: skip
+        entry = JournalEntry(*key, by.attempt, asked.digest, asked.text, "jobs", b"")
+        try:
+            found = await host.create(self.definition, news, (by.author, entry), keep_rejection=verb == "submit")
+        except BaseException:
+            by.journal.release(key)
+            raise
+        if found and found[0].job is None and verb == "create":
+            by.journal.release(key)
+        return [(_uid(a), a) for a in found]
+
+    def _new(self, host: Host, request: JobRequest[PayloadT], policy: WhenFull, used: set[str]) -> NewJob:
+        """A job as the store takes it. Raises `TypeError`, `ValueError` or `ServiceError` for what is wrong with it.
+
+        `used`: the idempotency keys of the batch so far.
+        """
+        definition, by = self.definition, handling.get()
+        definition.check_payload(request.payload)
+        try:
+            payload = Body(*codec.encode(request.payload))
+        except codec.NotStorableError as error:
+            raise TypeError(f"job {self.name!r}: {error}") from None
+        if len(payload.data) > host.max_input:
+            problem = f"The payload is {len(payload.data)} bytes; the server accepts {host.max_input}."
+            raise ServiceError(Reason.INPUT_TOO_LARGE, problem, metadata={"limit": str(host.max_input)})
+        if type(request.priority) is not int or request.priority not in PRIORITIES:
+            raise ValueError(f"priority: {request.priority!r} is no whole number of 32 bits")
+        if request.idempotency_key is not None:
+            if not 0 < len(request.idempotency_key) <= MAX_REQUEST_ID or not request.idempotency_key.isprintable():
+                raise ValueError(f"idempotency_key: it must have 1 to {MAX_REQUEST_ID} printable characters")
+            if request.idempotency_key in used:
+                raise ValueError(f"idempotency_key: {request.idempotency_key!r} is that of another job of the batch")
+            used.add(request.idempotency_key)
+        uid, now = host.uids.next(), host.uids.time
+        record = new_job(
+            uid, self.name, now, priority=request.priority,
+            key="" if definition.key is None else definition.key.render(request.payload), due=_due(request, now),
+            deadline=None if definition.deadline is None else now + definition.deadline,
+            parent=None if by is None else by.author.uid, operation=None if by is None else by.operation_uid,
+            detached=request.detached, trace=host.tracer.traceparent(),
+        )  # fmt: skip
+        request_id = request.idempotency_key or ""
+        digest = hashlib.sha256(payload.codec.encode() + b"\0" + payload.data).digest()[:16] if request_id else b""
+        return NewJob(
+            record, payload, definition.max_active, definition.max_queued, policy, False, definition.heartbeat, digest,
+            request_id, definition.idempotency_ttl,
+        )  # fmt: skip
+
+
+def _uid(admission: Admission) -> bytes | None:
+    return None if admission.job is None else admission.job.uid
+
+
+def _due(request: JobRequest[Any], now: int) -> int | None:
+    """When the job may run; None: at once."""
+    if request.delay is not None and request.run_at is not None:
+        raise ValueError("delay and run_at say the same: give one of them")
+    due = now
+    if request.delay is not None:
+        try:
+            due = now + span(request.delay, zero=True)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"delay: {error}") from None
+    elif request.run_at is not None:
+        if request.run_at.tzinfo is None:
+            raise ValueError("run_at: it has no time zone: give one, such as datetime.now(UTC)")
+        due = round(request.run_at.timestamp() * SECOND)
+    return due if due > now else None
+
+
+def _asked(request: JobRequest[Any]) -> list[Any]:
+    """What a journal compares."""
+    return [
+        request.payload, request.priority, str(request.delay), str(request.run_at), request.idempotency_key or "",
+        request.detached,
+    ]  # fmt: skip
+
+
+def _at(position: int, error: Exception) -> Exception:
+    """The same error, of one request among several."""
+    if isinstance(error, ServiceError):
+        return ServiceError(
+            error.reason, f"[{position}]: {error.message}", violations=error.violations, resource=error.resource,
+            retry_after=error.retry_after, metadata=error.metadata,
+        )  # fmt: skip
+    return type(error)(f"[{position}]: {error}")

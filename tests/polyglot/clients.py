@@ -1,0 +1,98 @@
+"""Builds the clients in `examples/clients` from exported protos, with the stock tools of each language.
+
+Everything that is fetched or made stays in the caches of these tools and in `.tools/clients`: a second build is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from longshore_client.codegen.export import export_protos
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "examples" / "clients"
+TOOLS = ROOT / ".tools" / "clients"
+CONTRACTS = (ROOT / "examples" / "orders" / "protos", ROOT / "examples" / "documents" / "protos")
+
+GO = {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": ""}
+GO_PLUGINS = {
+    "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10",
+    "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
+}
+
+NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn", "rust": "cargo", "grpcurl": "go"}
+"""By client: the program without which it cannot be built."""
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> None:
+    """Run a step of a build. Fails the test with all that it says."""
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def _workplace(client: str) -> Path:
+    """The folder that a client is built in, with its sources and the protos; what earlier builds left is there too."""
+    place = TOOLS / client
+    shutil.copytree(SOURCES / client, place, dirs_exist_ok=True)
+    export_protos(CONTRACTS, place / "protos")
+    return place
+
+
+def _names(place: Path, *folders: str) -> list[str]:
+    """The exported protos of some folders, as protoc is given them."""
+    protos = place / "protos"
+    return [
+        path.relative_to(protos).as_posix() for folder in folders for path in sorted((protos / folder).rglob("*.proto"))
+    ]
+
+
+def python() -> list[str]:
+    place = _workplace("python")
+    stubs = ["--python_out=.", "--grpc_python_out=."]
+    run(sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *stubs, *_names(place, "acme", "longshore"), cwd=place)
+    return [sys.executable, str(place / "client.py")]
+
+
+def go() -> list[str]:
+    place = _workplace("go")
+    names = _names(place, "acme", "longshore")
+    arguments = ["-Iprotos"]
+    for plugin, package in GO_PLUGINS.items():
+        kind = plugin.removeprefix("protoc-gen-")
+        arguments += [f"--plugin={plugin}={go_tool(package)}", f"--{kind}_out=.", f"--{kind}_opt=module=client"]
+        arguments += [f"--{kind}_opt=M{name}=client/gen/{Path(name).parent}" for name in names]
+    run(sys.executable, "-m", "grpc_tools.protoc", *arguments, *names, cwd=place)
+    run("go", "build", "-mod=readonly", "-o", "client", ".", cwd=place, **GO)
+    return [str(place / "client")]
+
+
+def go_tool(package: str) -> Path:
+    """A program in Go in exactly the version that `package` names, built once."""
+    path, _, version = package.partition("@")
+    folder = TOOLS / "bin" / version
+    program = folder / path.rpartition("/")[2]
+    if not program.exists():
+        run("go", "install", package, cwd=ROOT, GOBIN=str(folder), **GO)
+    return program
+
+
+def node() -> list[str]:
+    place = _workplace("node")
+    run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", cwd=place)
+    return ["node", str(place / "client.js")]
+
+
+BUILDERS: dict[str, Callable[[], list[str]]] = {"python": python, "go": go, "node": node}
+
+
+@functools.cache
+def command(client: str) -> list[str]:
+    """What runs a client, before its arguments. Built once a session."""
+    return BUILDERS[client]()

@@ -1,0 +1,317 @@
+"""Stories of callers with the stubs of their language alone; docs/clients.md has the table of them.
+
+Each client is a program of `examples/clients`. It is given an address, a story and what that is about, and prints lines
+of JSON: what is asserted here is what it has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from acme.documents.v1 import documents_pb2, documents_pb2_grpc
+from acme.orders.v1 import orders_pb2, orders_pb2_grpc
+from google.protobuf.json_format import MessageToDict
+
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import operations_service_pb2_grpc, transfers_service_pb2_grpc
+from longshore.v1 import transfers_service_pb2 as bytes_pb
+from tests.conftest import refused
+from tests.polyglot import clients, stories
+from tests.polyglot.service import CARD_LIMIT, Dock
+from tests.proxy import Damage, How, Proxy
+from tests.server.transfers.fetching import pattern
+
+# The first build of a client takes its time.
+pytestmark = pytest.mark.timeout(900)
+
+SIZE = (3 << 20) + 7
+SHIPPED = {"sequence": 6, "event": "completed", "status": "ready_to_ship"}
+EVENTS = [
+    {"sequence": 1, "event": "accepted"},
+    {"sequence": 2, "event": "started"},
+    {"sequence": 3, "event": "progress", "step": "reserve"},
+    {"sequence": 4, "event": "progress", "step": "charge"},
+    {"sequence": 5, "event": "progress", "step": "ship"},
+    SHIPPED,
+]
+
+
+class Telling:
+    """A client that goes through a story, and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def line(self) -> dict[str, Any]:
+        """The next line that it prints."""
+        assert self._process.stdout is not None
+        text = await self._process.stdout.readline()
+        if not text:
+            await self.rest()
+            raise AssertionError("it says nothing more")
+        return json.loads(text)  # type: ignore[no-any-return]
+
+    async def lines(self, count: int) -> list[dict[str, Any]]:
+        """The next lines."""
+        return [await self.line() for _ in range(count)]
+
+    async def rest(self) -> list[dict[str, Any]]:
+        """What it says until its end, which is a good one."""
+        out, err = await self._process.communicate()
+        assert self._process.returncode == 0, f"{out.decode()}\n{err.decode()}"
+        return [json.loads(text) for text in out.decode().splitlines()]
+
+    def end(self) -> None:
+        """For a test that has failed."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+
+Tells = Callable[..., Any]
+
+
+@pytest.fixture(scope="module", params=list(stories.CLIENTS))
+def client(request: pytest.FixtureRequest) -> list[str]:
+    """What runs a client."""
+    need = clients.NEEDS[request.param]
+    if shutil.which(need) is None:
+        pytest.skip(f"needs {need}")
+    return clients.command(request.param)
+
+
+@pytest.fixture
+async def tells(client: list[str]) -> AsyncIterator[Tells]:
+    """Starts clients: `await tells(address, story, what it is about ...)`."""
+    told: list[Telling] = []
+
+    async def start(*arguments: object) -> Telling:
+        process = await asyncio.create_subprocess_exec(
+            *client, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            limit=1 << 20,
+        )  # fmt: skip
+        told.append(Telling(process))
+        return told[-1]
+
+    yield start
+    for each in told:
+        each.end()
+
+
+@pytest.fixture
+async def dock(tmp_path: Path) -> AsyncIterator[Dock]:
+    # Two operations that have not ended are as many as there may be: the next start is refused for now.
+    found = Dock(tmp_path / "data", max_live=2)
+    async with found.harness.serve():
+        yield found
+
+
+@pytest.fixture
+async def channel(dock: Dock) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(dock.address) as found:
+        yield found
+
+
+async def test_start(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
+    told = await (await tells(dock.address, "start", "1")).rest()
+    name = "operations/orders-process-1"
+    assert told == [{"name": name, "disposition": "created"}, {"name": name, "disposition": "existing"}]
+    found = await operations_service_pb2_grpc.OperationsServiceStub(channel).Get(pb.GetRequest(name=name))
+    assert (found.request_id, dict(found.labels)) == ("checkout-1", {"tenant": "acme"})
+
+
+async def test_watch(dock: Dock, tells: Tells) -> None:
+    async with Proxy(dock.address) as proxy:
+        client = await tells(proxy.address, "watch", "1")
+        told = await client.lines(4)
+        proxy.cut()
+        assert await client.line() == {"resumed_after": 4}
+        dock.orders.shipping.set()
+        told += await client.rest()
+        assert proxy.connections == 2
+    assert told == EVENTS
+
+
+async def test_restart(dock: Dock, tells: Tells) -> None:
+    client = await tells(dock.address, "watch", "1")
+    told = await client.lines(4)
+    await dock.harness.crash()
+    dock.orders.shipping.set()
+    await dock.harness.start()
+    told += await client.rest()
+    assert {"resumed_after": 4} in told
+    events = [line for line in told if "event" in line]
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["step"] for event in events if event["event"] == "progress"] == [
+        "reserve", "charge", "reserve", "charge", "ship",
+    ]  # fmt: skip
+    assert events[4]["event"] == "attempt_failed"
+    assert events[-1] == SHIPPED | {"sequence": len(events)}
+
+
+async def test_wait(dock: Dock, tells: Tells) -> None:
+    client = await tells(dock.address, "wait", "1")
+    await dock.clock.armed(5)
+    dock.clock.advance(5)
+    assert await client.line() == {"state": "STATE_RUNNING"}
+    dock.orders.shipping.set()
+    assert await client.rest() == [{"state": "STATE_COMPLETED", "status": "ready_to_ship"}]
+
+
+async def test_signal(dock: Dock, tells: Tells) -> None:
+    dock.orders.shipping.set()
+    assert await (await tells(dock.address, "signal", "1")).rest() == [
+        {"number": 1, "duplicate": False},
+        {"number": 1, "duplicate": True},
+        {"state": "STATE_COMPLETED", "status": "approved by Kim"},
+    ]
+
+
+async def test_cancel(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
+    told = await (await tells(dock.address, "cancel", "1")).rest()
+    found = await _found(channel)
+    assert told == [{"state": "STATE_CANCELLED", "error": MessageToDict(found.error)}]
+    assert found.error.code == grpc.StatusCode.CANCELLED.value[0]
+    assert found.cancel_reason == "changed my mind"
+
+
+async def test_failure(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
+    told = await (await tells(dock.address, "failure", "1")).rest()
+    found = await _found(channel)
+    assert told == [{"state": "STATE_FAILED", "error": MessageToDict(found.error)}]
+    assert told[0]["error"]["details"][0]["metadata"] == {"limit": str(CARD_LIMIT)}
+
+
+async def test_list(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
+    dock.orders.shipping.set()
+    orders = orders_pb2_grpc.OrdersServiceStub(channel)
+    names = []
+    for number in range(6):
+        metadata = (("longshore-label-tenant", "acme" if number else "other"), ("longshore-wait", "60s"))
+        started = await orders.Process(orders_pb2.ProcessOrderRequest(order_id=str(number)), metadata=metadata)
+        names += [started.name] if number else []
+    told = await (await tells(dock.address, "list", "acme")).rest()
+    assert told == [{"names": names[:2:-1]}, {"names": names[2:0:-1]}, {"names": names[:1]}]
+
+
+async def test_upload(dock: Dock, tells: Tells, channel: grpc.aio.Channel, tmp_path: Path) -> None:
+    sent = pattern(SIZE)
+    (tmp_path / "sent").write_bytes(sent)
+    async with Proxy(dock.address, iter([Damage(How.STALL, SIZE // 2)])) as proxy:
+        client = await tells(proxy.address, "upload", "tides.csv", tmp_path / "sent")
+        await proxy.stalled.wait()
+        operations = operations_service_pb2_grpc.OperationsServiceStub(channel)
+        (operation,) = (await operations.List(pb.ListRequest())).operations
+        # Some of it is durable.
+        async for message in operations.Watch(pb.WatchRequest(name=operation.name)):
+            if max(message.snapshot.upload.committed_size, message.event.transfer.upload.committed_size):
+                break
+        proxy.cut()
+        began, *resumed, committed, ended = await client.rest()
+        assert proxy.connections == 2
+    assert began == {"resumed_at": 0}
+    assert all(0 < line["resumed_at"] <= SIZE // 2 for line in resumed)
+    assert resumed
+    assert committed == {"committed": SIZE, "sha256": hashlib.sha256(sent).hexdigest()}
+    assert ended["download"].startswith("downloads/")
+    assert (dock.data / "stores" / "uploads" / "tides.csv").read_bytes() == sent
+
+
+async def test_download(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
+    offered = pattern(SIZE)
+    name = await _offered(channel, offered)
+    async with Proxy(dock.address, iter([Damage(How.CUT, SIZE // 2, down=True)])) as proxy:
+        resumed, told = await (await tells(proxy.address, "download", name)).rest()
+        assert proxy.counts[How.CUT] == 1
+    assert 0 < resumed["resumed_at"] <= SIZE // 2
+    assert told == {"size": SIZE, "sha256": hashlib.sha256(offered).hexdigest()}
+
+
+async def test_refusals(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
+    told = await (await tells(dock.address, "refusals", "1")).rest()
+    # What is refused has changed nothing: the same calls are told the same.
+    orders = orders_pb2_grpc.OrdersServiceStub(channel)
+    operations = operations_service_pb2_grpc.OperationsServiceStub(channel)
+    transfers = transfers_service_pb2_grpc.TransfersServiceStub(channel)
+    name = (await _found(channel)).name
+    listed = await operations.List(pb.ListRequest(filter='type="acme.documents.v1.DocumentsService/Upload"'))
+    header = bytes_pb.UploadHeader(upload=listed.operations[0].upload.name, total_size=3)
+
+    def order(key: str) -> orders_pb2.ProcessOrderRequest:
+        items = [orders_pb2.OrderItem(sku="tea", quantity=1)]
+        return orders_pb2.ProcessOrderRequest(order_id=key, items=items, amount=1200)
+
+    async def beyond() -> AsyncIterator[bytes_pb.UploadRequest]:
+        yield bytes_pb.UploadRequest(header=header)
+        yield bytes_pb.UploadRequest(chunk=bytes_pb.UploadChunk(offset=1, data=b"ea", crc32c=0))
+
+    same = (("longshore-request-id", "1"),)
+    again: dict[str, Any] = {
+        "invalid": orders.Process(order("")),
+        "unknown": operations.Get(pb.GetRequest(name="operations/nobody")),
+        "reused": orders.Process(order("1-2"), metadata=same),
+        "running": operations.Delete(pb.DeleteRequest(name=name)),
+        "offset": transfers.Upload(beyond()),
+        "full": orders.Process(order("1-3")),
+    }
+    expected = [{"call": call, "refusal": MessageToDict((await refused(made))[2])} for call, made in again.items()]
+    assert told == expected
+    kinds = {detail["@type"].rpartition(".")[2] for each in told for detail in each["refusal"]["details"]}
+    assert kinds == {"ErrorInfo", "BadRequest", "PreconditionFailure", "ResourceInfo", "RetryInfo"}
+
+
+async def test_longrunning(dock: Dock, tells: Tells) -> None:
+    dock.orders.shipping.set()
+    assert await (await tells(dock.address, "longrunning", "1")).rest() == [{"step": "ship", "status": "ready_to_ship"}]
+
+
+async def test_longrunning_error(dock: Dock, tells: Tells) -> None:
+    (told,) = await (await tells(dock.address, "longrunning_error", "1")).rest()
+    assert told["code"] == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    # Not every operation client keeps the details of an operation's error.
+    assert told.get("reason", "CARD_DECLINED") == "CARD_DECLINED"
+
+
+async def test_longrunning_cancelled(dock: Dock, tells: Tells) -> None:
+    assert await (await tells(dock.address, "longrunning_cancelled", "1")).rest() == [{"cancelled": True}]
+
+
+async def test_longrunning_deadline(dock: Dock, tells: Tells) -> None:
+    told = await (await tells(dock.address, "longrunning_deadline", "1")).rest()
+    assert told == [{"deadline": True, "done": False}]
+
+
+async def _found(channel: grpc.aio.Channel) -> Any:
+    """The order 1."""
+    stub = operations_service_pb2_grpc.OperationsServiceStub(channel)
+    return await stub.Get(pb.GetRequest(name="operations/orders-process-1"))
+
+
+async def _offered(channel: grpc.aio.Channel, data: bytes) -> str:
+    """A download of some bytes."""
+    started = await documents_pb2_grpc.DocumentsServiceStub(channel).Upload(documents_pb2.UploadRequest(key="offered"))
+    operations = operations_service_pb2_grpc.OperationsServiceStub(channel)
+    upload = (await operations.Get(pb.GetRequest(name=started.name))).upload.name
+
+    async def pieces() -> AsyncIterator[bytes_pb.UploadRequest]:
+        import google_crc32c
+
+        yield bytes_pb.UploadRequest(header=bytes_pb.UploadHeader(upload=upload))
+        for at in range(0, len(data), 1 << 18):
+            piece = data[at : at + (1 << 18)]
+            chunk = bytes_pb.UploadChunk(offset=at, data=piece, crc32c=google_crc32c.value(piece))
+            yield bytes_pb.UploadRequest(chunk=chunk)
+        digest = hashlib.sha256(data).digest()
+        yield bytes_pb.UploadRequest(commit=bytes_pb.UploadCommit(total_size=len(data), sha256=digest))
+
+    await transfers_service_pb2_grpc.TransfersServiceStub(channel).Upload(pieces())
+    ended = await operations.Wait(pb.WaitRequest(name=started.name))
+    name: str = ended.downloads[0].name
+    return name
