@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import sqlite3
 import sys
@@ -190,7 +189,7 @@ class Lab:
     async def restart(self, *, crash: bool = True, **settings: Any) -> None:
         """Kill (or stop) the server and start it again on the same data, with other settings if any are given."""
         await (self.harness.crash() if crash else self.harness.stop())
-        self.harness._config = dataclasses.replace(self.harness._config, **settings)
+        self.harness.configure(**settings)
         await self.harness.start()
         await self.connect()
 

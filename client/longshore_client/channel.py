@@ -34,8 +34,6 @@ ResponseT = TypeVar("ResponseT")
 
 _DETAILS = "grpc-status-details-bin"
 
-MAX_WAIT = 60.0
-"""Longest single Wait call in seconds; a longer wait is several, so that a dead connection is noticed."""
 _WAIT_MARGIN = 10.0
 _DEADLINE_MARGIN = 1.0
 
@@ -53,6 +51,9 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 
 class Channel:
     """A connection to one server. Made by `connect`; use it as an async context manager, or close it yourself."""
+
+    max_wait = 60.0
+    """Longest single Wait call in seconds; a longer wait is several, so that a dead connection is noticed."""
 
     def __init__(
         self,

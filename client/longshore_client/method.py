@@ -9,7 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from typing_extensions import TypeVar
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_client.channel import MAX_WAIT, Channel
+from longshore_client.channel import Channel
 from longshore_client.codec import Codec, duration, to_any
 from longshore_client.errors import DeadlineExceeded, StillRunning
 from longshore_client.listing import count_operations, list_operations, of_type
@@ -188,7 +188,7 @@ class OperationMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
         request_id = self._key(request, request_id)
         if on_progress is None and on_output is None and abort is None:
             deadline = None if timeout is None else self._channel.monotonic() + timeout
-            span = MAX_WAIT if timeout is None else min(MAX_WAIT, timeout)
+            span = self._channel.max_wait if timeout is None else min(self._channel.max_wait, timeout)
             try:
                 handle = self._handle(await self._start(request, request_id, labels, span, deadline))
             except DeadlineExceeded:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, Self, cast
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client import events
-from longshore_client.channel import MAX_WAIT, Channel
+from longshore_client.channel import Channel
 from longshore_client.codec import Codec, duration, to_any
 from longshore_client.download import Fetch, save
 from longshore_client.errors import DeadlineExceeded, NotFound, StillRunning
@@ -122,7 +122,9 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         """
         deadline = None if timeout is None else self._channel.monotonic() + timeout
         while self._ended is None:
-            span = MAX_WAIT if deadline is None else min(MAX_WAIT, deadline - self._channel.monotonic())
+            span = self._channel.max_wait
+            if deadline is not None:
+                span = min(span, deadline - self._channel.monotonic())
             if span <= 0:
                 raise StillRunning(self._name, timeout or 0.0)
             request = pb.WaitRequest(name=self._address, timeout=duration(span))

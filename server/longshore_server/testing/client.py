@@ -12,7 +12,8 @@ from longshore_server.clock import SECOND
 from longshore_server.testing.port import LocalChannel, Port
 
 HEARTBEAT = 300.0
-"""Seconds, the most that a watch may ask for: a clock that leaps by a month passes few of them."""
+"""Seconds, the most that a watch may ask for. No connection is to be noticed as dead, and a clock that leaps by a month
+stops at each heartbeat."""
 
 
 class LocalClient(longshore_client.Channel):
@@ -21,6 +22,8 @@ class LocalClient(longshore_client.Channel):
     Its deadlines and the pauses between its tries are of the port's clock. A pause ends early when a server begins to
     run: what a crash has broken goes on with the next server, without any time that has to pass.
     """
+
+    max_wait = 86_400.0  # as for HEARTBEAT, and nobody bounds it
 
     def __init__(
         self, port: Port, caller: Principal | None, *, token: Token | None = None,

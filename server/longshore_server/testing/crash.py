@@ -52,14 +52,19 @@ class Crash:
     def cancel(self) -> None:
         """Have it not happen, if it has not. Repeatable."""
         self._left = 0
-        if self._writer is not None:
-            self._writer.batch, self._writer.on_write = BATCH, None
+        self.disarm()
 
     def arm(self, writer: Writer) -> None:
         """Have it happen in what a writer writes, if it is still to happen. Each change is a commit of its own then."""
         if self._left:
             self._writer = writer
             writer.batch, writer.on_write = 1, self._note
+
+    def disarm(self) -> None:
+        """Let the writer alone, until another is armed."""
+        if self._writer is not None:
+            self._writer.batch, self._writer.on_write = BATCH, None
+            self._writer = None
 
     def _note(self, change: Mutation[Any]) -> None:
         if self._left and (self._when is None or self._when(change)):

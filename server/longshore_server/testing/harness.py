@@ -91,18 +91,22 @@ class Harness:
         """Stop in good order. Repeatable."""
         if self._running is not None:
             running, self._running = self._running, None
+            if self._crash is not None:
+                self._crash.disarm()
             await running.stop()
             self._port.close()
 
     async def crash(self) -> None:
         """Stop as SIGKILL would, as far as one process can: nothing further is written, handlers just end.
 
-        Calls under way see their connection break. What was being committed at this moment is on the disk or not.
+        Calls under way see their connection break. What was being committed at this moment is on the disk or not: for
+        a test that always sees the same, `settle` before, or let `crash_after` say when.
         """
         await self._bury(self._die())
 
     async def crash_and_restart(self) -> None:
-        """`crash`, then `start`, then `settle`: what has been recovered has gone as far as it can."""
+        """`settle`, `crash`, `start`, and `settle` again: every handler has gone as far as it can, both times."""
+        await self.settle()
         await self._revive(self._die())
         await self.settle()
 

@@ -132,7 +132,7 @@ class Guarded:
 
     async def restart(self, **settings: Any) -> None:
         await self.harness.crash()
-        self.harness._config = dataclasses.replace(self.harness._config, **settings)
+        self.harness.configure(**settings)
         await self.harness.start()
         await self.connect()
 
