@@ -26,7 +26,7 @@ GO_PLUGINS = {
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
 
-NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn", "rust": "cargo", "grpcurl": "go"}
+NEEDS = {"python": "python3", "go": "go", "node": "npm"}
 """By client: the program without which it cannot be built."""
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 CLIENTS = {
     "go": "Go",
     "node": "Node",
-    "java": "Java",
-    "rust": "Rust",
     "python": "Python",
-    "grpcurl": "grpcurl",
 }
 """The clients in `examples/clients`, and what their columns are called."""
 
