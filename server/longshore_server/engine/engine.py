@@ -225,6 +225,7 @@ class Engine:
             self._epoch = 0
         self.instances.close()
         self.jobs.unbind()
+        self.transfers.end()
         await self.store.close()
 
     def abandon(self) -> None:

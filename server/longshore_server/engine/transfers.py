@@ -76,6 +76,10 @@ class Transfers:
         """What calls have sent is recorded. After `drain`."""
         await self.uploads.close()
 
+    def end(self) -> None:
+        """Nothing is under way any more. After `close` or `abandon`."""
+        self.uploads.end()
+
     def abandon(self) -> None:
         """For tests: write nothing more, as if the process had been killed."""
         self.uploads.abandon()

@@ -142,6 +142,11 @@ class Writer:
         """How many mutations wait for their transaction."""
         return len(self._queue)
 
+    async def turn(self) -> None:
+        """Return once the turn that is under way has ended; at once where there is none."""
+        if self._busy and self._task is not None:
+            await asyncio.wait([self._task])
+
     async def until_published(self, batch: int) -> None:
         """Return once batch number `batch` is visible, or known to have failed."""
         if self.published < batch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from longshore_server.clock import SECOND, Clock
+from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.store.mutations import AdvanceUpload
 from longshore_server.store.record import OperationRecord
@@ -18,29 +18,14 @@ from longshore_server.store.transfers import upload_name
 from longshore_server.store.writer import Writer
 from longshore_server.transfers.staging import Chunk, CorruptError, LostError, StagedPart
 from longshore_server.transfers.threads import in_thread
+from longshore_server.transfers.turns import Pace, Turns
 
 AHEAD = 512 << 10
 """The most bytes of one call that wait to be written."""
 SYNC = 16 << 20
 """After so many bytes the disk is told to begin: one large sync would hold up everybody else's commits."""
-TELL = SECOND
-"""The least time between two events of byte progress of one upload."""
 OVERHEAD = 256
 """What a chunk counts besides its bytes: an empty one takes memory too."""
-
-
-class Pace:
-    """When an event of byte progress was last made, for all calls of one upload."""
-
-    def __init__(self) -> None:
-        self._told = 0
-
-    def due(self, now: int) -> bool:
-        """Whether there may be another event; if so, it is made now."""
-        if now - self._told < TELL:
-            return False
-        self._told = now
-        return True
 
 
 class Sending:
@@ -50,12 +35,12 @@ class Sending:
         file: the part, open.
         pace: of the upload's byte progress.
         total: how many bytes the caller says that the object will have, if it does.
-        writing: bounds how many calls write at once.
+        turns: of all calls.
     """
 
     def __init__(
         self, writer: Writer, clock: Clock, uid: bytes, part: int, file: StagedPart, pace: Pace, total: int | None,
-        writing: asyncio.Semaphore,
+        turns: Turns,
     ) -> None:  # fmt: skip
         self._writer = writer
         self._clock = clock
@@ -63,7 +48,7 @@ class Sending:
         self.part = part
         self._file = file
         self._total = total
-        self._writing = writing
+        self._turns = turns
         self._pace = pace
         self.position = file.size
         """Where the next byte belongs."""
@@ -118,7 +103,7 @@ class Sending:
             if self._closed or (size == self._recorded and self._total is None):
                 return None
             try:
-                await in_thread(self._file.sync)
+                await self._turns.run(self._file.sync)
             except OSError as error:
                 raise failed(self._uid, error) from error
             total, self._total = self._total, None
@@ -171,14 +156,14 @@ class Sending:
         try:
             while self._queue:
                 chunks, self._queue = self._queue, []
-                async with self._writing:
-                    await in_thread(self._file.write, chunks)
+                async with self._turns.turn():
+                    await self._turns.run(self._file.write, chunks)
                 self._waiting -= sum(len(chunk.data) + OVERHEAD for chunk in chunks)
                 self._room.set()
                 if self._file.size - self._begun >= SYNC and (self._syncing is None or self._syncing.done()):
                     self._begun = self._file.size
                     self._syncing = loop.create_task(self._sync())
-                elif self._clock.now() - self._looked >= TELL:
+                elif self._turns.may_record(self._looked):
                     await self.record()
         except Exception as error:  # noqa: BLE001 - told to whoever sends, by `_check`
             self._failure = error
@@ -191,7 +176,7 @@ class Sending:
     async def _sync(self) -> None:
         """The disk begins with what is written, while more is. Its failure is found by the sync that counts."""
         try:
-            await in_thread(self._file.sync)
+            await self._turns.run(self._file.sync)
         except OSError:
             return
 

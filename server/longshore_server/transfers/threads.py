@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -18,7 +20,12 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
     A cancelled await ends only when the function has: what it works on, an open file for example, is free by then.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await in_one_of(None, partial(function, *args, **kwargs))
+
+
+async def in_one_of(threads: Executor | None, function: Callable[[], T]) -> T:
+    """As `in_thread`, in one of these threads; None: of the event loop's own."""
+    task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(threads, function))
     at_work.add(task)
     task.add_done_callback(at_work.discard)
     try:

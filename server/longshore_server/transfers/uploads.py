@@ -23,15 +23,13 @@ from longshore_server.store.store import Store
 from longshore_server.store.transfers import MAX_CHUNK, MAX_PARTS, UploadRecord, upload_name
 from longshore_server.transfers import staging
 from longshore_server.transfers.placing import Placing
-from longshore_server.transfers.sending import Pace, Sending, failed
+from longshore_server.transfers.sending import Sending, failed
 from longshore_server.transfers.staging import Digests, LostError, StagedPart
 from longshore_server.transfers.stores import Store as ByteStore
 from longshore_server.transfers.threads import in_thread
+from longshore_server.transfers.turns import TELL, Pace, Turns
 
 log = logging.getLogger(__name__)
-
-AT_ONCE = 2
-"""How many calls hash and write at once: hundreds that may all do so leave neither processor nor loop to the others."""
 
 
 class _Open:
@@ -44,7 +42,8 @@ class _Open:
         """Those that somebody has sent to in this process, with the digests of what they hold."""
         self.sendings: dict[int, Sending] = {}
         self.timer: Timer | None = None
-        self.pace = Pace()
+        self.pace = Pace(TELL)
+        """Of the events of byte progress, for all calls of it."""
         self.turn = asyncio.Lock()
         """Calls take a part over one after the other."""
 
@@ -70,8 +69,7 @@ class Uploads:
         self._open: dict[bytes, _Open] = {}
         self.placing = Placing(store, clock, stores, self._staging, load)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writing = asyncio.Semaphore(AT_ONCE)
-        self._hashing = asyncio.Semaphore(AT_ONCE)
+        self._turns = Turns(store, clock)
         self._stopped: ServiceError | None = None
         self._started = asyncio.Event()
         self.bytes: Counter[str] = Counter()
@@ -160,7 +158,7 @@ class Uploads:
                     await self._remove(uid, upload.store, ())
                     continue
                 sending = entry.sendings[part] = Sending(
-                    self._store.writer, self._clock, uid, part, file, entry.pace, total, self._writing
+                    self._store.writer, self._clock, uid, part, file, entry.pace, total, self._turns
                 )
                 return sending
 
@@ -302,6 +300,10 @@ class Uploads:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def end(self) -> None:
+        """Let go of what `close` and `abandon` leave: no call is under way any more."""
+        self._turns.end()
+
     def _due(self, uid: bytes) -> None:
         entry = self._open.get(uid)
         if entry is not None:
@@ -355,7 +357,7 @@ class Uploads:
             )  # fmt: skip
         else:
             try:
-                async with self._hashing:
+                async with self._turns.again:
                     digests = await self._digests(uid, entry, upload)
             except (OSError, LostError) as error:
                 raise await self._unread(uid, error) from error
@@ -379,7 +381,7 @@ class Uploads:
     async def _digests(self, uid: bytes, entry: _Open, upload: UploadRecord) -> Digests:
         folder = self._staging(upload.store)
         if len(upload.parts) > 1:
-            return await in_thread(staging.join, folder, uid, upload.parts)
+            return await self._turns.run(staging.join, folder, uid, upload.parts)
         file = entry.parts.get(0)
         if file is None:
             file = entry.parts[0] = StagedPart(staging.part_path(folder, uid, 0))
@@ -387,7 +389,7 @@ class Uploads:
         if opened:
             await self._open_file(uid, file, upload.parts[0])
         try:
-            return await in_thread(file.digests)
+            return await self._turns.run(file.digests)
         finally:
             if opened:
                 file.close()
