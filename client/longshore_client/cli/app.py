@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from longshore_client.cli.text import shown
 
@@ -44,12 +45,13 @@ _COMMANDS = {
     "new": _Command("longshore_client.cli.new", "new", "cli", "Write a small project that works."),
     "dev": _Command("longshore_client.cli.dev", "dev", "cli", "Serve, and begin again when a file changes."),
     "generate": _Command("longshore_client.cli.generate", "generate", "cli", "Compile contracts to Python."),
+    "completion": _Command("longshore_client.cli.completion", "completion", "cli", "Teach your shell to complete."),
     # By name only: the library must not depend on the server, which need not be installed.
     "serve": _Command("longshore_server.command", "serve", "server", "Serve contracts with your handlers."),
     "token": _Command("longshore_server.command", "token", "server", "Make a bearer token for a caller."),
 }
 
-OFFLINE = {"new", "dev", "generate", "serve", "token"}
+OFFLINE = {"new", "dev", "generate", "completion", "serve", "token"}
 """These talk to no server."""
 
 EXIT_CODES = """\b
@@ -102,6 +104,13 @@ class _LazyGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
             ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], list(_COMMANDS))}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name, or an option."""
+        commands = [
+            CompletionItem(name, help=entry.help) for name, entry in _COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
