@@ -177,8 +177,8 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
 
         Args:
             shared: whether the job may be one that was created elsewhere: one that a coalesced `submit` found.
-            progress: makes the operation's progress of the job's; a function at the top of a module, so that a later
-                server finds it.
+            progress: makes the operation's progress of the job's where that is of another type; a function at the top
+                of a module, so that a later server finds it.
 
         Raises `ServiceError` when another attempt has begun or the operation has ended, and for a job that cannot be
         attached: nothing is then handed over, and `work` has not begun. `TypeError` for a job with another result than

@@ -1,7 +1,7 @@
 """How the progress of a job goes on to what is attached to it: by the type of the message, or through a function.
 
 What is stored is a text: `longshore.v1.CounterProgress` for messages of that type, `module:function=acme.v1.Progress`
-for what a function makes of them.
+for what a function makes of all others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def spell(progress: type[Message] | None, mapping: Callable[[Any], Any] | None) 
 def translate(spelled: str, value: Message) -> bytes | None:
     """The progress of what is attached, a serialized Any; None: this one does not go on to it."""
     path, _, name = spelled.rpartition("=")
-    if path:
+    if path and value.DESCRIPTOR.full_name != name:
         try:
             value = _find(path)(value)
         except Exception:
