@@ -26,7 +26,7 @@ GO_PLUGINS = {
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
 
-NEEDS = {"python": "python3", "go": "go", "node": "npm"}
+NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn"}
 """By client: the program without which it cannot be built."""
 
 
@@ -89,7 +89,14 @@ def node() -> list[str]:
     return ["node", str(place / "client.js")]
 
 
-BUILDERS: dict[str, Callable[[], list[str]]] = {"python": python, "go": go, "node": node}
+def java() -> list[str]:
+    place = _workplace("java")
+    run("mvn", "-q", "-B", "compile", cwd=place)
+    libraries = (place / "target" / "classpath").read_text("utf-8").strip()
+    return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{place / 'target' / 'classes'}:{libraries}", "client.Client"]
+
+
+BUILDERS: dict[str, Callable[[], list[str]]] = {"python": python, "go": go, "node": node, "java": java}
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 CLIENTS = {
     "go": "Go",
     "node": "Node",
+    "java": "Java",
     "python": "Python",
 }
 """The clients in `examples/clients`, and what their columns are called."""
