@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import sqlite3
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -24,7 +24,8 @@ from longshore_server.handler import texts
 from longshore_server.rpc import paging
 from longshore_server.store import logs, queries
 from longshore_server.store.logs import Level, LogLine, StepFailure
-from longshore_server.store.mutations import AddLine, FailTry, Sweep, upkeep
+from longshore_server.store.mutations import AddLine, Delete, FailTry, OperationAttempt, Sweep, upkeep
+from longshore_server.testing import ManualClock
 from tests.conftest import Crash, Lab, State, fields_of, reason_of_end, refused
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -187,7 +188,7 @@ async def test_lines_go_with_their_operation_and_none_follows(lab: Lab) -> None:
     assert lab.tables()["step_failures"]
     await lab.operations.Delete(pb.DeleteRequest(name=name))
     kept[0].log.info("beyond")
-    await lab.engine.store.writer.submit(FailTry(uid, StepFailure("call", 1, 1, 2, "")))
+    await lab.engine.store.writer.submit(FailTry(OperationAttempt(uid, 1), StepFailure("call", 1, 1, 2, "")))
     tables = lab.tables()
     assert not any(tables[table] for table in ("logs", "logbooks", "step_failures"))
 
@@ -201,6 +202,75 @@ def flaky(failures: int) -> Any:
             raise error
 
     return work
+
+
+async def test_a_line_between_others_of_its_batch(lab: Lab) -> None:
+    """One after the deletion of its operation is not kept, one before a sweep is not taken for the oldest."""
+    uid = await uid_of(lab, (await lab.run()).name)
+    now, writer = lab.clock.now(), lab.engine.store.writer
+    author = OperationAttempt(uid, 1)
+
+    def line(time: int) -> AddLine:
+        return AddLine(author, LogLine(time, 1, Level.INFO, "", "", "{}"))
+
+    await writer.submit(line(now - 10))
+    await asyncio.gather(*map(writer.submit, (line(now), Sweep(now - 10))))
+    assert [row[3:] for row in lab.tables()["logbooks"]] == [(2, now)]
+    await asyncio.gather(*map(writer.submit, (line(now), Delete(uid), line(now))))
+    assert not lab.tables()["logbooks"]
+
+
+class Slow:
+    """A writer that writes when the test says so."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.queued: list[tuple[AddLine, Any]] = []
+        self.messages: list[str] = []
+
+    def submit(self, mutation: Any, settled: Any) -> None:
+        asyncio.get_running_loop()  # raises in another thread
+        self.queued.append((mutation, settled))
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            mutation, settled = self.queued.pop(0)
+            self.messages.append(mutation.line.message)
+            settled(None)
+
+
+async def test_what_is_left_out_is_one_gap_until_all_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler_log, "MAX_WAITING", 3)
+    writer = Slow()
+    log = handler_log.AttemptLog(OperationAttempt(b"", 1), {}, cast("Any", writer), ManualClock())
+    for number in range(5):
+        log.info(str(number))
+    writer.write(2)
+    log.info("still left out")
+    writer.write(1)
+    log.info("again")
+    writer.write(2)
+    assert writer.messages == [
+        "0", "1", "2", "3 lines are left out here: they came faster than they could be stored", "again",
+    ]  # fmt: skip
+
+
+async def test_bytes_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler_log, "WAITING_BYTES", 100)
+    writer = Slow()
+    log = handler_log.AttemptLog(OperationAttempt(b"", 1), {}, cast("Any", writer), ManualClock())
+    for _ in range(5):
+        log.info("x" * 60)
+        writer.write(1)
+    assert len(writer.messages) == 5
+
+
+async def test_a_thread_hands_its_lines_to_the_loop() -> None:
+    writer = Slow()
+    log = handler_log.AttemptLog(OperationAttempt(b"", 1), {}, cast("Any", writer), ManualClock())
+    await asyncio.to_thread(log.info, "from afar")
+    writer.write(1)
+    assert writer.messages == ["from afar"]
 
 
 class Silent:
@@ -365,7 +435,7 @@ async def test_lines_are_deleted_in_bounded_batches(lab: Lab, monkeypatch: pytes
     now, writer = lab.clock.now(), lab.engine.store.writer
     for uid in uids:
         for _ in range(4):
-            await writer.submit(AddLine(uid, LogLine(now, 1, Level.INFO, "", "", "{}")))
+            await writer.submit(AddLine(OperationAttempt(uid, 1), LogLine(now, 1, Level.INFO, "", "", "{}")))
 
     async def left() -> list[int]:
         await writer.submit(Sweep(now))
@@ -408,7 +478,7 @@ async def test_many_lines_count_when_operations_are_deleted(lab: Lab) -> None:
     """A batch of the sweeper is bounded by them, too."""
     uid = await uid_of(lab, (await lab.run()).name)
     line = LogLine(lab.clock.now(), 1, Level.INFO, "", "", "{}")
-    await asyncio.gather(*(lab.engine.store.writer.submit(AddLine(uid, line)) for _ in range(50)))
+    await asyncio.gather(*(lab.engine.store.writer.submit(AddLine(OperationAttempt(uid, 1), line)) for _ in range(50)))
     with contextlib.closing(sqlite3.connect(lab.engine.store.path)) as database:
         ((found, weight),) = queries.expired(database, lab.clock.now() + 10**15, 10)
     assert found == uid
@@ -514,8 +584,10 @@ async def test_an_interrupted_step_is_told_of(lab: Lab) -> None:
 async def test_failures_of_the_latest_attempts_are_kept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "MAX_FAILURES", 3)
     name = (await lab.run()).name
+    uid = await uid_of(lab, name)
     for attempt in range(1, 8):
-        await lab.engine.store.writer.submit(FailTry(await uid_of(lab, name), StepFailure("a", attempt, 1, 2, "")))
+        failed = FailTry(OperationAttempt(uid, attempt), StepFailure("a", attempt, 1, 2, ""))
+        await lab.engine.store.writer.submit(failed)
     assert [s.attempt for s in await steps(lab, name)] == [5, 6, 7]
 
 

@@ -84,7 +84,7 @@ class AttemptLog:
         size = line.size
         self._waiting += 1
         self._bytes += size
-        self._writer.submit(AddLine(self._author.uid, line), lambda _: self._kept(size))
+        self._writer.submit(AddLine(self._author, line), lambda _: self._kept(size))
 
     def _kept(self, size: int) -> None:
         self._waiting -= 1

@@ -179,7 +179,7 @@ class Steps:
 
     def _note(self, name: str, begun: int, error: BaseException) -> asyncio.Future[None]:
         failure = StepFailure(name, self._author.attempt, begun, self._clock.now(), error_text(error))
-        return self._writer.submit(FailTry(self._author.uid, failure))
+        return self._writer.submit(FailTry(self._author, failure))
 
     async def _once(
         self, running: Running, function: Callable[..., Any], args: tuple[Any, ...], limit: int | None

@@ -106,8 +106,6 @@ class _Book:
     oldest: int | None
 
 
-# What may have lines. By the uid alone: neither kind knows of the other.
-_OWNED = "SELECT EXISTS (SELECT 1 FROM operations WHERE uid = ?1)"
 _BOOK = "SELECT lines, dropped, size, oldest FROM logbooks WHERE uid = ?"
 _INSERT_LINES = ManyRows("INSERT INTO logs (uid, number, time, attempt, level, step, message, data) VALUES", 8)
 _SAVE_BOOKS = ManyRows(
@@ -127,19 +125,17 @@ _FORGET_FAILURES = "DELETE FROM step_failures WHERE uid = ? AND name = ? AND att
 
 
 class Logs(Ledger):
-    """Lines and failures inside one transaction. What has no owner any more is not written."""
+    """Lines and failures inside one transaction. Nothing here tells whether there still is an owner."""
 
     def __init__(self, connection: sqlite3.Connection, heads: Mapping[bytes, Any], now: int) -> None:
         super().__init__(connection, heads, now)
-        self._books: dict[bytes, _Book | None] = {}
+        self._books: dict[bytes, _Book] = {}
         self._lines: list[tuple[Any, ...]] = []
         self._touched: set[bytes] = set()
 
     def add(self, uid: bytes, line: LogLine) -> None:
         """Add a line to those of its owner."""
         book = self._book(uid)
-        if book is None:
-            return
         book.lines += 1
         book.size += line.size
         book.oldest = line.time if book.oldest is None else book.oldest
@@ -148,15 +144,14 @@ class Logs(Ledger):
 
     def fail(self, uid: bytes, failure: StepFailure) -> None:
         """Count a failed try of a step."""
-        if _is_owned(self.connection, uid):
-            self.connection.execute(_FAILED, (uid, *failure))
-            self.connection.execute(_FORGET_FAILURES, (uid, failure.name, failure.attempt - MAX_FAILURES))
+        self.connection.execute(_FAILED, (uid, *failure))
+        self.connection.execute(_FORGET_FAILURES, (uid, failure.name, failure.attempt - MAX_FAILURES))
 
     def flush(self) -> None:
-        books = {uid: book for uid, book in self._books.items() if book is not None}
-        _SAVE_BOOKS.run(self.connection, [(uid, b.lines, b.dropped, b.size, b.oldest) for uid, b in books.items()])
+        books = [(uid, book.lines, book.dropped, book.size, book.oldest) for uid, book in self._books.items()]
+        _SAVE_BOOKS.run(self.connection, books)
         _INSERT_LINES.run(self.connection, self._lines)
-        for uid, book in books.items():
+        for uid, book in self._books.items():
             if _too_much(book):
                 _trim(self.connection, uid, book)
         # Read anew: what follows in the transaction may delete an owner.
@@ -166,14 +161,11 @@ class Logs(Ledger):
     def published(self) -> dict[bytes, Published]:
         return {uid: Published(None, []) for uid in self._touched}
 
-    def _book(self, uid: bytes) -> _Book | None:
-        """The owner's book as it is at this point of the transaction; None: there is no such owner."""
+    def _book(self, uid: bytes) -> _Book:
+        """The owner's book as it is at this point of the transaction."""
         if uid not in self._books:
             row = self.connection.execute(_BOOK, (uid,)).fetchone()
-            if row is not None:
-                self._books[uid] = _Book(*row)
-            else:
-                self._books[uid] = _Book(0, 0, 0, None) if _is_owned(self.connection, uid) else None
+            self._books[uid] = _Book(*row) if row is not None else _Book(0, 0, 0, None)
         return self._books[uid]
 
 
@@ -225,23 +217,19 @@ def steps(connection: sqlite3.Connection, uid: bytes, since: int, skip: int, lim
     return [StepOutcome._make((*row[:-2], bool(row[-2]), bool(row[-1]))) for row in rows]
 
 
-# A step that was recorded began with its first try, a failed one too.
+# A step that was recorded began with its first try, a failed one too. One that is kept was never tried here.
 _STEPS = """
 WITH done AS (SELECT name, attempt, started, recorded, kept FROM journal WHERE uid = :uid AND kind = 'step'),
    failed AS (SELECT name, attempt, started, ended, tries, error FROM step_failures WHERE uid = :uid)
 SELECT * FROM (
     SELECT d.name, d.attempt, coalesce(f.started, d.started), d.recorded AS ended, coalesce(f.tries, 0),
            coalesce(f.error, ''), 1, d.kept
-    FROM done AS d LEFT JOIN failed AS f ON f.name = d.name AND f.attempt = d.attempt AND NOT d.kept
+    FROM done AS d LEFT JOIN failed AS f ON f.name = d.name AND f.attempt = d.attempt
     UNION ALL
     SELECT f.name, f.attempt, f.started, f.ended, f.tries, f.error, 0, 0
     FROM failed AS f
-    WHERE NOT EXISTS (SELECT 1 FROM done AS d WHERE d.name = f.name AND d.attempt = f.attempt AND NOT d.kept)
+    WHERE NOT EXISTS (SELECT 1 FROM done AS d WHERE d.name = f.name AND d.attempt = f.attempt)
 ) WHERE ended >= :since ORDER BY ended, attempt, name LIMIT :limit OFFSET :skip"""
-
-
-def _is_owned(connection: sqlite3.Connection, uid: bytes) -> bool:
-    return bool(connection.execute(_OWNED, (uid,)).fetchone()[0])
 
 
 def _too_much(book: _Book) -> bool:

@@ -41,3 +41,7 @@ CREATE TRIGGER logs_deleted AFTER DELETE ON operations BEGIN
     DELETE FROM logbooks WHERE uid = old.uid;
     DELETE FROM step_failures WHERE uid = old.uid;
 END;
+CREATE TRIGGER job_logs_deleted AFTER DELETE ON jobs WHEN old.attempt > 0 BEGIN
+    DELETE FROM logbooks WHERE uid = old.uid;
+    DELETE FROM step_failures WHERE uid = old.uid;
+END;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Generic, TypeVar
 
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import Code, Reason, ServiceError
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction
 
@@ -39,6 +39,14 @@ class Author(abc.ABC):
     @abc.abstractmethod
     def check(self, tx: Transaction) -> None:
         """The fence: raises `ServiceError` where the attempt is not the current one any more."""
+
+    def lives(self, tx: Transaction) -> bool:
+        """Whether there still is what it works on, for this attempt or another one."""
+        try:
+            self.check(tx)
+        except ServiceError as refusal:
+            return refusal.reason.code is not Code.NOT_FOUND
+        return True
 
     @abc.abstractmethod
     def hand_over(self, tx: Transaction) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longshore_server.store.logs import LogLine, Logs, StepFailure
-from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.base import Author, Mutation
 from longshore_server.store.transaction import Transaction
 
 
 @dataclass(slots=True)
 class AddLine(Mutation[None]):
-    """Keep a line of the operation or job `uid`. Where that is deleted, so is the line."""
+    """Keep a line of an attempt. Where its operation or job is deleted, so is the line."""
 
-    uid: bytes
+    author: Author
     line: LogLine
 
     @property
@@ -21,14 +21,15 @@ class AddLine(Mutation[None]):
         return True
 
     def apply(self, tx: Transaction) -> None:
-        tx.ledger(Logs).add(self.uid, self.line)
+        if self.author.lives(tx):
+            tx.ledger(Logs).add(self.author.uid, self.line)
 
 
 @dataclass(slots=True)
 class FailTry(Mutation[None]):
-    """A try of a step of the operation or job `uid` has failed."""
+    """A try of a step has failed."""
 
-    uid: bytes
+    author: Author
     failure: StepFailure
 
     @property
@@ -36,4 +37,5 @@ class FailTry(Mutation[None]):
         return True
 
     def apply(self, tx: Transaction) -> None:
-        tx.ledger(Logs).fail(self.uid, self.failure)
+        if self.author.lives(tx):
+            tx.ledger(Logs).fail(self.author.uid, self.failure)
