@@ -33,7 +33,10 @@ MAX_VIOLATIONS = 2400
 
 _RESOURCES = {Reason.TYPE_NOT_FOUND: "longshore.v1.OperationType", Reason.SERVICE_NOT_FOUND: "grpc.health.v1.Service"}
 """What a refusal's resource is, where its name does not say it."""
-_COLLECTIONS = {"uploads": "longshore.v1.Upload", "downloads": "longshore.v1.Download"}
+_COLLECTIONS = {
+    "uploads": "longshore.v1.Upload", "downloads": "longshore.v1.Download", "recurrings": "longshore.v1.Recurring",
+    "debounces": "longshore.v1.Debounce", "tasks": "longshore.v1.Task",
+}  # fmt: skip
 
 
 CANCELLED = "callers would take an operation with the code CANCELLED for a cancelled one, and it failed"

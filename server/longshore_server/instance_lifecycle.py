@@ -20,12 +20,12 @@ class Kind(enum.IntEnum):
 class Status(enum.IntEnum):
     """Where an instance stands. The numbers are those of `longshore.v1.InstanceStatus`."""
 
-    NOT_FOUND = 0
-    """There is none of this id. An answer only: no row says so."""
     ACTIVE = 1
     PAUSED = 2
     FAILED = 3
     TERMINATED = 4
+    NOT_FOUND = 5
+    """There is none of this id. An answer only: no row says so."""
 
 
 class Move(enum.Enum):

@@ -96,6 +96,14 @@ class Reason(enum.Enum):
         Code.NOT_FOUND, "No operation has this name.", Again.NO,
         "Check the name. It may have been deleted, or its retention is over, or it is not for this caller to see.",
     )
+    JOB_NOT_FOUND = (
+        Code.NOT_FOUND, "No job has this name.", Again.NO,
+        "Check the name. The job may have been deleted, or its retention is over.",
+    )
+    DEFINITION_NOT_FOUND = (
+        Code.NOT_FOUND, "Nothing here defines a recurring, a debounce or a task of this name.", Again.NO,
+        "Check the name between the slashes: it is the one that the service gave its definition.",
+    )
     TYPE_NOT_FOUND = (
         Code.NOT_FOUND, "No operation type has this name.", Again.NO,
         "Ask ListTypes for the types that this server serves.",
@@ -262,13 +270,13 @@ class Reason(enum.Enum):
         Code.FAILED_PRECONDITION, "The instance is at another version than expected, or is being changed.",
         Again.CHANGED, "Read its state and its version again, then decide again.",
     )
-    STATE_UNREADABLE = (
-        Code.FAILED_PRECONDITION, "What is stored is nothing that the definition of today can read.", Again.CHANGED,
-        "Operators: serve a definition that reads it, then resume the instance; it is kept as it is.",
-    )
     EVENT_NOT_TAKEN = (
         Code.FAILED_PRECONDITION, "The definition's `on_event` raised at the event, and nothing of it is kept.",
         Again.NO, "Send an event that it can take; the server's log has the trace.",
+    )
+    STATE_UNREADABLE = (
+        Code.FAILED_PRECONDITION, "What is stored is nothing that the definition of today can read.", Again.CHANGED,
+        "Operators: serve a definition that reads it, then resume the instance; it is kept as it is.",
     )
     UID_MISMATCH = (
         Code.FAILED_PRECONDITION, "The name now belongs to another operation.", Again.NO,
@@ -355,6 +363,18 @@ class Reason(enum.Enum):
     ATTACH_NOT_TERMINAL = (
         Code.INTERNAL, "What was attached to the operation returned without ending it.", Again.ANEW,
         "Authors of handlers: what is attached must return a result or end the operation.",
+    )
+    REPLACED = (
+        Code.ABORTED, "Newer work with the same key has taken its place.", Again.NO,
+        "Nothing: the newer work does what is to be done.",
+    )
+    HEARTBEAT_LOST = (
+        Code.ABORTED, "Nothing was heard of the work for longer than its queue allows.", Again.ANEW,
+        "Authors of jobs: call `job.heartbeat()` or report progress more often, or allow more time.",
+    )
+    PAYLOAD_UNREADABLE = (
+        Code.INTERNAL, "What was to be worked on cannot be read by the code of today.", Again.NO,
+        "Operators: bring back the code that reads it, and replay the job.",
     )
     FAILED = (
         Code.UNKNOWN, "The provider ended the operation with an error that gives no reason of its own.", Again.ANEW,

@@ -103,7 +103,7 @@ class Running:
         self.clock = clock
         self._server = server
         declared = (read_capabilities(Source(service)) for service in server.services)
-        self._tls, authenticators = _read_files(config, clock, {PROVIDER}.union(*declared))
+        self._tls, authenticators = _read_files(config, clock, {PROVIDER, *_calls(server)}.union(*declared))
         authenticators = [*server.authenticators, *authenticators]
         if (problem := issuers_problem(authenticators)) is not None:
             raise ConfigError(problem)
@@ -216,6 +216,11 @@ class Running:
     def _store_failed(self, _: str) -> None:
         self.engine.drain()
         self.failed.set()
+
+
+def _calls(server: Server) -> set[str]:
+    """The capabilities that definitions of instances ask for."""
+    return {definition.call for definition in server.definitions.values() if definition.call is not None}
 
 
 def _make_stores(config: Config) -> dict[str, Store]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
-from longshore_server.auth.identity import LOCAL
+from longshore_server.auth.identity import LOCAL, capabilities_problem
 from longshore_server.contract.template import MAX_VALUE
 from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
 from longshore_server.handler.failures import Failure, describe
@@ -55,7 +55,7 @@ class Host(Protocol):
     async def take(self, mutation: Mutation[Any], *, wait: bool) -> tuple[Taken | None, Answer | None]: ...
     async def find(self, address: Address) -> tuple[InstanceRecord, Value | None] | None: ...
     async def page(
-        self, kind: Kind, definition: str, status: Status | None, after: str, limit: int
+        self, kind: Kind, definition: str, status: Status | None, after: bytes, limit: int
     ) -> Sequence[InstanceRecord]: ...
 
 
@@ -96,6 +96,8 @@ class Definition(abc.ABC, Generic[StateT]):
             raise ValueError(f"log_level: {log_level!r} is none of {', '.join(map(repr, _LEVELS))}")
         if not isinstance(max_crashes, int) or max_crashes < 1:
             raise ValueError("max_crashes: it must be at least 1")
+        if call is not None and (problem := capabilities_problem([call]) or _reserved(call)) is not None:
+            raise ValueError(f"call: {problem}")
         self.name = name
         self.state_shape = Shape(state, "state")
         self.retry = None if retry is None else retry.policy
@@ -294,6 +296,13 @@ def check_reason(reason: str) -> str:
     if len(reason.encode("utf-8", "replace")) > MAX_REASON:
         raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
     return reason
+
+
+def _reserved(capability: str) -> str | None:
+    """Why a definition cannot ask for it; None: it can."""
+    if capability.startswith("longshore."):
+        return f"{capability!r} is built in, and no definition can ask for it: leave call= out, or name one of your own"
+    return None
 
 
 def _cancelled() -> bool:

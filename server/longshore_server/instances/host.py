@@ -157,9 +157,9 @@ class Instances:
         return await self._store.read(lambda c: rows.find(c, *address))
 
     async def page(
-        self, kind: Kind, definition: str, status: Status | None, after: str, limit: int
+        self, kind: Kind, definition: str, status: Status | None, after: bytes, limit: int
     ) -> Sequence[InstanceRecord]:
-        """Instances of one definition in the order of their ids."""
+        """Instances of one definition in the order in which they first began."""
         return await self._store.read(lambda c: rows.page(c, kind, definition, status, after, limit))
 
 

@@ -90,7 +90,7 @@ class Shape:
     def _codec(self, codec: str) -> str:
         """By which codec to read: that of the only class that it can be, where it is stored under another name."""
         kind, _, _ = codec.partition(":")
-        known = [found for member in self.members if _is_class(member) and (found := _codec_of(member))]
+        known = [found for member in self.members if _is_class(member) and (found := codec_of(member))]
         if codec in known or kind not in ("dataclass", "pydantic"):
             return codec
         alike = [found for found in known if found.startswith(f"{kind}:")]
@@ -106,10 +106,10 @@ def _members(declared: Any) -> list[Any]:
 
 
 def _is_class(member: Any) -> bool:
-    return isinstance(member, type) and bool(_codec_of(member))
+    return isinstance(member, type) and bool(codec_of(member))
 
 
-def _codec_of(member: type) -> str:
+def codec_of(member: type) -> str:
     """What the journal's codec calls a class; empty: it stores none of it."""
     if issubclass(member, Message):
         return f"proto:{member.DESCRIPTOR.full_name}" if member is not Message else ""

@@ -40,13 +40,17 @@ class Authorization:
         if follow:
             _check(caller, type, "observe")
 
-    def check_provider(self, caller: Principal) -> None:
-        """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may drive operations from outside."""
-        if not caller.unrestricted and PROVIDER not in caller.capabilities:
+    def check_provider(self, caller: Principal, capability: str = "") -> None:
+        """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may drive operations from outside.
+
+        `capability`: another one that is enough, too; the refusal names that.
+        """
+        wanted = capability or PROVIDER
+        if not caller.unrestricted and not {PROVIDER, wanted} & caller.capabilities:
             raise ServiceError(
                 Reason.CAPABILITY_MISSING,
-                f"Only callers with the capability {PROVIDER} may do this.",
-                metadata={"capability": PROVIDER},
+                f"Only callers with the capability {wanted} may do this.",
+                metadata={"capability": wanted},
             )
 
     def terms(self, caller: Principal, request_id: str, labels: Mapping[str, str]) -> Terms:

@@ -14,7 +14,18 @@ from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.tls import Certificates, KeyPair
 from longshore_server.engine.engine import Engine
 from longshore_server.histogram import Histogram
-from longshore_server.rpc import bytestream, control, downloads, longrunning, operations, standard, transfers
+from longshore_server.rpc import (
+    bytestream,
+    control,
+    debounce,
+    downloads,
+    longrunning,
+    operations,
+    recurring,
+    standard,
+    task,
+    transfers,
+)
 from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
@@ -81,7 +92,8 @@ class Listener:
     ) -> None:  # fmt: skip
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
         services = [
-            *contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE, transfers.SERVICE, bytestream.SERVICE
+            *contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE, transfers.SERVICE, bytestream.SERVICE,
+            recurring.SERVICE, debounce.SERVICE, task.SERVICE,
         ]  # fmt: skip
         self._tls = tls
         self._tracer = engine.tracer
@@ -97,6 +109,9 @@ class Listener:
             (longrunning.SERVICE, longrunning.LongRunningOperations(engine).methods()),
             (transfers.SERVICE, transfers.Uploads(engine).methods() | downloads.Downloads(engine).methods()),
             (bytestream.SERVICE, bytestream.ByteStream(engine).methods()),
+            (recurring.SERVICE, recurring.RecurringService(engine).methods()),
+            (debounce.SERVICE, debounce.DebounceService(engine).methods()),
+            (task.SERVICE, task.TaskService(engine).methods()),
         ):
             methods.update((f"/{service}/{name}", method) for name, method in found.items())
         self.calls: dict[str, Durations] = {path: defaultdict(Histogram) for path in methods}

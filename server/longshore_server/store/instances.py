@@ -33,9 +33,10 @@ class EntryType(enum.IntEnum):
 
 
 class FlushReason(enum.IntEnum):
-    """Why a batch was sealed. The numbers are those of `longshore.v1.FlushReason`."""
+    """Why a batch was sealed."""
 
     NONE = 0
+    """It is no batch."""
     FLUSH_AFTER = 1
     MAX_EVENTS = 2
     MANUAL = 3
@@ -438,11 +439,11 @@ def state_of(connection: sqlite3.Connection, uid: bytes) -> Value | None:
 
 
 def page(
-    connection: sqlite3.Connection, kind: Kind, definition: str, status: Status | None, after: str, limit: int
+    connection: sqlite3.Connection, kind: Kind, definition: str, status: Status | None, after: bytes, limit: int
 ) -> list[InstanceRecord]:
-    """Instances of one definition in the order of their ids, after one of them; `status`: only those."""
+    """Instances of one definition in the order in which they first began, after one of them; `status`: only those."""
     rows = connection.execute(
-        f"{_SELECT} WHERE kind = ? AND definition = ? AND id > ? AND (? IS NULL OR status = ?) ORDER BY id LIMIT ?",
+        f"{_SELECT} WHERE kind = ? AND definition = ? AND uid > ? AND (? IS NULL OR status = ?) ORDER BY uid LIMIT ?",
         (kind, definition, after, status, status, limit),
     )
     return [_to_record(row) for row in rows]

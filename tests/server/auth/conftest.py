@@ -17,6 +17,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from longshore.v1 import operation_pb2, operations_service_pb2_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
+from longshore_server.instances.task import Task
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction
@@ -85,6 +86,15 @@ class TakeUpload(Mutation[OperationRecord]):
 Metadata = tuple[tuple[str, str], ...]
 
 
+async def _nothing(ctx: Any) -> None: ...
+
+
+class Nothing(Task[dict[str, Any], dict[str, Any]]):
+    async def on_event(self, event: Any, ctx: Any) -> None: ...
+
+    async def execute(self, ctx: Any) -> None: ...
+
+
 class Guarded:
     """A server that knows its callers by tokens, and whatever else its settings say."""
 
@@ -101,6 +111,9 @@ class Guarded:
         if tokens:
             settings["tokens"] = self.tokens
         self.server = Server(self.handlers, authenticators=authenticators, stores={"exports": LocalStore()})
+        self.server.recurring("gated", every=3600, state=None)(_nothing)
+        self.server.debounce("gated", flush_after=3600, event=dict)(_nothing)
+        self.server.task("gated", Nothing)
         self.harness = Harness(self.server, data / "data", clock=self.clock, **settings)
         self._channel: grpc.aio.Channel | None = None
 

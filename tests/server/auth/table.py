@@ -150,6 +150,15 @@ def provided(path: str) -> Row:
     return Row(lambda type, name: message(name=name), provider=True, live=True)
 
 
+def of_instances(path: str) -> Row:
+    """An RPC of recurrings, debounces or tasks. What a definition's `call` lets through is tested with one."""
+    message = message_factory.GetMessageClass(PATHS[path].input_type)
+    collection = f"{path.rpartition('.')[2].partition('Service')[0].lower()}s/gated"
+    if "parent" in message.DESCRIPTOR.fields_by_name:
+        return Row(lambda type, name: message(parent=collection), provider=True)
+    return Row(lambda type, name: message(name=f"{collection}/instances/a"), provider=True)
+
+
 def with_wait(type: str, name: str) -> pb.StartRequest:
     request = start(type, key="wait", done=True)
     request.wait.nanos = 1000
@@ -164,6 +173,7 @@ def run(type: str, name: str) -> pb.RunRequest:
 OPERATIONS, LRO = "/longshore.v1.OperationsService/", "/google.longrunning.Operations/"
 CONTROL, TRANSFERS = "/longshore.v1.OperationControlService/", "/longshore.v1.TransfersService/"
 STREAM = "/google.bytestream.ByteStream/"
+INSTANCES = tuple(f"/longshore.v1.{kind}Service/" for kind in ("Recurring", "Debounce", "Task"))
 SOON = Duration(nanos=1000)
 ROWS: dict[str, list[Row]] = {
     OPERATIONS + "Start": [
@@ -196,6 +206,7 @@ ROWS: dict[str, list[Row]] = {
             about="download"),
     ],
     **{path: [provided(path)] for path in PATHS if path.startswith(CONTROL)},
+    **{path: [of_instances(path)] for path in PATHS if path.startswith(INSTANCES)},
     LRO + "GetOperation": [named(operations_pb2.GetOperationRequest)],
     LRO + "ListOperations": [Row(lambda type, name: operations_pb2.ListOperationsRequest())],
     LRO + "WaitOperation": [named(operations_pb2.WaitOperationRequest, timeout=SOON)],

@@ -40,6 +40,7 @@ CREATE TABLE instances (
     CHECK (status <> 3 OR error IS NOT NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX instances_name ON instances (kind, definition, id);
+CREATE INDEX instances_definition ON instances (kind, definition);  -- and by uid, which every index ends with
 -- What is due next is one look, however many wait.
 CREATE INDEX instances_due ON instances (due) WHERE due IS NOT NULL;
 CREATE INDEX instances_under_way ON instances (uid) WHERE under_way = 1;
