@@ -51,9 +51,9 @@ async def test_deferral_is_durable_when_it_returns_and_frees_the_slot(make_lab) 
     async def handler(request, op):
         if request.script == "next":
             return lab_pb2.PlayResult(text="next")
-        assert not lab.engine.table.get(op.uid_bytes).record.deferred
+        assert not lab.engine.table.get(op.author.uid).record.deferred
         await op.defer()
-        assert lab.engine.table.get(op.uid_bytes).record.deferred
+        assert lab.engine.table.get(op.author.uid).record.deferred
         await gate.wait()
         return lab_pb2.PlayResult(text="ignored")
 

@@ -62,7 +62,7 @@ async def test_a_signal_that_comes_as_the_time_is_up_comes_again_in_a_rerun(lab:
         if op.attempt == 1:
             # On its way when the wait begins, which finds its time to be up before it finds the signal.
             payload = packed(Approve(amount=7)).SerializeToString()
-            lab.engine.store.writer.submit(SendSignal(op.uid_bytes, "approve", "one", payload, "local", 9))
+            lab.engine.store.writer.submit(SendSignal(op.author.uid, "approve", "one", payload, "local", 9))
         got = (await op.next_signal("approve", timeout=0)).payload.amount
         await crash.here(op)
         return told([got])

@@ -19,7 +19,7 @@ from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.durable import handling
 from longshore_server.handler.journal import Journal, NonDeterministicError
 from longshore_server.handler.offers import TransferError
-from longshore_server.handler.operation import Operation, current
+from longshore_server.handler.operation import Operation
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
@@ -140,7 +140,6 @@ class Attempt:
         operation = await self._prepare()
         if operation is None or self._ending is not None:
             return None if operation is None else self._interrupted()
-        current.set(operation)
         handling.set(operation)
         working.set(self._work)
         self._in_handler = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, overload
 
@@ -19,8 +20,10 @@ from longshore_server.engine.requests import Started
 from longshore_server.engine.signals import Sending
 from longshore_server.engine.starts import LOCAL, Terms
 from longshore_server.engine.watch import WatchOptions
+from longshore_server.errors import ServiceError
+from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked, place
-from longshore_server.handler.operation import InputT, current
+from longshore_server.handler.operation import InputT
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
 from longshore_server.store.record import Event
@@ -72,7 +75,7 @@ class OperationRef:
         """
         live = await self._live()
         until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
-        record = await self._engine.wait(live, until, inside=current.get() is not None)
+        record = await self._engine.wait(live, until, inside=handling.get() is not None)
         if record.state is State.COMPLETED:
             assert record.result is not None
             result = self._engine.types[record.type].result()
@@ -85,7 +88,7 @@ class OperationRef:
     async def watch(self, after: int = 0) -> AsyncIterator[operation_pb2.OperationEvent]:
         """Its events after a sequence, to its end."""
         live = await self._live()
-        async for batch in self._engine.watch(live, WatchOptions(after=after, inside=current.get() is not None)):
+        async for batch in self._engine.watch(live, WatchOptions(after=after, inside=handling.get() is not None)):
             for item in batch:
                 if isinstance(item, Event):
                     yield operation_pb2.OperationEvent.FromString(item.body)
@@ -112,9 +115,9 @@ class OperationRef:
             expected = declared.payload.DESCRIPTOR.full_name
             raise TypeError(f"signal {name!r} takes {expected}, not {payload.__class__.__name__}")
         sender = LOCAL
-        parent = current.get()
+        parent = handling.get()
         if parent is not None:
-            sender = parent.caller.principal
+            sender = (await _behind(self._engine, parent)).owner
             signal_id = signal_id or parent.signal_id(self.uid, name)
         return (await self._engine.requests.signal(live, Sending(name, payload, sender, signal_id))).number
 
@@ -226,7 +229,7 @@ async def _begin(
     """Start an operation; in a handler as an entry of its journal, which a re-run finds."""
     if request.__class__ is not type.input:
         raise TypeError(f"{type.name} takes {type.input.DESCRIPTOR.full_name}, not {request.__class__.__name__}")
-    parent = current.get()
+    parent = handling.get()
     if parent is None:
         return await engine.start(type, request, terms._replace(owner=terms.owner or LOCAL))
     # An accepted operation is not a started one: code that changed from one to the other must not mix them.
@@ -235,11 +238,22 @@ async def _begin(
     if recorded is not None:
         return Started(await engine.load(recorded), False)
     try:
-        terms = terms._replace(
-            owner=terms.owner or parent.caller.principal, capabilities=tuple(sorted(parent.caller.capabilities)),
-            parent=f"operations/{parent.uid}", child=(parent.uid_bytes, entry),
+        behind = await _behind(engine, parent)
+        terms = behind._replace(
+            owner=terms.owner or behind.owner, request_id=terms.request_id, labels=terms.labels,
+            deferred=terms.deferred, child=(parent.author, entry),
         )  # fmt: skip
         return await engine.start(type, request, terms)
     except BaseException:
         parent.release_child(entry)
         raise
+
+
+async def _behind(engine: Engine, parent: Durable) -> Terms:
+    """Whose work a handler does, and in which operation: what it starts is that caller's."""
+    uid = parent.operation_uid
+    if uid is not None:
+        with contextlib.suppress(ServiceError):  # a job may outlive the operation that created it
+            record = (await engine.load(uid)).record
+            return Terms(owner=record.owner, capabilities=record.capabilities, parent=f"operations/{uid_text(uid)}")
+    return Terms()

@@ -17,7 +17,7 @@ from longshore_server.engine.grants import grants
 from longshore_server.engine.quotas import Quota
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.ids import Uids, uid_text
-from longshore_server.store.mutations import Accept, Accepted
+from longshore_server.store.mutations import Accept, Accepted, Author
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import new_record
 from longshore_server.store.writer import Writer
@@ -38,8 +38,8 @@ class Terms(NamedTuple):
     labels: Mapping[str, str] = {}
     parent: str = ""
     """`operations/{uid}` of the operation whose handler starts it."""
-    child: tuple[bytes, JournalEntry] | None = None
-    """The parent's uid, and the entry of its journal that the start becomes."""
+    child: tuple[Author, JournalEntry] | None = None
+    """The attempt that starts it, and the entry of its journal that the start becomes."""
     retried_from: str = ""
     """`operations/{uid}` of the operation that it repeats."""
     steps_of: bytes | None = None

@@ -56,7 +56,8 @@ class Durable:
         self._deadline = deadline
         self._ends = ends
         self._max_payload = max_payload
-        self._fields = fields
+        self.fields = fields
+        """For the engine: what every line of the log carries that belongs to this attempt."""
         self.cancelled = Flag()
         """Raised when somebody asks to cancel."""
         self.stopping = Flag()
@@ -109,7 +110,7 @@ class Durable:
         Every line goes to the log of the process and, by way of the store, to `longshore logs`: with the name, the
         attempt and the step whose function logs it. See `AttemptLog` for what becomes of what cannot be kept as it is.
         """
-        return AttemptLog(self.author, self._fields, self._writer, self._clock)
+        return AttemptLog(self.author, self.fields, self._writer, self._clock)
 
     # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
     @overload
@@ -217,10 +218,27 @@ class Durable:
         entry = JournalEntry(*key, self.attempt, asked.digest, asked.text, stored.codec, stored.data, started)
         return await self._writer.submit(Record(self.author, entry))
 
+    def signal_id(self, uid: str, name: str) -> str:
+        """For the engine: the id of the next signal of this name that the handler sends to another operation."""
+        _, _, occurrence = self.journal.count("send", f"{uid} {name}")
+        return f"{self.uid}/{name}/{occurrence}"
+
+    def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
+        """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""
+        key = self.journal.claim("child", name, where)
+        found = self.journal.recorded(key, asked)
+        kind, name, occurrence = key
+        entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, "uid", b"")
+        return entry, None if found is None else found.outcome
+
+    def release_child(self, entry: JournalEntry) -> None:
+        """For the engine: a start that was refused has recorded nothing, and its name is free again."""
+        self.journal.release((entry.kind, entry.name, entry.occurrence))
+
     @cached_property
     def _steps(self) -> Steps:
         return Steps(
-            self.author, self._name, self._fields, self._ends, self._writer, self._clock, self.cancelled, self.stopping
+            self.author, self._name, self.fields, self._ends, self._writer, self._clock, self.cancelled, self.stopping
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -19,14 +18,14 @@ from longshore_server.handler import offers
 from longshore_server.handler.deferral import Attachable, HandOver
 from longshore_server.handler.durable import Durable
 from longshore_server.handler.facts import Caller, Recovery
-from longshore_server.handler.journal import Asked, Journal
+from longshore_server.handler.journal import Journal
 from longshore_server.handler.offers import Objects
 from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
 from longshore_server.handler.transfer import Transfer
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import OperationAttempt
-from longshore_server.store.record import JournalEntry, OperationRecord
+from longshore_server.store.record import OperationRecord
 from longshore_server.tracer import Tracer
 
 if TYPE_CHECKING:
@@ -37,11 +36,6 @@ ProgressT = TypeVar("ProgressT")
 OutputT = TypeVar("OutputT")
 ResultT = TypeVar("ResultT")
 ServicesT = DefaultTypeVar("ServicesT", default=Any)
-
-current: contextvars.ContextVar[Operation[Any, Any, Any, Any, Any] | None] = contextvars.ContextVar(
-    "longshore_operation", default=None
-)
-"""The operation whose handler is running here, if any."""
 
 
 class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]):
@@ -77,11 +71,6 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
     def id(self) -> str:
         """The public id: the name without `operations/`."""
         return self._record.id
-
-    @property
-    def uid_bytes(self) -> bytes:
-        """For the engine: the uid as the store keys it."""
-        return self._record.uid
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -222,23 +211,6 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
         """
         offers.transfer_of(self._type)
         return Transfer(self._type, self._record, self._source, self.journal, self._writer, self._clock, self._objects)
-
-    def signal_id(self, uid: str, name: str) -> str:
-        """For the engine: the id of the next signal of this name that the handler sends to another operation."""
-        _, _, occurrence = self.journal.count("send", f"{uid} {name}")
-        return f"{self.uid}/{name}/{occurrence}"
-
-    def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
-        """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""
-        key = self.journal.claim("child", name, where)
-        found = self.journal.recorded(key, asked)
-        kind, name, occurrence = key
-        entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, "uid", b"")
-        return entry, None if found is None else found.outcome
-
-    def release_child(self, entry: JournalEntry) -> None:
-        """For the engine: a start that was refused has recorded nothing, and its name is free again."""
-        self.journal.release((entry.kind, entry.name, entry.occurrence))
 
     @cached_property
     def _inbox(self) -> Inbox:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from longshore_server.clock import Clock, resolve
+from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import JobState
@@ -62,7 +62,7 @@ class Host:
         self.uids: Uids
         self.runs: dict[bytes, Run] = {}
         """The attempts that run here, by job."""
-        self._waiters: dict[bytes, dict[asyncio.Future[None], None]] = {}
+        self._waiters: dict[bytes, dict[asyncio.Future[JobRecord | None], None]] = {}
 
     # Life.
 
@@ -101,7 +101,7 @@ class Host:
         self.scheduler.stop()
         for waiters in self._waiters.values():
             for future in list(waiters):
-                resolve(future)
+                _tell(future, None)
 
     async def stop(self, until: int) -> int:
         """Give what runs until `until`, then leave it to the next server. Returns how many those are."""
@@ -185,18 +185,20 @@ class Host:
         runs has the time of the drain, and is not told.
         """
         while True:
-            future: asyncio.Future[None] = self.loop.create_future()
+            future: asyncio.Future[JobRecord | None] = self.loop.create_future()
             # Before it is looked at, so that no end comes between the two.
             waiters = self._waiters.setdefault(uid, {})
             waiters[future] = None
-            timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
+            timer = None if until is None else self.clock.call_at(until, partial(_tell, future, None))
             try:
                 record = await self.find(uid, queue)
                 if record.terminal or (until is not None and self.clock.now() >= until):
                     return record
                 if not inside and (closed := self._closed()) is not None and not self.scheduler.open:
                     raise closed
-                await future
+                ended = await future
+                if ended is not None:
+                    return ended
             finally:
                 if timer is not None:
                     timer.cancel()
@@ -219,7 +221,7 @@ class Host:
             waiters = self._waiters.get(uid)
             if waiters is not None and (record is None or record.terminal):
                 for future in list(waiters):
-                    resolve(future)
+                    _tell(future, record)
             if record is not None:
                 run = self.runs.get(uid)
                 if run is not None:
@@ -236,3 +238,9 @@ class Host:
         if self.runs.get(run.record.uid) is run:
             del self.runs[run.record.uid]
         self.scheduler.free(run)
+
+
+def _tell(waiter: asyncio.Future[JobRecord | None], ended: JobRecord | None) -> None:
+    """What was waited for; None: look again."""
+    if not waiter.done():
+        waiter.set_result(ended)

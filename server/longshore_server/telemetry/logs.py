@@ -1,4 +1,4 @@
-"""Structured logs: every line that belongs to an operation names it."""
+"""Structured logs: every line that belongs to an operation or a job names it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from longshore_server.handler.operation import current
+from longshore_server.handler.durable import handling
 
-_FIELDS = ("operation", "type", "attempt", "step", "data")
+_FIELDS = ("operation", "type", "job", "queue", "attempt", "step", "data")
 
 
 class _Context(logging.Filter):
-    """Adds the operation whose handler logs, so that plain `logging` calls of user code carry it too."""
+    """Adds the operation or the job whose handler logs, so that plain `logging` calls of user code carry it too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        operation = current.get()
-        if operation is not None and not hasattr(record, "operation"):
-            record.operation = operation.name
-            record.attempt = operation.attempt
+        handler = handling.get()
+        if handler is not None and not hasattr(record, "attempt"):
+            record.__dict__.update(handler.fields)
         return True
 
 

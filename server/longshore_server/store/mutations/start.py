@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.store.mutations.base import Mutation, current
+from longshore_server.store.mutations.base import Author, Mutation
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import RequestKey, Transaction
 
@@ -39,7 +39,7 @@ class Accept(Mutation[Accepted]):
     renew: bool
     begin: bool
     refusal: ServiceError | None = None
-    child: tuple[bytes, JournalEntry] | None = None
+    child: tuple[Author, JournalEntry] | None = None
     visible: Callable[[OperationRecord], bool] | None = None
     steps_of: bytes | None = None
 
@@ -50,7 +50,7 @@ class Accept(Mutation[Accepted]):
     def apply(self, tx: Transaction) -> Accepted:
         record = self.record
         if self.child is not None:
-            current(tx.head(self.child[0]), self.child[1].attempt)
+            self.child[0].check(tx)
         existing = self._existing(tx)
         if existing is None:
             if self.refusal is not None:
@@ -60,7 +60,7 @@ class Accept(Mutation[Accepted]):
             record = existing
         if self.child is not None:
             parent, entry = self.child
-            tx.note_journal(parent, entry._replace(outcome=record.uid))
+            tx.note_journal(parent.uid, entry._replace(outcome=record.uid))
         return Accepted(record, existing is None)
 
     @property
