@@ -689,6 +689,10 @@ async def test_logs_are_read_in_pages(lab: Lab) -> None:
     request = cpb.ListLogsRequest(name=name, page_size=2, level=records_pb2.LogLine.LEVEL_WARN)
     found = await pages(control(lab).ListLogs, request, "lines")
     assert [[line.number for line in page] for page in found] == [[2, 4], [6]]
+    token = (await control(lab).ListLogs(cpb.ListLogsRequest(name=name, page_size=2))).next_page_token
+    request.page_token = token
+    _, reason, _ = await refused(control(lab).ListLogs(request))
+    assert reason == "INVALID_PAGE_TOKEN", "it is of another level"
 
 
 async def test_a_page_of_large_lines_is_cut_short(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
