@@ -26,7 +26,7 @@ GO_PLUGINS = {
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
 
-NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn"}
+NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn", "rust": "cargo"}
 """By client: the program without which it cannot be built."""
 
 
@@ -96,7 +96,17 @@ def java() -> list[str]:
     return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{place / 'target' / 'classes'}:{libraries}", "client.Client"]
 
 
-BUILDERS: dict[str, Callable[[], list[str]]] = {"python": python, "go": go, "node": node, "java": java}
+def rust() -> list[str]:
+    place = _workplace("rust")
+    # Where others have protoc itself.
+    protoc = place / "protoc"
+    protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n', "utf-8")
+    protoc.chmod(0o755)
+    run("cargo", "build", "--locked", "--quiet", cwd=place, PROTOC=str(protoc), CARGO_TARGET_DIR="target")
+    return [str(place / "target" / "debug" / "client")]
+
+
+BUILDERS: dict[str, Callable[[], list[str]]] = {"python": python, "go": go, "node": node, "java": java, "rust": rust}
 
 
 @functools.cache

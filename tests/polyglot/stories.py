@@ -6,6 +6,7 @@ CLIENTS = {
     "go": "Go",
     "node": "Node",
     "java": "Java",
+    "rust": "Rust",
     "python": "Python",
 }
 """The clients in `examples/clients`, and what their columns are called."""
