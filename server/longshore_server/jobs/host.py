@@ -123,7 +123,6 @@ class Host:
             return 0
         released = self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=False))
         await asyncio.gather(released, return_exceptions=True)
-        self.unbind()
         return len(left)
 
     def abandon(self) -> None:

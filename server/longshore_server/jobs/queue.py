@@ -193,8 +193,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
         key = by.journal.claim(KIND, name or self.name, where)
         entry = by.journal.recorded(key, asked)
         if entry is not None:
-            return [(uid, admission._replace(created=False) if verb == "create" else admission)
-                    for uid, admission in read_back(entry.outcome)]  # fmt: skip
+            return read_back(entry.outcome)
         entry = JournalEntry(*key, by.attempt, asked.digest, asked.text, "jobs", b"")
         try:
             found = await host.create(self.definition, news, (by.author, entry), keep_rejection=verb == "submit")

@@ -102,15 +102,23 @@ class Run:
     def heard(self) -> None:
         """The function has given a sign of life."""
         if self._definition.heartbeat is not None and self._ending is None:
-            if self._heartbeat is not None:
-                self._heartbeat.cancel()
-            clock = self.host.clock
-            self._heartbeat = clock.call_at(clock.now() + self._definition.heartbeat, self._lost)
+            self._listen(self.host.clock.now() + self._definition.heartbeat)
+
+    def _listen(self, until: int) -> None:
+        """Take the attempt away at `until` unless it is heard of before."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        self._heartbeat = self.host.clock.call_at(until, self._lost)
 
     def _lost(self) -> None:
         begun, definition = self._begun, self._definition
         lose = LoseJob(begun.uid, begun.attempt, definition.on_stale, definition.max_claims)
-        self.host.store.writer.submit(lose, self._settled)
+        self.host.store.writer.submit(lose, self._looked)
+
+    def _looked(self, found: JobRecord | ServiceError) -> None:
+        """The store knows when it was heard of last: a little later than it was here."""
+        if isinstance(found, JobRecord) and found.attempt == self._begun.attempt and found.lease is not None:
+            self._listen(found.lease)
 
     def _at(self, delay: int, ending: Ending) -> None:
         clock = self.host.clock

@@ -258,14 +258,6 @@ class Jobs(Ledger):
                 self._freed[head.queue, head.key] = None
         return record
 
-    def payload(self, uid: bytes) -> Body:
-        """What the job is to work on."""
-        self.flush()
-        row = self.connection.execute(
-            "SELECT codec, body FROM job_bodies WHERE uid = ? AND part = 1", (uid,)
-        ).fetchone()
-        return Body._make(row)
-
     def attach(self, head: JobRecord, attachment: Attachment) -> JobRecord:
         """Let something end with the job. Repeatable."""
         self.flush()  # the job's own row comes first
@@ -484,10 +476,10 @@ def load(connection: sqlite3.Connection, uid: bytes) -> JobRecord | None:
     return record
 
 
-def payload(connection: sqlite3.Connection, uid: bytes) -> Body | None:
-    """What the job is to work on; None: it is gone."""
-    row = connection.execute("SELECT codec, body FROM job_bodies WHERE uid = ? AND part = 1", (uid,)).fetchone()
-    return None if row is None else Body(row[0], bytes(row[1]))
+def payload(connection: sqlite3.Connection, uid: bytes) -> Body:
+    """What a job that there is has to work on."""
+    codec, data = connection.execute("SELECT codec, body FROM job_bodies WHERE uid = ? AND part = 1", (uid,)).fetchone()
+    return Body(codec, bytes(data))
 
 
 def attachments(connection: sqlite3.Connection, uid: bytes) -> tuple[Attachment, ...]:

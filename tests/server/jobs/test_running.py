@@ -263,6 +263,27 @@ async def test_who_is_heard_of_in_time_goes_on(yard: Yard) -> None:
     assert (shown.current, shown.total) == (2, 3)
 
 
+async def test_a_sign_that_the_store_hears_late_puts_off_the_loss_and_does_not_prevent_it(yard: Yard) -> None:
+    begun = asyncio.Event()
+
+    @yard.job("load", heartbeat=10, on_stale="fail")
+    async def load(payload: Load, job: Job[None]) -> None:
+        told = job.heartbeat()
+        yard.clock.advance(1)  # before the store has it
+        await told
+        begun.set()
+        await asyncio.Event().wait()
+
+    await yard.start()
+    ref = await load.create(Load())
+    await begun.wait()
+    yard.clock.advance(9)
+    await yard.catch_up()
+    assert (await ref.get()).state is JobState.ACTIVE
+    yard.clock.advance(1)
+    assert (await failed(ref)).reason == "HEARTBEAT_LOST"
+
+
 async def test_a_crash_runs_the_job_again_and_its_steps_once(yard: Yard) -> None:
     calls: list[str] = []
     here = asyncio.Event()

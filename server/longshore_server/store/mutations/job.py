@@ -29,6 +29,7 @@ from longshore_server.store.jobs import (
     QueueRow,
     TargetKind,
     next_event,
+    payload,
 )
 from longshore_server.store.mutations.attempt import Report
 from longshore_server.store.mutations.base import Author, Mutation
@@ -292,7 +293,7 @@ class ClaimJobs(Mutation[Claimed]):
             again = jobs.take(self.queue)
             if again is not None:
                 return Claimed(claimed, again)
-            claimed.append((claim(jobs, head, self.lease), jobs.payload(head.uid)))
+            claimed.append((claim(jobs, head, self.lease), payload(tx.connection, head.uid)))
         return Claimed(claimed)
 
 
