@@ -56,9 +56,10 @@ bench-million: install ## the benchmark of a server that holds 1,000,000 operati
 	$(BIN)/python benchmarks/run.py million --rounds 7 --seconds 1 $(ARGS)
 
 .PHONY: generate
-generate: $(GENERATE)/.installed install ## write what is generated: the stubs from the protos, the tables in the docs
+generate: $(GENERATE)/.installed install ## write what is generated: stubs, tables in the docs, the blocking client
 	$(GENERATE)/bin/python protos/generate.py
 	$(BIN)/python docs/generate.py
+	$(BIN)/python client/generate.py
 
 # --- checks ----------------------------------------------------------------------------------------------------
 
@@ -92,6 +93,7 @@ check-refusals: install
 check-generated: $(GENERATE)/.installed install
 	$(GENERATE)/bin/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python client/generate.py --check
 
 .PHONY: check-protos
 check-protos: $(GENERATE)/.installed

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from longshore_client import blocking as blocking
     from longshore_client.channel import Channel, connect
     from longshore_client.credentials import tls
     from longshore_client.errors import (
@@ -207,6 +208,8 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 
 def __getattr__(name: str) -> object:
+    if name == "blocking":
+        return importlib.import_module("longshore_client.blocking")
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

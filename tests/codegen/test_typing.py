@@ -307,7 +307,7 @@ def test_a_caller_with_a_wrong_signal_is_an_error(
         ('op.signals("yes", "no")', 'op.signals("yes", "perhaps")', "incompatible type \"Literal['perhaps']\""),
         ('(status=(await op.next_signal("yes"))', '(status=(await op.next_signal("no"))',
          "incompatible type \"Literal['no']\""),
-        ('find, "Oslo", 3, retry', 'find, "Oslo", "3", retry', 'Argument 2 to "step" of "Operation"'),
+        ('find, "Oslo", 3, retry', 'find, "Oslo", "3", retry', 'Argument 2 to "step"'),
         ('retry=retry', 'retry=3', 'No overload variant of "step"'),
         ('backoff="linear"', 'backoff="random"', 'incompatible type "Literal[\'random\']"'),
     ],

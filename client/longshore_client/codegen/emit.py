@@ -111,11 +111,14 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
         client = self._names.take(client_name(contract.name), f"{contract.name}Client")
         prefix = client_name(contract.name).removesuffix("Client")
         aliases = [_Aliases(self._names, prefix, method, self._modules) for method in contract.methods]
+        # After all others: what modules had before it keeps its name.
+        blocking = self._names.take(f"{prefix}BlockingClient", f"{contract.name}BlockingClient")
         return "\n\n".join(
             [
                 *(alias.text() for alias in aliases),
                 self._base_class(base, contract, aliases),
                 self._client_class(client, contract, aliases),
+                self._blocking_class(blocking, client, contract, aliases),
             ]
         )
 
@@ -175,6 +178,25 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
             ]
         return "\n".join(line for line in lines if line is not None) + "\n"
 
+    def _blocking_class(self, name: str, client: str, contract: ServiceContract, aliases: Iterable[_Aliases]) -> str:
+        lines: list[str | None] = [
+            f"class {name}:",
+            _docstring(f"`{client}` for code without asyncio.", 4),
+            "",
+            "    def __init__(self, channel: longshore_client.blocking.Channel) -> None:",
+            f"        client = {client}(channel.inner)",
+        ]
+        for method, alias in zip(contract.methods, aliases, strict=True):
+            kind = f"longshore_client.blocking.{'UploadMethod' if method.sends else 'OperationMethod'}"
+            lines += [
+                f"        self.{method.python_name}: {kind}[",
+                f"            {alias.input}, {alias.progress}, {alias.output}, {alias.result}"
+                + (f", {alias.blocking_handle}" if method.signals else ""),
+                f"        ] = {kind}(channel.portal, client.{method.python_name})",
+                _attribute_doc(method.comment),
+            ]
+        return "\n".join(line for line in lines if line is not None) + "\n"
+
 
 class _Aliases:
     """The names by which one operation's types are known in the module."""
@@ -194,6 +216,7 @@ class _Aliases:
         # Last, and only where there are signals: to declare the first one renames nothing else.
         self.signal = take("Signal") if method.signals else _ABSENT
         self.handle = take("Handle") if method.signals else ""
+        self.blocking_handle = take("BlockingHandle") if method.signals else ""
 
     def runtime_type(self, kind: MessageType, *, empty: bool = True) -> str:
         """The message class, or None for a channel that the contract declares as empty."""
@@ -235,15 +258,7 @@ class _Aliases:
                 f"    class {self.operation}(typing.Generic[ServicesT]):",
                 '        """Stands for `longshore_server.Operation` where only annotations need it."""',
                 "",
-                *(
-                    [
-                        f"    class {self.handle}:",
-                        '        """Stands for `longshore_client.OperationHandle` where only annotations need it."""',
-                        "",
-                    ]
-                    if method.signals
-                    else []
-                ),
+                *(self._stand_ins() if method.signals else []),
             ]
         )
 
@@ -254,12 +269,25 @@ class _Aliases:
             "    ]",
         ]
 
+    def _stand_ins(self) -> list[str]:
+        """What handles are at run time, when only annotations know them."""
+        lines = []
+        for name, package in ((self.handle, "longshore_client"), (self.blocking_handle, "longshore_client.blocking")):
+            lines += [
+                f"    class {name}:",
+                f'        """Stands for `{package}.OperationHandle` where only annotations need it."""',
+                "",
+            ]
+        return lines
+
     def _signalled(self, channels: str) -> list[str]:
-        """Operation and handle, told which payload each signal has. At run time they are what they derive from."""
+        """Operation and handles, told which payload each signal has. At run time they are what they derive from."""
         names = ", ".join(f'"{name}"' for name, _ in self._method.signals)
         awaited = "collections.abc.Coroutine[typing.Any, typing.Any"
         timeout, id = "timeout: float | datetime.timedelta | None = None", "*, signal_id: str | None = None"
-        nexts, sends = [], []
+        nexts: list[list[str]] = []
+        sends: list[list[str]] = []
+        blocking: list[list[str]] = []
         for name, kind in self._method.signals:
             payload = self._payload(kind)
             nexts.append(
@@ -270,13 +298,15 @@ class _Aliases:
                 ]
             )
             given = f"{payload} | None = None" if kind.full_name == EMPTY else payload
-            sends.append(
-                [
-                    "        def signal(",
-                    f'            self, name: typing.Literal["{name}"], payload: {given}, {id}',
-                    f"        ) -> {awaited}, longshore_client.SentSignal]: ...",
-                ]
-            )
+            sent = "longshore_client.SentSignal"
+            for variants, returned in ((sends, f"{awaited}, {sent}]"), (blocking, sent)):
+                variants.append(
+                    [
+                        "        def signal(",
+                        f'            self, name: typing.Literal["{name}"], payload: {given}, {id}',
+                        f"        ) -> {returned}: ...",
+                    ]
+                )
         return [
             "",
             f"    class {self.operation}(",
@@ -291,6 +321,10 @@ class _Aliases:
             f"        longshore_client.OperationHandle[{channels}, {self.signal}]",
             "    ):",
             *_overloads(sends),
+            f"    class {self.blocking_handle}(",
+            f"        longshore_client.blocking.OperationHandle[{channels}, {self.signal}]",
+            "    ):",
+            *_overloads(blocking),
         ]
 
     def _payload(self, kind: MessageType) -> str:

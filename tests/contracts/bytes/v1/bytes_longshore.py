@@ -353,3 +353,46 @@ class BytesClient:
             result_type=lab_pb2.PlayResult,
         )
         """As `Offer`, but each offer is good for a minute and for two uses."""
+
+
+class BytesBlockingClient:
+    """`BytesClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = BytesClient(channel.inner)
+        self.upload: longshore_client.blocking.UploadMethod[
+            UploadInput, UploadProgress, UploadOutput, UploadResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.upload)
+        """Takes an object of any size; cooperative cancellation."""
+        self.plain: longshore_client.blocking.UploadMethod[
+            PlainInput, PlainProgress, PlainOutput, PlainResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.plain)
+        """Says only what it must, of an input with the key further down; best-effort cancellation."""
+        self.strict: longshore_client.blocking.UploadMethod[
+            StrictInput, StrictProgress, StrictOutput, StrictResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.strict)
+        """Wants digests, replaces nothing, and drops what does not fit them."""
+        self.owned: longshore_client.blocking.UploadMethod[
+            OwnedInput, OwnedProgress, OwnedOutput, OwnedResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.owned)
+        """Its object is deleted with it."""
+        self.small: longshore_client.blocking.UploadMethod[
+            SmallInput, SmallProgress, SmallOutput, SmallResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.small)
+        """At most 1000 bytes, each within a minute of the last one."""
+        self.again: longshore_client.blocking.UploadMethod[
+            AgainInput, AgainProgress, AgainOutput, AgainResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.again)
+        """Three attempts, the later ones at once."""
+        self.export: longshore_client.blocking.OperationMethod[
+            ExportInput, ExportProgress, ExportOutput, ExportResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.export)
+        """Offers, from its start on, the object that its input names."""
+        self.offer: longshore_client.blocking.OperationMethod[
+            OfferInput, OfferProgress, OfferOutput, OfferResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.offer)
+        """Its handler offers what it likes; cooperative cancellation."""
+        self.ticket: longshore_client.blocking.OperationMethod[
+            TicketInput, TicketProgress, TicketOutput, TicketResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.ticket)
+        """As `Offer`, but each offer is good for a minute and for two uses."""

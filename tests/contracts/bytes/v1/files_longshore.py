@@ -143,3 +143,22 @@ class FilesClient:
             result_type=lab_pb2.PlayResult,
         )
         """Offers an object, three times."""
+
+
+class FilesBlockingClient:
+    """`FilesClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = FilesClient(channel.inner)
+        self.put: longshore_client.blocking.UploadMethod[
+            PutInput, PutProgress, PutOutput, PutResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.put)
+        """Takes an object."""
+        self.put_once: longshore_client.blocking.UploadMethod[
+            PutOnceInput, PutOnceProgress, PutOnceOutput, PutOnceResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.put_once)
+        """Takes an object of a key that nothing has, with digests, and keeps it no longer than the operation."""
+        self.fetch: longshore_client.blocking.OperationMethod[
+            FetchInput, FetchProgress, FetchOutput, FetchResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.fetch)
+        """Offers an object, three times."""

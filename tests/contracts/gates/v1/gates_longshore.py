@@ -52,6 +52,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class OpenBlockingHandle(
+        longshore_client.blocking.OperationHandle[OpenProgress, OpenOutput, OpenResult, OpenSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class OpenOperation(typing.Generic[ServicesT]):
@@ -59,6 +66,9 @@ else:
 
     class OpenHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class OpenBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 GatedInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
@@ -90,6 +100,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class GatedBlockingHandle(
+        longshore_client.blocking.OperationHandle[GatedProgress, GatedOutput, GatedResult, GatedSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class GatedOperation(typing.Generic[ServicesT]):
@@ -97,6 +114,9 @@ else:
 
     class GatedHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class GatedBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 BareInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
@@ -146,6 +166,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class BothBlockingHandle(
+        longshore_client.blocking.OperationHandle[BothProgress, BothOutput, BothResult, BothSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["poke"], payload: gates_pb2.GatesProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class BothOperation(typing.Generic[ServicesT]):
@@ -153,6 +180,9 @@ else:
 
     class BothHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class BothBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 OwnInput: typing_extensions.TypeAlias = gates_pb2.GatesRequest
@@ -353,4 +383,39 @@ class GatesClient:
             output_type=channels_pb2.DiagnosticOutput,
             result_type=gates_pb2.GatesResult,
         )
+        """Named by its input, seen by everyone with the capability."""
+
+
+class GatesBlockingClient:
+    """`GatesClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = GatesClient(channel.inner)
+        self.open: longshore_client.blocking.OperationMethod[
+            OpenInput, OpenProgress, OpenOutput, OpenResult, OpenBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.open)
+        """Everyone who is known may do everything."""
+        self.gated: longshore_client.blocking.OperationMethod[
+            GatedInput, GatedProgress, GatedOutput, GatedResult, GatedBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.gated)
+        """Each gate asks for a capability of its own."""
+        self.bare: longshore_client.blocking.OperationMethod[
+            BareInput, BareProgress, BareOutput, BareResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.bare)
+        """Who may start may see; no caller may cancel."""
+        self.both: longshore_client.blocking.OperationMethod[
+            BothInput, BothProgress, BothOutput, BothResult, BothBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.both)
+        """A gate with two capabilities asks for both."""
+        self.own: longshore_client.blocking.OperationMethod[
+            OwnInput, OwnProgress, OwnOutput, OwnResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.own)
+        """Only who started it sees it."""
+        self.own_named: longshore_client.blocking.OperationMethod[
+            OwnNamedInput, OwnNamedProgress, OwnNamedOutput, OwnNamedResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.own_named)
+        """Named by its input, seen by who started it only; a new one may follow one that has ended."""
+        self.named: longshore_client.blocking.OperationMethod[
+            NamedInput, NamedProgress, NamedOutput, NamedResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.named)
         """Named by its input, seen by everyone with the capability."""

@@ -68,6 +68,21 @@ if typing.TYPE_CHECKING:
 
         def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
 
+    class JudgeBlockingHandle(
+        longshore_client.blocking.OperationHandle[JudgeProgress, JudgeOutput, JudgeResult, JudgeSignal]
+    ):
+        @typing.overload  # type: ignore[override]
+        def signal(
+            self, name: typing.Literal["plead"], payload: control_pb2.Hearing, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["object"], payload: control_pb2.Hearing, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
+
 else:
 
     class JudgeOperation(typing.Generic[ServicesT]):
@@ -75,6 +90,9 @@ else:
 
     class JudgeHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class JudgeBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 class ControlService(abc.ABC, typing.Generic[ServicesT]):
@@ -111,4 +129,15 @@ class ControlClient:
                 "object": control_pb2.Hearing,
             },
         )
+        """Rules for progress, output and result, and a signal."""
+
+
+class ControlBlockingClient:
+    """`ControlClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = ControlClient(channel.inner)
+        self.judge: longshore_client.blocking.OperationMethod[
+            JudgeInput, JudgeProgress, JudgeOutput, JudgeResult, JudgeBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.judge)
         """Rules for progress, output and result, and a signal."""

@@ -72,3 +72,14 @@ class ErrorsClient:
             result_type=lab_pb2.PlayResult,
         )
         """Fails as the test says."""
+
+
+class ErrorsBlockingClient:
+    """`ErrorsClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = ErrorsClient(channel.inner)
+        self.break_: longshore_client.blocking.OperationMethod[
+            BreakInput, BreakProgress, BreakOutput, BreakResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.break_)
+        """Fails as the test says."""

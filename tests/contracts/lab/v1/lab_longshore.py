@@ -532,3 +532,66 @@ class LabClient:
             result_type=lab_pb2.PlayResult,
         )
         """A type that only streams."""
+
+
+class LabBlockingClient:
+    """`LabClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = LabClient(channel.inner)
+        self.play: longshore_client.blocking.OperationMethod[
+            PlayInput, PlayProgress, PlayOutput, PlayResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play)
+        """Cooperative cancellation, no template, the server's default deadline."""
+        self.play_on: longshore_client.blocking.OperationMethod[
+            PlayOnInput, PlayOnProgress, PlayOnOutput, PlayOnResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_on)
+        """Best-effort cancellation."""
+        self.play_through: longshore_client.blocking.OperationMethod[
+            PlayThroughInput, PlayThroughProgress, PlayThroughOutput, PlayThroughResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_through)
+        """No cancellation, at most one crash, no deadline."""
+        self.play_once: longshore_client.blocking.OperationMethod[
+            PlayOnceInput, PlayOnceProgress, PlayOnceOutput, PlayOnceResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_once)
+        """Fails after a crash."""
+        self.play_named: longshore_client.blocking.OperationMethod[
+            PlayNamedInput, PlayNamedProgress, PlayNamedOutput, PlayNamedResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_named)
+        """Named by its input; an ended operation is returned."""
+        self.play_again: longshore_client.blocking.OperationMethod[
+            PlayAgainInput, PlayAgainProgress, PlayAgainOutput, PlayAgainResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_again)
+        """Named by its input; an ended operation is followed by a new one."""
+        self.play_short: longshore_client.blocking.OperationMethod[
+            PlayShortInput, PlayShortProgress, PlayShortOutput, PlayShortResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_short)
+        """Five seconds an attempt, one minute in all."""
+        self.play_while: longshore_client.blocking.OperationMethod[
+            PlayWhileInput, PlayWhileProgress, PlayWhileOutput, PlayWhileResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_while)
+        """Five seconds an attempt, and no deadline."""
+        self.play_minute: longshore_client.blocking.OperationMethod[
+            PlayMinuteInput, PlayMinuteProgress, PlayMinuteOutput, PlayMinuteResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_minute)
+        """One minute in all, cooperative."""
+        self.climb: longshore_client.blocking.OperationMethod[
+            ClimbInput, ClimbProgress, ClimbOutput, ClimbResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.climb)
+        """Standard progress in milestones."""
+        self.count: longshore_client.blocking.OperationMethod[
+            CountInput, CountProgress, CountOutput, CountResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.count)
+        """Counted progress, output of a type of its own."""
+        self.fire: longshore_client.blocking.OperationMethod[
+            FireInput, FireProgress, FireOutput, FireResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.fire)
+        """Nothing comes back but its end."""
+        self.play_by_rules: longshore_client.blocking.OperationMethod[
+            PlayByRulesInput, PlayByRulesProgress, PlayByRulesOutput, PlayByRulesResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_by_rules)
+        """Its input has rules."""
+        self.play_live: longshore_client.blocking.OperationMethod[
+            PlayLiveInput, PlayLiveProgress, PlayLiveOutput, PlayLiveResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.play_live)
+        """A type that only streams."""

@@ -358,3 +358,46 @@ class RetryClient:
             result_type=lab_pb2.PlayResult,
         )
         """Kept for ever."""
+
+
+class RetryBlockingClient:
+    """`RetryClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = RetryClient(channel.inner)
+        self.try_: longshore_client.blocking.OperationMethod[
+            TryInput, TryProgress, TryOutput, TryResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_)
+        """Three attempts, 10 s and 20 s apart."""
+        self.try_steadily: longshore_client.blocking.OperationMethod[
+            TrySteadilyInput, TrySteadilyProgress, TrySteadilyOutput, TrySteadilyResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_steadily)
+        """Ten attempts, about 10 s apart, never more than 12."""
+        self.try_for_a_minute: longshore_client.blocking.OperationMethod[
+            TryForAMinuteInput, TryForAMinuteProgress, TryForAMinuteOutput, TryForAMinuteResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_for_a_minute)
+        """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
+        self.try_at_once: longshore_client.blocking.OperationMethod[
+            TryAtOnceInput, TryAtOnceProgress, TryAtOnceOutput, TryAtOnceResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_at_once)
+        """Ten attempts, one right after the other."""
+        self.try_soon: longshore_client.blocking.OperationMethod[
+            TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_soon)
+        """Three attempts, 2 s apart: for tests that have no clock to move."""
+        self.try_unless: longshore_client.blocking.OperationMethod[
+            TryUnlessInput, TryUnlessProgress, TryUnlessOutput, TryUnlessResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_unless)
+        """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
+        self.try_fixed: longshore_client.blocking.OperationMethod[
+            TryFixedInput, TryFixedProgress, TryFixedOutput, TryFixedResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_fixed)
+        """Three attempts, one right after the other, each of which must ask for the steps of those before."""
+        self.keep: longshore_client.blocking.OperationMethod[
+            KeepInput, KeepProgress, KeepOutput, KeepResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.keep)
+        """Named by its input, and kept for a minute after its end."""
+        self.keep_for_ever: longshore_client.blocking.OperationMethod[
+            KeepForEverInput, KeepForEverProgress, KeepForEverOutput, KeepForEverResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.keep_for_ever)
+        """Kept for ever."""

@@ -90,6 +90,31 @@ if typing.TYPE_CHECKING:
 
         def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
 
+    class ListenBlockingHandle(
+        longshore_client.blocking.OperationHandle[ListenProgress, ListenOutput, ListenResult, ListenSignal]
+    ):
+        @typing.overload  # type: ignore[override]
+        def signal(
+            self, name: typing.Literal["approve"], payload: signals_pb2.Approve, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["reject"], payload: signals_pb2.Reject, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["poke"], payload: empty_pb2.Empty | None = None, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["few"], payload: signals_pb2.Approve, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
+
 else:
 
     class ListenOperation(typing.Generic[ServicesT]):
@@ -97,6 +122,9 @@ else:
 
     class ListenHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class ListenBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 ListenAgainInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
@@ -128,6 +156,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["approve"], payload: signals_pb2.Approve, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class ListenAgainBlockingHandle(
+        longshore_client.blocking.OperationHandle[ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ListenAgainSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], payload: signals_pb2.Approve, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class ListenAgainOperation(typing.Generic[ServicesT]):
@@ -135,6 +170,9 @@ else:
 
     class ListenAgainHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class ListenAgainBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 class SignalsService(abc.ABC, typing.Generic[ServicesT]):
@@ -196,4 +234,19 @@ class SignalsClient:
                 "approve": signals_pb2.Approve,
             },
         )
+        """One signal, and a retry policy."""
+
+
+class SignalsBlockingClient:
+    """`SignalsClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = SignalsClient(channel.inner)
+        self.listen: longshore_client.blocking.OperationMethod[
+            ListenInput, ListenProgress, ListenOutput, ListenResult, ListenBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.listen)
+        """Two signals of types of its own, one without anything in it, and one of which few may wait."""
+        self.listen_again: longshore_client.blocking.OperationMethod[
+            ListenAgainInput, ListenAgainProgress, ListenAgainOutput, ListenAgainResult, ListenAgainBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.listen_again)
         """One signal, and a retry policy."""

@@ -176,3 +176,26 @@ class VariantsClient:
             result_type=variants_pb2.VariantResult,
         )
         """Callers pass the gate, but nothing can be cancelled."""
+
+
+class VariantsBlockingClient:
+    """`VariantsClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = VariantsClient(channel.inner)
+        self.explicit: longshore_client.blocking.OperationMethod[
+            ExplicitInput, ExplicitProgress, ExplicitOutput, ExplicitResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.explicit)
+        """As the seeds show it: all four gates, and no signals."""
+        self.short: longshore_client.blocking.OperationMethod[
+            ShortInput, ShortProgress, ShortOutput, ShortResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.short)
+        """Without `control`, and without `observe`."""
+        self.public: longshore_client.blocking.OperationMethod[
+            PublicInput, PublicProgress, PublicOutput, PublicResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.public)
+        """`observe` is there and empty."""
+        self.fixed: longshore_client.blocking.OperationMethod[
+            FixedInput, FixedProgress, FixedOutput, FixedResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.fixed)
+        """Callers pass the gate, but nothing can be cancelled."""

@@ -141,3 +141,22 @@ class CarriedClient:
             result_type=carried_pb2.CarryResult,
         )
         """Nothing takes the place of an object, and the upload expires after three seconds without a byte."""
+
+
+class CarriedBlockingClient:
+    """`CarriedClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = CarriedClient(channel.inner)
+        self.carry: longshore_client.blocking.UploadMethod[
+            CarryInput, CarryProgress, CarryOutput, CarryResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.carry)
+        """The object stays."""
+        self.lend: longshore_client.blocking.UploadMethod[
+            LendInput, LendProgress, LendOutput, LendResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.lend)
+        """The object goes with its operation."""
+        self.lapse: longshore_client.blocking.UploadMethod[
+            LapseInput, LapseProgress, LapseOutput, LapseResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.lapse)
+        """Nothing takes the place of an object, and the upload expires after three seconds without a byte."""

@@ -69,6 +69,21 @@ if typing.TYPE_CHECKING:
 
         def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
 
+    class ListenBlockingHandle(
+        longshore_client.blocking.OperationHandle[ListenProgress, ListenOutput, ListenResult, ListenSignal]
+    ):
+        @typing.overload  # type: ignore[override]
+        def signal(
+            self, name: typing.Literal["word"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        @typing.overload
+        def signal(
+            self, name: typing.Literal["shout"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
+        def signal(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any: ...
+
 else:
 
     class ListenOperation(typing.Generic[ServicesT]):
@@ -76,6 +91,9 @@ else:
 
     class ListenHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class ListenBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 DeferInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
@@ -107,6 +125,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["word"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class DeferBlockingHandle(
+        longshore_client.blocking.OperationHandle[DeferProgress, DeferOutput, DeferResult, DeferSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["word"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class DeferOperation(typing.Generic[ServicesT]):
@@ -114,6 +139,9 @@ else:
 
     class DeferHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class DeferBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 FalterInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
@@ -275,4 +303,31 @@ class SteeredClient:
             output_type=channels_pb2.DiagnosticOutput,
             result_type=torture_pb2.WorkResult,
         )
+        """Named by its input, and kept for a second after its end."""
+
+
+class SteeredBlockingClient:
+    """`SteeredClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = SteeredClient(channel.inner)
+        self.listen: longshore_client.blocking.OperationMethod[
+            ListenInput, ListenProgress, ListenOutput, ListenResult, ListenBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.listen)
+        """Ends when it has got as many signals as its input says."""
+        self.defer: longshore_client.blocking.OperationMethod[
+            DeferInput, DeferProgress, DeferOutput, DeferResult, DeferBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.defer)
+        """Hands itself over, to whoever controls it or to work of its own."""
+        self.falter: longshore_client.blocking.OperationMethod[
+            FalterInput, FalterProgress, FalterOutput, FalterResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.falter)
+        """Fails as often as its input says, four attempts at most."""
+        self.endure: longshore_client.blocking.OperationMethod[
+            EndureInput, EndureProgress, EndureOutput, EndureResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.endure)
+        """Goes on until it is stopped."""
+        self.keep: longshore_client.blocking.OperationMethod[
+            KeepInput, KeepProgress, KeepOutput, KeepResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.keep)
         """Named by its input, and kept for a second after its end."""

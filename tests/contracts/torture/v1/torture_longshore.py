@@ -160,6 +160,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["say"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class ScriptBlockingHandle(
+        longshore_client.blocking.OperationHandle[ScriptProgress, ScriptOutput, ScriptResult, ScriptSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["say"], payload: torture_pb2.WorkProgress, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class ScriptOperation(typing.Generic[ServicesT]):
@@ -167,6 +174,9 @@ else:
 
     class ScriptHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class ScriptBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 class TortureService(abc.ABC, typing.Generic[ServicesT]):
@@ -304,4 +314,39 @@ class TortureClient:
                 "say": torture_pb2.WorkProgress,
             },
         )
+        """Does what its script says, which may be to kill the process. The default cap on crashes."""
+
+
+class TortureBlockingClient:
+    """`TortureClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = TortureClient(channel.inner)
+        self.quick: longshore_client.blocking.OperationMethod[
+            QuickInput, QuickProgress, QuickOutput, QuickResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.quick)
+        """One progress, and the end."""
+        self.steps: longshore_client.blocking.OperationMethod[
+            StepsInput, StepsProgress, StepsOutput, StepsResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.steps)
+        """Some steps, each with an effect in the ledger."""
+        self.sleeps: longshore_client.blocking.OperationMethod[
+            SleepsInput, SleepsProgress, SleepsOutput, SleepsResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.sleeps)
+        """Steps with durable sleeps between them. A cancel request is only a flag."""
+        self.chatty: longshore_client.blocking.OperationMethod[
+            ChattyInput, ChattyProgress, ChattyOutput, ChattyResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.chatty)
+        """Much progress, most of it not awaited."""
+        self.family: longshore_client.blocking.OperationMethod[
+            FamilyInput, FamilyProgress, FamilyOutput, FamilyResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.family)
+        """Starts other operations and waits for their results."""
+        self.named: longshore_client.blocking.OperationMethod[
+            NamedInput, NamedProgress, NamedOutput, NamedResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.named)
+        """Named by its input, steps like `Steps`."""
+        self.script: longshore_client.blocking.OperationMethod[
+            ScriptInput, ScriptProgress, ScriptOutput, ScriptResult, ScriptBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.script)
         """Does what its script says, which may be to kill the process. The default cap on crashes."""

@@ -52,6 +52,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["approve"], payload: approvals_pb2.ApproveOrder, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class OrderBlockingHandle(
+        longshore_client.blocking.OperationHandle[OrderProgress, OrderOutput, OrderResult, OrderSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], payload: approvals_pb2.ApproveOrder, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class OrderOperation(typing.Generic[ServicesT]):
@@ -59,6 +66,9 @@ else:
 
     class OrderHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class OrderBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 class ApprovalsService(abc.ABC, typing.Generic[ServicesT]):
@@ -94,4 +104,15 @@ class ApprovalsClient:
                 "approve": approvals_pb2.ApproveOrder,
             },
         )
+        """Places an order. What costs more than the limit waits until it is approved."""
+
+
+class ApprovalsBlockingClient:
+    """`ApprovalsClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = ApprovalsClient(channel.inner)
+        self.order: longshore_client.blocking.OperationMethod[
+            OrderInput, OrderProgress, OrderOutput, OrderResult, OrderBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.order)
         """Places an order. What costs more than the limit waits until it is approved."""

@@ -75,3 +75,16 @@ class DocumentsClient:
         """Stores the document that the caller sends, looks into it, and offers an extract: the first lines of a text, a small
         picture of a picture.
         """
+
+
+class DocumentsBlockingClient:
+    """`DocumentsClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = DocumentsClient(channel.inner)
+        self.upload: longshore_client.blocking.UploadMethod[
+            UploadInput, UploadProgress, UploadOutput, UploadResult
+        ] = longshore_client.blocking.UploadMethod(channel.portal, client.upload)
+        """Stores the document that the caller sends, looks into it, and offers an extract: the first lines of a text, a small
+        picture of a picture.
+        """

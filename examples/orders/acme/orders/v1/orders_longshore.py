@@ -52,6 +52,13 @@ if typing.TYPE_CHECKING:
             self, name: typing.Literal["approve"], payload: orders_pb2.ApproveOrder, *, signal_id: str | None = None
         ) -> collections.abc.Coroutine[typing.Any, typing.Any, longshore_client.SentSignal]: ...
 
+    class ProcessBlockingHandle(
+        longshore_client.blocking.OperationHandle[ProcessProgress, ProcessOutput, ProcessResult, ProcessSignal]
+    ):
+        def signal(  # type: ignore[override]
+            self, name: typing.Literal["approve"], payload: orders_pb2.ApproveOrder, *, signal_id: str | None = None
+        ) -> longshore_client.SentSignal: ...
+
 else:
 
     class ProcessOperation(typing.Generic[ServicesT]):
@@ -59,6 +66,9 @@ else:
 
     class ProcessHandle:
         """Stands for `longshore_client.OperationHandle` where only annotations need it."""
+
+    class ProcessBlockingHandle:
+        """Stands for `longshore_client.blocking.OperationHandle` where only annotations need it."""
 
 
 class OrdersService(abc.ABC, typing.Generic[ServicesT]):
@@ -98,6 +108,20 @@ class OrdersClient:
                 "approve": orders_pb2.ApproveOrder,
             },
         )
+        """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
+
+        The operation's name comes from the order, so an order is never processed twice.
+        """
+
+
+class OrdersBlockingClient:
+    """`OrdersClient` for code without asyncio."""
+
+    def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        client = OrdersClient(channel.inner)
+        self.process: longshore_client.blocking.OperationMethod[
+            ProcessInput, ProcessProgress, ProcessOutput, ProcessResult, ProcessBlockingHandle
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.process)
         """Reserves, charges and ships an order. One with restricted goods waits for the signal `approve` in between.
 
         The operation's name comes from the order, so an order is never processed twice.

@@ -1,0 +1,218 @@
+"""Writes the blocking client's classes from those of the asyncio client, so that there is nothing to keep in step.
+
+python client/generate.py            write
+python client/generate.py --check    fail when the file is not what would be written
+
+A method that is awaited becomes one that blocks, an asynchronous generator becomes a plain one, and whatever comes out
+is wrapped in turn. Signatures and docstrings are the original's.
+"""
+
+# ruff: noqa: INP001
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent / "longshore_client"
+TARGET = PACKAGE / "blocking" / "handles.py"
+
+CLASSES = {
+    "operation.py": ("OperationHandle",),
+    "upload.py": ("PreparedUpload", "PreparedTransfer", "Upload"),
+    "method.py": ("OperationMethod", "UploadMethod"),
+}
+"""What callers hold, by module, in the order in which they need each other."""
+WRAPPED = {name for names in CLASSES.values() for name in names}
+LEFT_OUT = {"abort", "abort_timeout"}
+"""Arguments for an event of asyncio; a thread that wants to end an operation cancels it by its handle."""
+
+HEADER = '''"""The asyncio client's handles, for callers that block.
+
+Written by client/generate.py. Do not edit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
+
+from typing_extensions import TypeVar
+
+from longshore_client import method, operation, upload
+from longshore_client.blocking.portal import Blocking
+from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
+
+if TYPE_CHECKING:
+    import os
+    from collections import Counter
+    from collections.abc import Callable, Generator, Iterable, Mapping
+    from typing import IO
+
+    from longshore_client.events import Event, EventBase
+    from longshore_client.grants import DownloadGrant, ReceiveProgress, SendProgress, UploadGrant
+    from longshore_client.operation import SentSignal
+    from longshore_client.snapshot import Snapshot
+    from longshore_client.sources import Source
+
+InputT = TypeVar("InputT")
+HandleT = TypeVar(
+    "HandleT", bound="OperationHandle[Any, Any, Any, Any]", default="OperationHandle[ProgressT, OutputT, ResultT]"
+)
+'''
+
+
+def main() -> int:
+    """Write the module, or compare it; the exit code is 1 when it is not current."""
+    text = formatted("\n\n".join([HEADER, *classes()]))
+    current = TARGET.read_text("utf-8") if TARGET.exists() else ""
+    if "--check" in sys.argv[1:]:
+        if text != current:
+            print("The blocking client is not current: run `make generate` and commit the result.", file=sys.stderr)
+        return int(text != current)
+    if text != current:
+        TARGET.write_text(text, "utf-8")
+        print(f"written: {TARGET.relative_to(PACKAGE.parent.parent)}")
+    return 0
+
+
+def formatted(text: str) -> str:
+    """A module in the project's format."""
+    command = [str(Path(sys.executable).with_name("ruff")), "format", "--stdin-filename", str(TARGET), "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def classes() -> Iterator[str]:
+    """The text of each class."""
+    for module, names in CLASSES.items():
+        tree = ast.parse((PACKAGE / module).read_text("utf-8"))
+        defined = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        for name in names:
+            node = defined[name]
+            generic = next(base for base in node.bases if isinstance(base, ast.Subscript))
+            base = generic.value.id if isinstance(generic.value, ast.Name) else ""
+            members = [*defined[base].body, *node.body] if base in defined else node.body
+            variables = ast.unparse(generic.slice).strip("()")
+            inner = variables.replace("HandleT", "Any")
+            yield "\n".join(
+                [
+                    f"class {name}(Blocking[{module.removesuffix('.py')}.{name}[{inner}]], Generic[{variables}]):",
+                    indented(quoted(docstring(node))),
+                    *(indented(text) for member in members for text in converted(member)),
+                ]
+            )
+
+
+def converted(member: ast.stmt) -> Iterator[str]:
+    """The texts of what becomes of one member of a class."""
+    if not isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef):
+        return
+    if member.name == "__init__":
+        # The attributes that callers may read.
+        for node in ast.walk(member):
+            match node:
+                case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=kind) if not name.startswith("_"):
+                    said = attribute_doc(member, node)
+                    yield function(name, "self", ast.unparse(kind), said, f"self._inner.{name}", property=True)
+        return
+    if member.name.startswith("_") and member.name != "__call__":
+        return
+    assert member.returns is not None
+    returns, stream = ast.unparse(member.returns), False
+    if found := re.fullmatch(r"AsyncGenerator\[(.*), None\]", returns):
+        returns, stream = f"Generator[{found[1]}, None, None]", True
+    is_property = any(ast.unparse(decorator) == "property" for decorator in member.decorator_list)
+    taken = [argument for argument in arguments(member) if argument.arg not in LEFT_OUT]
+    called = "" if member.name == "__call__" else f".{member.name}"
+    call = f"self._inner{called}" + ("" if is_property else f"({', '.join(map(passed, taken))})")
+    awaited = isinstance(member, ast.AsyncFunctionDef) and not stream
+    if stream:
+        call = f"self._portal.iterate({call})"
+    elif awaited:
+        call = f"self._portal.run({call})"
+    yield function(
+        member.name, signature(member), returns, docstring(member), call, property=is_property,
+        itself=returns == "Self" and not awaited,
+    )  # fmt: skip
+
+
+def function(
+    name: str, signature: str, returns: str, said: str, call: str, *, property: bool = False, itself: bool = False
+) -> str:
+    """One method; `itself`: it changes what it belongs to, and returns that."""
+    kind = returns.partition("[")[0]
+    if itself:
+        body = f"{call}\nreturn self"
+    elif returns == "None":
+        body = call
+    elif returns == "Self":
+        body = f"return type(self)(self._portal, {call})"
+    elif returns == "HandleT":
+        body = f'return cast("HandleT", OperationHandle(self._portal, {call}))'
+    elif kind in WRAPPED:
+        body = f"return {kind}(self._portal, {call})"
+    else:
+        body = f"return {call}"
+    decorator = "@property\n" if property else ""
+    return f"{decorator}def {name}({signature}) -> {returns}:\n{indented(quoted(said))}\n{indented(body)}\n"
+
+
+def arguments(member: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    """All arguments but `self`."""
+    return [*member.args.args[1:], *member.args.kwonlyargs]
+
+
+def passed(argument: ast.arg) -> str:
+    """How an argument is handed on: by name, and a callback as one that may block."""
+    assert argument.annotation is not None
+    name, kind = argument.arg, ast.unparse(argument.annotation)
+    if not kind.startswith("Callback["):
+        return f"{name}={name}"
+    return f"{name}=" + (f"{name} and " if kind.endswith("| None") else "") + f"self._portal.callback({name})"
+
+
+def signature(member: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """The arguments as they are declared, with callbacks that are plain functions."""
+    args = member.args
+    kept = [
+        (argument, default)
+        for argument, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+        if argument.arg not in LEFT_OUT
+    ]
+    args.kwonlyargs, args.kw_defaults = [pair[0] for pair in kept], [pair[1] for pair in kept]
+    return re.sub(r"Callback\[(\w+)\]", r"Callable[[\1], object]", ast.unparse(args))
+
+
+def docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """What an element says of itself, as it is for callers that block."""
+    said = ast.get_docstring(node) or ""
+    for name in LEFT_OUT:
+        said = re.sub(rf"^    {name}: .*\n(?:     .*\n)*", "", said, flags=re.MULTILINE)
+        said = re.sub(rf"^    \w+: [^\n]*`{name}`.*\n", "", said, flags=re.MULTILINE)
+    said = said.replace("; with reason ABORTED if it had not settled in time", "")
+    said = re.sub(r"; a coroutine function is awaited(?: before the next)?", "; in a thread of the client's", said)
+    return said.replace(", or coroutine function,", "")
+
+
+def attribute_doc(member: ast.FunctionDef | ast.AsyncFunctionDef, assigned: ast.AnnAssign) -> str:
+    """The text below an assignment."""
+    following = member.body[member.body.index(assigned) + 1]
+    match following:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return text
+    return ""
+
+
+def quoted(said: str) -> str:
+    return f'"""{said}\n"""' if "\n" in said else f'"""{said}"""'
+
+
+def indented(text: str) -> str:
+    return textwrap.indent(text, "    ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
