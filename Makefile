@@ -59,7 +59,7 @@ bench-million: install ## the benchmark of a server that holds 1,000,000 operati
 generate: $(GENERATE)/.installed install ## write what is generated: stubs, tables in the docs, the blocking client
 	$(GENERATE)/bin/python protos/generate.py
 	$(BIN)/python docs/generate.py
-	$(BIN)/python client/generate.py
+	$(BIN)/python client/write_blocking.py
 
 # --- checks ----------------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ check-refusals: install
 check-generated: $(GENERATE)/.installed install
 	$(GENERATE)/bin/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python client/generate.py --check
+	$(BIN)/python client/write_blocking.py --check
 
 .PHONY: check-protos
 check-protos: $(GENERATE)/.installed

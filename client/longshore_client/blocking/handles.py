@@ -1,6 +1,6 @@
 """The asyncio client's handles, for callers that block.
 
-Written by client/generate.py. Do not edit.
+Written by client/write_blocking.py. Do not edit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes the blocking client's classes from those of the asyncio client, so that there is nothing to keep in step.
 
-python client/generate.py            write
-python client/generate.py --check    fail when the file is not what would be written
+python client/write_blocking.py            write
+python client/write_blocking.py --check    fail when the file is not what would be written
 
 A method that is awaited becomes one that blocks, an asynchronous generator becomes a plain one, and whatever comes out
 is wrapped in turn. Signatures and docstrings are the original's.
@@ -33,7 +33,7 @@ LEFT_OUT = {"abort", "abort_timeout"}
 
 HEADER = '''"""The asyncio client's handles, for callers that block.
 
-Written by client/generate.py. Do not edit.
+Written by client/write_blocking.py. Do not edit.
 """
 
 from __future__ import annotations
