@@ -157,10 +157,24 @@ async def test_max_active_counts_ready_ones_too(yard: Yard) -> None:
     """What is ready has its place: else two of a key would be claimed at once."""
     gate = Gate(yard, key="{sku}", max_active=2, max_queued=None, concurrency=1)
     await yard.start()
-    for _ in range(4):
-        await gate.queue.create(Reserve("A1"))
+    refs = [await gate.queue.create(Reserve("A1")) for _ in range(4)]
     stands = [record.stand for record in await yard.jobs()]
     assert stands == [Stand.NONE, Stand.READY, Stand.BLOCKED, Stand.BLOCKED]
+    await refs[1].cancel()
+    stands = [record.stand for record in await yard.jobs()]
+    assert stands == [Stand.NONE, Stand.NONE, Stand.READY, Stand.BLOCKED], "its place goes to the next"
+
+
+async def test_a_key_that_gets_more_room_uses_it_at_the_next_start(yard: Yard) -> None:
+    gate = Gate(yard, key="{sku}", max_queued=None)
+    await yard.start()
+    refs = [await gate.queue.create(Reserve("A1", count)) for count in range(3)]
+    gate.queue.definition.max_active = 2
+    await yard.restart()
+    await yard.catch_up()
+    assert [record.state for record in await yard.jobs()] == [JobState.ACTIVE, JobState.ACTIVE, JobState.QUEUED]
+    gate.open.set()
+    assert [await ref.wait() for ref in refs] == ["A1 x 0", "A1 x 1", "A1 x 2"]
 
 
 async def test_an_idempotency_key_gives_the_same_job_and_refuses_another_payload(yard: Yard) -> None:

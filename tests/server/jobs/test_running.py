@@ -201,7 +201,7 @@ async def test_an_attempt_that_is_not_heard_of_is_fenced_off(yard: Yard, policy:
     stale: list[BaseException] = []
     tried = asyncio.Event()
 
-    @yard.job("load", key="{name}", heartbeat=10, on_stale=policy)
+    @yard.job("load", key="{name}", heartbeat=10, on_stale=policy, when_full="coalesce")
     async def load(payload: Load, job: Job[int]) -> int:
         if job.attempt == 1:
             await job.heartbeat()
@@ -234,6 +234,7 @@ async def test_an_attempt_that_is_not_heard_of_is_fenced_off(yard: Yard, policy:
         with pytest.raises(JobNotEnqueuedError) as caught:
             await load.create(Load())
         assert caught.value.reason.value == "STALE_BLOCKED"
+        assert await load.submit(Load()) == caught.value.rejection, "nobody is given a job that nobody does"
         await yard.restart()
         assert (await ref.get()).state is JobState.STALE, "until somebody acts"
         await yard.engine.store.writer.submit(RetryJob((await yard.jobs())[0].uid, False, None))

@@ -207,12 +207,14 @@ def _admit(jobs: Jobs, new: NewJob, planned: int) -> Admission:
     waiting = [member for member in members if member.state is JobState.QUEUED]
     active = len(members) - len(waiting)
     oldest = _oldest(waiting) or _oldest(members)
-    if new.when_full is WhenFull.COALESCE and oldest is not None:
+    stale = any(member.state is JobState.STALE for member in members)
+    # A stale one does nobody's work, and neither does what waits behind it.
+    if new.when_full is WhenFull.COALESCE and oldest is not None and not stale:
         return Admission(jobs.head(oldest.uid), key=record.key)
     if new.when_full is WhenFull.REPLACE_OLDEST and waiting:
         return Admission(record, True, replaced=_oldest(waiting).uid, key=record.key)  # type: ignore[union-attr]
     obstacle = Obstacle.QUEUE_DEPTH if new.max_queued else Obstacle.ACTIVE_LIMIT
-    if any(member.state is JobState.STALE for member in members):
+    if stale:
         obstacle = Obstacle.STALE_BLOCKED
     bound = new.slots if obstacle is Obstacle.ACTIVE_LIMIT else (new.max_queued or 0)
     existing = None if oldest is None else oldest.uid
