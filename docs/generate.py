@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from longshore_server import config, job_lifecycle, lifecycle, reasons
+from longshore_server import config, instance_lifecycle, job_lifecycle, lifecycle, reasons
 
 DOCS = Path(__file__).parent
 
@@ -75,6 +75,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "jobs_lifecycle.md": {
         "diagram": lambda: f"```mermaid\n{job_lifecycle.diagram()}\n```",
         "table": job_lifecycle.table,
+    },
+    "instances_lifecycle.md": {
+        "diagram": lambda: f"```mermaid\n{instance_lifecycle.diagram()}\n```",
+        "table": instance_lifecycle.table,
     },
     "configuration.md": {"settings": lambda: "\n".join(_settings())},
     "errors.md": {"refusals": lambda: reasons.table(ends=False), "ends": lambda: reasons.table(ends=True)},

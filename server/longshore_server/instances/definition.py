@@ -89,7 +89,7 @@ class Definition(abc.ABC, Generic[StateT]):
     def __init__(
         self, name: str, state: Any, *, retry: StepRetry | None, log_level: LogLevel, call: str | None, max_crashes: int
     ) -> None:
-        check_segment("name", name, "definition")
+        check_segment("name", name, "a definition")
         if retry is not None and not isinstance(retry, StepRetry):
             raise TypeError(f"retry: {retry!r} is no StepRetry: write retry=StepRetry(max_attempts=3)")
         if log_level not in _LEVELS:
