@@ -67,6 +67,8 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @click.command()
 @click.argument("target", metavar="SERVER")
 @_setting("listen", "HOST:PORT or unix:PATH; may be repeated.", multiple=True, metavar="ADDRESS")
+@_setting("socket_mode", "Who may call by Unix sockets.", type=click.Choice(["0600", "0660", "0666"]))
+@_setting("socket_group", "The group of these sockets.", metavar="NAME|NUMBER")
 @_setting("data", "Directory that holds everything.", type=_Path(path_type=Path))
 @_setting("stores", "Where bytes are; may be repeated.", "--store", multiple=True, metavar="NAME=URL")
 @_setting("metrics", "Where Prometheus reads metrics, or off.", metavar="HOST:PORT")

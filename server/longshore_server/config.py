@@ -33,7 +33,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 """The least and the most that a number may be."""
 WORDS: Mapping[str, tuple[str, ...]] = {
     "health": ("anyone", "authenticated"), "reflection": ("anyone", "authenticated", "off"),
-    "log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error"),
+    "socket_mode": ("0600", "0660", "0666"), "log_format": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
 }  # fmt: skip
 """The words that a setting may be."""
 # Each means nothing without the other.
@@ -50,6 +51,8 @@ _VARIABLE = "LONGSHORE_"
 # What the other commands read: beside a server, these are no slips.
 _OF_CALLERS = ("SERVER", "TOKEN", "TLS", "TLS_CA", "TLS_CLIENT_CERT", "TLS_CLIENT_KEY")
 _MAX_SOCKET = 107
+# What the name takes by which a socket is made, beside its place.
+_SOCKET_NAME = 12
 
 
 class Kind(NamedTuple):
@@ -141,6 +144,11 @@ class Config:
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
     """Where to listen: `HOST:PORT` (port 0: any free one), `[IPV6]:PORT` or `unix:PATH`."""
+    socket_mode: str = "0600"
+    """Who may open the sockets of `unix:PATH`: `0600` the server's user, `0660` its group too, `0666` everybody."""
+    socket_group: str = ""
+    """The group of these sockets, by name or number; the server's user must be a member of it. Empty: that of the
+    server's user, or of the directory where that has the set-group-ID bit."""
     data: Path = Path("data")
     """The directory that holds everything; made if it is not there."""
     stores: tuple[StoreSettings, ...] = ()
@@ -233,6 +241,7 @@ class Config:
             raise ConfigError(f"jwt_keys: {problem}")
         for address in self.listen:
             self._check_address(address)
+        self._check_sockets()
         if self.metrics_address and not _has_port(self.metrics_address):
             raise ConfigError(f"metrics: {self.metrics!r} is neither HOST:PORT nor off")
 
@@ -254,8 +263,19 @@ class Config:
         path = address.removeprefix("unix:").removeprefix("//")
         if not (path and "\0" not in path if unix else _has_port(address)):
             raise ConfigError(f"listen: {address!r} is neither HOST:PORT nor unix:PATH")
-        if unix and len(os.fsencode(path)) > _MAX_SOCKET:
-            raise ConfigError(f"listen: {address!r} has more than the {_MAX_SOCKET} bytes of a Unix socket's path")
+        folder = _MAX_SOCKET - _SOCKET_NAME
+        if unix and (len(os.fsencode(path)) > _MAX_SOCKET or len(os.fsencode(Path(path).parent)) > folder):
+            raise ConfigError(
+                f"listen: {address!r} is too long: a socket's path may have {_MAX_SOCKET} bytes, its folder's {folder}"
+            )
+
+    def _check_sockets(self) -> None:
+        if self.socket_group and self.socket_mode == "0600":
+            raise ConfigError("socket_group: with socket_mode 0600 the group may not call; say 0660")
+        if not any(address.startswith("unix:") for address in self.listen):
+            for name in ("socket_group", "socket_mode"):
+                if getattr(self, name) != getattr(Config, name):
+                    raise ConfigError(f"{name}: it means nothing without a unix:PATH in listen")
 
     def check_exposure(self, *, authenticated: bool) -> None:
         """Refuse to be reached from other machines by callers who need not say who they are. Raises `ConfigError`."""

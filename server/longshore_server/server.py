@@ -28,6 +28,7 @@ from longshore_server.instances.declaring import Declaring
 from longshore_server.jobs.declaring import DeclaringJobs
 from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
+from longshore_server.rpc.unix_socket import Rights, group_number
 from longshore_server.telemetry import tracing
 from longshore_server.telemetry.metrics import MetricsServer
 from longshore_server.tracer import Tracer
@@ -132,6 +133,7 @@ class Running:
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection, max_input=config.max_input, max_payload=config.max_payload,
+            rights=_socket_rights(config),
         )  # fmt: skip
         self.recovered = 0
         """How many operations of the last server go on."""
@@ -168,8 +170,8 @@ class Running:
                     ) from None
                 self._stack.callback(self.metrics.stop)
             outside = tracing.ambient()
-            await self.listener.start(self.config.listen)
             self._stack.push_async_callback(self.listener.stop, 1.0)
+            await self.listener.start(self.config.listen)
             self._server.config = self.config
             self._server.operations.attach(self.engine)
             services = None
@@ -221,6 +223,17 @@ class Running:
 def _calls(server: Server) -> set[str]:
     """The capabilities that definitions of instances ask for."""
     return {definition.call for definition in server.definitions.values() if definition.call is not None}
+
+
+def _socket_rights(config: Config) -> Rights:
+    """Who may call by Unix sockets. Raises `ConfigError`."""
+    try:
+        group = group_number(config.socket_group) if config.socket_group else None
+    except KeyError:
+        raise ConfigError(
+            f"socket_group: this machine has no group {config.socket_group!r}; add it, or give the number of one"
+        ) from None
+    return Rights(int(config.socket_mode, 8), group)
 
 
 def _make_stores(config: Config) -> dict[str, Store]:

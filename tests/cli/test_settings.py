@@ -48,6 +48,13 @@ SETTINGS = {
         ("127.0.0.1:1", "unix:s"), ("--listen", "127.0.0.1:1", "--listen", "unix:s"), "127.0.0.1:1,unix:s",
         '["127.0.0.1:1", "unix:s"]', "ADDRESS",
     ),
+    "socket_mode": Setting(
+        "0666", ("--socket-mode", "0666"), "0666", '"0666"', others={"listen": ("unix:s",)},
+    ),
+    "socket_group": Setting(
+        "web", ("--socket-group", "web"), "web", '"web"', "NAME|NUMBER",
+        {"listen": ("unix:s",), "socket_mode": "0660"},
+    ),
     "data": Setting(Path("other"), ("--data", "other"), "other", '"other"', "PATH"),
     "stores": Setting(
         (StoreSettings("u", "s3://b/p"), StoreSettings("v", "/srv")), ("--store", "u=s3://b/p", "--store", "v=/srv"),
@@ -146,7 +153,19 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
         ('listen = ["unix:a\\u0000"]', r"listen: 'unix:a\x00' is neither HOST:PORT nor unix:PATH"),
         (
             f'listen = ["unix:/{"a" * 105}ä"]',
-            f"listen: 'unix:/{'a' * 105}ä' has more than the 107 bytes of a Unix socket's path",
+            f"listen: 'unix:/{'a' * 105}ä' is too long: a socket's path may have 107 bytes, its folder's 95",
+        ),
+        (
+            f'listen = ["unix:/{"a" * 95}/s"]',
+            f"listen: 'unix:/{'a' * 95}/s' is too long: a socket's path may have 107 bytes, its folder's 95",
+        ),
+        ('socket_mode = "0644"', "socket_mode: '0644' is none of 0600, 0660, 0666"),
+        ("socket_mode = 0o660", "socket_mode: 432 is not a text"),
+        ('socket_mode = "0660"', "socket_mode: it means nothing without a unix:PATH in listen"),
+        ('socket_group = "web"\nsocket_mode = "0660"', "socket_group: it means nothing without a unix:PATH in listen"),
+        (
+            'listen = ["unix:s"]\nsocket_group = "web"',
+            "socket_group: with socket_mode 0600 the group may not call; say 0660",
         ),
         ('data = ""', "data: '' is not a path"),
         ('tokens = ""', "tokens: '' is not a path"),
@@ -401,4 +420,6 @@ def test_the_page_has_every_setting_as_it_is() -> None:
 
 
 def _together(name: str) -> dict[str, str]:
-    return {f"LONGSHORE_{key.upper()}": str(value) for key, value in SETTINGS[name].others.items() if key != name}
+    others = {key: value for key, value in SETTINGS[name].others.items() if key != name}
+    texts = {key: ",".join(value) if isinstance(value, tuple) else str(value) for key, value in others.items()}
+    return {f"LONGSHORE_{key.upper()}": text for key, text in texts.items()}

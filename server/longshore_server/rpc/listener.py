@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -29,6 +28,7 @@ from longshore_server.rpc import (
 from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
+from longshore_server.rpc.unix_socket import Rights, path_of, placed
 from longshore_server.tracer import UNRECORDED
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -84,11 +84,12 @@ class Listener:
         reflection: who may have it, `anyone`, `authenticated` or, with `off`, nobody.
         max_input: the largest input in bytes.
         max_payload: the largest result, progress, output or signal in bytes.
+        rights: who may call by Unix sockets.
     """
 
     def __init__(
         self, engine: Engine, *, authentication: Authentication | None, tls: Certificates | None, health: str,
-        reflection: str, max_input: int, max_payload: int,
+        reflection: str, max_input: int, max_payload: int, rights: Rights,
     ) -> None:  # fmt: skip
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
         services = [
@@ -122,6 +123,7 @@ class Listener:
             standard.add_reflection([*services, standard.HEALTH], self._server, allowed, engine.clock)
         self.addresses: list[str] = []
         """Where it listens, with the real ports."""
+        self._rights = rights
         self._sockets: list[Path] = []
 
     def handlers(self, callers: Callers | None = None) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
@@ -142,10 +144,13 @@ class Listener:
         """Bind and begin to answer. Raises `ListenError`."""
         credentials = None if self._tls is None else _credentials(self._tls)
         for address in addresses:
-            if address.startswith("unix:"):
-                self._prepare_socket(Path(address.removeprefix("unix:").removeprefix("//")))
+            path, port = path_of(address), 0
             try:
-                if credentials is None or address.startswith("unix:"):
+                if path is not None:
+                    with placed(path, self._rights) as temporary:
+                        self._server.add_insecure_port(temporary)
+                    self._sockets.append(path)
+                elif credentials is None:
                     port = self._server.add_insecure_port(address)
                 else:
                     port = self._server.add_secure_port(address, credentials)
@@ -153,10 +158,9 @@ class Listener:
                 raise ListenError(
                     f"cannot listen on {address}: it is in use or not this machine's; choose another with --listen"
                 ) from None
-            if address.startswith("unix:"):
-                self.addresses.append(address)
-            else:
-                self.addresses.append(f"{address.rpartition(':')[0]}:{port}")
+            except OSError as error:
+                raise ListenError(f"cannot listen on {address}: {error}") from None
+            self.addresses.append(address if path is not None else f"{address.rpartition(':')[0]}:{port}")
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
@@ -164,20 +168,6 @@ class Listener:
         await self._server.stop(grace)
         for path in self._sockets:
             path.unlink(missing_ok=True)
-
-    def _prepare_socket(self, path: Path) -> None:
-        """Remove the socket that a dead server left behind. Whoever answers on it is alive, and keeps it."""
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(str(path))
-                except OSError:
-                    path.unlink(missing_ok=True)
-                else:
-                    raise ListenError(f"cannot listen on unix:{path}: another server answers there; choose another")
-        if not path.parent.is_dir():
-            raise ListenError(f"cannot listen on unix:{path}: the directory {path.parent} does not exist")
-        self._sockets.append(path)
 
 
 def _lengths(max_input: int, max_payload: int) -> Mapping[str, int]:
