@@ -102,7 +102,7 @@ class Harness:
         Calls under way see their connection break. What was being committed at this moment is on the disk or not: for
         a test that always sees the same, `settle` before, or let `crash_after` say when.
         """
-        await self._bury(self._die())
+        await self._die().abandon()
 
     async def crash_and_restart(self) -> None:
         """`settle`, `crash`, `start`, and `settle` again: every handler has gone as far as it can, both times."""
@@ -284,11 +284,6 @@ class Harness:
         running.engine.abandon()
         return running
 
-    async def _bury(self, running: Running) -> None:
-        await running.abandon()
-        # Callers learn of it, and wait for the next server, before that runs.
-        await at_rest(None)
-
     async def _revive(self, running: Running) -> None:
-        await self._bury(running)
+        await running.abandon()
         await self.start()

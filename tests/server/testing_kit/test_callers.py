@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,16 @@ from tests.server.auth.conftest import ALL, Handlers
 DONE = GatesRequest(done=True)
 
 
+OWN: ContextVar[str] = ContextVar("own", default="nothing")
+
+
 class OneToken(Authenticator):
     """Knows one caller."""
 
+    sees = ""
+
     async def authenticate(self, credentials: Credentials) -> Principal | None:
+        self.sees = OWN.get()
         return Principal("tom", frozenset(ALL)) if credentials.bearer == "tom's" else None
 
 
@@ -102,7 +109,14 @@ async def test_a_contract_that_says_nothing_of_callers_is_refused_where_they_are
 
 
 async def test_nothing_of_the_caller_reaches_the_server_but_its_call(longshore: Harness) -> None:
-    """A method runs in nobody's context, and ends by itself when its caller is gone."""
+    OWN.set("the caller's")
+    await longshore.client(GatesClient, token="tom's").gated(DONE)
+    [authenticator] = longshore.server.authenticators
+    assert isinstance(authenticator, OneToken)
+    assert authenticator.sees == "nothing"
+
+
+async def test_a_method_ends_when_its_caller_is_gone(longshore: Harness) -> None:
     client = longshore.client(GatesClient, principal="ada", capabilities=ALL)
     operation = await client.gated(GatesRequest())
     waiting = asyncio.create_task(operation.wait())

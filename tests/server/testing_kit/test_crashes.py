@@ -49,6 +49,15 @@ async def test_a_change_that_is_durable_but_that_nobody_has_heard_of(longshore: 
     assert await client.play_named.count() == {lc.State.COMPLETED: 1}
 
 
+async def test_each_change_is_a_commit_of_its_own(longshore: Harness) -> None:
+    client = longshore.client(LabClient)
+    crash = longshore.crash_after(commits=3, when=lambda change: isinstance(change, Accept))
+    operations = await asyncio.gather(*(client.play_named(PlayRequest(key=str(key))) for key in range(20)))
+    await crash
+    # Of the starts that were made again three had been accepted, and only the last of them unheard.
+    assert [operation.created for operation in operations].count(False) == 1
+
+
 async def test_nobody_hears_of_what_is_committed_when_the_server_dies(
     longshore: Harness, handlers: LabHandlers
 ) -> None:

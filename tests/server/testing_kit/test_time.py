@@ -215,8 +215,8 @@ async def test_files_that_are_written_in_threads_are_waited_for(longshore: Harne
     writing = asyncio.create_task(in_thread(write))
     await entered.wait()
     settling = asyncio.create_task(longshore.settle())
-    done, _ = await asyncio.wait([settling, writing], timeout=0)
-    assert not done
+    await turns()
+    assert not settling.done()
     gate.set()
     await settling
     assert writing.done()
