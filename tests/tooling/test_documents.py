@@ -41,3 +41,12 @@ def test_the_index_leads_to_every_page() -> None:
         (docs / link).resolve() for link in re.findall(r"\]\(([^)#]+)\)", (docs / "README.md").read_text("utf-8"))
     }
     assert set(docs.glob("*.md")) | set(docs.glob("guides/*.md")) <= linked | {docs / "README.md"}
+
+
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=[guide.name for guide in GUIDES])
+def test_every_guide_with_code_has_a_test_that_reads_it(guide: Path) -> None:
+    assert "```" in guide.read_text("utf-8")
+    assert any(guide.name in test.read_text("utf-8") for test in (ROOT / "tests").rglob("test_*.py"))

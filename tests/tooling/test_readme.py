@@ -52,7 +52,7 @@ def blocks() -> list[Block]:
     return [Block(match[1], match[2], text.count("\n", 0, match.start(2))) for match in found]
 
 
-MAKE, CONTRACT, HANDLER, SERVE, CLIENT, GRPCURL, CALL, INSTALL = blocks()
+MAKE, CONTRACT, HANDLER, SERVE, CLIENT, BLOCKING, GRPCURL, CALL, INSTALL = blocks()
 
 
 class Project(NamedTuple):
@@ -96,7 +96,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 async def address(project: Project) -> AsyncIterator[str]:
     """Where the README's service is served, by the README's commands."""
-    (compile,) = (command for command in INSTALL.commands if command.startswith("longshore"))
+    (compile,) = (command for command in INSTALL.commands if command.startswith("longshore generate"))
     project.shell(compile, project.folder / "examples" / "orders")
     (serve,) = SERVE.commands
     process = await asyncio.create_subprocess_exec(
@@ -126,6 +126,9 @@ async def test_what_it_shows_works(project: Project, address: str, capsys: pytes
     namespace = await run_python(CLIENT, address)
     assert namespace["result"] == ProcessOrderResult(order_id="ord_123", status="ready_to_ship")
     assert capsys.readouterr().out.splitlines() == ["reserve Reserving ord_123", "charge Charging the card"]
+
+    blocking = await run_python(BLOCKING, address)
+    assert blocking["result"] == namespace["result"]
 
     async def shell(command: str) -> str:
         return await asyncio.to_thread(project.shell, command.replace(ADDRESS, address))
@@ -165,7 +168,7 @@ def documents(text: str) -> list[Any]:
 
 
 def test_its_installation_brings_the_server_and_the_command_line(tmp_path: Path) -> None:
-    (install,) = (command for command in INSTALL.commands if command.startswith("pip"))
+    install, _, new = INSTALL.commands
     venv.create(tmp_path / "venv", with_pip=True)
     path = os.pathsep.join([str(tmp_path / "venv" / "bin"), os.environ["PATH"]])
     # The versions that are tested here; what is newer is for `make lock`.
@@ -175,11 +178,13 @@ def test_its_installation_brings_the_server_and_the_command_line(tmp_path: Path)
     fresh.shell(install, ROOT)
     for command in ("call", "ls", "types", "generate", "serve"):
         assert "Usage: " in fresh.shell(f"longshore {command} --help")
+    fresh.shell(new)
+    assert (tmp_path / "hello" / "Makefile").exists()
     assert str(tmp_path) in fresh.shell("python -c 'import longshore_server; print(longshore_server.__file__)'")
 
 
 def test_every_block_has_its_part_in_these_tests() -> None:
     kinds = [block.language for block in blocks()]
-    assert kinds == ["", "proto", "python", "", "python", "", "", ""]
+    assert kinds == ["", "proto", "python", "", "python", "python", "", "", ""]
     assert [shlex.split(command, comments=True) for command in MAKE.commands] == [["make", "demo"], ["make", "test"]]
-    assert [len(block.commands) for block in (SERVE, GRPCURL, CALL, INSTALL)] == [1, 2, 2, 2]
+    assert [len(block.commands) for block in (SERVE, GRPCURL, CALL, INSTALL)] == [1, 2, 2, 3]
