@@ -8,6 +8,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from longshore_server.lifecycle import draw
+
 
 class JobState(enum.IntEnum):
     """Where a job is in its life."""
@@ -108,13 +110,9 @@ def rule(state: JobState, move: JobMove) -> JobRule | None:
 
 def diagram() -> str:
     """The state machine as the text of a Mermaid diagram, made from `RULES`."""
-    lines = ["stateDiagram-v2", "    [*] --> QUEUED : create", "    [*] --> ACTIVE : create, with a free slot"]
-    edges: dict[tuple[JobState, JobState], list[str]] = {}
-    for r in RULES:
-        edges.setdefault((r.source, r.target), []).append(r.move.value)
-    lines += [f"    {a.name} --> {b.name} : {', '.join(moves)}" for (a, b), moves in edges.items()]
-    lines += [f"    {state.name} --> [*]" for state in sorted(ENDED)]
-    return "\n".join(lines)
+    beginnings = ["[*] --> QUEUED : create", "[*] --> ACTIVE : create, with a free slot"]
+    moves = ((r.source, r.move, r.target) for r in RULES)
+    return draw(beginnings, moves, [f"{state.name} --> [*]" for state in sorted(ENDED)])
 
 
 def table() -> str:

@@ -7,6 +7,7 @@ The numbers are those of `longshore.v1.OperationSnapshot.State` and `longshore.v
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -125,13 +126,19 @@ def rule(state: State, move: Move) -> Rule | None:
 
 def diagram() -> str:
     """The state machine as the text of a Mermaid diagram, made from `RULES`."""
-    lines = ["stateDiagram-v2", "    [*] --> PENDING : accept"]
-    edges: dict[tuple[State, State], list[str]] = {}
-    for r in RULES:
-        edges.setdefault((r.source, r.target), []).append(r.move.value)
-    lines += [f"    {a.name} --> {b.name} : {', '.join(moves)}" for (a, b), moves in edges.items()]
-    lines += [f"    {state.name} --> [*]" for state in sorted(TERMINAL)]
-    return "\n".join(lines)
+    moves = ((r.source, r.move, r.target) for r in RULES)
+    return draw(["[*] --> PENDING : accept"], moves, [f"{state.name} --> [*]" for state in sorted(TERMINAL)])
+
+
+def draw(
+    beginnings: Iterable[str], moves: Iterable[tuple[enum.Enum, enum.Enum, enum.Enum]], ends: Iterable[str]
+) -> str:
+    """A state machine as the text of a Mermaid diagram. `moves`: from a state, by a move, to a state."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for source, move, target in moves:
+        edges.setdefault((source.name, target.name), []).append(move.value)
+    between = (f"{source} --> {target} : {', '.join(words)}" for (source, target), words in edges.items())
+    return "\n".join(["stateDiagram-v2", *(f"    {line}" for line in (*beginnings, *between, *ends))])
 
 
 def table() -> str:

@@ -340,18 +340,20 @@ async def test_a_job_that_crashes_its_server_is_buried_after_max_claims(yard: Ya
 async def test_a_stop_in_good_order_is_no_crash(yard: Yard) -> None:
     begun = asyncio.Event()
 
-    @yard.job("load", max_claims=1)
+    @yard.job("load", max_claims=2)
     async def load(payload: Load, job: Job[int]) -> int:
         begun.set()
-        if job.attempt == 1:
+        if job.attempt < 3:
             await asyncio.Event().wait()
         return job.attempt
 
     await yard.start()
     ref = await load.create(Load())
-    await begun.wait()
-    await yard.restart(crash=False)
-    assert await ref.wait() == 2
+    for crash in (False, True):
+        await begun.wait()
+        begun.clear()
+        await yard.restart(crash=crash)
+    assert await ref.wait() == 3
 
 
 async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_has_its_grace(yard: Yard) -> None:
