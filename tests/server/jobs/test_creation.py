@@ -234,6 +234,19 @@ async def test_a_delay_and_a_time_are_kept_over_a_restart_and_never_early(yard: 
     await late.wait()
 
 
+async def test_a_delay_that_begins_while_time_is_looked_after_is_not_forgotten(yard: Yard) -> None:
+    gate = Gate(yard)
+    gate.open.set()
+    await yard.start()
+    first = await gate.queue.create(Reserve("first"), delay=10)
+    late = asyncio.ensure_future(gate.queue.create(Reserve("late"), delay=5))
+    yard.clock.advance(10)  # written in one transaction, the look at what is due before the creation
+    await first.wait()
+    ref = await late
+    yard.clock.advance(5)
+    assert await ref.wait() == "late x 1"
+
+
 async def test_the_highest_priority_is_run_first_and_the_oldest_among_equals(yard: Yard) -> None:
     gate = Gate(yard, concurrency=1)
     await yard.start()
