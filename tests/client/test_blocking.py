@@ -241,7 +241,7 @@ try:
     print(operation.name, flush=True)
     operation.wait()
 except KeyboardInterrupt:
-    print(operation.get().state.name, len(asyncio.all_tasks(channel.portal._loop)))
+    print(operation.get().state.name, len(asyncio.all_tasks(channel.portal._shared.loop)))
 channel.close()
 """,
     )

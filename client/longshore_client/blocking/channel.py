@@ -32,7 +32,7 @@ class Channel(Blocking[asynchronous.Channel]):
 
     def close(self) -> None:
         """Close the connection. Calls under way end with `CallCancelled`; operations go on. Repeatable."""
-        self._portal.close(self._inner.close())
+        self._portal.close(self._inner.close)
 
     def __enter__(self) -> Self:
         return self

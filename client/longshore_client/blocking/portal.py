@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, where the asyncio client works for callers that block."""
+"""An event loop in a thread, where the asyncio client works for callers that block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -16,19 +16,66 @@ ValueT = TypeVar("ValueT")
 InnerT = TypeVar("InnerT")
 
 
+class _Shared:
+    """The event loop of all portals of this process: not every version of gRPC is quiet with more than one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.thread: threading.Thread | None = None
+        self.loop: asyncio.AbstractEventLoop
+
+    def enter(self) -> None:
+        """One portal more: the first one starts the thread."""
+        with self.lock:
+            self.users += 1
+            if self.thread is None:
+                begun = threading.Event()
+                # A program that forgets to close its channel can end all the same.
+                self.thread = threading.Thread(target=self._serve, args=(begun,), name="longshore-client", daemon=True)
+                self.thread.start()
+                begun.wait()
+
+    def leave(self) -> None:
+        """One portal less: the last one ends the thread."""
+        with self.lock:
+            self.users -= 1
+            if self.users == 0 and self.thread is not None:
+                self.loop.call_soon_threadsafe(self._end.set)
+                self.thread.join()
+                self.thread = None
+
+    def _serve(self, begun: threading.Event) -> None:
+        async def main() -> None:
+            self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+            begun.set()
+            await self._end.wait()
+
+        asyncio.run(main())
+
+
+_shared = _Shared()
+
+
+def _forked() -> None:
+    """A process that was forked has none of its parent's threads, and may have its locks in any state."""
+    global _shared  # noqa: PLW0603
+    _shared = _Shared()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class Portal:
     """Runs coroutines for any number of threads, which wait for what comes out."""
 
     def __init__(self) -> None:
-        self._process = os.getpid()
-        self._closed = False
+        self._shared = _shared
+        self._shared.enter()
         self._lock = threading.Lock()
-        """What is handed to the loop is handed over before its end, or not at all."""
-        begun = threading.Event()
-        # A program that forgets to close its connection can end all the same.
-        self._thread = threading.Thread(target=self._serve, args=(begun,), name="longshore-client", daemon=True)
-        self._thread.start()
-        begun.wait()
+        self._closed = False
+        self._under_way: set[Future[Any]] = set()
 
     def run(self, work: Coroutine[Any, Any, ValueT]) -> ValueT:
         """Return what a coroutine returns, or raise what it raises. An interrupted wait, by Ctrl-C, cancels it.
@@ -41,7 +88,8 @@ class Portal:
             self._check_usable()
             with self._lock:
                 self._check_usable()
-                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+                future = asyncio.run_coroutine_threadsafe(work, self._shared.loop)
+                self._under_way.add(future)
         except RuntimeError:
             work.close()
             raise
@@ -49,9 +97,10 @@ class Portal:
             return future.result()
         except CancelledError:
             raise RuntimeError("the channel was closed while the call was under way") from None
-        except BaseException:
+        finally:
             future.cancel()
-            raise
+            with self._lock:
+                self._under_way.discard(future)
 
     def iterate(self, stream: AsyncGenerator[ValueT, None]) -> Generator[ValueT, None, None]:
         """Yield what an asynchronous generator yields; whoever leaves early closes it."""
@@ -76,32 +125,27 @@ class Portal:
 
         return call
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Run one coroutine more, then end the loop and its thread. Repeatable, and nothing after a fork."""
-        with self._lock if os.getpid() == self._process else contextlib.nullcontext():
-            first, self._closed = not self._closed and os.getpid() == self._process, True
-        if not first:
-            last.close()
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run one coroutine more and cancel all others. Repeatable, and nothing in a process that was forked."""
+        if self._shared is not _shared:
             return
-        asyncio.run_coroutine_threadsafe(last, self._loop).result()
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join()
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            asyncio.run_coroutine_threadsafe(last(), self._shared.loop).result()
+            with self._lock:
+                left = tuple(self._under_way)
+            for future in left:
+                future.cancel()
+            self._shared.leave()
 
     def _check_usable(self) -> None:
-        if os.getpid() != self._process:
+        if self._shared is not _shared:
             raise RuntimeError("the channel was opened before this process was forked: connect after the fork instead")
         if self._closed:
             raise RuntimeError("the channel is closed")
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is self._shared.thread:
             raise RuntimeError("a call that blocks cannot be made in the client's own event loop")
-
-    def _serve(self, begun: threading.Event) -> None:
-        async def main() -> None:
-            self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-            begun.set()
-            await self._end.wait()
-
-        asyncio.run(main())
 
 
 class Blocking(Generic[InnerT]):
