@@ -16,7 +16,8 @@ from longshore_server.ids import uid_text
 from longshore_server.jobs import progress
 from longshore_server.jobs.definition import Definition
 from longshore_server.store.jobs import Body, JobRecord
-from longshore_server.store.mutations.job import JobAttempt, ReportJob
+from longshore_server.store.mutations.job import ReportJob
+from longshore_server.store.mutations.job_end import JobAttempt
 
 if TYPE_CHECKING:
     from longshore_server.jobs.runner import Run

@@ -19,7 +19,7 @@ from longshore_server.handler.steps import StepRetry
 from longshore_server.job_lifecycle import JobMove
 from longshore_server.jobs.key import KeyTemplate
 from longshore_server.store.jobs import QueueRow
-from longshore_server.store.mutations.job import WhenFull
+from longshore_server.store.mutations.job_creation import WhenFull
 
 Span = float | timedelta | str
 """Seconds, a timedelta, or a text such as `"30m"`."""

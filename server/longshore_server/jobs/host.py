@@ -20,14 +20,8 @@ from longshore_server.store.database import StoreError
 from longshore_server.store.jobs import Body, JobRecord
 from longshore_server.store.ledger import Published
 from longshore_server.store.mutations import Author
-from longshore_server.store.mutations.job import (
-    Admission,
-    CreateJobs,
-    DeclareQueues,
-    NewJob,
-    PauseQueue,
-    ReleaseJobs,
-)
+from longshore_server.store.mutations.job import DeclareQueues, PauseQueue, ReleaseJobs
+from longshore_server.store.mutations.job_creation import Admission, CreateJobs, NewJob
 from longshore_server.store.record import JournalEntry
 from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer

@@ -9,7 +9,7 @@ from google.rpc import status_pb2
 
 from longshore_server.errors import reason_of
 from longshore_server.job_lifecycle import JobState
-from longshore_server.store.mutations.job import Obstacle
+from longshore_server.store.mutations.job_creation import Obstacle
 
 if TYPE_CHECKING:
     from longshore_server.jobs.refs import JobRef

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
-from longshore_server.store.mutations.job import URL_PREFIX
+from longshore_server.store.mutations.job_end import URL_PREFIX
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from longshore_server.jobs.definition import Definition, shown
 from longshore_server.jobs.outcomes import JobCancelledError, JobFailedError
 from longshore_server.store.jobs import Body, JobRecord
 from longshore_server.store.mutations import Author, Mutation
-from longshore_server.store.mutations.job import AttachJob, CancelJob
+from longshore_server.store.mutations.job_end import AttachJob, CancelJob
 
 if TYPE_CHECKING:
     from longshore_server.jobs.host import Host

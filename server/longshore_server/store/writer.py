@@ -26,7 +26,7 @@ from longshore_server.store import queries
 from longshore_server.store.database import Database
 from longshore_server.store.ledger import Commit, Ledger, Published
 from longshore_server.store.mutations import Accept, Mutation
-from longshore_server.store.mutations.job import reach
+from longshore_server.store.mutations.job_end import reach
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction
 

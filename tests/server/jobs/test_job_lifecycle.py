@@ -16,16 +16,9 @@ from longshore_server.job_lifecycle import ENDED, RULES, JobMove, JobState, Stan
 from longshore_server.store import jobs as rows
 from longshore_server.store.jobs import Body, JobRecord, Jobs, QueueRow, new_job
 from longshore_server.store.mutations import Mutation
-from longshore_server.store.mutations.job import (
-    ClaimJobs,
-    CreateJobs,
-    DeclareQueues,
-    JobAttempt,
-    NewJob,
-    ReportJob,
-    SettleJob,
-    WhenFull,
-)
+from longshore_server.store.mutations.job import ClaimJobs, DeclareQueues, ReportJob, SettleJob
+from longshore_server.store.mutations.job_creation import CreateJobs, NewJob, WhenFull
+from longshore_server.store.mutations.job_end import JobAttempt
 from longshore_server.store.store import Store
 from longshore_server.store.transaction import Transaction
 from longshore_server.testing import ManualClock
