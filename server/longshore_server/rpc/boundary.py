@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 RequestT = TypeVar("RequestT", bound=Message)
 STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_telling: set[asyncio.Task[None]] = set()
+"""Tasks that end calls: nobody else keeps them."""
 _OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
 
 Durations: TypeAlias = defaultdict[str, Histogram]
@@ -42,7 +44,7 @@ Method: TypeAlias = "Callable[[Durations, Callers, Traced], grpc.RpcMethodHandle
 class Context:
     """One call: who makes it, and what it says besides its request."""
 
-    __slots__ = ("_callers", "_inner", "_metadata", "_version", "caller")
+    __slots__ = ("_callers", "_inner", "_metadata", "_task", "_version", "caller", "ended")
 
     caller: Principal
     """Set by `identify`, before anything else is asked."""
@@ -51,6 +53,19 @@ class Context:
         self._inner = inner
         self._callers = callers
         self._metadata: Iterable[tuple[str, str | bytes]] | None = None
+        self._task = asyncio.current_task()
+        self.ended: ServiceError | None = None
+        """What `end` has ended it with."""
+
+    def end(self, error: ServiceError) -> None:
+        """End the call from outside, wherever it is: also where it waits for a caller who takes nothing, and is told
+        once it does. Repeatable: the first error counts."""
+        if self.ended is None and self._task is not None:
+            self.ended = error
+            telling = asyncio.create_task(abort(self._inner, error))
+            _telling.add(telling)
+            telling.add_done_callback(_telling.discard)
+            self._task.cancel()
 
     async def identify(self) -> None:
         """Find out who calls. Raises `ServiceError` (UNAUTHENTICATED)."""
@@ -147,6 +162,8 @@ def stream(
                 code = refused.reason.code.name
                 await abort(inner, refused)
             finally:
+                if context.ended is not None:
+                    code = context.ended.reason.code.name
                 durations[code].observe(perf_counter() - begin)
                 span.end(code)
 

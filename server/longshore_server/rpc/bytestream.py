@@ -66,7 +66,7 @@ class ByteStream:
         if request.read_limit < 0:
             raise invalid("read_limit", "must not be negative")
         name, asked = request.resource_name, Asked(request.read_offset, request.read_limit, use_id="", sha256=b"")
-        async with self._downloads.reading(context.caller, name, asked, field="resource_name") as (_, reading):
+        async with self._downloads.reading(context, name, asked, field="resource_name") as (_, reading):
             async for pieces in reading.blocks():
                 yield map(_data, pieces)
 

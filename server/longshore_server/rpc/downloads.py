@@ -37,7 +37,7 @@ class Downloads:
         }
 
     async def _download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
-        async with self.reading(context.caller, request.name, _asked(request)) as (live, reading):
+        async with self.reading(context, request.name, _asked(request)) as (live, reading):
             yield [_header(live, reading)]
             async for pieces in reading.blocks():
                 yield map(_chunk, pieces)
@@ -52,17 +52,17 @@ class Downloads:
 
     @contextlib.asynccontextmanager
     async def reading(
-        self, caller: Principal, name: str, asked: Asked, *, field: str = "name"
+        self, context: Context, name: str, asked: Asked, *, field: str = "name"
     ) -> AsyncIterator[tuple[Live, Reading]]:
-        """Begin the download that has this name, for a caller who may see it; and its operation.
+        """Begin the download that has this name, for a call whose caller may see it; and its operation.
 
         Raises `ServiceError`: INVALID_NAME (of `field`), TOO_MANY_TRANSFERS, and what
         `Downloads.open` of the engine does.
         """
         with _named(name):
-            live, number = await self._find(caller, name, field=field)
-            with self._engine.transfers.place(caller.name):
-                async with self._engine.transfers.downloads.open(live.record, number, asked) as reading:
+            live, number = await self._find(context.caller, name, field=field)
+            with self._engine.transfers.place(context.caller.name):
+                async with self._engine.transfers.downloads.open(live.record, number, asked, context.end) as reading:
                     yield live, reading
 
     async def _find(

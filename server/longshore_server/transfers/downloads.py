@@ -5,13 +5,12 @@ A download is looked at when it begins: neither its expiry nor another object at
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import google_crc32c
@@ -116,8 +115,12 @@ class Downloads:
         return await self._operations.writer.submit(RevokeDownload(uid, number))
 
     @contextlib.asynccontextmanager
-    async def open(self, record: OperationRecord, number: int, asked: Asked) -> AsyncIterator[Reading]:
+    async def open(
+        self, record: OperationRecord, number: int, asked: Asked, end: Callable[[ServiceError], None]
+    ) -> AsyncIterator[Reading]:
         """Begin a download of an operation as it is published at this moment; its use is counted.
+
+        `end` ends the call that it is for, also where its caller takes nothing of what is sent.
 
         Raises `ServiceError`: DOWNLOAD_NOT_FOUND, DOWNLOAD_REVOKED, DOWNLOAD_EXPIRED, OBJECT_NOT_FOUND,
         DOWNLOAD_CHANGED, OFFSET_OUT_OF_RANGE, DOWNLOAD_USED_UP or UNAVAILABLE.
@@ -134,7 +137,7 @@ class Downloads:
         if store is None:
             raise _gone(name)
         # Before the first await: what is published from here on reaches it.
-        reading = Reading(name, download, asked, store)
+        reading = Reading(name, download, asked, store, end)
         readings = self._open.setdefault(record.uid, set())
         readings.add(reading)
         try:
@@ -157,7 +160,9 @@ class Reading:
     Nothing is read ahead: systems and stores do that, and a task for it would cost more than a block that is in memory.
     """
 
-    def __init__(self, name: str, download: DownloadRecord, asked: Asked, store: Store) -> None:
+    def __init__(
+        self, name: str, download: DownloadRecord, asked: Asked, store: Store, end: Callable[[ServiceError], None]
+    ) -> None:
         self.name = name
         self.download = download
         self.info: ObjectInfo
@@ -171,8 +176,7 @@ class Reading:
         self._position = asked.offset
         self._stream: AsyncGenerator[bytes] | None = None
         self._first = b""
-        self._ended: ServiceError | None = None
-        self._waiting: asyncio.Timeout | None = None
+        self.end = end
 
     @property
     def sent(self) -> int:
@@ -183,13 +187,6 @@ class Reading:
     def number(self) -> int:
         """Which download of its operation it is."""
         return self.download.number
-
-    def end(self, reason: ServiceError) -> None:
-        """Let it go no further. Repeatable: the first reason counts."""
-        if self._ended is None:
-            self._ended = reason
-            if self._waiting is not None:
-                self._waiting.reschedule(0)
 
     async def begin(self) -> None:
         """Find the object and hold on to its bytes. Raises `ServiceError`."""
@@ -210,17 +207,16 @@ class Reading:
     async def blocks(self) -> AsyncIterator[Iterator[Piece]]:
         """Its bytes, in batches that are to be sent to their ends.
 
-        Raises `ServiceError`: what it was ended with, OBJECT_CORRUPT, or UNAVAILABLE when the store gives no more.
+        Raises `ServiceError`: OBJECT_CORRUPT, or UNAVAILABLE when the store gives no more.
         """
-        left = self.length
-        while left > 0:
-            block = await self._read()
-            if not block:
-                break
-            left -= len(block)
-            yield self._pieces(block)
-        if self._ended is not None:
-            raise self._ended
+        left, block = self.length, self._first
+        self._first = b""
+        with _refusing(self.name):
+            while block:
+                left -= len(block)
+                yield self._pieces(block)
+                assert self._stream is not None
+                block = await anext(self._stream, b"") if left > 0 else b""
         whole = self.length == self.info.size
         if left or (whole and self.info.crc32c is not None and self.info.crc32c != self.crc32c):
             log.error("the object %s of store %s is corrupt", self.download.key, self.download.store)
@@ -247,25 +243,6 @@ class Reading:
                 metadata={"size": str(info.size)},
             )  # fmt: skip
         return min(rest, self._asked.limit) if self._asked.limit else rest
-
-    async def _read(self) -> bytes:
-        """The next block; empty: there is none. Ends with `end` also where the store gives nothing."""
-        if self._ended is not None:
-            raise self._ended
-        if self._first:
-            block, self._first = self._first, b""
-            return block
-        assert self._stream is not None
-        try:
-            with _refusing(self.name):
-                async with asyncio.timeout(None) as self._waiting:
-                    return await anext(self._stream, b"")
-        except TimeoutError:
-            if self._ended is None:
-                raise
-            raise self._ended from None
-        finally:
-            self._waiting = None
 
     def _pieces(self, block: bytes) -> Iterator[Piece]:
         for start in range(0, len(block), CHUNK):

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-at_work: set[asyncio.Task[Any]] = set()
+at_work: set[asyncio.Future[Any]] = set()
 """What runs in threads now, of every event loop: for tests, which wait for all of it."""
 
 
@@ -25,17 +25,17 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 async def in_one_of(threads: Executor | None, function: Callable[[], T]) -> T:
     """As `in_thread`, in one of these threads; None: of the event loop's own."""
-    task = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(threads, function))
-    at_work.add(task)
-    task.add_done_callback(at_work.discard)
+    work = asyncio.get_running_loop().run_in_executor(threads, function)
+    at_work.add(work)
+    work.add_done_callback(at_work.discard)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
-        while not task.done():
+        while not work.done():
             try:
-                await asyncio.wait([task])
+                await asyncio.wait([work])
             except asyncio.CancelledError:
                 continue
-        if not task.cancelled():
-            task.exception()  # seen: nobody is left to tell
+        if not work.cancelled():
+            work.exception()  # seen: nobody is left to tell
         raise

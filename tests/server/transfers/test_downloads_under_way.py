@@ -133,10 +133,35 @@ async def test_a_revocation_as_it_begins_ends_it(size: int, scripted: tuple[Byte
         await lab.transfers.RevokeDownload(pb.RevokeDownloadRequest(name=name))
 
     store.before_stat = revoke
+    assert (await refused(Fetch(lab, name).header()))[1] == "DOWNLOAD_REVOKED"
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_who_does_not_read_holds_up_no_end(drained: bool, scripted: tuple[BytesLab, Script]) -> None:
+    """Nor anything that the call has taken; and is told when it does read."""
+    lab, store = scripted
+    await store.put("key", bytes(LARGE))
+    name = await offering(lab)
     call = Fetch(lab, name)
     await call.header()
-    assert (await refused(call.rest()))[1] == "DOWNLOAD_REVOKED"
-    assert not call.data
+    given = -1
+    while store.given > given:
+        given = store.given
+        await lab.catch_up()
+    assert given < LARGE
+    assert lab.engine.transfers.count == 1
+    if drained:
+        lab.engine.drain()
+    else:
+        await lab.transfers.RevokeDownload(pb.RevokeDownloadRequest(name=name))
+    await store.closed.wait()
+    while lab.engine.transfers.count:
+        await turns()
+    reason = "SERVER_DRAINING" if drained else "DOWNLOAD_REVOKED"
+    assert (await refused(call.rest()))[1] == reason
+    assert len(call.data) < LARGE
+    (durations,) = [calls for path, calls in lab.harness.running.listener.calls.items() if path.endswith("/Download")]
+    assert list(durations) == [(UNAVAILABLE if drained else PRECONDITION).name]
 
 
 async def test_a_store_that_gives_nothing_holds_up_no_end(scripted: tuple[BytesLab, Script]) -> None:
