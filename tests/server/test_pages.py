@@ -22,7 +22,7 @@ from longshore_server.errors import OperationError
 from longshore_server.ids import Uids, uid_text
 from longshore_server.lifecycle import Move, State
 from longshore_server.rpc import filters
-from longshore_server.store import pages, queries
+from longshore_server.store import pages, queries, search
 from longshore_server.store.database import migrate
 from longshore_server.store.mutations import (
     Accept,
@@ -236,7 +236,7 @@ def test_a_page_is_read_no_further_than_any_answer_can_be_long(
     population: Population, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand operations may hold gigabytes."""
-    monkeypatch.setattr(pages, "PAGE_BYTES", 1)
+    monkeypatch.setattr(search, "PAGE_BYTES", 1)
     filter = filters.parse("state=FAILED")
     records, after = pages.page(population.connection, filter, None, 50)
     assert len(records) == 1

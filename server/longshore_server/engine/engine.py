@@ -51,8 +51,9 @@ from longshore_server.store.mutations import (
     Shutdown,
     StoreContracts,
 )
-from longshore_server.store.pages import Condition, Count, Scope
+from longshore_server.store.pages import Count, Scope
 from longshore_server.store.record import OperationRecord
+from longshore_server.store.search import Condition
 from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
 from longshore_server.transfers import stores as objects

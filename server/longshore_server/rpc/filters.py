@@ -1,26 +1,45 @@
-"""The filter of List: the part of AIP-160 that one index scan can answer."""
+"""The filters of lists: the part of AIP-160 that one index scan can answer."""
 
 from __future__ import annotations
 
+import enum
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from longshore_server.clock import SECOND
 from longshore_server.errors import Reason, ServiceError, Violation
+from longshore_server.job_lifecycle import JobState, Stand
 from longshore_server.lifecycle import State
-from longshore_server.store.pages import Condition
+from longshore_server.store.search import Condition
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<operator><=|>=|!=|=|<|>|:)|(?P<paren>[()])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'"""
     r"""|(?P<word>[^\s()=<>!:"']+))"""
 )
-_TEXTS = ("type", "owner", "reason", "parent")
-_TIMES = ("create_time", "start_time", "update_time", "end_time")
 MAX_FILTER = 4096
 MAX_CONDITIONS = 16
 
 
-def parse(text: str) -> list[Condition]:
+class Fields(NamedTuple):
+    """What the filters of one list can compare. `words`: by field, the names that it can have."""
+
+    words: Mapping[str, type[enum.IntEnum]]
+    texts: tuple[str, ...]
+    labels: bool = False
+    numbers: tuple[str, ...] = ()
+    times: tuple[str, ...] = ("create_time", "start_time", "update_time", "end_time")
+
+
+OPERATIONS = Fields({"state": State}, ("type", "owner", "reason", "parent"), labels=True)
+JOBS = Fields(
+    {"state": JobState, "stand": Stand}, ("queue", "key", "operation", "reason"), numbers=("priority",),
+    times=(*OPERATIONS.times, "due_time"),
+)  # fmt: skip
+
+
+def parse(text: str, fields: Fields = OPERATIONS) -> list[Condition]:
     """The conditions of a filter, all of which must hold. Raises `ServiceError` (INVALID_FILTER)."""
     if len(text) > MAX_FILTER:
         raise _error(f"it is longer than {MAX_FILTER} characters")
@@ -40,7 +59,7 @@ def parse(text: str) -> list[Condition]:
             raise _error(f"{field} is not supported: comparisons joined by AND are")
         if operator_kind != "operator" or value_kind == "operator" or "paren" in (field_kind, value_kind):
             raise _error(f"{field!r} {operator!r} {value!r} is not a comparison like state=RUNNING")
-        conditions.append(_condition(field, operator, value))
+        conditions.append(_condition(fields, field, operator, value))
         position += 3
     if len(conditions) > MAX_CONDITIONS:
         raise _error(f"it has more than {MAX_CONDITIONS} comparisons")
@@ -66,30 +85,40 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return tokens
 
 
-def _condition(field: str, operator: str, value: str) -> Condition:
-    if field == "state":
-        name = value.removeprefix("STATE_")
-        if name not in State.__members__:
-            raise _error(f"{value!r} is no state; the states are {', '.join(State.__members__)}")
-        return Condition("state", _equality(field, operator), int(State[name]))
-    if field in _TEXTS:
+def _condition(fields: Fields, field: str, operator: str, value: str) -> Condition:
+    if field in fields.words:
+        known = fields.words[field].__members__
+        name = value.removeprefix(f"{field.upper()}_")
+        if name not in known:
+            raise _error(f"{value!r} is no {field}; the {field}s are {', '.join(known)}")
+        return Condition(field, _equality(field, operator), int(known[name]))
+    if field in fields.texts:
         return Condition(field, _equality(field, operator), value)
-    if field.startswith("labels."):
+    if field in fields.numbers:
+        if not re.fullmatch(r"-?[0-9]{1,18}", value):
+            raise _error(f"{value!r} is no whole number")
+        return Condition(field, _comparison(field, operator), int(value))
+    if fields.labels and field.startswith("labels."):
         key = field.removeprefix("labels.")
         if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,62}", key):
             raise _error(f"{key!r} cannot be the key of a label")
         return Condition("label", _equality(field, operator), value, key)
-    if field in _TIMES:
-        if operator == ":":
-            raise _error(f"{field} is compared by =, !=, <, <=, > and >=")
-        return Condition(field, operator, _time(value))
-    fields = ", ".join(("state", *_TEXTS, "labels.KEY", *_TIMES))
-    raise _error(f"there is no field {field!r}; the fields are {fields}")
+    if field in fields.times:
+        return Condition(field, _comparison(field, operator), _time(value))
+    labels = ("labels.KEY",) if fields.labels else ()
+    known_fields = ", ".join((*fields.words, *fields.texts, *labels, *fields.numbers, *fields.times))
+    raise _error(f"there is no field {field!r}; the fields are {known_fields}")
 
 
 def _equality(field: str, operator: str) -> str:
     if operator not in ("=", "!="):
         raise _error(f"{field} is compared by = and !=")
+    return operator
+
+
+def _comparison(field: str, operator: str) -> str:
+    if operator == ":":
+        raise _error(f"{field} is compared by =, !=, <, <=, > and >=")
     return operator
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from google.longrunning import operations_pb2
+
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.engine.engine import Engine
@@ -9,7 +14,8 @@ from longshore_server.errors import invalid
 from longshore_server.rpc import filters, views
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, unary
-from longshore_server.rpc.paging import read_page
+from longshore_server.rpc.paging import MessageT, read_page
+from longshore_server.store.pages import Scope
 from longshore_server.store.record import OperationRecord
 
 NEWEST_FIRST = "create_time desc"
@@ -35,7 +41,7 @@ class Listing:
             return await views.snapshot(self._engine, record, full=full)
 
         scope = self._authorization.scope(context.caller)
-        operations, token = await read_page(self._engine, scope, request, shown, ascending=ascending)
+        operations, token = await page(self._engine, scope, request, shown, ascending=ascending)
         return pb.ListResponse(operations=operations, next_page_token=token).SerializeToString()
 
     async def _count(self, request: pb.CountRequest, context: Context) -> bytes:
@@ -46,6 +52,31 @@ class Listing:
             kind = operation_pb2.OperationSnapshot.State.ValueType(state)
             response.counts.add(type=type, state=kind, count=number)
         return response.SerializeToString()
+
+
+class Query(NamedTuple):
+    """What a page token belongs to."""
+
+    filter: str
+    ascending: bool = False
+
+
+async def page(
+    engine: Engine, scope: Scope | None, request: pb.ListRequest | operations_pb2.ListOperationsRequest,
+    message: Callable[[OperationRecord], Awaitable[MessageT]], *, ascending: bool = False,
+) -> tuple[list[MessageT], str]:  # fmt: skip
+    """One page of operations as messages, and the token of the next page, empty after the last.
+
+    `scope`: which operations the caller may see; None: all. `ascending`: the oldest operation first, else the newest.
+
+    Raises `ServiceError` (INVALID_ARGUMENT, INVALID_FILTER, INVALID_PAGE_TOKEN).
+    """
+    conditions = filters.parse(request.filter)
+
+    def find(after: bytes | None, size: int) -> Awaitable[tuple[Iterable[OperationRecord], bytes | None]]:
+        return engine.list(conditions, after, size, ascending=ascending, scope=scope)
+
+    return await read_page(engine.store.page_key, request, Query(request.filter, ascending), find, message)
 
 
 def oldest_first(order_by: str) -> bool:

@@ -13,7 +13,7 @@ from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
-from longshore_server.rpc.paging import read_page
+from longshore_server.rpc.listing import page
 from longshore_server.rpc.waiting import end_of
 from longshore_server.store.record import OperationRecord
 
@@ -52,9 +52,8 @@ class LongRunningOperations:
                 f"{field} is not supported.",
                 violations=[Violation(field, "is not supported")],
             )
-        operations, token = await read_page(
-            self._engine, self._authorization.scope(context.caller), request, self._shown
-        )
+        scope = self._authorization.scope(context.caller)
+        operations, token = await page(self._engine, scope, request, self._shown)
         return bytes(pb.ListOperationsResponse(operations=operations, next_page_token=token).SerializeToString())
 
     async def _cancel(self, request: pb.CancelOperationRequest, context: Context) -> bytes:

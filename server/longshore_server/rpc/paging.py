@@ -6,20 +6,16 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol, TypeAlias, TypeVar
 
-from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 
-from longshore.v1 import operations_service_pb2
-from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
-from longshore_server.rpc import filters
-from longshore_server.store.pages import Scope
-from longshore_server.store.record import OperationRecord
+from longshore_server.store.search import RowT
 
 MessageT = TypeVar("MessageT", bound=Message)
+Found: TypeAlias = "tuple[Iterable[RowT], bytes | None]"
 
 PAGE_SIZE = 50
 """How many items a page has unless the caller says so."""
@@ -30,32 +26,26 @@ MAX_PAGE_BYTES = 3_500_000
 _OVERHEAD = 8  # of a message in a repeated field: its tag and its length
 
 
-class Query(NamedTuple):
-    """What a page token belongs to."""
+class Asked(Protocol):
+    """A request for a page."""
 
-    filter: str
-    ascending: bool = False
+    page_size: int
+    page_token: str
 
 
 async def read_page(
-    engine: Engine,
-    scope: Scope | None,
-    request: operations_service_pb2.ListRequest | operations_pb2.ListOperationsRequest,
-    message: Callable[[OperationRecord], Awaitable[MessageT]],
-    *,
-    ascending: bool = False,
-) -> tuple[list[MessageT], str]:
+    key: bytes, request: Asked, query: object, find: Callable[[bytes | None, int], Awaitable[Found[RowT]]],
+    message: Callable[[RowT], Awaitable[MessageT]],
+) -> tuple[list[MessageT], str]:  # fmt: skip
     """One page as messages, and the token of the next page, empty after the last.
 
-    `scope`: which operations the caller may see; None: all. `ascending`: the oldest operation first, else the newest.
+    `find`: so many rows after a uid, and the uid to go on after. `query`: see `make_token`.
 
-    Raises `ServiceError` (INVALID_ARGUMENT, INVALID_FILTER, INVALID_PAGE_TOKEN).
+    Raises `ServiceError` (INVALID_ARGUMENT, INVALID_PAGE_TOKEN).
     """
     size = read_size(request.page_size)
-    conditions = filters.parse(request.filter)
-    query = Query(request.filter, ascending)
-    after = read_token(engine.store.page_key, request.page_token, query) if request.page_token else None
-    records, following = await engine.list(conditions, after, size, ascending=ascending, scope=scope)
+    after = read_token(key, request.page_token, query) if request.page_token else None
+    records, following = await find(after, size)
     messages: list[MessageT] = []
     fit, last = Fit(), None
     for record in records:
@@ -66,7 +56,7 @@ async def read_page(
             break
         messages.append(shown)
         last = record
-    return messages, "" if following is None else make_token(engine.store.page_key, following, query)
+    return messages, "" if following is None else make_token(key, following, query)
 
 
 class Fit:

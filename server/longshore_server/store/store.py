@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from longshore_server.clock import Clock
-from longshore_server.store import logs, pages, queries, transfers
+from longshore_server.store import logs, pages, queries, search, transfers
 from longshore_server.store.database import Database, DirectoryLock, StoreError, open_reader, open_writer
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
@@ -106,13 +106,13 @@ class Store:
         return await self.read(lambda c: queries.journal(c, uid))
 
     async def page(
-        self, conditions: Sequence[pages.Condition], after: bytes | None, size: int, *, ascending: bool = False,
+        self, conditions: Sequence[search.Condition], after: bytes | None, size: int, *, ascending: bool = False,
         scope: pages.Scope | None = None,
     ) -> tuple[list[OperationRecord], bytes | None]:  # fmt: skip
         """One page of operations, and the uid to go on after; see `pages.page`."""
         return await self.read(lambda c: pages.page(c, conditions, after, size, ascending=ascending, scope=scope))
 
-    async def count(self, conditions: Sequence[pages.Condition], *, scope: pages.Scope | None = None) -> pages.Count:
+    async def count(self, conditions: Sequence[search.Condition], *, scope: pages.Scope | None = None) -> pages.Count:
         """How many operations there are; see `pages.count`."""
         return await self.read(lambda c: pages.count(c, conditions, scope=scope))
 
