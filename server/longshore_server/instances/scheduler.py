@@ -87,7 +87,11 @@ class Scheduler:
             if following is not None:
                 self._arm(following)
             for uid in found:
-                if uid not in self._busy() and len(self._busy()) < self._slots:
+                if len(self._busy()) >= self._slots:
+                    # Others have taken the slots while the store was read.
+                    self._behind = True
+                    break
+                if uid not in self._busy():
                     self._begin(uid)
 
     def _looked(self, task: asyncio.Task[None]) -> None:

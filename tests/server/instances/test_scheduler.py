@@ -1,0 +1,39 @@
+"""The scheduler by itself: what is due is not forgotten, whoever takes the slots while the store is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from longshore_server.instances.scheduler import Scheduler
+from longshore_server.testing import ManualClock
+from tests.conftest import turns
+from tests.server.instances.laboratory import Gate
+
+
+async def test_what_was_read_while_others_took_the_slots_is_begun_later() -> None:
+    gate, begun, clock = Gate(), [], ManualClock()
+    busy: set[bytes] = set()
+
+    class Store:
+        async def read(self, query: Any) -> Any:
+            await gate.hold()
+            return [uid for uid in (b"a", b"b") if uid not in begun], None
+
+    def begin(uid: bytes) -> None:
+        begun.append(uid)
+        busy.add(uid)
+
+    store: Any = Store()
+    scheduler = Scheduler(store, clock, begin, lambda: busy, 3)
+    scheduler.start()
+    await gate.reached.wait()
+    for uid in (b"c", b"d", b"e"):
+        scheduler.note(uid, clock.now())
+    gate.opened.set()
+    await turns()
+    assert begun == [b"c", b"d", b"e"]
+    busy.clear()
+    scheduler.go_on()
+    await turns()
+    assert begun == [b"c", b"d", b"e", b"a", b"b"]
+    scheduler.stop()
