@@ -16,6 +16,17 @@ from longshore_server.handler.operation import Operation
 from longshore_server.handler.signals import Signal
 from longshore_server.handler.steps import NestedStepError, StepRetry, StepTimeoutError, step
 from longshore_server.handler.transfer import ByteProgress, ReceivedObject, Transfer
+from longshore_server.instance_lifecycle import Status as InstanceStatus
+from longshore_server.instances.debounce import DebounceContext, EventContext, FlushReason
+from longshore_server.instances.recurring import RecurringContext
+from longshore_server.instances.task import (
+    ErrorContext,
+    ExecuteContext,
+    IdleContext,
+    Task,
+    TaskContext,
+    TaskEventContext,
+)
 from longshore_server.job_lifecycle import JobState
 from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import JobRetry, Rate
@@ -47,7 +58,14 @@ __all__ = [
     "ConfigError",
     "ContractError",
     "Credentials",
+    "DebounceContext",
     "DuplicateNameError",
+    "ErrorContext",
+    "EventContext",
+    "ExecuteContext",
+    "FlushReason",
+    "IdleContext",
+    "InstanceStatus",
     "Job",
     "JobCancelledError",
     "JobFailedError",
@@ -75,6 +93,7 @@ __all__ = [
     "Reason",
     "ReceivedObject",
     "Recovery",
+    "RecurringContext",
     "Rejected",
     "Replaced",
     "Running",
@@ -86,6 +105,9 @@ __all__ = [
     "Store",
     "StoreError",
     "SystemClock",
+    "Task",
+    "TaskContext",
+    "TaskEventContext",
     "Transfer",
     "TransferError",
     "step",

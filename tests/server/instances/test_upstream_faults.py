@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 
-from longshore_server import OperationError, StepRetry
-from longshore_server.instance_lifecycle import Status
-from longshore_server.instances.debounce import FlushReason
-from longshore_server.instances.task import ExecuteContext, IdleContext, Task, TaskContext, TaskEventContext
+from longshore_server import (
+    ExecuteContext,
+    FlushReason,
+    IdleContext,
+    OperationError,
+    StepRetry,
+    Task,
+    TaskContext,
+    TaskEventContext,
+)
+from longshore_server import InstanceStatus as Status
 from tests.server.instances.laboratory import Ping, Token, World
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
