@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -50,6 +51,26 @@ class Transfers:
     def place(self, owner: str) -> AbstractContextManager[None]:
         """The place of one call of this owner. Raises `ServiceError` (TOO_MANY_TRANSFERS)."""
         return self._quota.place(owner)
+
+    @contextlib.contextmanager
+    def place_after(self, owner: str, uid: bytes, part: int) -> Iterator[None]:
+        """The place of a call that takes a part over: that of the call which has the part now, and then ends.
+
+        Raises `ServiceError` (TOO_MANY_TRANSFERS) where no call has it, or another takes it over already, and there is
+        no other place.
+        """
+        stale = self.uploads.sender(uid, part)
+        if stale is None or stale.succeeded:
+            with self._quota.place(owner):
+                yield
+            return
+        stale.succeeded = True
+        self._quota.take(owner)
+        try:
+            yield
+        finally:
+            self._quota.give(owner)
+            stale.succeeded = False
 
     async def start(self) -> None:
         """Go on with what the last server left."""

@@ -58,7 +58,7 @@ class ByteStream:
         """The methods by name."""
         return {
             "Read": stream(ReadRequest, self._read),
-            "Write": receiving(self._write, self._engine),
+            "Write": receiving(self._write, self._sends, self._engine),
             "QueryWriteStatus": unary(QueryWriteStatusRequest, self._query),
         }
 
@@ -85,6 +85,10 @@ class ByteStream:
         if finished and await _next(requests) is not None:
             raise invalid("finish_write", "was said before: nothing may follow, and what is written stays finished")
         return WriteResponse(committed_size=sending.position).SerializeToString()
+
+    async def _sends(self, first: bytes, context: Context) -> tuple[bytes, int]:
+        live = await self._find(context, decode(WriteRequest, first).resource_name)
+        return live.record.uid, 0
 
     async def _receive(
         self, first: WriteRequest, requests: Requests, context: Context, live: Live, sending: Sending

@@ -14,7 +14,7 @@ import grpc
 from longshore_server.clock import Clock, sleep_until
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.watch import HEARTBEAT
-from longshore_server.errors import ServiceError
+from longshore_server.errors import Reason, ServiceError
 from longshore_server.rpc.boundary import Context, Durations, Method, Traced, abort, check_expiry, refusal
 from longshore_server.rpc.callers import Callers
 
@@ -26,26 +26,42 @@ POLITE = 100
 """How many refused calls of a method may wait for their first request."""
 
 
-def receiving(function: Callable[[Requests, Context], Awaitable[bytes]], engine: Engine) -> Method:
-    """A client-streaming method over `function`, which may answer before it has read everything."""
+def receiving(
+    function: Callable[[Requests, Context], Awaitable[bytes]],
+    sends: Callable[[bytes, Context], Awaitable[tuple[bytes, int]]],
+    engine: Engine,
+) -> Method:
+    """A client-streaming method over `function`, which may answer before it has read everything.
+
+    `sends` tells from the first request to which upload and part, or raises `ServiceError`.
+    """
 
     waiting = 0
 
-    async def admit(context: Context, requests: Requests, places: contextlib.ExitStack) -> None:
-        """Find out who calls, and take its place. Raises `ServiceError` (UNAUTHENTICATED, TOO_MANY_TRANSFERS)."""
+    async def admit(context: Context, requests: Requests, places: contextlib.ExitStack) -> Requests:
+        """Find out who calls, and take its place; all that it sends.
+
+        Raises `ServiceError` (UNAUTHENTICATED, TOO_MANY_TRANSFERS, or what `sends` does).
+        """
         nonlocal waiting
         try:
             await context.identify()
             places.enter_context(engine.transfers.place(context.caller.name))
-        except ServiceError:
+        except ServiceError as error:
             # Not before there is a request: a client of grpc.aio that still sends takes a refusal for a broken call.
-            if waiting < POLITE:
-                waiting += 1
-                try:
-                    await anext(requests, None)
-                finally:
-                    waiting -= 1
-            raise
+            if waiting >= POLITE:
+                raise
+            waiting += 1
+            try:
+                first = await anext(requests, None)
+            finally:
+                waiting -= 1
+            if first is None or error.reason is not Reason.TOO_MANY_TRANSFERS:
+                raise
+            uid, part = await sends(first, context)
+            places.enter_context(engine.transfers.place_after(context.caller.name, uid, part))
+            return _Begun(first, requests)
+        return requests
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(requests: Any, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -55,9 +71,9 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]], engine:
                 try:
                     async with reading(requests) as received:
                         with contextlib.ExitStack() as places:
-                            await admit(context, received, places)
+                            begun = await admit(context, received, places)
                             async with _attended(context, engine.clock):
-                                answer = await function(received, context)
+                                answer = await function(begun, context)
                     code = grpc.StatusCode.OK.name
                     return answer
                 except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
@@ -72,6 +88,17 @@ def receiving(function: Callable[[Requests, Context], Awaitable[bytes]], engine:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     return measured
+
+
+class _Begun(AsyncIterator[bytes]):
+    """Requests of which the first has been read already. Keeps none of them."""
+
+    def __init__(self, first: bytes, rest: Requests) -> None:
+        self._first = [first]
+        self._rest = rest
+
+    async def __anext__(self) -> bytes:
+        return self._first.pop() if self._first else await anext(self._rest)
 
 
 def reading(requests: Any) -> AbstractAsyncContextManager[Requests]:

@@ -33,7 +33,7 @@ class Uploads:
     def methods(self) -> dict[str, Method]:
         """The methods by name."""
         return {
-            "Upload": receiving(self.upload, self._engine),
+            "Upload": receiving(self.upload, self._sends, self._engine),
             "QueryUpload": unary(pb.QueryUploadRequest, self.query),
             "AbortUpload": unary(pb.AbortUploadRequest, self.abort),
         }
@@ -61,6 +61,11 @@ class Uploads:
                 # By another call, while this one waited for its turn.
                 return await self._again(requests, live)
             return _answer(await self._receive(requests, context, live, sending))
+
+    async def _sends(self, first: bytes, context: Context) -> tuple[bytes, int]:
+        header = decode(pb.UploadRequest, first).header
+        live = await self.find(context.caller, header.upload, field="header.upload")
+        return live.record.uid, header.part
 
     async def _receive(self, requests: Requests, context: Context, live: Live, sending: Sending) -> OperationRecord:
         uploads, looked = self._engine.transfers.uploads, sending.position

@@ -54,6 +54,8 @@ class Sending:
         """Where the next byte belongs."""
         self.refusal: ServiceError | None = None
         """Why it may send no more."""
+        self.succeeded = False
+        """Whether another call has its place already, and is about to take the part over."""
         self._task = asyncio.current_task()
         self._recorded = file.size
         self._looked = 0  # when something was last recorded

@@ -116,6 +116,11 @@ class Uploads:
             sending.detach()
             self._spawn(self._end(sending, record.uid, part))
 
+    def sender(self, uid: bytes, part: int) -> Sending | None:
+        """The call that has this part."""
+        entry = self._open.get(uid)
+        return None if entry is None else entry.sendings.get(part)
+
     async def _begin(self, record: OperationRecord, part: int, total: int | None) -> Sending:
         """Take a part over, for the call whose task this is. Raises `ServiceError`."""
         if not 0 <= part < MAX_PARTS:

@@ -596,22 +596,6 @@ async def test_an_operation_that_ends_gives_its_upload_up(lab: BytesLab) -> None
     assert staged(lab) == []
 
 
-async def test_transfers_under_way_are_bounded(tmp_path: Path) -> None:
-    lab = BytesLab(tmp_path / "bounded", max_transfers=1)
-    await lab.start()
-    try:
-        first, second = await waiting(lab), await waiting(lab)
-        call = await sending(lab, first.upload.name, b"abc")
-        code, reason, status = await refused(send(lab.transfers, header(second.upload.name), chunk(0, b"x")))
-        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TRANSFERS")
-        assert retry_after(status) > 0
-        await call.done_writing()
-        await call
-        assert (await upload(lab.transfers, second.upload.name, DATA)).state == State.STATE_COMMITTED
-    finally:
-        await lab.stop()
-
-
 async def test_parts_together_may_not_be_too_many_bytes(lab: BytesLab) -> None:
     operation = await waiting(lab, "Small")
     name, limit = operation.upload.name, operation.upload.max_bytes
