@@ -11,10 +11,12 @@ from typing import Any
 from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
 from longshore_server.ids import Uids
-from longshore_server.job_lifecycle import JobState
+from longshore_server.job_lifecycle import ENDED, JobState
 from longshore_server.jobs.queue import JobQueue
 from longshore_server.jobs.runner import Ending, Run
 from longshore_server.jobs.scheduler import Line, Scheduler
+from longshore_server.jobs.tally import Tally
+from longshore_server.store import job_pages
 from longshore_server.store import jobs as rows
 from longshore_server.store.database import StoreError
 from longshore_server.store.jobs import Body, JobRecord
@@ -56,6 +58,8 @@ class Host:
         self.uids: Uids
         self.runs: dict[bytes, Run] = {}
         """The attempts that run here, by job."""
+        self.tally = Tally()
+        """How many jobs there are."""
         self._waiters: dict[bytes, dict[asyncio.Future[JobRecord | None], None]] = {}
 
     # Life.
@@ -64,8 +68,10 @@ class Host:
         """Check that what lives in the store can go on. Raises `StoreError`."""
         self.uids = uids
         counts: dict[str, int] = {}
-        for (queue, _), count in (await self.store.read(rows.live_counts)).items():
-            if queue not in self.queues:
+        standing = await self.store.read(job_pages.counts)
+        self.tally.begin(standing)
+        for (queue, state, _), count in standing.items():
+            if queue not in self.queues and state not in ENDED:
                 counts[queue] = counts.get(queue, 0) + count
         if counts:
             shown = ", ".join(f"{count} in {queue!r}" for queue, count in sorted(counts.items()))
@@ -210,7 +216,9 @@ class Host:
 
     def publish(self, changes: Mapping[bytes, Published]) -> None:
         """A commit has changed jobs."""
-        for uid, (record, _) in changes.items():
+        for uid, (record, moves) in changes.items():
+            for move in moves:
+                self.tally.move(*move)
             waiters = self._waiters.get(uid)
             if waiters is not None and (record is None or record.terminal):
                 for future in list(waiters):

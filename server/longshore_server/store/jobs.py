@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from longshore_server.errors import Reason, ServiceError, reason_of
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import ENDED, JobMove, JobState, Stand, rule
+from longshore_server.store import job_attempts
 from longshore_server.store.ledger import Ledger, Published
 from longshore_server.store.record import Revision
 from longshore_server.store.statements import ManyRows, update
@@ -152,13 +153,15 @@ class KeyMember(NamedTuple):
 
 
 class _Change:
-    """One job inside the transaction. `stored` is the revision that its row has now; 0: it has none yet."""
+    """One job inside the transaction. `stored` is the revision that its row has now; 0: it has none yet. `before`: the
+    job as it was when the transaction began."""
 
-    __slots__ = ("record", "stored")
+    __slots__ = ("before", "record", "stored")
 
-    def __init__(self, record: JobRecord, stored: int) -> None:
+    def __init__(self, record: JobRecord, stored: int, before: JobRecord | None) -> None:
         self.record = record
         self.stored = stored
+        self.before = before
 
 
 class Jobs(Ledger):
@@ -168,7 +171,7 @@ class Jobs(Ledger):
         super().__init__(connection, heads, now)
         self._changes: dict[bytes, _Change] = {}
         self._unwritten: dict[bytes, _Change] = {}
-        self._deleted: set[bytes] = set()
+        self._deleted: dict[bytes, JobRecord | None] = {}
         self._bodies: list[tuple[Any, ...]] = []
         self._keys: set[tuple[str, str]] = set()
         self._freed: dict[tuple[str, str], None] = {}
@@ -203,7 +206,7 @@ class Jobs(Ledger):
 
     def insert(self, record: JobRecord, payload: Body) -> JobRecord:
         """Add a new job."""
-        self._changes[record.uid] = self._unwritten[record.uid] = _Change(record, 0)
+        self._changes[record.uid] = self._unwritten[record.uid] = _Change(record, 0, None)
         self._write_body(record.uid, Part.PAYLOAD, payload)
         if record.key:
             self._keys.add((record.queue, record.key))
@@ -219,6 +222,8 @@ class Jobs(Ledger):
         if allowed is None:
             problem = f"{head.name} is {head.state.name}: {move.value} is not possible."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
+        now = max(self.now, head.updated)
+        job_attempts.move_on(self.connection, head, move, now, facts.get("error"), facts.get("problem", ""))
         facts["state"] = allowed.target
         if allowed.target is not JobState.QUEUED:
             facts.update(stand=Stand.NONE, due=None)
@@ -229,7 +234,6 @@ class Jobs(Ledger):
         elif "error" in facts:
             facts["reason"] = reason_of(facts["error"] or b"")
         if allowed.target in ENDED:
-            now = max(self.now, head.updated)
             retention = self.queue(head.queue).retention
             # A dead letter is kept until somebody has looked at it.
             kept = retention is not None and allowed.target is not JobState.DEAD
@@ -242,7 +246,7 @@ class Jobs(Ledger):
         record = head.evolve(**facts)
         change = self._changes.get(head.uid)
         if change is None:
-            change = self._changes[head.uid] = _Change(record, head.revision)
+            change = self._changes[head.uid] = _Change(record, head.revision, head)
         else:
             change.record = record
         self._unwritten[head.uid] = change
@@ -275,12 +279,12 @@ class Jobs(Ledger):
         ).fetchall()
         return [self.head(bytes(uid)) for (uid,) in rows]
 
-    def delete(self, uid: bytes) -> None:
+    def delete(self, head: JobRecord) -> None:
         """Remove an ended job with everything that belongs to it."""
         self.flush()
-        self._changes.pop(uid, None)
-        self.connection.execute("DELETE FROM jobs WHERE uid = ? AND ended IS NOT NULL", (uid,))
-        self._deleted.add(uid)
+        change = self._changes.pop(head.uid, None)
+        self.connection.execute("DELETE FROM jobs WHERE uid = ? AND ended IS NOT NULL", (head.uid,))
+        self._deleted[head.uid] = head if change is None else change.before
 
     def forget_journal(self, uid: bytes) -> None:
         """Let the next attempt begin anew."""
@@ -380,8 +384,11 @@ class Jobs(Ledger):
             self._write()
 
     def published(self) -> dict[bytes, Published]:
-        done = {uid: Published(change.record, []) for uid, change in self._changes.items()}
-        done.update((uid, Published(None, [])) for uid in self._deleted)
+        """The event of a job is what it was before, and is now; None: there was, or is, none."""
+        done = {
+            uid: Published(change.record, [(change.before, change.record)]) for uid, change in self._changes.items()
+        }
+        done.update((uid, Published(None, [(before, None)])) for uid, before in self._deleted.items())
         return done
 
     def _write(self) -> None:
@@ -451,8 +458,8 @@ def job_not_found(uid: bytes) -> ServiceError:
 _LOAD = f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE uid = ?"  # noqa: S608 - only our own text
 
 
-def load(connection: sqlite3.Connection, uid: bytes) -> JobRecord | None:
-    """The job with this uid."""
+def load(connection: sqlite3.Connection, uid: bytes, *, result: bool = True) -> JobRecord | None:
+    """The job with this uid. `result`: False leaves that out, which may be large."""
     row = connection.execute(_LOAD, (uid,)).fetchone()
     if row is None:
         return None
@@ -462,7 +469,8 @@ def load(connection: sqlite3.Connection, uid: bytes) -> JobRecord | None:
     bodies = {
         part: Body(codec, bytes(body))
         for part, codec, body in connection.execute(
-            "SELECT part, codec, body FROM job_bodies WHERE uid = ? AND part > 1", (uid,)
+            "SELECT part, codec, body FROM job_bodies WHERE uid = ? AND part > 1 AND part <> ?",
+            (uid, 0 if result else int(Part.RESULT)),
         )
         if codec or body
     }
@@ -494,12 +502,6 @@ def queue_row(connection: sqlite3.Connection, name: str) -> QueueRow:
         "SELECT name, slots, retention, interval, burst, allowed, paused FROM queues WHERE name = ?", (name,)
     ).fetchone()
     return QueueRow._make((*row[:-1], bool(row[-1])))
-
-
-def live_counts(connection: sqlite3.Connection) -> dict[tuple[str, JobState], int]:
-    """How many jobs have not ended, by queue and state."""
-    rows = connection.execute("SELECT queue, state, count(*) FROM jobs WHERE ended IS NULL GROUP BY queue, state")
-    return {(queue, JobState(state)): count for queue, state, count in rows}
 
 
 def next_event(connection: sqlite3.Connection) -> int | None:

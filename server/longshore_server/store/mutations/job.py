@@ -254,7 +254,7 @@ class DeleteJob(Mutation[None]):
         if not head.terminal:
             problem = f"{head.name} is {head.state.name}: cancel it before deleting it."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
-        jobs.delete(head.uid)
+        jobs.delete(head)
 
 
 @dataclass(slots=True)
@@ -317,6 +317,6 @@ class AdvanceJobs(Mutation[int | None]):
             if head.stand is Stand.DELAYED:
                 jobs.note(head, stand=Stand.BLOCKED if head.key else Stand.READY, due=None)
         for head in jobs.select("expires <= ? AND expires IS NOT NULL ORDER BY expires LIMIT ?", jobs.now, BATCH):
-            jobs.delete(head.uid)
+            jobs.delete(head)
         jobs.flush()
         return next_event(tx.connection)
