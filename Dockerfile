@@ -14,16 +14,19 @@ COPY protos/google protos/google
 COPY generated generated
 COPY client client
 COPY server server
-RUN python3 -m venv /opt/longshore \
-    && /opt/longshore/bin/pip install --no-cache-dir --constraint constraints/highest.txt '.[server,auth,cli,stores]'
+# Without pip: nothing is installed where the server runs.
+RUN python3 -m venv --without-pip /opt/longshore \
+    && python3 -m pip --python /opt/longshore install --no-cache-dir --constraint constraints/highest.txt '.[server,auth,cli,stores]'
 
 FROM ${BASE}
 RUN useradd --system --uid 10001 --no-create-home longshore \
     && install --directory --owner=longshore /app /data
 COPY --from=build /opt/longshore /opt/longshore
+# Nothing but /data is written to: the rest may be read-only (docker run --read-only), temporary files of SQLite included.
 ENV PATH=/opt/longshore/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    SQLITE_TMPDIR=/data
 WORKDIR /app
 USER 10001
 # The database and nothing else: what is here survives the container, and only one server at a time may have it.

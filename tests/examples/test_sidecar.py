@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import sqlite3
@@ -22,6 +23,9 @@ from typing import Any
 import pytest
 
 from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
+from longshore_server import health_probe
+from longshore_server.command import serve
+from longshore_server.config import load
 
 ROOT = Path(__file__).parents[2]
 SIDECAR = ROOT / "examples" / "sidecar"
@@ -183,6 +187,19 @@ async def test_an_application_whose_input_ends_finishes_what_it_has_taken(direct
         pod._process.stdin.close()
         assert await pod.gone() == 0, pod.said
     assert pod.ended == {"o1": "ready_to_ship"}
+
+
+def test_the_guides_commands_are_right() -> None:
+    text = (ROOT / "docs" / "guides" / "sidecar.md").read_text("utf-8")
+    pod, server, probe = (shlex.split(block, comments=True) for block in re.findall(r"```\n(.*?)```", text, re.DOTALL))
+    assert (pod[0], ROOT / pod[1]) == ("python", SIDECAR / "pod.py")
+    assert server[:2] == ["longshore", "serve"]
+    with serve.make_context("serve", server[2:]) as context:
+        flags = dict(context.params)
+    assert flags.pop("target") == "service.py:server"
+    config = load(flags, {})
+    assert (config.socket_mode, config.socket_group) == ("0660", "shop")
+    assert probe == ["python3", "-m", health_probe.__name__, *config.listen]
 
 
 def test_the_application_has_nothing_of_ours_but_stubs() -> None:

@@ -134,6 +134,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 async def test_the_image_serves_and_is_healthy_and_stops(image: Image) -> None:
     announced = [part.replace(":50051", ":0").replace(":9464", ":0") for part in image.command("CMD")]
     executable, *arguments = [*image.command("ENTRYPOINT"), *announced]
+    # As with a read-only root, on which there is no folder for temporary files.
+    image.environment |= {"TMPDIR": "/nonexistent", "HOME": "/nonexistent"}
+    before = files(image)
     found = shutil.which(executable, path=image.environment["PATH"])
     assert found == str(image.root / "opt/longshore/bin/longshore")
     server = await asyncio.create_subprocess_exec(
@@ -156,10 +159,17 @@ async def test_the_image_serves_and_is_healthy_and_stops(image: Image) -> None:
         rest = await server.stderr.read()
         assert await server.wait() == 0, said + rest.decode()
         assert (await healthy(image, ports[1]))[0] == 1, "nobody answers any more"
+        assert files(image) == before, "only the volume is written to"
     finally:
         if server.returncode is None:
             server.kill()
             await server.wait()
+
+
+def files(image: Image) -> dict[Path, int]:
+    """Everything outside of the volume, and when it was last written."""
+    volume = Path(image.local(image.says["VOLUME"]))
+    return {path: path.lstat().st_mtime_ns for path in image.root.rglob("*") if not path.is_relative_to(volume)}
 
 
 async def healthy(image: Image, port: str) -> tuple[int, str]:
@@ -190,9 +200,23 @@ def test_the_image_installs_from_what_it_copies_and_runs_outside_of_the_checkout
     assert where.startswith(str(image.root / "opt"))
     assert not (image.root / "src" / "tests").exists()
     pinned = (ROOT / "constraints" / "highest.txt").read_text().splitlines()
-    installed = said("-m", "pip", "freeze", "--exclude", "longshore").splitlines()
+    freeze = [sys.executable, "-m", "pip", "--python", python, "freeze", "--exclude", "longshore"]
+    installed = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.splitlines()
     known = {line.partition(";")[0].strip().lower().replace("_", "-") for line in pinned}
     assert {line.lower().replace("_", "-") for line in installed} <= known
+
+
+def test_the_image_is_small(image: Image) -> None:
+    installed = [path for path in (image.root / "opt").rglob("*") if not path.is_symlink()]
+    assert not [path for path in installed if path.name == "pip"], "nothing is installed in there"
+    size = sum(path.stat().st_size for path in installed if path.is_file())
+    assert size < 180 << 20, f"{size >> 20} MiB beside Python: the drivers of remote stores are most of it"
+
+
+def test_the_image_has_one_volume(image: Image) -> None:
+    assert [arguments for name, arguments in instructions() if name == "VOLUME"] == ["/data"]
+    data = image.command("CMD")[image.command("CMD").index("--data") + 1]
+    assert data == image.local("/data") == image.environment["SQLITE_TMPDIR"]
 
 
 def test_the_image_runs_as_its_own_user_and_says_its_ports(image: Image) -> None:
