@@ -1,0 +1,67 @@
+"""What ends a run from outside, and who is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from longshore_server import InstanceStatus, StepRetry
+from tests.server.instances.laboratory import Gate, Token, World
+
+
+async def test_a_resumed_run_has_all_its_attempts_again(world: World) -> None:
+    attempts: list[int] = []
+
+    @world.server.recurring("refresh", every=3600, state=Token, retry=StepRetry(2, initial_delay=1))
+    async def refresh(ctx: Any) -> None:
+        attempts.append(ctx.attempt)
+        raise RuntimeError
+
+    await world.start()
+    await refresh.start("a", Token())
+    await world.advance(1)
+    await refresh.resume("a")
+    await world.settled()
+    await world.advance(1)
+    assert attempts == [1, 2, 1, 2]
+
+
+async def test_a_handler_that_does_not_stop_changes_nothing_of_what_has_ended(world: World) -> None:
+    gate = Gate()
+
+    @world.server.recurring("refresh", every=3600, state=Token, start_immediately=False)
+    async def refresh(ctx: Any) -> None:
+        try:
+            await gate.hold()
+        except asyncio.CancelledError:
+            await gate.opened.wait()
+        ctx.state = Token(99)
+
+    await world.start()
+    await refresh.start("a", Token(1))
+    running = asyncio.create_task(refresh.trigger("a"))
+    await gate.reached.wait()
+    await refresh.terminate("a")
+    assert (await running).status is InstanceStatus.TERMINATED
+    assert (await refresh.start("a", Token(2))).created
+    gate.opened.set()
+    await world.settled()
+    assert await refresh.get_state("a") == Token(2)
+
+
+async def test_who_waits_for_a_run_is_told_when_it_is_paused_before(world: World) -> None:
+    gate = Gate()
+
+    @world.server.recurring("refresh", every=3600, state=Token)
+    async def refresh(ctx: Any) -> None:
+        await gate.hold()
+
+    await world.start()
+    first = asyncio.create_task(refresh.start("a", Token()))
+    await gate.reached.wait()
+    second = asyncio.create_task(refresh.trigger("a"))
+    await world.settled()
+    await refresh.pause("a")
+    gate.opened.set()
+    assert (await first).status is InstanceStatus.PAUSED
+    assert (await second).status is InstanceStatus.PAUSED
