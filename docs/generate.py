@@ -70,6 +70,14 @@ def _bounds(name: str) -> str:
     return ""
 
 
+def _stories() -> str:
+    """The table of what clients do, which the tests of them know best."""
+    sys.path.append(str(DOCS.parent))
+    from tests.polyglot.stories import table
+
+    return table()
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "lifecycle.md": {"diagram": lambda: f"```mermaid\n{lifecycle.diagram()}\n```", "table": lifecycle.table},
     "jobs_lifecycle.md": {
@@ -81,6 +89,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "table": instance_lifecycle.table,
     },
     "configuration.md": {"settings": lambda: "\n".join(_settings())},
+    "clients.md": {"stories": _stories},
     "errors.md": {"refusals": lambda: reasons.table(ends=False), "ends": lambda: reasons.table(ends=True)},
 }
 """By page: what stands between its markers."""

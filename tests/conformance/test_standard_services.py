@@ -81,13 +81,17 @@ async def test_health_is_not_serving_while_the_server_starts(tmp_path: Path) -> 
     await lab.stop()
 
 
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_reflection_shows_the_contract_of_the_user(lab: Lab, version: str) -> None:
-    call: Any = lab.channel.stream_stream(
+def reflection(channel: grpc.aio.Channel, version: str) -> Any:
+    return channel.stream_stream(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_shows_the_contract_of_the_user(lab: Lab, version: str) -> None:
+    call = reflection(lab.channel, version)
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="lab.v1.LabService"),
@@ -105,6 +109,29 @@ async def test_reflection_shows_the_contract_of_the_user(lab: Lab, version: str)
     assert "Play" in [method.name for method in mine.service[0].method]
     assert operation.file_descriptor_response.file_descriptor_proto
     assert options.file_descriptor_response.file_descriptor_proto
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_finds_methods_and_itself_and_names_fields_as_json_does(lab: Lab, version: str) -> None:
+    call = reflection(lab.channel, version)
+    symbols = [
+        "lab.v1.LabService.Play", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
+        "lab.v1.LabService.Nothing", "lab.v1.PlayRequest.Nothing", "Nothing",
+    ]  # fmt: skip
+    asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol) for symbol in symbols]
+    *found, no_method, no_field, nothing = [response async for response in call(iter(asked))]
+    for missing in (no_method, no_field, nothing):
+        assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    files = [
+        {file.name: file for file in map(descriptor_pb2.FileDescriptorProto.FromString, each)}
+        for each in (response.file_descriptor_response.file_descriptor_proto for response in found)
+    ]
+    (request,) = [kind for kind in files[0]["lab/v1/lab.proto"].message_type if kind.name == "PlayRequest"]
+    assert [field.json_name for field in request.field] == ["key", "script", "count", "requestId", "payload"]
+    for own, file in zip(("v1", "v1alpha"), files[1:], strict=True):
+        (only,) = file.values()
+        assert only.package == f"grpc.reflection.{own}"
+        assert only.service[0].method[0].input_type == f".grpc.reflection.{own}.ServerReflectionRequest"
 
 
 async def test_reflection_can_be_left_out(make_lab: Any) -> None:

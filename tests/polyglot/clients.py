@@ -25,8 +25,10 @@ GO_PLUGINS = {
     "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10",
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
 }
+GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"
+GHZ = "github.com/bojand/ghz/cmd/ghz@v0.120.0"
 
-NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn", "rust": "cargo"}
+NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn", "rust": "cargo", "grpcurl": "go"}
 """By client: the program without which it cannot be built."""
 
 
@@ -106,7 +108,19 @@ def rust() -> list[str]:
     return [str(place / "target" / "debug" / "client")]
 
 
-BUILDERS: dict[str, Callable[[], list[str]]] = {"python": python, "go": go, "node": node, "java": java, "rust": rust}
+def grpcurl() -> list[str]:
+    tool = go_tool(GRPCURL)
+    return ["env", f"PATH={tool.parent}{os.pathsep}{os.environ['PATH']}", str(SOURCES / "grpcurl" / "client.sh")]
+
+
+BUILDERS: dict[str, Callable[[], list[str]]] = {
+    "python": python,
+    "go": go,
+    "node": node,
+    "java": java,
+    "rust": rust,
+    "grpcurl": grpcurl,
+}
 
 
 @functools.cache

@@ -8,6 +8,7 @@ CLIENTS = {
     "java": "Java",
     "rust": "Rust",
     "python": "Python",
+    "grpcurl": "grpcurl",
 }
 """The clients in `examples/clients`, and what their columns are called."""
 

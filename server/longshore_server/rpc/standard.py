@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -18,6 +19,7 @@ from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.rpc.boundary import Context, Method, abort, check_expiry, decode, machine, refusal, stream, unary
 from longshore_server.rpc.callers import Callers
+from longshore_server.rpc.descriptors import DescriptorPool
 from longshore_server.rpc.receiving import Requests, reading
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -122,7 +124,7 @@ def add_reflection(services: Sequence[str], server: grpc.aio.Server, callers: Ca
 
     grpcio-reflection knows v1alpha only; v1 has the same messages under another name.
     """
-    servicer = reflection.aio.ReflectionServicer((*services, *REFLECTION))
+    servicer = reflection.aio.ReflectionServicer((*services, *REFLECTION), DescriptorPool(descriptor_pool.Default()))
     places = _places("streams of reflection are open")
 
     async def admitted(requests: Requests, context: _Context) -> AsyncIterator[Any]:
