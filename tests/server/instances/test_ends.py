@@ -44,8 +44,9 @@ async def test_a_handler_that_does_not_stop_changes_nothing_of_what_has_ended(wo
     await refresh.terminate("a")
     assert (await running).status is InstanceStatus.TERMINATED
     assert (await refresh.start("a", Token(2))).created
+    runs = list(world.engine.instances._runner._runs.values())
     gate.opened.set()
-    await world.settled()
+    await asyncio.wait(runs)
     assert await refresh.get_state("a") == Token(2)
 
 
