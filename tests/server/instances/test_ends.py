@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from longshore_server import InstanceStatus, StepRetry
@@ -31,10 +32,9 @@ async def test_a_handler_that_does_not_stop_changes_nothing_of_what_has_ended(wo
 
     @world.server.recurring("refresh", every=3600, state=Token, start_immediately=False)
     async def refresh(ctx: Any) -> None:
-        try:
-            await gate.hold()
-        except asyncio.CancelledError:
-            await gate.opened.wait()
+        while not gate.opened.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.hold()
         ctx.state = Token(99)
 
     await world.start()
