@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -281,11 +282,9 @@ def _exit_now() -> None:
 def _announce(running: Running) -> None:
     from importlib.metadata import version
 
-    services: dict[str, int] = {}
-    for name in running.engine.types:
-        service = name.rpartition("/")[0]
-        services[service] = services.get(service, 0) + 1
+    services = Counter(name.rpartition("/")[0] for name in running.engine.types)
     listed = ", ".join(f"{name} ({count} operation{'s' if count != 1 else ''})" for name, count in services.items())
+    listed = listed or "no operations"
     metrics = f"   metrics {running.metrics.address}" if running.metrics else ""
     where = ", ".join(running.addresses)
     _say(

@@ -21,7 +21,7 @@ from longshore_server.clock import SECOND, Clock, SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract import loading
 from longshore_server.contract.gates import read_capabilities
-from longshore_server.contract.source import Source
+from longshore_server.contract.source import ContractError, Source
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
 from longshore_server.instances.declaring import Declaring
@@ -56,6 +56,8 @@ class Server(DeclaringJobs, Declaring):
             time that the lifespan has begun.
         stores: where the bytes of operations are, by the name that contracts use. Those of the configuration come
             before them.
+
+    One without services runs what `job`, `recurring`, `debounce` and `task` declare; one without anything cannot run.
 
     Raises `ContractError` when a contract cannot be enforced, and `ValueError` for what cannot name a store.
     """
@@ -116,6 +118,11 @@ class Running:
             server.services, default_timeout=int(config.default_timeout * SECOND),
             authenticated=bool(authenticators), stores=self.stores,
         )  # fmt: skip
+        if not (types or server.queues or server.definitions):
+            raise ContractError(
+                "the server has nothing to run: pass it a service whose contract declares operations, or declare a "
+                "job, a recurring, a debounce or a task"
+            )
         limits = Limits(
             concurrency=config.concurrency, concurrency_per_owner=config.concurrency_per_owner,
             queue=config.queue, queue_per_owner=config.queue_per_owner,

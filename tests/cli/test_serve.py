@@ -24,7 +24,7 @@ PRELUDE = """
 import contextlib
 import warnings
 from lab.v1 import lab_longshore
-from longshore_server import Server
+from longshore_server import Job, Server
 from tests.conftest import LabHandlers
 """
 MODULES = {
@@ -33,6 +33,9 @@ MODULES = {
     "server = Server(Lab())",
     "sync": "class Lab(LabHandlers):\n    def play(self, request, op):\n        pass\nserver = Server(Lab())",
     "plain": "server = Server(object())",
+    "bare": "server = Server()",
+    "jobs": "server = Server()\n@server.job('count')\nasync def count(payload: int, job: Job[int]) -> int:\n"
+    "    return payload + 1",
     "importing": "import nothing_like_this",
     "broken": "raise RuntimeError('a mistake of the module')",
     "lifeless": "@contextlib.asynccontextmanager\nasync def life(server):\n    raise RuntimeError('no warehouse')\n"
@@ -73,6 +76,7 @@ REFUSALS = {
     "no handler": ("incomplete:server", "each operation of the contract needs its handler"),
     "wrong handler": ("sync:server", "LabService.Play"),
     "no service": ("plain:server", "object has no contract"),
+    "nothing": ("bare:server", "the server has nothing to run: pass it a service whose contract declares"),
     "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
     "file as data": ("good:server --data good.py", "data: good.py cannot be used: File exists; give the server a "),
     "below a file": ("good:server --data good.py/x", "data: good.py/x cannot be used: Not a directory; give the "),
@@ -152,3 +156,19 @@ def test_every_line_for_machines_is_json(folder: Path) -> None:
     [failure, _] = [line for line in said if line["level"] == "error"]
     assert failure["operation"].startswith("operations/")
     assert failure["trace"].endswith("RuntimeError: line one\nline two")
+
+
+def test_a_server_without_contracts_runs_what_its_code_declares(folder: Path) -> None:
+    with subprocess.Popen(**command(folder, "jobs:server"), stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            assert "  serving no operations  on unix:" in process.stderr.readline()
+            with grpc.insecure_channel(f"unix:{folder}/s") as channel:
+                operations: Any = operations_service_pb2_grpc.OperationsServiceStub(channel)
+                assert not operations.ListTypes(pb.ListTypesRequest()).types
+                with pytest.raises(grpc.RpcError, match="is not served here; this server has no operations"):
+                    operations.Start(pb.StartRequest(type="lab.v1.LabService/Play"))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+        finally:
+            process.kill()

@@ -248,10 +248,8 @@ class Engine:
         """The type. Raises `ServiceError` (UNKNOWN_TYPE)."""
         found = self.types.get(name)
         if found is None:
-            known = ", ".join(sorted(self.types))
-            raise invalid(
-                "type", f"{name[:200]!r} is not served here; the types are {known}", reason=Reason.UNKNOWN_TYPE
-            )
+            known = f"the types are {', '.join(sorted(self.types))}" if self.types else "this server has no operations"
+            raise invalid("type", f"{name[:200]!r} is not served here; {known}", reason=Reason.UNKNOWN_TYPE)
         return found
 
     async def start(self, type: OperationType, input: Message, terms: Terms = DEFAULT) -> Started:
