@@ -29,6 +29,7 @@ from longshore_server.jobs.declaring import DeclaringJobs
 from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.rpc.unix_socket import Rights, group_number
+from longshore_server.store.mutations import MarkPlace
 from longshore_server.telemetry import tracing
 from longshore_server.telemetry.metrics import MetricsServer
 from longshore_server.tracer import Tracer
@@ -162,9 +163,12 @@ class Running:
             self._stack.push_async_callback(self.engine.close)
             await self.engine.open()
             self.engine.store.writer.on_failure = self._store_failed
+            marks = await self.engine.store.marks()
             for name, store in self.stores.items():
                 self._stack.push_async_callback(store.stop)
-                await store.start(name, self.config.data / "stores" / name)
+                mark = await store.start(name, self.config.data / "stores" / name, marks.get(name, ""))
+                if mark and name not in marks:
+                    await self.engine.store.writer.submit(MarkPlace(name, mark))
             self._stack.callback(setattr, self._server, "stores", self._server.stores)
             self._server.stores = self.stores
             if self.config.metrics_address:

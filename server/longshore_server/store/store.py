@@ -136,6 +136,10 @@ class Store:
         """What uploads of deleted operations may have left in stores, in order."""
         return await self.read(lambda c: transfers.garbage(c, after, limit))
 
+    async def marks(self) -> dict[str, str]:
+        """What the places bear in which stores keep their objects, by store."""
+        return await self.read(transfers.marks)
+
     async def next_expiry(self) -> int | None:
         """When the next retention is over; None: nothing expires."""
         return await self.read(queries.next_expiry)

@@ -233,3 +233,8 @@ def garbage(connection: sqlite3.Connection, after: int, limit: int) -> list[Garb
     sql = "SELECT id, store, key, uid, owned, progress FROM garbage WHERE id > ? ORDER BY id LIMIT ?"
     rows = connection.execute(sql, (after, limit))
     return [Garbage(*row)._replace(owned=bool(row[4])) for row in rows]
+
+
+def marks(connection: sqlite3.Connection) -> dict[str, str]:
+    """What the places bear in which stores keep their objects, by store."""
+    return dict(connection.execute("SELECT store, mark FROM places"))

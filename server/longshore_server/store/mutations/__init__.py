@@ -25,6 +25,7 @@ from longshore_server.store.mutations.transfer import (
     FailUpload,
     FinishUpload,
     ForgetGarbage,
+    MarkPlace,
     OfferDownload,
     PlaceUpload,
     RevokeDownload,
@@ -44,8 +45,8 @@ from longshore_server.store.mutations.upkeep import (
 __all__ = [
     "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AddLine", "AdvanceUpload", "Author", "Begin", "Boot",
     "CommitUpload", "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailTry", "FailUpload",
-    "FinishUpload", "ForgetGarbage", "Interrupt", "Mutation", "Nothing", "OfferDownload", "OperationAttempt",
-    "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop", "RevokeDownload",
-    "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep", "TakeOver",
-    "TryAgain", "UseDownload",
+    "FinishUpload", "ForgetGarbage", "Interrupt", "MarkPlace", "Mutation", "Nothing", "OfferDownload",
+    "OperationAttempt", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop",
+    "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep",
+    "TakeOver", "TryAgain", "UseDownload",
 ]  # fmt: skip

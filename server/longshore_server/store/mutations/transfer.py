@@ -233,3 +233,14 @@ class ForgetGarbage(Mutation[None]):
 
     def apply(self, tx: Transaction) -> None:
         tx.connection.executemany("DELETE FROM garbage WHERE id = ?", [(id,) for id in self.ids])
+
+
+@dataclass(slots=True)
+class MarkPlace(Mutation[None]):
+    """A store keeps its objects in the place that bears this mark."""
+
+    store: str
+    mark: str
+
+    def apply(self, tx: Transaction) -> None:
+        tx.connection.execute("INSERT INTO places (store, mark) VALUES (?, ?)", (self.store, self.mark))

@@ -56,18 +56,21 @@ class Store(abc.ABC):
         """Where uploads to this store have to be staged, so that `adopt` only moves them. None: anywhere."""
         return None
 
-    async def start(self, name: str, folder: Path) -> None:
+    async def start(self, name: str, folder: Path, mark: str = "") -> str:  # noqa: ARG002 - for those with a place
         """Make it ready.
 
         Args:
             name: what contracts call it.
             folder: its own in the data directory; made if the store needs it.
+            mark: what the place bears where its objects were. Default: there were none.
 
-        Raises `StoreError` when it cannot be used.
+        Returns what the place bears where its objects are, 32 characters; empty: it has none that could be away
+        unnoticed. Raises `StoreError` when it cannot be used, as when its place is another than before.
         """
         self.name = name
         self._incoming = folder / "incoming"
         await in_thread(_empty, self._incoming)
+        return ""
 
     async def stop(self) -> None:  # noqa: B027 - most have nothing
         """Let go of everything that `start` took. Repeatable."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import secrets
 import stat
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from longshore_server.transfers.stores.base import (
 )  # fmt: skip
 from longshore_server.transfers.stores.failures import CHANGING, READING, refusing
 from longshore_server.transfers.stores.folders import Folders
-from longshore_server.transfers.stores.sidecars import Sidecar, Sidecars, describe, sync
+from longshore_server.transfers.stores.sidecars import Sidecar, Sidecars, describe, sync, write
 from longshore_server.transfers.threads import in_thread
 
 _TRIES = 100
@@ -60,18 +61,23 @@ class LocalStore(Store):
         """On the file system of the objects."""
         return self._own / "staging"
 
-    async def start(self, name: str, folder: Path) -> None:
-        """Make the folder and lock it against a second server."""
+    async def start(self, name: str, folder: Path, mark: str = "") -> str:
+        """Make the folder, mark it, and lock it against a second server.
+
+        Where objects were, the folder must be the same: while its disk is away there is an empty one in its place, and
+        what was committed to it would count as lost.
+        """
         root = (self._path or folder).absolute()
         self._own = root / keys.RESERVED
         self._folders = Folders(root)
         self._sidecars = Sidecars(self._own / "meta", self._own / "incoming")
         try:
-            await in_thread(self._prepare, name, root)
+            found = await in_thread(self._prepare, name, root, mark)
             await super().start(name, self._own)
         except OSError as error:
             await self.stop()
             raise StoreError(f"store {name}: {root}: {error.strerror}") from error
+        return found
 
     async def stop(self) -> None:
         """Let another server have the folder."""
@@ -123,10 +129,21 @@ class LocalStore(Store):
         async with self._changing(key):
             return await in_thread(self._delete, key, only)
 
-    def _prepare(self, name: str, root: Path) -> None:
+    def _prepare(self, name: str, root: Path, mark: str) -> str:
+        path = self._own / "id"
+        found = path.read_text("ascii").strip() if path.exists() else ""
+        if mark and found != mark:
+            raise StoreError(
+                f"store {name}: {root} is not the folder that its objects were in: mount the disk that it was on; if "
+                f"that is gone for good, or this folder takes its place, write {mark} into {path}"
+            )
         for folder in (self.staging, self._own / "meta"):
             _make(folder)
         self._lock = DirectoryLock(self._own, f"folder {root} of the store {name}", f"--store {name}=PATH")
+        if not found:
+            found = secrets.token_hex(16)
+            write(path, f"{found}\n".encode(), path.with_suffix(".new"))
+        return found
 
     def _adopt(self, staged: Path, info: ObjectInfo, overwrite: bool) -> ObjectInfo:
         with self._there(info.key, CHANGING):

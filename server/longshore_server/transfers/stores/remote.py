@@ -70,13 +70,14 @@ class RemoteStore(Store):
         self._url = url
         self._bucket: Any = None
 
-    async def start(self, name: str, folder: Path) -> None:
+    async def start(self, name: str, folder: Path, mark: str = "") -> str:
         """Find out how it is reached. Whether it can be is not asked: that may be otherwise a minute later."""
-        await super().start(name, folder)
+        place = await super().start(name, folder, mark)
         try:
             self._bucket = await self._connect()
         except (exceptions.BaseError, ValueError) as error:
             raise StoreError(f"store {name}: {self._url}: {first_line(error)}") from error
+        return place
 
     async def _connect(self) -> Any:
         return from_url(self._url, retry_config=RETRIES)

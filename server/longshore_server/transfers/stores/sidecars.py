@@ -49,16 +49,7 @@ class Sidecars:
 
     def write(self, sidecar: Sidecar, inode: int) -> None:
         """Durable, and whole or not at all. Raises `OSError`."""
-        draft = self._incoming / secrets.token_hex(16)
-        try:
-            with draft.open("xb") as file:
-                file.write(msgspec.json.encode(sidecar))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(self._path(sidecar.key, inode))
-        finally:
-            draft.unlink(missing_ok=True)
-        sync(self._folder)
+        write(self._path(sidecar.key, inode), msgspec.json.encode(sidecar), self._incoming / secrets.token_hex(16))
 
     def read(self, key: str, file: os.stat_result) -> Sidecar | None:
         """That of a file; None: it has none, or has been written to by somebody else. Raises `OSError`."""
@@ -84,6 +75,19 @@ def describe(key: str, file: os.stat_result, sidecar: Sidecar | None) -> ObjectI
     return ObjectInfo(
         key, file.st_size, sidecar.sha256, sidecar.crc32c, sidecar.content_type, sidecar.metadata, updated
     )
+
+
+def write(path: Path, data: bytes, draft: Path) -> None:
+    """Make or replace a file durably, whole or not at all. `draft` is on the same file system. Raises `OSError`."""
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def sync(folder: Path) -> None:
