@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND
 from longshore_server.handler.codec import Encoded
+from longshore_server.ids import uid_text
 from longshore_server.instances.values import Shape
 from longshore_server.store.instances import Entry, InstanceRecord, Value
 from longshore_server.store.mutations.instance import End
@@ -72,6 +73,13 @@ class Run:
         """The state as it was when the run began."""
         return self._stored
 
+    @property
+    def key(self) -> str:
+        """Tells this run from all others, in all of its attempts."""
+        record = self.record
+        work = f"timer-{record.events + record.runs + 1}" if record.work_entry is None else str(record.work_entry)
+        return f"{uid_text(record.uid)}/{record.generation}/{work}"
+
 
 class InstanceLog:
     """`ctx.log`: private, structured lines for the operators: `ctx.log.info("refreshed", seconds=3)`."""
@@ -128,6 +136,14 @@ class Context(Generic[StateT]):
     def instance(self) -> str:
         """The instance's full name, for example `tasks/order/instances/ord_123`."""
         return self._run.record.name
+
+    @property
+    def key(self) -> str:
+        """The same in all attempts at this run, and no other's: pass it on as an idempotency key.
+
+        What a handler changes here is done once; what it does elsewhere at least once, for a crash runs it again.
+        """
+        return self._run.key
 
     @property
     def attempt(self) -> int:
