@@ -9,6 +9,9 @@ from longshore_server.handler.offers import TransferError
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import Store
 
+MAX_URL = 8192
+"""The most characters of a URL that a store makes: a snapshot has 64 of them at most, and fits into one message."""
+
 
 class Objects:
     """The objects of all stores of one server; see `longshore_server.handler.offers.Objects`."""
@@ -29,9 +32,15 @@ class Objects:
                     yield chunk
 
     async def presign(self, store: str, key: str, seconds: float) -> str:
-        """A URL from which anybody can read it for so long."""
+        """A URL from which anybody can read it for so long. Raises `ValueError` for what the store may not give."""
         with _told():
-            return await self._named(store).presign(key, seconds)
+            url = await self._named(store).presign(key, seconds)
+        if not 0 < len(url) <= MAX_URL or not url.isascii() or not url.isprintable():
+            raise ValueError(
+                f"the store {store!r} gave {url[:40]!r}, of {len(url)} characters: a URL has 1 to {MAX_URL}, "
+                "all of them printable and of ASCII"
+            )
+        return url
 
     def _named(self, store: str) -> Store:
         found = self._stores.get(store)

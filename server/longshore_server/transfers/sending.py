@@ -168,6 +168,8 @@ class Sending:
                 elif self._turns.may_record(self._looked):
                     await self.record()
         except Exception as error:  # noqa: BLE001 - told to whoever sends, by `_check`
+            # Kept until the call ends: not with every frame that it has passed, and what these hold.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
             self._failure = error
             self._queue.clear()
             self._waiting = 0

@@ -18,6 +18,7 @@ from longshore.v1 import transfers_service_pb2 as tpb
 from longshore.v1.operation_pb2 import DownloadGrant, OperationSnapshot
 from longshore_server import Code, DuplicateNameError, LocalStore, Offer, Reason, ServiceError, TransferError
 from longshore_server.clock import SECOND
+from longshore_server.engine.objects import MAX_URL
 from tests.conftest import Crash, Lab, reason_of_end, refused, result_of
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.fetching import fetch
@@ -267,8 +268,10 @@ async def test_terms_that_mean_nothing_are_refused(lab: BytesLab, case: str) -> 
 class Signing(LocalStore):
     """A local store with URLs, as remote ones have them."""
 
+    url = "https://files.example/{key}?for={expires_in:g}"
+
     async def presign(self, key: str, expires_in: float) -> str:
-        return f"https://files.example/{key}?for={expires_in:g}"
+        return self.url.format(key=key, expires_in=expires_in)
 
 
 async def test_a_url_is_the_stores_own(tmp_path: Any) -> None:
@@ -289,6 +292,31 @@ async def test_a_url_is_the_stores_own(tmp_path: Any) -> None:
         ended = await lab.end((await lab.begin("Offer")).operation.name)
         assert result_of(ended).text == "https://files.example/out/report.pdf?for=90"
         assert [grant.url for grant in ended.downloads] == [result_of(ended).text]
+    finally:
+        await lab.stop()
+
+
+async def test_a_url_that_no_message_has_room_for_is_no_offer(tmp_path: Any) -> None:
+    """Of a store that the service has written itself."""
+    store = Signing()
+    lab = BytesLab(tmp_path / "data", stores={"uploads": LocalStore(), "exports": store})
+    await lab.start()
+    try:
+        await put(lab)
+
+        @lab.plays
+        async def handler(_: Any, op: Any) -> PlayResult:
+            for url in ("", "u" * (MAX_URL + 1), "https://files.example/\n", "https://files.example/\xe4"):
+                store.url = url
+                with pytest.raises(ValueError, match=r"the store 'exports' gave .* a URL has 1 to 8192"):
+                    await op.transfer.offer("out/report.pdf", url=True)
+            for number in range(64):
+                store.url = "u" * MAX_URL
+                await op.transfer.offer("out/report.pdf", url=True, name=f"{number}")
+            return PlayResult(text="t" * 999_000)
+
+        ended = await lab.end((await lab.begin("Offer")).operation.name)
+        assert [len(grant.url) for grant in ended.downloads] == [MAX_URL] * 64
     finally:
         await lab.stop()
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from longshore_server.clock import SECOND
 from longshore_server.transfers import staging, uploads
 from longshore_server.transfers.staging import StagedPart
 from longshore_server.transfers.threads import in_thread
-from tests.conftest import reason_of_end, refused
+from tests.conftest import reason_of_end, refused, turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send
 from tests.server.transfers.test_upload import DATA, State, sending, staged, stored, waiting
@@ -237,3 +238,27 @@ async def test_a_folder_that_is_away_ends_nothing(lab: BytesLab) -> None:
     root.with_name("away").rename(root)
     done = await send(lab.transfers, header(name), chunks(DATA, offset=3000), commit(DATA))
     assert done.state == State.STATE_COMMITTED
+
+
+async def test_a_call_keeps_nothing_of_a_write_that_has_failed(lab: BytesLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But that it has: it may go on to send for as long as it likes."""
+
+    class Kept:
+        """Something that a frame holds."""
+
+    name, held = (await waiting(lab)).upload.name, list[weakref.ref[Kept]]()
+
+    def fails(_: StagedPart, chunks: Any) -> None:
+        kept = Kept()
+        held.append(weakref.ref(kept))
+        raise OSError(errno.ENOSPC, "full")
+
+    call = await sending(lab, name, b"abc")
+    (upload,) = lab.engine.transfers.uploads._open.values()
+    monkeypatch.setattr(StagedPart, "write", fails)
+    await call.write(chunk(3, b"def"))
+    while upload.sendings[0]._failure is None:
+        await turns()
+    assert [kept() for kept in held] == [None]
+    await call.write(chunk(6, b"ghi"))
+    assert (await refused(call))[1] == "STORE_FULL"
