@@ -95,6 +95,8 @@ class Proxy:
                 host, _, port = self._server.rpartition(":")
                 up_reader, up_writer = await asyncio.open_connection(host, int(port))
             writers.append(up_writer)
+            if not self._listener.is_serving():
+                return  # it came while everything else was cut
             self._writers.update(writers)
             ways = [
                 asyncio.ensure_future(self._pass(*way))

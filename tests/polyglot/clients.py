@@ -64,15 +64,19 @@ def python() -> list[str]:
 
 def go() -> list[str]:
     place = _workplace("go")
-    names = _names(place, "acme", "longshore")
+    build_go(place, "client", _names(place, "acme", "longshore"))
+    return [str(place / "client")]
+
+
+def build_go(place: Path, module: str, names: list[str]) -> None:
+    """Build the program `client` of a folder with the folder `protos`, of which `names` are compiled for it."""
     arguments = ["-Iprotos"]
     for plugin, package in GO_PLUGINS.items():
         kind = plugin.removeprefix("protoc-gen-")
-        arguments += [f"--plugin={plugin}={go_tool(package)}", f"--{kind}_out=.", f"--{kind}_opt=module=client"]
-        arguments += [f"--{kind}_opt=M{name}=client/gen/{Path(name).parent}" for name in names]
+        arguments += [f"--plugin={plugin}={go_tool(package)}", f"--{kind}_out=.", f"--{kind}_opt=module={module}"]
+        arguments += [f"--{kind}_opt=M{name}={module}/gen/{Path(name).parent}" for name in names]
     run(sys.executable, "-m", "grpc_tools.protoc", *arguments, *names, cwd=place)
     run("go", "build", "-mod=readonly", "-o", "client", ".", cwd=place, **GO)
-    return [str(place / "client")]
 
 
 def go_tool(package: str) -> Path:

@@ -34,6 +34,8 @@ from tests.server.transfers.fetching import pattern
 pytestmark = pytest.mark.timeout(900)
 
 SIZE = (3 << 20) + 7
+LIMIT = 60
+"""Seconds in which a client goes on; one that is wrong may try for ever. A safety net only: no test waits for it."""
 SHIPPED = {"sequence": 6, "event": "completed", "status": "ready_to_ship"}
 EVENTS = [
     {"sequence": 1, "event": "accepted"},
@@ -54,7 +56,8 @@ class Telling:
     async def line(self) -> dict[str, Any]:
         """The next line that it prints."""
         assert self._process.stdout is not None
-        text = await self._process.stdout.readline()
+        async with asyncio.timeout(LIMIT):
+            text = await self._process.stdout.readline()
         if not text:
             await self.rest()
             raise AssertionError("it says nothing more")
@@ -66,7 +69,8 @@ class Telling:
 
     async def rest(self) -> list[dict[str, Any]]:
         """What it says until its end, which is a good one."""
-        out, err = await self._process.communicate()
+        async with asyncio.timeout(LIMIT):
+            out, err = await self._process.communicate()
         assert self._process.returncode == 0, f"{out.decode()}\n{err.decode()}"
         return [json.loads(text) for text in out.decode().splitlines()]
 

@@ -1,4 +1,4 @@
-// Sends and fetches bytes by both faces of the server, over connections that break, with nothing but generated code.
+// Sends and fetches bytes by google.bytestream, over connections that break, with nothing but generated code.
 //
 // Its arguments are the server's address, a file whose bytes it sends, and the key of an object that it fetches. It
 // prints what has come of it as JSON.
@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"log"
 	"net"
@@ -23,7 +22,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	streampb "polyglot/gen/google/bytestream"
@@ -32,10 +30,7 @@ import (
 
 const chunk = 64 << 10
 
-var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	background = context.Background()
-)
+var background = context.Background()
 
 // Outcome is what has come of one transfer.
 type Outcome struct {
@@ -110,48 +105,12 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// A sender is one call that sends bytes, by either face.
-type sender interface {
-	send(offset int64, data []byte, last bool) error
-	// close says how much is committed.
-	close() (int64, error)
-}
-
-type upload struct {
-	stream grpc.ClientStreamingClient[pb.UploadRequest, pb.UploadResponse]
-	whole  []byte
-}
-
-func newUpload(conn *link, name string, whole []byte) sender {
-	stream, err := pb.NewTransfersServiceClient(conn).Upload(background)
-	check(err)
-	header := &pb.UploadHeader{Upload: name, TotalSize: proto.Int64(int64(len(whole)))}
-	check(stream.Send(&pb.UploadRequest{Message: &pb.UploadRequest_Header{Header: header}}))
-	return &upload{stream, whole}
-}
-
-func (u *upload) send(offset int64, data []byte, last bool) error {
-	made := &pb.UploadChunk{Offset: offset, Data: data, Crc32C: proto.Uint32(crc32.Checksum(data, castagnoli))}
-	err := u.stream.Send(&pb.UploadRequest{Message: &pb.UploadRequest_Chunk{Chunk: made}})
-	if err != nil || !last {
-		return err
-	}
-	sum := sha256.Sum256(u.whole)
-	commit := &pb.UploadCommit{TotalSize: int64(len(u.whole)), Sha256: sum[:]}
-	return u.stream.Send(&pb.UploadRequest{Message: &pb.UploadRequest_Commit{Commit: commit}})
-}
-
-func (u *upload) close() (int64, error) {
-	answer, err := u.stream.CloseAndRecv()
-	return answer.GetUpload().GetCommittedSize(), err
-}
-
 type write struct {
 	stream grpc.ClientStreamingClient[streampb.WriteRequest, streampb.WriteResponse]
 	name   string
 }
 
-func newWrite(conn *link, name string, _ []byte) sender {
+func newWrite(conn *link, name string) *write {
 	stream, err := streampb.NewByteStreamClient(conn).Write(background)
 	check(err)
 	return &write{stream, name}
@@ -166,13 +125,7 @@ func (w *write) close() (int64, error) {
 	return answer.GetCommittedSize(), err
 }
 
-func committedByUpload(conn *link, name string) int64 {
-	found, err := pb.NewTransfersServiceClient(conn).QueryUpload(background, &pb.QueryUploadRequest{Name: name})
-	check(err)
-	return found.CommittedSize
-}
-
-func committedByStream(conn *link, name string) int64 {
+func committed(conn *link, name string) int64 {
 	found, err := streampb.NewByteStreamClient(conn).QueryWriteStatus(background,
 		&streampb.QueryWriteStatusRequest{ResourceName: name})
 	check(err)
@@ -180,7 +133,7 @@ func committedByStream(conn *link, name string) int64 {
 }
 
 // sendAll sends data from an offset up to an end, and finishes it if there is no more.
-func sendAll(to sender, data []byte, offset, end int64) error {
+func sendAll(to *write, data []byte, offset, end int64) error {
 	for at := offset; at < end; at += chunk {
 		stop := min(at+chunk, end)
 		if err := to.send(at, data[at:stop], stop == int64(len(data))); err != nil {
@@ -191,19 +144,18 @@ func sendAll(to sender, data []byte, offset, end int64) error {
 }
 
 // sending sends a third that is acknowledged, a third over a connection that breaks, and what is missing over another.
-func sending(address, key string, data []byte, open func(*link, string, []byte) sender,
-	committed func(*link, string) int64) Outcome {
+func sending(address, key string, data []byte) Outcome {
 	first := dial(address)
 	name := start(first, "Upload", key).Upload.Name
 	third := int64(len(data)) / 3
-	call := open(first, name, data)
+	call := newWrite(first, name)
 	check(sendAll(call, data, 0, third))
 	acknowledged, err := call.close()
 	check(err)
 	if acknowledged != third {
 		log.Panicf("%d of %d bytes are acknowledged", acknowledged, third)
 	}
-	broken := open(first, name, data)
+	broken := newWrite(first, name)
 	check(sendAll(broken, data, third, 2*third))
 	first.cut()
 	if _, err = broken.close(); err == nil {
@@ -213,13 +165,13 @@ func sending(address, key string, data []byte, open func(*link, string, []byte) 
 	second := dial(address)
 	defer second.Close()
 	outcome := Outcome{}
-	wrong := open(second, name, data)
+	wrong := newWrite(second, name)
 	check(wrong.send(int64(len(data))-1, nil, false))
 	_, err = wrong.close()
 	outcome.Refused, outcome.Committed = refusal(err)
 	// By now nobody else has it, so that this is all that has come.
 	outcome.Resumed = committed(second, name)
-	last := open(second, name, data)
+	last := newWrite(second, name)
 	check(sendAll(last, data, outcome.Resumed, int64(len(data))))
 	outcome.Size, err = last.close()
 	check(err)
@@ -227,44 +179,21 @@ func sending(address, key string, data []byte, open func(*link, string, []byte) 
 	return outcome
 }
 
-// fetching fetches a part over a connection that breaks, and the rest over another. fetch ends early once it has `enough`.
-func fetching(address, key string, fetch func(*link, string, int64, int) []byte) Outcome {
+// fetching fetches a part over a connection that breaks, and the rest over another.
+func fetching(address, key string) Outcome {
 	first := dial(address)
 	name := start(first, "Export", key).Downloads[0].Name
-	data := fetch(first, name, 0, 1)
+	data := read(first, name, 0, 1)
 	first.cut()
 	second := dial(address)
 	defer second.Close()
 	outcome := Outcome{Resumed: int64(len(data))}
-	data = append(data, fetch(second, name, outcome.Resumed, 0)...)
+	data = append(data, read(second, name, outcome.Resumed, 0)...)
 	outcome.Size, outcome.SHA256 = int64(len(data)), digest(data)
 	return outcome
 }
 
-func download(conn *link, name string, offset int64, enough int) []byte {
-	stream, err := pb.NewTransfersServiceClient(conn).Download(background,
-		&pb.DownloadRequest{Name: name, Offset: offset})
-	check(err)
-	var got bytes.Buffer
-	for enough == 0 || got.Len() < enough {
-		message, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		check(err)
-		if piece := message.GetChunk(); piece != nil {
-			if crc32.Checksum(piece.Data, castagnoli) != piece.Crc32C || piece.Offset != offset+int64(got.Len()) {
-				log.Panicf("a chunk at %d is not what it says", piece.Offset)
-			}
-			got.Write(piece.Data)
-		}
-		if end := message.GetEnd(); end != nil && crc32.Checksum(got.Bytes(), castagnoli) != end.Crc32C {
-			log.Panic("the bytes are not what the end says")
-		}
-	}
-	return got.Bytes()
-}
-
+// read ends early once it has `enough`.
 func read(conn *link, name string, offset int64, enough int) []byte {
 	stream, err := streampb.NewByteStreamClient(conn).Read(background,
 		&streampb.ReadRequest{ResourceName: name, ReadOffset: offset})
@@ -286,9 +215,7 @@ func main() {
 	data, err := os.ReadFile(os.Args[2])
 	check(err)
 	check(json.NewEncoder(os.Stdout).Encode(map[string]Outcome{
-		"Upload":   sending(address, "by/upload", data, newUpload, committedByUpload),
-		"Write":    sending(address, "by/write", data, newWrite, committedByStream),
-		"Download": fetching(address, key, download),
-		"Read":     fetching(address, key, read),
+		"Write": sending(address, "by/write", data),
+		"Read":  fetching(address, key),
 	}))
 }
