@@ -43,6 +43,7 @@ from longshore_server.jobs.queue import JobQueue, JobRequest
 from longshore_server.jobs.refs import JobRef, JobSnapshot
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
+from longshore_server.telemetry.sinks import EventSink, LifecycleEvent
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import LocalStore, Store
 
@@ -62,6 +63,7 @@ __all__ = [
     "DuplicateNameError",
     "ErrorContext",
     "EventContext",
+    "EventSink",
     "ExecuteContext",
     "FlushReason",
     "IdleContext",
@@ -76,6 +78,7 @@ __all__ = [
     "JobRetry",
     "JobSnapshot",
     "JobState",
+    "LifecycleEvent",
     "LocalStore",
     "NestedStepError",
     "NonDeterministicError",

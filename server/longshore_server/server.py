@@ -30,8 +30,11 @@ from longshore_server.rpc.authorization import PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.rpc.unix_socket import Rights, group_number
 from longshore_server.store.mutations import MarkPlace
+from longshore_server.store.outbox import Emission
 from longshore_server.telemetry import tracing
+from longshore_server.telemetry.delivery import Deliveries
 from longshore_server.telemetry.metrics import MetricsServer
+from longshore_server.telemetry.sinks import EventSink
 from longshore_server.tracer import Tracer
 from longshore_server.transfers.stores.base import Store
 from longshore_server.transfers.stores.settings import check_name
@@ -57,18 +60,22 @@ class Server(DeclaringJobs, Declaring):
             time that the lifespan has begun.
         stores: where the bytes of operations are, by the name that contracts use. Those of the configuration come
             before them.
+        sinks: where lifecycle events of jobs and instances go, by names that stay the same. Those of the configuration
+            come before them.
 
     One without services runs what `job`, `recurring`, `debounce` and `task` declare; one without anything cannot run.
 
-    Raises `ContractError` when a contract cannot be enforced, and `ValueError` for what cannot name a store.
+    Raises `ContractError` when a contract cannot be enforced, and `ValueError` for what cannot name a store or a
+    sink.
     """
 
     def __init__(
         self, *services: object, lifespan: Lifespan | None = None, authenticators: Sequence[Authenticator] = (),
         tracer_provider: TracerProvider | None = None, stores: Mapping[str, Store] | None = None,
+        sinks: Mapping[str, EventSink] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        for name in stores or {}:
+        for name in (*(stores or {}), *(sinks or {})):
             check_name(name)
         self.services = services
         self.lifespan = lifespan
@@ -80,6 +87,7 @@ class Server(DeclaringJobs, Declaring):
         """Starts and finds operations from the service's own code."""
         self.stores: Mapping[str, Store] = dict(stores or {})
         """For the service's own code; usable while the server runs, and with those of its configuration."""
+        self.sinks: Mapping[str, EventSink] = dict(sinks or {})
         # Read at once, so that a wrong contract is found where the server is written.
         loading.load(services, default_timeout=SECOND, authenticated=bool(authenticators))
 
@@ -134,10 +142,14 @@ class Running:
             retention=int(config.default_retention * SECOND), log_retention=int(config.log_retention * SECOND),
         )  # fmt: skip
         self._tracer = Tracer()
+        sinks = {**server.sinks}
+        emission = Emission(tuple(sinks), any(sink.payloads for sink in sinks.values()))
         self.engine = Engine(
             types, config.data, clock, limits, chance, self._tracer, self.stores, server.definitions.values(),
-            server.queues.values(),
+            server.queues.values(), emission,
         )  # fmt: skip
+        self.deliveries = Deliveries(sinks, self.engine.store, clock)
+        self.engine.on_events = self.deliveries.wake
         self.listener = Listener(
             self.engine, authentication=self._authentication, tls=self._tls, health=config.health,
             reflection=config.reflection, max_input=config.max_input, max_payload=config.max_payload,
@@ -190,6 +202,8 @@ class Running:
                 services = await self._stack.enter_async_context(self._server.lifespan(self._server))
             # Only here: the lifespan may be what sets OpenTelemetry up.
             self._tracer.backend = tracing.backend(self._server.tracer_provider, outside)
+            self._stack.push_async_callback(self.deliveries.stop)
+            self.deliveries.start()
             self.recovered = await self.engine.recover(services)
             await self.listener.health.set(serving=True)
         except BaseException:

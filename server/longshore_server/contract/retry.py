@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,14 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,61}[A-Z0-9]")  # AIP-193
 
 Refuse = Callable[[str, str], Exception]
 """Makes the error that names an option and what is wrong with it."""
+
+
+class Exhausted(enum.Enum):
+    """Which bound of a policy leaves no further attempt."""
+
+    MAX_ATTEMPTS = "max_attempts"
+    MAX_DURATION = "max_duration"
+    DEADLINE = "deadline"
 
 
 @dataclass(frozen=True)
@@ -43,13 +52,22 @@ class RetryPolicy:
         nobody is helped by waiting for an attempt that cannot be made, and the error of the last one says more.
         `failures` and `chance`: as for `delay`.
         """
-        if reason in self.non_retryable or failures >= self.max_attempts:
+        found = self.judge(failures, reason, chance, now, begun, deadline)
+        return found if isinstance(found, int) else None
+
+    def judge(
+        self, failures: int, reason: str, chance: float, now: int, begun: int, deadline: int | None
+    ) -> int | Exhausted | None:
+        """As `next`, with what it is that leaves no attempt; None: the error is one that ends it at once."""
+        if reason in self.non_retryable:
             return None
+        if failures >= self.max_attempts:
+            return Exhausted.MAX_ATTEMPTS
         delay = self.delay(failures, chance)
         if deadline is not None and now + delay >= deadline:
-            return None
+            return Exhausted.DEADLINE
         if self.max_duration is not None and now + delay > begun + self.max_duration:
-            return None
+            return Exhausted.MAX_DURATION
         return delay
 
     def delay(self, failures: int, chance: float) -> int:

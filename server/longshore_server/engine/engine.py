@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -51,6 +51,8 @@ from longshore_server.store.mutations import (
     Shutdown,
     StoreContracts,
 )
+from longshore_server.store.mutations.outbox import DeclareSinks
+from longshore_server.store.outbox import SILENCE, Emission, Outbox
 from longshore_server.store.pages import Count, Scope
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.search import Condition
@@ -92,6 +94,7 @@ class Engine:
         self, types: Sequence[OperationType], directory: Path, clock: Clock, limits: Limits,
         chance: Chance = random.random, tracer: Tracer | None = None, stores: Mapping[str, objects.Store] = NO_STORES,
         definitions: Iterable[Definition[Any]] = (), queues: Iterable[JobQueue[Any, Any]] = (),
+        emission: Emission = SILENCE,
     ) -> None:  # fmt: skip
         self.tracer = tracer or Tracer()
         self.types = {type.name: type for type in types}
@@ -101,7 +104,7 @@ class Engine:
         kept = {type.name: limits.retention if type.retention is None else type.retention for type in types}
         self.store = Store(
             directory, clock, max_events=limits.max_events, publish=self._on_commit,
-            retention={name: retention for name, retention in kept.items() if retention},
+            retention={name: retention for name, retention in kept.items() if retention}, emission=emission,
         )  # fmt: skip
         self.sweeper = Sweeper(clock, limits.log_retention)
         transfers = Quota(
@@ -136,6 +139,9 @@ class Engine:
             max_payload=limits.max_payload, retention=limits.retention,
             closed=lambda: self.not_accepting() if self.draining else None,
         )  # fmt: skip
+        self._emission = emission
+        self.on_events: Callable[[], object] = lambda: None
+        """Told of each commit that holds events for sinks."""
         self.accepting = False
         """Whether new operations may begin."""
         self.draining = False
@@ -158,6 +164,7 @@ class Engine:
         try:
             self._epoch = await self.store.writer.submit(Boot())
             numbers = await self.store.writer.submit(StoreContracts(contracts))
+            await self.store.writer.submit(DeclareSinks(self._emission.sinks))
         except ServiceError as error:
             raise StoreError(f"{self.store.path}: {error.message}") from None
         uids = Uids(self.clock, highest)
@@ -380,6 +387,8 @@ class Engine:
             self.transfers.publish(operations)
         if commit.others.get(Logs):
             self.sweeper.logged()
+        if commit.others.get(Outbox):
+            self.on_events()
         jobs = commit.others.get(Jobs)
         if jobs is not None:
             self.jobs.publish(jobs)

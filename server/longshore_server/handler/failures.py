@@ -13,11 +13,24 @@ from longshore_server.handler.steps import StepTimeoutError
 log = logging.getLogger(__name__)
 
 
+MAX_PROBLEM = 2000
+"""How many characters of what code raised are kept for operators."""
+
+
 class Failure(NamedTuple):
     """A serialized `google.rpc.Status`, and whether a retry policy may allow another attempt."""
 
     status: bytes
     retriable: bool = False
+
+
+def problem_of(error: BaseException) -> str:
+    """What code raised, for operators."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot even say what it is must end its attempt all the same
+        said = ""
+    return f"{type(error).__name__}: {said}"[:MAX_PROBLEM]
 
 
 def describe(name: str, error: BaseException, limit: int, fields: Mapping[str, Any], domain: str) -> Failure:

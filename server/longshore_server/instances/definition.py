@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from longshore_server.auth.identity import LOCAL, capabilities_problem
+from longshore_server.contract.retry import Exhausted
 from longshore_server.contract.template import MAX_VALUE
 from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
-from longshore_server.handler.failures import Failure, describe
+from longshore_server.handler.failures import Failure, describe, problem_of
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
@@ -145,10 +146,11 @@ class Definition(abc.ABC, Generic[StateT]):
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
             found = self._describe(error, run, around)
-            retry_at = self._retry_at(record, found, chance, around)
-            if retry_at is not None or not self.rescues:
-                return FailRun(record.uid, record.fence, found.status, retry_at)
-            return await self._rescued(error, found, run, around)
+            retry_at, exhausted = self._retry_at(record, found, chance, around)
+            failed = FailRun(record.uid, record.fence, found.status, retry_at, problem_of(error), exhausted)
+            return (
+                failed if retry_at is not None or not self.rescues else await self._rescued(error, failed, run, around)
+            )
 
     async def _finished(self, run: Run, work: Awaitable[None]) -> FinishRun:
         with contextlib.suppress(Terminating):
@@ -156,7 +158,7 @@ class Definition(abc.ABC, Generic[StateT]):
         return self.finish(run)
 
     async def _rescued(
-        self, error: BaseException, found: Failure, run: Run, around: Surroundings
+        self, error: BaseException, failed: FailRun, run: Run, around: Surroundings
     ) -> FinishRun | FailRun:
         run.reset()
         try:
@@ -165,8 +167,9 @@ class Definition(abc.ABC, Generic[StateT]):
             if isinstance(further, asyncio.CancelledError) and _cancelled():
                 raise
             self._describe(further, run, around)
-            return FailRun(run.record.uid, run.record.fence, found.status, None)
-        finished.error, finished.bury = found.status, self.buries
+            return failed
+        finished.error, finished.bury = failed.error, self.buries
+        finished.problem, finished.exhausted = failed.problem, failed.exhausted
         return finished
 
     def _describe(self, error: BaseException, run: Run, around: Surroundings) -> Failure:
@@ -176,13 +179,18 @@ class Definition(abc.ABC, Generic[StateT]):
             return Failure(failure(Reason.STATE_TOO_LARGE, str(error)))
         return describe(record.name, error, around.max_payload, fields(record), record.definition)
 
-    def _retry_at(self, record: InstanceRecord, found: Failure, chance: Chance, around: Surroundings) -> int | None:
+    def _retry_at(
+        self, record: InstanceRecord, found: Failure, chance: Chance, around: Surroundings
+    ) -> tuple[int | None, str]:
+        """When it runs again; or, where it does not though it was to, which bound of the policy says so."""
         if self.retry is None or not found.retriable:
-            return None
+            return None, ""
         now = around.now()
         reason = reason_of(found.status)
-        delay = self.retry.next(record.failures + 1, reason, chance(), now, record.begun or now, None)
-        return None if delay is None else now + delay
+        judged = self.retry.judge(record.failures + 1, reason, chance(), now, record.begun or now, None)
+        if isinstance(judged, Exhausted):
+            return None, judged.value
+        return (None if judged is None else now + judged), ""
 
     def resumed_timers(self, timers: Mapping[str, int], now: int) -> Mapping[str, int]:  # noqa: ARG002 - of recurrings
         """The timers from a resume on, of those that there were."""
@@ -257,7 +265,8 @@ class Definition(abc.ABC, Generic[StateT]):
 
 def _unreadable_run(record: InstanceRecord, error: UnreadableError) -> FailRun:
     log.error("%s: %s", record.name, error, extra=dict(fields(record)))
-    return FailRun(record.uid, record.fence, failure(Reason.STATE_UNREADABLE, shorten(str(error), 1024)), None)
+    status = failure(Reason.STATE_UNREADABLE, shorten(str(error), 1024))
+    return FailRun(record.uid, record.fence, status, None, problem_of(error))
 
 
 def unreadable(record: InstanceRecord, error: UnreadableError) -> ServiceError:

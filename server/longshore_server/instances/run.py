@@ -57,6 +57,8 @@ class Run:
         self.state: Any = None if self._stored is None else self._shape.load(self._stored)
         self.timers: dict[str, int] = dict(self.record.timers)
         self.end: End | None = None
+        self.triggers: dict[str, str] = {}
+        """Of the timers that this run has set: by which handler."""
 
     def changed_state(self) -> Encoded | None:
         """The state to store, if it is another one than before, also where it was changed in place.

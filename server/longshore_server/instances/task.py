@@ -33,6 +33,8 @@ MAX_NAME = 128
 class TaskContext(Stateful[StateT | None], Generic[StateT]):
     """What every handler of a task may know and do. The state is None until one is set."""
 
+    _trigger = ""
+
     def update_state(self, change: Callable[[Any], Any]) -> None:
         """Replace the state by what `change` makes of it; nothing, while there is none."""
         if self.state is not None:
@@ -55,6 +57,7 @@ class TaskContext(Stateful[StateT | None], Generic[StateT]):
         if name not in timers and len(timers) >= MAX_TIMERS:
             raise ValueError(f"{MAX_TIMERS} timers of {self.instance} wait already: cancel some, or use their names")
         timers[name] = due
+        self._run.triggers[name] = self._trigger
 
     def cancel_schedule(self, *, name: str = "") -> bool:
         """Let `execute` not run by this timer. Whether there was one."""
@@ -94,6 +97,8 @@ class TaskContext(Stateful[StateT | None], Generic[StateT]):
 class TaskEventContext(TaskContext[StateT]):
     """The context of `on_event`."""
 
+    _trigger = "event"
+
     @property
     def is_first_event(self) -> bool:
         """Whether there was no state when this handler began."""
@@ -102,6 +107,8 @@ class TaskEventContext(TaskContext[StateT]):
 
 class ExecuteContext(TaskContext[StateT]):
     """The context of `execute`."""
+
+    _trigger = "execute"
 
     @property
     def execute_count(self) -> int:
@@ -117,6 +124,8 @@ class ExecuteContext(TaskContext[StateT]):
 class IdleContext(TaskContext[StateT]):
     """The context of `on_idle`."""
 
+    _trigger = "idle"
+
     @property
     def idle_reason(self) -> Literal["on_event", "execute"]:
         """After which handler nothing is scheduled."""
@@ -125,6 +134,8 @@ class IdleContext(TaskContext[StateT]):
 
 class ErrorContext(TaskContext[StateT]):
     """The context of `on_error`. What the handler had changed that has failed is not in the state."""
+
+    _trigger = "error"
 
     def __init__(self, run: Run, source: Source) -> None:
         super().__init__(run)
@@ -253,7 +264,9 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
             await self._idle(run)
 
     def finish(self, run: Run) -> FinishRun:
-        return FinishRun(run.record.uid, run.record.fence, run.changed_state(), run.timers, run.end)
+        return FinishRun(
+            run.record.uid, run.record.fence, run.changed_state(), run.timers, run.end, triggers=run.triggers
+        )
 
     # Verbs.
 

@@ -11,10 +11,11 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longshore_server.clock import SECOND, Timer
+from longshore_server.contract.retry import Exhausted
 from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
-from longshore_server.handler.failures import describe
+from longshore_server.handler.failures import MAX_PROBLEM, describe, problem_of
 from longshore_server.handler.journal import Journal
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.jobs.context import Job
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from longshore_server.jobs.scheduler import Line
 
 log = logging.getLogger(__name__)
-MAX_PROBLEM = 2000
-"""How many characters of what the code raised are kept for operators."""
 
 
 class Ending(enum.Enum):
@@ -169,7 +168,7 @@ class Run:
             payload = codec.decode(codec.Encoded(*self._payload))
         except Exception as error:
             log.exception("the payload of %s cannot be read any more", begun.name, extra=self._fields)
-            return Outcome(JobMove.BURY, error=failure(Reason.PAYLOAD_UNREADABLE), problem=_problem(error))
+            return Outcome(JobMove.BURY, error=failure(Reason.PAYLOAD_UNREADABLE), problem=problem_of(error))
         if not fits(payload, definition.payload):
             problem = f"the payload is {type(payload).__name__}, and the function takes {shown(definition.payload)}"
             return Outcome(JobMove.BURY, error=failure(Reason.PAYLOAD_UNREADABLE), problem=problem)
@@ -233,7 +232,7 @@ class Run:
         self._span.note(error)
         # Who defines its reasons is known where it reaches callers: the contract of an operation that ends with it.
         found = describe(self._begun.name, error, self.host.max_payload, self._fields, "")
-        return Outcome(JobMove.FAIL, None, found.status, _problem(error), found.retriable)
+        return Outcome(JobMove.FAIL, None, found.status, problem_of(error), found.retriable)
 
     def _interrupted(self) -> Outcome | None:
         """What a cancelled function means depends on who cancelled it."""
@@ -254,9 +253,12 @@ class Run:
         reason = reason_of(outcome.error or b"")
         if outcome.retriable and policy is not None and reason not in policy.non_retryable:
             now, chance = self.host.clock.now(), self.host.chance()
-            delay = policy.next(begun.failures + 1, reason, chance, now, begun.started or now, begun.deadline)
-            settle.move = JobMove.BURY if delay is None else JobMove.REQUEUE
-            settle.delay = delay or 0
+            found = policy.judge(begun.failures + 1, reason, chance, now, begun.started or now, begun.deadline)
+            settle.move = JobMove.REQUEUE if isinstance(found, int) else JobMove.BURY
+            if isinstance(found, Exhausted):
+                settle.exhausted = found.value
+            else:
+                settle.delay = found or 0
         self.host.store.writer.submit(settle, self._settled)
 
     def _settled(self, result: object) -> None:
@@ -266,7 +268,3 @@ class Run:
                 "attempt %d of %s came to nothing: %s", self._begun.attempt, self._begun.name, result.message,
                 extra=self._fields,
             )  # fmt: skip
-
-
-def _problem(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

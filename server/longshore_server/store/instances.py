@@ -97,6 +97,8 @@ class InstanceRecord:
     under_way: bool = False
     begun: int | None = None
     """When the first attempt at this work began."""
+    attempt_begun: int | None = None
+    """When the latest did. In memory alone: once the server has ended nobody asks how long that took."""
     work_entry: int | None = None
     work_timer: str | None = None
     planned: int | None = None

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from longshore_server.clock import Clock
-from longshore_server.store import logs, pages, queries, search, transfers
+from longshore_server.ids import Uids
+from longshore_server.store import logs, outbox, pages, queries, search, transfers
 from longshore_server.store.database import Database, DirectoryLock, StoreError, open_reader, open_writer
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 from longshore_server.store.writer import Publish, Writer
@@ -24,13 +25,14 @@ class Store:
 
     def __init__(
         self, directory: Path, clock: Clock, *, max_events: int, publish: Publish,
-        retention: Mapping[str, int] | None = None,
+        retention: Mapping[str, int] | None = None, emission: outbox.Emission = outbox.SILENCE,
     ) -> None:  # fmt: skip
         self._directory = directory
         self._clock = clock
         self._max_events = max_events
         self._publish = publish
         self._retention = retention or {}
+        self._emission = emission
         self._lock: DirectoryLock | None = None
         self._readers: list[Database] = []
         self._connections: list[Database] = []
@@ -55,9 +57,14 @@ class Store:
                 "write to with --data"
             ) from None
         database = await open_writer(self.path)
+        emitter = None
+        if self._emission.sinks:
+            latest_event = await database.run(lambda: outbox.highest(database.raw))
+            emitter = outbox.Emitter(Uids(self._clock, latest_event), self._emission)
         self.writer = Writer(
-            database, self._clock, max_events=self._max_events, retention=self._retention, publish=self._publish
-        )
+            database, self._clock, max_events=self._max_events, retention=self._retention, publish=self._publish,
+            emitter=emitter,
+        )  # fmt: skip
         for _ in range(READERS):
             self._readers.append(await open_reader(self.path))
         self._connections = [database, *self._readers]

@@ -21,6 +21,7 @@ from longshore_server.ids import uid_text
 from longshore_server.lifecycle import TERMINAL, EventType, Move, State, UploadState, rule
 from longshore_server.store import events, queries, statements, transfers
 from longshore_server.store.ledger import Commit, Ledger, Published
+from longshore_server.store.outbox import Emitter, Outbox
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 
 SLACK = 8
@@ -69,6 +70,7 @@ class Transaction:
         retention: Mapping[str, int],
         others: Mapping[type[Ledger], Mapping[bytes, Any]] = MappingProxyType({}),
         reach: Reach = lambda _, __, ___: None,
+        emitter: Emitter | None = None,
     ) -> None:
         self.connection = connection
         self.now = now
@@ -90,6 +92,10 @@ class Transaction:
         self._others = others
         self._reach = reach
         self._ledgers: dict[type[Ledger], Ledger] = {}
+        self.outbox: Outbox | None = None
+        """Where events go; None: nobody asks for them."""
+        if emitter is not None:
+            self.outbox = self._ledgers[Outbox] = Outbox(connection, now, emitter)
 
     def ledger(self, kind: type[LedgerT]) -> LedgerT:
         """The rows of another kind, in this transaction."""

@@ -27,6 +27,7 @@ from longshore_server.store.database import Database
 from longshore_server.store.ledger import Commit, Ledger, Published
 from longshore_server.store.mutations import Accept, Mutation
 from longshore_server.store.mutations.job_end import reach
+from longshore_server.store.outbox import Emitter
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction
 
@@ -69,13 +70,15 @@ class Writer:
     """Owns the writing connection and the heads of all live operations."""
 
     def __init__(
-        self, database: Database, clock: Clock, *, max_events: int, retention: Mapping[str, int], publish: Publish
-    ) -> None:
+        self, database: Database, clock: Clock, *, max_events: int, retention: Mapping[str, int], publish: Publish,
+        emitter: Emitter | None = None,
+    ) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
         self._max_events = max_events
         self._retention = retention
         self._publish = publish
+        self._emitter = emitter
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
         # Turns and what they publish run in nobody's context: a submitter's variables are its own.
@@ -269,7 +272,7 @@ class Writer:
         now = self._clock.now()
         connection.execute("BEGIN IMMEDIATE")
         try:
-            tx = Transaction(connection, self._heads, now, self._max_events, self._retention, self._others, reach)
+            tx = self._transaction(self._heads, now, self._others)
             starts = [item for item in items if type(item) is Accept]
             if len(starts) > 1:
                 keys = [item.request_key for item in starts]
@@ -304,7 +307,7 @@ class Writer:
         try:
             for item in items:
                 connection.execute("SAVEPOINT item")
-                tx = Transaction(connection, heads, now, self._max_events, self._retention, others, reach)
+                tx = self._transaction(heads, now, others)
                 try:
                     outcome = _apply(item, tx)
                     tx.flush()
@@ -329,6 +332,13 @@ class Writer:
         self._commit(connection)
         self._adopt(published)
         return outcomes, published
+
+    def _transaction(
+        self, heads: Mapping[bytes, OperationRecord], now: int, others: Mapping[type[Ledger], Mapping[bytes, Any]]
+    ) -> Transaction:
+        return Transaction(
+            self._database.raw, heads, now, self._max_events, self._retention, others, reach, self._emitter
+        )
 
     def _commit(self, connection: sqlite3.Connection) -> None:
         self.committing += 1

@@ -18,6 +18,7 @@ from longshore_server.store.instances import (
     InstanceRecord,
     Value,
 )
+from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 
@@ -127,6 +128,8 @@ class StartRecurring(Mutation[Taken]):
         if not created:
             return Taken(record)
         ledger.set_state(record.uid, self.state)
+        if tx.outbox is not None:
+            telling.begun(tx.outbox, record, self.state)
         facts: dict[str, Any] = {"version": record.version + 1, "timers": self.timers}
         if self.run:
             record = _append(ledger, record, Move.ACCEPT, EntryType.START, **facts)
@@ -173,6 +176,8 @@ class SendEvent(Mutation[Taken]):
         self._check_version(before)
         record, created = _open(ledger, before, self.address, self.newcomer)
         record = _append(ledger, record, Move.ACCEPT, EntryType.EVENT, self.event)
+        if created and tx.outbox is not None:
+            telling.begun(tx.outbox, record, self.event)
         if self.event_id:
             ledger.add_event_id(record.uid, self.event_id, record.accepted, self.digest)
         return Taken(record, created, record.accepted)
@@ -248,6 +253,11 @@ class AddEvent(Mutation[Taken]):
             batch_started=started, timers={"": self.window.flush_at(started, now)},
         )  # fmt: skip
         ledger.set_state(record.uid, state)
+        if tx.outbox is not None:
+            if created:
+                telling.begun(tx.outbox, record, state)
+            if count == 1:
+                telling.batch_begun(tx.outbox, record)
         if self.event_id:
             ledger.add_event_id(record.uid, self.event_id, record.events, self.digest)
         if not full:
@@ -408,7 +418,10 @@ class Terminate(Mutation[tuple[InstanceRecord | None, bool]]):
             if self.end.purge:
                 ledger.delete(record)
             return record, False
-        return end(ledger, record, self.end), True
+        record = end(ledger, record, self.end)
+        if tx.outbox is not None:
+            telling.terminated(tx.outbox, record)
+        return record, True
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, failure
@@ -17,8 +17,10 @@ from longshore_server.store.instances import (
     InstanceRecord,
     Value,
 )
+from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.mutations.instance import End, end, seal
+from longshore_server.store.outbox import Outbox
 from longshore_server.store.transaction import Transaction
 
 IDLE: Mapping[str, Any] = {
@@ -56,7 +58,8 @@ class BeginRun(Mutation[Work | None]):
         if not record.working or record.overtaken:
             record, facts = _next(ledger, record)
             facts.update(attempt=1, failures=0, crashes=0, begun=max(tx.now, record.updated))
-        record = ledger.make(record, Move.BEGIN, under_way=True, retry_at=None, fence=record.fence + 1, **facts)
+        facts.update(under_way=True, retry_at=None, fence=record.fence + 1, attempt_begun=max(tx.now, record.updated))
+        record = ledger.make(record, Move.BEGIN, **facts)
         entry = None if record.work_entry is None else ledger.entry(record.uid, record.work_entry)
         return Work(record, entry, ledger.state(record.uid))
 
@@ -83,6 +86,7 @@ class FinishRun(Mutation[InstanceRecord]):
 
     `state`: the new one; None: it has not changed. `timers`: all that there are from now on; None: as they are.
     `error`: what `on_error` has taken care of; `bury`: keep the batch as a dead letter. `counts`: whether it was a run.
+    `problem`, `exhausted`: as of `FailRun`. `triggers`: which handlers have set timers, by these timers' names.
     """
 
     uid: bytes
@@ -93,6 +97,9 @@ class FinishRun(Mutation[InstanceRecord]):
     error: bytes | None = None
     bury: bool = False
     counts: bool = True
+    problem: str = ""
+    exhausted: str = ""
+    triggers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def patient(self) -> bool:
@@ -107,9 +114,10 @@ class FinishRun(Mutation[InstanceRecord]):
             facts["version"] = record.version + 1
         if self.timers is not None:
             facts["timers"] = self.timers
-        event = False
+        event, entry = False, None
         if record.work_entry is not None:
-            event = ledger.entry(record.uid, record.work_entry).type is EntryType.EVENT
+            entry = ledger.entry(record.uid, record.work_entry)
+            event = entry.type is EntryType.EVENT
             facts["waiting"] = record.waiting - 1
             if self.bury and self.error is not None:
                 ledger.bury(record.uid, record.work_entry, self.error)
@@ -119,22 +127,47 @@ class FinishRun(Mutation[InstanceRecord]):
             ledger.handled(record.uid, Handled(record.work_entry))
         if self.counts:
             facts.update({"events": record.events + 1} if event else {"runs": record.runs + 1})
+        after = (
+            ledger.make(record, Move.FINISH, **facts) if self.end is None else end(ledger, record, self.end, **facts)
+        )
+        if tx.outbox is not None:
+            self._tell(tx.outbox, ledger, record, after, entry)
+        return after
+
+    def _tell(
+        self, outbox: Outbox, ledger: InstanceLedger, run: InstanceRecord, after: InstanceRecord, entry: Entry | None
+    ) -> None:
+        value = _value(outbox, ledger, run, entry)
+        if self.error is not None:
+            telling.failed(outbox, run, after, self.error, self.problem, self.exhausted, value)
+        elif self.counts and (entry is None or entry.type is not EntryType.EVENT):
+            telling.executed(outbox, run, after, entry, value)
+        telling.scheduled(outbox, after, self.triggers)
         if self.end is not None:
-            return end(ledger, record, self.end, **facts)
-        return ledger.make(record, Move.FINISH, **facts)
+            telling.terminated(outbox, after)
+
+
+def _value(outbox: Outbox, ledger: InstanceLedger, run: InstanceRecord, entry: Entry | None) -> Value | None:
+    """The state that an event shows: of a batch, what its events were reduced to."""
+    if not outbox.values:
+        return None
+    return entry.value if entry is not None and entry.events else ledger.state(run.uid)
 
 
 @dataclass(slots=True)
 class FailRun(Mutation[InstanceRecord]):
     """A handler has failed. `retry_at`: when it runs again; None: never, until the instance is resumed.
 
-    A batch is then a dead letter; all other work stays what is to be done next.
+    A batch is then a dead letter; all other work stays what is to be done next. `problem`: what its code raised, for
+    operators. `exhausted`: why it runs never again; empty: it was not to in any case.
     """
 
     uid: bytes
     fence: int
     error: bytes
     retry_at: int | None
+    problem: str = ""
+    exhausted: str = ""
 
     @property
     def patient(self) -> bool:
@@ -143,13 +176,22 @@ class FailRun(Mutation[InstanceRecord]):
     def apply(self, tx: Transaction) -> InstanceRecord:
         ledger = tx.ledger(InstanceLedger)
         record = ledger.current(self.uid, self.fence)
+        value = None
         if record.work_entry is not None:
             ledger.handled(record.uid, Handled(record.work_entry, self.retry_at))
+        if tx.outbox is not None and tx.outbox.values:
+            entry = None if record.work_entry is None else ledger.entry(record.uid, record.work_entry)
+            value = _value(tx.outbox, ledger, record, entry)
         if self.retry_at is None:
-            return _exhaust(ledger, record, self.error)
-        return ledger.make(
-            record, Move.RETRY, under_way=False, failures=record.failures + 1, retry_at=self.retry_at, error=self.error
-        )
+            after = _exhaust(ledger, record, self.error)
+        else:
+            failures = record.failures + 1
+            after = ledger.make(
+                record, Move.RETRY, under_way=False, failures=failures, retry_at=self.retry_at, error=self.error
+            )
+        if tx.outbox is not None:
+            telling.failed(tx.outbox, record, after, self.error, self.problem, self.exhausted, value)
+        return after
 
 
 def _exhaust(ledger: InstanceLedger, record: InstanceRecord, error: bytes) -> InstanceRecord:
@@ -180,7 +222,10 @@ class LoseRun(Mutation[None]):
         record = ledger.make(record, Move.RETRY, crashes=crashes)
         if self.crashed and crashes >= self.max_crashes:
             message = f"{crashes} servers in a row have died while this handler ran."
-            _exhaust(ledger, record, failure(Reason.CRASH_LOOP, message))
+            error = failure(Reason.CRASH_LOOP, message)
+            after = _exhaust(ledger, record, error)
+            if tx.outbox is not None:
+                telling.failed(tx.outbox, record, after, error, "", "max_crashes", None)
         else:
             ledger.make(record, Move.RETRY, under_way=False)
 

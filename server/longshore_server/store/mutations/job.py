@@ -17,6 +17,7 @@ from longshore_server.store.jobs import (
     next_event,
     payload,
 )
+from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.attempt import Report
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.mutations.job_end import JobAttempt, _operation, end, reach_children
@@ -102,7 +103,7 @@ class SettleJob(Mutation[JobRecord]):
     """The end of an attempt: COMPLETE with a result; FAIL, BURY or CANCEL with an error; REQUEUE to be made again.
 
     `by` None: of whatever attempt there is. `delay`: of REQUEUE, in microseconds. What comes in CANCELLING ends as
-    CANCELLED: the request came first.
+    CANCELLED: the request came first. `exhausted`: of BURY, which bound of the policy leaves no further attempt.
     """
 
     uid: bytes
@@ -112,6 +113,7 @@ class SettleJob(Mutation[JobRecord]):
     error: bytes | None = None
     problem: str = ""
     delay: int = 0
+    exhausted: str = ""
 
     @property
     def patient(self) -> bool:
@@ -124,10 +126,13 @@ class SettleJob(Mutation[JobRecord]):
             return end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
         facts: dict[str, Any] = {} if self.error is None else {"error": self.error, "problem": self.problem}
         if self.move is JobMove.REQUEUE:
-            return requeue(jobs, head, self.delay, failures=head.failures + 1, claims=0, **facts)
+            record = requeue(jobs, head, self.delay, failures=head.failures + 1, claims=0, **facts)
+            if tx.outbox is not None:
+                telling.job_failed(tx.outbox, head, record)
+            return record
         if self.result is not None:
             facts["result"] = self.result
-        return end(tx, head, self.move, **facts)
+        return end(tx, head, self.move, self.exhausted, **facts)
 
 
 def requeue(jobs: Jobs, head: JobRecord, delay: int = 0, **facts: Any) -> JobRecord:
@@ -163,10 +168,12 @@ class LoseJob(Mutation[JobRecord]):
         error = failure(Reason.HEARTBEAT_LOST)
         if head.state is JobState.CANCELLING:
             return end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
-        if self.move is JobMove.REQUEUE and head.claims < self.max_claims:
-            return requeue(jobs, head, error=error)
-        if self.move is JobMove.LOSE:
-            return jobs.make(head, JobMove.LOSE, error=error)
+        if self.move is JobMove.LOSE or (self.move is JobMove.REQUEUE and head.claims < self.max_claims):
+            lose = self.move is JobMove.LOSE
+            record = jobs.make(head, JobMove.LOSE, error=error) if lose else requeue(jobs, head, error=error)
+            if tx.outbox is not None:
+                telling.job_failed(tx.outbox, head, record)
+            return record
         return end(tx, head, JobMove.BURY if self.move is JobMove.REQUEUE else self.move, error=error)
 
 

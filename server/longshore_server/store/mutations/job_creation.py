@@ -17,6 +17,7 @@ from longshore_server.store.jobs import (
     Jobs,
     KeyMember,
 )
+from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
 from longshore_server.store.mutations.job import claim
 from longshore_server.store.mutations.job_end import end
@@ -154,6 +155,8 @@ class CreateJobs(Mutation[list[Admission]]):
             if sum(member.stand <= Stand.READY for member in members) >= new.slots:
                 record = record.evolve(stand=Stand.BLOCKED)
         record = jobs.insert(record, new.payload)
+        if tx.outbox is not None:
+            telling.job_created(tx.outbox, record, new.payload)
         if new.begin and record.stand is Stand.READY and not jobs.queue(record.queue).paused:
             if jobs.take(record.queue) is None:
                 record = claim(jobs, record, new.lease)

@@ -22,6 +22,7 @@ from longshore_server.store.jobs import (
     Jobs,
     TargetKind,
 )
+from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
 from longshore_server.store.mutations.settle import Settle
 from longshore_server.store.record import OperationRecord
@@ -43,10 +44,15 @@ class JobAttempt(Author):
         jobs.note(jobs.current(self.uid, self.attempt), deferred=True, lease=None)
 
 
-def end(tx: Transaction, head: JobRecord, move: JobMove, **facts: Any) -> JobRecord:
-    """End a job, and with it what is attached to it. `facts`: `result`, or `error` and `problem`."""
+def end(tx: Transaction, head: JobRecord, move: JobMove, exhausted: str = "", **facts: Any) -> JobRecord:
+    """End a job, and with it what is attached to it. `facts`: `result`, or `error` and `problem`.
+
+    `exhausted`: see `SettleJob`.
+    """
     jobs = tx.ledger(Jobs)
     record = jobs.make(head, move, **facts)
+    if tx.outbox is not None:
+        telling.job_ended(tx.outbox, head, record, move, exhausted)
     for attachment in record.attachments:
         _settle(tx, attachment, record)
     return record
@@ -167,7 +173,7 @@ def _cancel(tx: Transaction, head: JobRecord, reason: str) -> JobRecord:
     jobs = tx.ledger(Jobs)
     if head.state is JobState.CANCELLING:
         return head
-    facts = {"cancel_requested": max(jobs.now, head.updated), "cancel_reason": reason}
+    facts: dict[str, Any] = {"cancel_requested": max(jobs.now, head.updated), "cancel_reason": reason}
     if head.state is JobState.ACTIVE and not head.deferred:
         record = jobs.make(head, JobMove.REQUEST_CANCEL, **facts)
         reach_children(tx, head.uid, reason)
