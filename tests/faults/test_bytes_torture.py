@@ -7,13 +7,13 @@ killed, not how these meet.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import math
 import os
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,25 @@ from longshore_server.config import Config
 from tests.conftest import reason_of_end
 from tests.faults import carried
 from tests.faults.carrying import Body, Carrier, History, State, Told, result_of
+from tests.faults.places import Bucket, Folder, Place
 from tests.faults.process import HERE, ServerProcess
 from tests.faults.stored import uid_text
 from tests.proxy import Damage, How, Proxy, always
+from tests.server.transfers.buckets import LocalS3, local_s3
 
 Ended = operation_pb2.OperationSnapshot.State
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-MEMORY = 160 * MIB
-"""The most that a server may ever have had in memory, whatever the sizes."""
+Moment = float | int | Callable[[], Coroutine[object, object, None]]
 COMMITTED = ("commit", "twice", "preempt", "lend")
 
 
 class Torturer:
     """One run: a server, what stands before it, its callers, and the moments at which it dies."""
 
-    def __init__(self, data: Path, seed: str, most: int) -> None:
+    def __init__(self, data: Path, seed: str, most: int, place: Place) -> None:
         """`most`: about how many bytes a connection lives for, at most."""
-        self.server = ServerProcess(data, "--drain", "0.5", service=HERE / "carried.py")
+        self.place = place
+        self.server = ServerProcess(data, "--drain", "0.5", *place.flags(data), service=HERE / "carried.py")
         self.history = History()
         self.peak = 0
         self.kills = 0
@@ -62,12 +64,12 @@ class Torturer:
         self.kills += 1
         await self.server.start()
 
-    async def run(self, uploads: Sequence[Sequence[Told]], kills: Sequence[float | int], limit: float) -> None:
+    async def run(self, uploads: Sequence[Sequence[Told]], kills: Sequence[Moment], limit: float) -> None:
         """Do all of it, in `limit` seconds.
 
         Args:
             uploads: by caller, one after the other.
-            kills: after so many bytes were sent (int), or so many seconds after the last one (float).
+            kills: after so many bytes were sent (int), so many seconds after the last one (float), or when it says.
         """
         await self.server.start()
         async with self.proxy, asyncio.timeout(limit):
@@ -90,7 +92,8 @@ class Torturer:
 
     async def _collect(self) -> None:
         """What a server has still to delete when it ends, the next one deletes."""
-        async with carried.server.run(Config(data=self.server.data, listen=(self.server.address,), metrics="")) as last:
+        config = Config(data=self.server.data, listen=(self.server.address,), metrics="", stores=self.place.stores)
+        async with carried.server.run(config) as last:
             while task := last.engine.transfers.collector._task:
                 await task
 
@@ -101,16 +104,20 @@ class Torturer:
             await asyncio.sleep(0.3)
             self.proxy.go_on()
 
-    async def _kill(self, moments: Sequence[float | int]) -> None:
+    async def _kill(self, moments: Sequence[Moment]) -> None:
         for moment in moments:
             if isinstance(moment, int):
                 await self.history.reached(moment)
+            elif callable(moment):
+                waiting = [asyncio.create_task(moment()), asyncio.create_task(self._over.wait())]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for each in waiting:
+                    each.cancel()
             else:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), moment)
-                    return
-                except TimeoutError:
-                    pass
+            if self._over.is_set():
+                return
             await self.kill()
 
     def _remember(self) -> None:
@@ -177,18 +184,11 @@ def judge(torturer: Torturer) -> None:
         rows = {uid_text(row["uid"]): row for row in database.execute("SELECT * FROM uploads")}
         running = database.execute("SELECT count(*) FROM operations WHERE ended IS NULL").fetchone()[0]
         garbage = database.execute("SELECT count(*) FROM garbage").fetchone()[0]
-    root = server.data / "stores" / "uploads"
-    own = root / ".longshore"
-    objects = {
-        str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file() and own not in path.parents
-    }
+    objects = torturer.place.objects(server.data)
     if running or garbage:
         wrong.append(f"{running} operations have not ended, {garbage} objects wait to be deleted")
-    for folder in (own / "staging", own / "incoming"):
-        if left := [path.name for path in folder.iterdir()]:
-            wrong.append(f"left in {folder.name}: {left}")
-    if len(list((own / "meta").iterdir())) != len(objects):
-        wrong.append("there are other descriptions than objects")
+    if left := torturer.place.left(server.data):
+        wrong.append(f"left: {left}")
     expected = set()
     for told in history.uploads:
         counts[f"uploads: {told.fate}"] += 1
@@ -214,13 +214,13 @@ def judge(torturer: Torturer) -> None:
             wrong.append(f"{told.name} {told.fate} ended as {end.state}, its upload with {row['reason']!r}")
         if row is not None and row["state"] == State.STATE_COMMITTED:
             expected.add(told.key)
-            sha256 = file_digest(objects[told.key]) if told.key in objects else "none"
+            sha256 = objects.get(told.key, "none")
             counts["bytes compared"] += told.body.size
             if sha256 != told.body.sha256.hexdigest():
                 wrong.append(f"{told.name} of {told.body.size} bytes is another object: {sha256}")
     if set(objects) != expected:
         wrong.append(f"the objects are {set(objects) ^ expected} too many or too few")
-    if torturer.peak > MEMORY:
+    if torturer.peak > torturer.place.memory:
         wrong.append(f"the server has had {torturer.peak // MIB} MiB")
     counts["kills"] = torturer.kills
     counts["connections"] = torturer.proxy.connections
@@ -230,11 +230,6 @@ def judge(torturer: Torturer) -> None:
         counts[f"connections: {how.value}"] = count
     print("\n".join(f"{name:>46} {count:>14,}" for name, count in sorted(counts.items())))
     assert not wrong, f"{len(wrong)} findings:\n" + "\n".join(wrong[:40])
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def upload(seed: str, number: int, size: int, fate: str = "commit", parts: int = 1, chunk: int = 256 * KIB) -> Told:
@@ -268,7 +263,7 @@ async def test_no_byte_is_lost_in_a_few_kills(tmp_path: Path) -> None:
         [(2 * MIB, "rival"), (2 * MIB, "lend", 2, 1000)],
     ]
     total = sum(each[0] for uploads in plan for each in uploads)
-    torturer = Torturer(tmp_path, seed, 4 * MIB)
+    torturer = Torturer(tmp_path, seed, 4 * MIB, Folder())
     uploads = [
         [upload(seed, turn * 10 + caller + 1, *each) for turn, each in enumerate(line)]
         for caller, line in enumerate(plan)
@@ -281,6 +276,46 @@ async def test_no_byte_is_lost_in_a_few_kills(tmp_path: Path) -> None:
     print(f"{time.monotonic() - began:.1f} s")
     judge(torturer)
     assert torturer.kills == 4
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with local_s3() as found:
+        yield found
+
+
+@pytest.mark.timeout(150)
+async def test_no_byte_is_lost_on_its_way_to_s3(tmp_path: Path, s3: LocalS3) -> None:
+    """The server dies amid uploads, and amid pushes in parts, which the next one goes on with."""
+    seed, loop, arrived = seeded(), asyncio.get_running_loop(), asyncio.Event()
+    s3.on_part = lambda: loop.call_soon_threadsafe(arrived.set)
+
+    async def pushing() -> None:
+        arrived.clear()
+        await arrived.wait()
+
+    # One large one after the other: while one begins none is killed.
+    large: list[tuple[Any, ...]] = [(34 * MIB, "commit"), (26 * MIB, "twice", 3), (18 * MIB, "lend")]
+    plan: list[list[tuple[Any, ...]]] = [
+        large,
+        [(0, "commit"), (64 * KIB, "preempt"), (3 * MIB, "abort"), (5 * MIB, "commit")],
+        [(2 * MIB, "rival"), (1, "twice")],
+        [(2 * MIB, "rival"), (MIB, "cancel"), (2 * MIB, "lapse")],
+    ]
+    torturer = Torturer(tmp_path / "data", seed, 16 * MIB, Bucket(s3))
+    uploads = [
+        [upload(seed, turn * 10 + caller, *each) for turn, each in enumerate(line)] for caller, line in enumerate(plan)
+    ]
+    try:
+        await torturer.run(uploads, [5 * MIB, pushing, pushing, pushing], 120)
+    finally:
+        await torturer.server.close()
+    judge(torturer)
+    assert torturer.kills >= 2
+    assert s3.begun == len(large), "a push was begun anew"
 
 
 @pytest.mark.torture
@@ -303,7 +338,7 @@ async def test_no_byte_is_lost_of_a_gibibyte(tmp_path: Path) -> None:
     ]
     # Chance decides how often these meet: a run that has seen less has seen too little.
     enough = {"kills": 10, "uploads gone on with": 40, "downloads gone on with": 5, "UPLOAD_PREEMPTED": 5}
-    torturer = Torturer(tmp_path, seed, 64 * MIB)
+    torturer = Torturer(tmp_path, seed, 64 * MIB, Folder())
     began = time.monotonic()
     try:
         await torturer.run(uploads, [rng.uniform(0.3, 4.0) for _ in range(200)], 600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from moto.backends import get_backend
@@ -20,17 +20,42 @@ class LocalS3:
         host, port = server.get_host_and_port()
         self.endpoint = f"http://{host}:{port}"
         self._backend: Any = get_backend("s3")["123456789012"]["aws"]
-        self._backend.create_bucket("bucket", REGION)
+        self.begun = 0
+        """How many uploads in parts have been begun."""
+        self.on_part: Callable[[], object] = lambda: None
+        """Called in a thread of the server when a part has arrived, before that is answered."""
+        self._open()
 
     def clear(self) -> None:
         """Remove everything."""
         self._backend.reset()
-        self._backend.create_bucket("bucket", REGION)
+        self._open()
+
+    def _open(self) -> None:
+        backend, self.begun = self._backend, 0
+        begin, take = backend.create_multipart_upload, backend.upload_part
+
+        def begins(*arguments: Any, **options: Any) -> Any:
+            self.begun += 1
+            return begin(*arguments, **options)
+
+        def takes(*arguments: Any, **options: Any) -> Any:
+            part = take(*arguments, **options)
+            self.on_part()
+            return part
+
+        backend.create_multipart_upload, backend.upload_part = begins, takes
+        backend.create_bucket("bucket", REGION)
 
     def put(self, key: str, data: bytes, metadata: dict[str, str]) -> None:
         """As somebody else does it."""
         found = self._backend.put_object("bucket", key, data)
         found.set_metadata({"content-type": "text/html", **{f"x-amz-meta-{k}": v for k, v in metadata.items()}})
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an object."""
+        value: bytes = self._backend.get_object("bucket", key).value
+        return value
 
     @property
     def objects(self) -> list[str]:
