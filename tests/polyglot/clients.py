@@ -28,8 +28,15 @@ GO_PLUGINS = {
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.120.0"
 
-NEEDS = {"python": "python3", "go": "go", "node": "npm", "java": "mvn", "rust": "cargo", "grpcurl": "go"}
-"""By client: the program without which it cannot be built."""
+NEEDS = {
+    "python": (),
+    "go": ("go",),
+    "node": ("node", "npm"),
+    "java": ("java", "mvn"),
+    "rust": ("cargo",),
+    "grpcurl": ("go", "jq"),
+}
+"""By client: the programs without which it cannot be built and run."""
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> None:

@@ -86,9 +86,9 @@ Tells = Callable[..., Any]
 @pytest.fixture(scope="module", params=list(stories.CLIENTS))
 def client(request: pytest.FixtureRequest) -> list[str]:
     """What runs a client."""
-    need = clients.NEEDS[request.param]
-    if shutil.which(need) is None:
-        pytest.skip(f"needs {need}")
+    missing = [need for need in clients.NEEDS[request.param] if shutil.which(need) is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}")
     return clients.command(request.param)
 
 
