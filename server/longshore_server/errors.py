@@ -35,7 +35,8 @@ _RESOURCES = {Reason.TYPE_NOT_FOUND: "longshore.v1.OperationType", Reason.SERVIC
 """What a refusal's resource is, where its name does not say it."""
 _COLLECTIONS = {
     "uploads": "longshore.v1.Upload", "downloads": "longshore.v1.Download", "recurrings": "longshore.v1.Recurring",
-    "debounces": "longshore.v1.Debounce", "tasks": "longshore.v1.Task",
+    "debounces": "longshore.v1.Debounce", "tasks": "longshore.v1.Task", "jobs": "longshore.v1.Job",
+    "queues": "longshore.v1.Queue",
 }  # fmt: skip
 
 

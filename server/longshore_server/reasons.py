@@ -100,6 +100,10 @@ class Reason(enum.Enum):
         Code.NOT_FOUND, "No job has this name.", Again.NO,
         "Check the name. The job may have been deleted, or its retention is over.",
     )
+    QUEUE_NOT_FOUND = (
+        Code.NOT_FOUND, "The server has no queue of jobs of this name.", Again.NO,
+        "Ask ListQueues for the queues that this server has.",
+    )
     DEFINITION_NOT_FOUND = (
         Code.NOT_FOUND, "Nothing here defines a recurring, a debounce or a task of this name.", Again.NO,
         "Check the name between the slashes: it is the one that the service gave its definition.",
@@ -283,8 +287,12 @@ class Reason(enum.Enum):
         "Follow the operation that you mean as `operations/{uid}`.",
     )
     ILLEGAL_MOVE = (
-        Code.FAILED_PRECONDITION, "The operation's state does not allow it.", Again.CHANGED,
-        "Get the operation: its state says what can be done.",
+        Code.FAILED_PRECONDITION, "The state of the operation or job does not allow it.", Again.CHANGED,
+        "Get the operation or job: its state says what can be done.",
+    )
+    QUEUE_NOT_SERVED = (
+        Code.FAILED_PRECONDITION, "The job is of a queue that the server does not have any more.", Again.NO,
+        "Declare the queue again to run the job again, or dismiss it.",
     )
     OPERATION_ENDED = (
         Code.FAILED_PRECONDITION, "The operation has already ended.", Again.NO,

@@ -26,7 +26,7 @@ from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
 from longshore_server.instances.declaring import Declaring
 from longshore_server.jobs.declaring import DeclaringJobs
-from longshore_server.rpc.authorization import PROVIDER
+from longshore_server.rpc.authorization import ADMIN, PROVIDER
 from longshore_server.rpc.listener import Listener, ListenError
 from longshore_server.rpc.unix_socket import Rights, group_number
 from longshore_server.store.mutations import MarkPlace
@@ -115,7 +115,7 @@ class Running:
         self.clock = clock
         self._server = server
         declared = (read_capabilities(Source(service)) for service in server.services)
-        self._tls, authenticators = _read_files(config, clock, {PROVIDER, *_calls(server)}.union(*declared))
+        self._tls, authenticators = _read_files(config, clock, {ADMIN, PROVIDER, *_calls(server)}.union(*declared))
         authenticators = [*server.authenticators, *authenticators]
         if (problem := issuers_problem(authenticators)) is not None:
             raise ConfigError(problem)

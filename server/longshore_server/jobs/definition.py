@@ -150,6 +150,8 @@ def shown(hint: Any) -> str:
     """An annotation, for people."""
     if isinstance(hint, type) and issubclass(hint, Message):
         return str(hint.DESCRIPTOR.full_name)
+    if hint is types.NoneType:
+        return "None"
     return hint.__qualname__ if isinstance(hint, type) else str(hint)
 
 

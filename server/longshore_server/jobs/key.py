@@ -24,6 +24,7 @@ class KeyTemplate:
     """A parsed template. Raises `ValueError` with one sentence when it is not a good one for payloads of a type."""
 
     def __init__(self, text: str, payload: Any) -> None:
+        self.text = text
         self._literals = _PART.split(text)[::2]
         self._paths = [path.split(".") for path in _PART.findall(text)]
         if not self._paths or any("{" in literal or "}" in literal for literal in self._literals):

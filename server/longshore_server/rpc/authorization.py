@@ -22,6 +22,8 @@ from longshore_server.store.transaction import new_record
 
 PROVIDER = "longshore.provider"
 """The built-in capability of who drives operations from outside. No contract can declare it, or ask for it."""
+ADMIN = "longshore.admin"
+"""That of who administers jobs and their queues, and nothing else. The provider may do so, too."""
 
 Gate: TypeAlias = Literal["call", "observe", "cancel", "control"]
 _VERBS: Mapping[Gate, str] = {"call": "start", "observe": "see", "cancel": "cancel or delete", "control": "signal"}

@@ -134,11 +134,13 @@ class OperationControlService:
 
     async def _logs(self, request: pb.ListLogsRequest, context: Context) -> bytes:
         live = await self._find(context, request.name)
-        return (await log_page(self._engine.store, live.record.uid, request)).SerializeToString()
+        page = await log_page(self._engine.store, live.record.uid, request, pb.ListLogsResponse())
+        return page.SerializeToString()
 
     async def _steps(self, request: pb.ListStepsRequest, context: Context) -> bytes:
         live = await self._find(context, request.name)
-        return (await step_page(self._engine.store, live.record.uid, request)).SerializeToString()
+        page = await step_page(self._engine.store, live.record.uid, request, pb.ListStepsResponse())
+        return page.SerializeToString()
 
     async def _find(self, context: Context, name: str) -> Live:
         self._authorization.check_provider(context.caller)

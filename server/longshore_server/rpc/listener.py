@@ -18,6 +18,7 @@ from longshore_server.rpc import (
     control,
     debounce,
     downloads,
+    jobs,
     longrunning,
     operations,
     recurring,
@@ -94,7 +95,7 @@ class Listener:
         contracts = sorted({type.name.rpartition("/")[0] for type in engine.types.values()})
         services = [
             *contracts, operations.SERVICE, control.SERVICE, longrunning.SERVICE, transfers.SERVICE, bytestream.SERVICE,
-            recurring.SERVICE, debounce.SERVICE, task.SERVICE,
+            jobs.SERVICE, recurring.SERVICE, debounce.SERVICE, task.SERVICE,
         ]  # fmt: skip
         self._tls = tls
         self._tracer = engine.tracer
@@ -110,6 +111,7 @@ class Listener:
             (longrunning.SERVICE, longrunning.LongRunningOperations(engine).methods()),
             (transfers.SERVICE, transfers.Uploads(engine).methods() | downloads.Downloads(engine).methods()),
             (bytestream.SERVICE, bytestream.ByteStream(engine).methods()),
+            (jobs.SERVICE, jobs.JobsService(engine).methods()),
             (recurring.SERVICE, recurring.RecurringService(engine).methods()),
             (debounce.SERVICE, debounce.DebounceService(engine).methods()),
             (task.SERVICE, task.TaskService(engine).methods()),

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from longshore.v1 import jobs_service_pb2 as jobs_pb
 from longshore.v1 import operation_control_service_pb2 as pb
 from longshore.v1 import records_pb2
 from longshore_server.errors import invalid
 from longshore_server.rpc import wire
-from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
+from longshore_server.rpc.paging import Asked, Fit, make_token, read_size, read_token
 from longshore_server.store.logs import LogLine, StepOutcome
 from longshore_server.store.store import Store
 
+LinesT = TypeVar("LinesT", pb.ListLogsResponse, jobs_pb.ListJobLogsResponse)
+StepsT = TypeVar("StepsT", pb.ListStepsResponse, jobs_pb.ListJobStepsResponse)
 
-async def log_page(store: Store, uid: bytes, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
-    """A page of lines. Raises `ServiceError` (INVALID_ARGUMENT, INVALID_PAGE_TOKEN)."""
+
+async def log_page(
+    store: Store, uid: bytes, request: pb.ListLogsRequest | jobs_pb.ListJobLogsRequest, response: LinesT
+) -> LinesT:
+    """`response` with a page of lines. Raises `ServiceError` (INVALID_ARGUMENT, INVALID_PAGE_TOKEN)."""
     size = read_size(request.page_size)
     if request.level not in records_pb2.LogLine.Level.values():
         raise invalid("level", f"{request.level} is no level")
     query = ("logs", uid, request.level)
     after = int.from_bytes(read_token(store.page_key, request.page_token, query)) if request.page_token else 0
     page = await store.lines(uid, request.level, after, size + 1)
-    response = pb.ListLogsResponse(dropped_lines=page.dropped)
+    response.dropped_lines = page.dropped
     fit = Fit()
     for stored in page.lines:
         shown = _line(stored.number, stored.line)
@@ -31,8 +39,8 @@ async def log_page(store: Store, uid: bytes, request: pb.ListLogsRequest) -> pb.
     return response
 
 
-async def step_page(store: Store, uid: bytes, request: pb.ListStepsRequest) -> pb.ListStepsResponse:
-    """A page of outcomes. Raises as `log_page`."""
+async def step_page(store: Store, uid: bytes, request: Asked, response: StepsT) -> StepsT:
+    """`response` with a page of outcomes. Raises as `log_page`."""
     size = read_size(request.page_size)
     query = ("steps", uid)
     since = skip = 0
@@ -40,7 +48,6 @@ async def step_page(store: Store, uid: bytes, request: pb.ListStepsRequest) -> p
         # A time, and how many of those that ended at that time were on the pages before.
         position = read_token(store.page_key, request.page_token, query)
         since, skip = int.from_bytes(position[:8]), int.from_bytes(position[8:])
-    response = pb.ListStepsResponse()
     fit = Fit()
     for outcome in await store.steps(uid, since, skip, size + 1):
         shown = _outcome(outcome)

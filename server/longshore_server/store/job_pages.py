@@ -28,10 +28,11 @@ def page(
         progress = 0 if record.progress is None else len(record.progress.data)
         return record, progress + len(record.error or b"") + len(record.problem)
 
+    conditions = [_meant(connection, condition) for condition in conditions]
     sources, answered = _drive(connection, {c.field: c for c in reversed(conditions) if c.operator == "="})
     search = Search(sources, ascending=ascending)
     for condition in conditions:
-        search.require(condition, None if condition in answered else _where(connection, condition))
+        search.require(condition, None if condition in answered else _where(condition))
     return search.page(connection, after, size, "o.uid", "", read, examined=EXAMINED)
 
 
@@ -77,9 +78,8 @@ def _drive(connection: sqlite3.Connection, equal: dict[str, Condition]) -> tuple
 
     # SQLite proves that a partial index fits by its literal condition, which therefore stands beside the parameter.
     if (operation := equal.get("operation")) is not None:
-        uid = _uid(connection, str(operation.value))
         terms = ("o.operation = ?", "o.operation IS NOT NULL")
-        return [Source("jobs AS o INDEXED BY jobs_operation", terms, (uid,))], [operation]
+        return [Source("jobs AS o INDEXED BY jobs_operation", terms, (operation.value,))], [operation]
     if not queues:
         return [_ALL], []
     of_queue = [] if queue is None else [queue]
@@ -109,16 +109,19 @@ _COLUMN = {
 }  # fmt: skip
 
 
-def _where(connection: sqlite3.Connection, condition: Condition) -> tuple[str, list[Value]]:
+def _meant(connection: sqlite3.Connection, condition: Condition) -> Condition:
+    """Names as the rows have them: operations by their uids, queues without their collection."""
+    value = str(condition.value)
+    if condition.field == "queue":
+        return condition._replace(value=value.removeprefix("queues/"))
+    if condition.field != "operation":
+        return condition
+    id = value.removeprefix("operations/")
+    # One that there is not has no jobs.
+    return condition._replace(value=parse_uid(id) or queries.find(connection, id) or b"")
+
+
+def _where(condition: Condition) -> tuple[str, list[Value]]:
     # IS, not =: what a job does not have differs from every value, as AIP-160 wants for !=.
     operator = {"=": "IS", "!=": "IS NOT"}.get(condition.operator, condition.operator)
-    value: Value = condition.value
-    if condition.field == "operation":
-        value = _uid(connection, str(value))
-    return f"{_COLUMN[condition.field]} {operator} ?", [value]
-
-
-def _uid(connection: sqlite3.Connection, name: str) -> bytes:
-    """The operation of a name, `operations/{id}` or `operations/{uid}`; one that there is not has no jobs."""
-    id = name.removeprefix("operations/")
-    return parse_uid(id) or queries.find(connection, id) or b""
+    return f"{_COLUMN[condition.field]} {operator} ?", [condition.value]

@@ -143,6 +143,11 @@ class QueueRow(NamedTuple):
     allowed: int = 0
     paused: bool = False
 
+    def next_claim(self, now: int) -> int | None:
+        """When the rate allows the next claim; None: now."""
+        following = self.allowed + self.interval - self.burst
+        return following if self.interval and following > now else None
+
 
 class KeyMember(NamedTuple):
     """A job that has not ended, as its key counts it."""
@@ -333,9 +338,10 @@ class Jobs(Ledger):
         """Claim one job at the queue's rate: None where it may be, else when it may."""
         row = self.queue(name)
         if row.interval:
+            following = row.next_claim(self.now)
+            if following is not None:
+                return following
             allowed = max(row.allowed, self.now) + row.interval
-            if allowed - row.burst > self.now:
-                return allowed - row.burst
             self._queues[name] = row._replace(allowed=allowed)
             self.connection.execute("UPDATE queues SET allowed = ? WHERE name = ?", (allowed, name))
         return None

@@ -143,6 +143,18 @@ def past(connection: sqlite3.Connection, within: int) -> Past:
     return Past(count, bool(rows) and rows[0][1] is None and bool(rows[0][2]))
 
 
+class Boot(NamedTuple):
+    """A start of a server on this store. `started` in microseconds."""
+
+    epoch: int
+    started: int
+
+
+def boot(connection: sqlite3.Connection) -> Boot:
+    """The latest start: that of the server that runs."""
+    return Boot._make(connection.execute("SELECT epoch, started FROM boots ORDER BY epoch DESC LIMIT 1").fetchone())
+
+
 def contracts(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, bytes]:
     """The descriptors of stored contracts, serialized, by number."""
     sql = "SELECT descriptors FROM contracts WHERE id = ?"

@@ -41,7 +41,7 @@ class Condition(NamedTuple):
 
     field: str
     operator: str
-    value: str | int
+    value: Value
     key: str = ""
 
 

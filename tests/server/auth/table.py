@@ -159,6 +159,13 @@ def of_instances(path: str) -> Row:
     return Row(lambda type, name: message(name=f"{collection}/instances/a"), provider=True)
 
 
+def of_jobs(path: str) -> Row:
+    """An RPC of jobs and their queues, about one that there is not. `longshore.admin` is tested where jobs are."""
+    message = message_factory.GetMessageClass(PATHS[path].input_type)
+    named = "name" in message.DESCRIPTOR.fields_by_name
+    return Row(lambda type, name: message(name="nobody's") if named else message(), provider=True)
+
+
 def with_wait(type: str, name: str) -> pb.StartRequest:
     request = start(type, key="wait", done=True)
     request.wait.nanos = 1000
@@ -173,6 +180,7 @@ def run(type: str, name: str) -> pb.RunRequest:
 OPERATIONS, LRO = "/longshore.v1.OperationsService/", "/google.longrunning.Operations/"
 CONTROL, TRANSFERS = "/longshore.v1.OperationControlService/", "/longshore.v1.TransfersService/"
 STREAM = "/google.bytestream.ByteStream/"
+JOBS = "/longshore.v1.JobsService/"
 INSTANCES = tuple(f"/longshore.v1.{kind}Service/" for kind in ("Recurring", "Debounce", "Task"))
 SOON = Duration(nanos=1000)
 ROWS: dict[str, list[Row]] = {
@@ -206,6 +214,7 @@ ROWS: dict[str, list[Row]] = {
             about="download"),
     ],
     **{path: [provided(path)] for path in PATHS if path.startswith(CONTROL)},
+    **{path: [of_jobs(path)] for path in PATHS if path.startswith(JOBS)},
     **{path: [of_instances(path)] for path in PATHS if path.startswith(INSTANCES)},
     LRO + "GetOperation": [named(operations_pb2.GetOperationRequest)],
     LRO + "ListOperations": [Row(lambda type, name: operations_pb2.ListOperationsRequest())],
