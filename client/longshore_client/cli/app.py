@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
 
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import color, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +87,9 @@ class _LazyGroup(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        if cmd_name not in OFFLINE:
+            # Before it is loaded: what gRPC itself writes about connections, the commands say in words of their own.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         try:
             command = getattr(importlib.import_module(entry.module), entry.attribute)
         except ModuleNotFoundError as error:
@@ -127,10 +131,10 @@ def run() -> int:
     except click.UsageError as error:
         text = shown(error.format_message()).rstrip(".")
         where = error.ctx.command_path if error.ctx is not None else "longshore"
-        click.echo(f"{click.style('error: ', fg='red')}{text}; `{where} --help` shows how", err=True)
+        click.echo(f"{click.style('error: ', fg='red')}{text}; `{where} --help` shows how", err=True, color=color())
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"{click.style('error: ', fg='red')}{shown(error.format_message())}", err=True)
+        click.echo(f"{click.style('error: ', fg='red')}{shown(error.format_message())}", err=True, color=color())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -164,3 +168,4 @@ def cli(ctx: click.Context, server: str | None) -> None:
     if server is not None and ctx.invoked_subcommand in OFFLINE:
         raise click.UsageError(f"`longshore {ctx.invoked_subcommand}` talks to no server: leave out --server")
     ctx.obj = server
+    ctx.color = color()

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longshore_client.cli.app import EXIT_CODES
-from longshore_client.cli.bars import Bars, size
 from longshore_client.cli.call import read_labels, takes_bytes
 from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import attach, follow
 from longshore_client.cli.render import grant_dict, print_json, renderer
 from longshore_client.cli.session import Session, with_session
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import movable, shown, size
 from longshore_client.errors import OperationCancelled, OperationFailed
 from longshore_client.sending import MAX_PARTS
 
@@ -166,7 +165,11 @@ async def download(session: Session, name: str, to: str | None, resume: bool) ->
     if to is None:
         # Escape sequences in the name of a file would be there for whoever lists the folder.
         to = _free(shown(Path(grant.filename).name) or grant.name.partition("/")[2])
-    bars = Bars() if sys.stderr.isatty() and not session.json else None
+    bars = None
+    if movable() and not session.json:
+        from longshore_client.cli.bars import Bars
+
+        bars = Bars()
     again = session.command(f"download {grant.name} --to {shlex.quote(to)} --resume")
     session.come_back = "" if to == "-" else f"{to}.part has what has come. Come back with: {again}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +11,7 @@ import click
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.cli.render import age, describe, print_json, snapshot_dict
 from longshore_client.cli.session import Session, with_session
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import fitted, shown
 from longshore_client.state import State
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ _COLORS = {
     State.CANCELLED: "yellow",
 }
 _PAGE = 500
+_FIXED = 10 + 4 * 2
+"""The columns that a state takes, and the gaps."""
+_PROGRESS = 20
+"""The columns that progress has at least where names and types are written out."""
 _ORDERS = {"newest": "create_time desc", "oldest": "create_time"}
 _FILTER = click.option(
     "--filter",
@@ -140,15 +146,20 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
     if not rows:
         return
     names = [shown(row.name) for row in rows]
-    width = max(len(name) for name in names)
     # The package is the same for all in most places; `get` shows it.
     kinds = [row.type.rpartition(".")[2] for row in rows]
-    type_width = max(len(kind) for kind in kinds)
     ages = [age(row.create_time) for row in rows]
-    age_width = max(len(old) for old in ages)
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if room is not None and _width(names) + _width(kinds) + _width(ages) + _FIXED + _PROGRESS > room:
+        # Commands take these, too.
+        names = [name.removeprefix("operations/") for name in names]
+        kinds = [kind.partition("/")[2] for kind in kinds]
+    width, type_width, age_width = _width(names, "NAME"), _width(kinds, "TYPE"), _width(ages, "AGE")
     if header:
         head = f"{'NAME':<{width}}  {'TYPE':<{type_width}}  {'STATE':<10}  {'AGE':>{age_width}}  PROGRESS"
         click.echo(click.style(head, bold=True))
+    if room is not None:
+        room = max(room - width - type_width - age_width - _FIXED, 0)
     for row, name, kind, old in zip(rows, names, kinds, ages, strict=True):
         state = click.style(f"{row.state.name:<10}", fg=_COLORS.get(row.state))
         if row.error is not None:
@@ -157,5 +168,9 @@ def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header:
             what = "  ".join(part for part in describe(row.progress, session.types) if part)
         else:
             what = ""
-        line = f"{name:<{width}}  {kind:<{type_width}}  {state}  {old:>{age_width}}  {shown(what)}"
-        click.echo(line.rstrip())
+        what = shown(what) if room is None else fitted(shown(what), room)
+        click.echo(f"{name:<{width}}  {kind:<{type_width}}  {state}  {old:>{age_width}}  {what}".rstrip())
+
+
+def _width(texts: Sequence[str], head: str = "") -> int:
+    return max(len(head), *map(len, texts))

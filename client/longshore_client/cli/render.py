@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from longshore_client import events
-from longshore_client.cli.bars import Bars, size
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import cells, fitted, movable, shown, size
 from longshore_client.grants import UploadState
 from longshore_client.state import State
 
@@ -37,6 +35,7 @@ _TO_STDERR = frozenset({2, 4})  # CHANNEL_WARN, CHANNEL_STDERR
 _HEADS = ("step", "stage", "phase", "label", "status", "state", "name")
 _HEAD_WIDTH = 10
 _LINE_WIDTH = 68
+_SPENT_WIDTH = 9
 
 
 class Renderer(Protocol):
@@ -59,7 +58,7 @@ def renderer(types: Types, *, as_json: bool, name: str) -> Renderer:
     """Choose how to show events: JSON, bars on a terminal, or plain lines."""
     if as_json:
         return JsonRenderer(types, name)
-    if sys.stderr.isatty():
+    if movable():
         return LiveRenderer(types)
     return PlainRenderer(types)
 
@@ -310,7 +309,11 @@ class PlainRenderer:
 
     def line(self, head: str, text: str, spent: str) -> None:
         line = shown(f"  {head:<{_HEAD_WIDTH}}{text}" if head else f"  {text}")
-        self.note_raw(f"{line:<{_LINE_WIDTH}}{spent:>9}".rstrip())
+        self.note_raw(f"{self.fit(line)}{spent:>{_SPENT_WIDTH}}".rstrip())
+
+    def fit(self, line: str) -> str:
+        """A line as wide as others, and all of it: nothing is cut from a log."""
+        return fitted(line, max(_LINE_WIDTH, cells(line)))
 
     def output(self, value: Message) -> None:
         if value.DESCRIPTOR.full_name == _DIAGNOSTIC:
@@ -338,7 +341,14 @@ class LiveRenderer(PlainRenderer):
 
     def __init__(self, types: Types) -> None:
         super().__init__(types)
+        from longshore_client.cli.bars import Bars
+
         self._bars = Bars()
+
+    def fit(self, line: str) -> str:
+        """In one row of the terminal, with the time behind it."""
+        room = max(self._bars.columns - _SPENT_WIDTH - 1, 0)
+        return fitted(line, min(max(_LINE_WIDTH, cells(line)), room))
 
     def progress(self, value: Message, spent: str) -> None:
         name = value.DESCRIPTOR.full_name

@@ -1,13 +1,19 @@
-"""Text that somebody else wrote, made fit for a terminal."""
+"""Text made fit for a terminal: harmless, though somebody else wrote it, and as wide as there is room."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
+import unicodedata
 
 # What moves the cursor, colours, ends a line or reverses the direction: C0, DEL, C1, bidirectional controls, separators
 # of lines, and halves of characters, which no terminal can be given.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_DUMB = ("dumb", "unknown")
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def shown(text: str, *, keep: str = "") -> str:
@@ -16,3 +22,37 @@ def shown(text: str, *, keep: str = "") -> str:
     JSON stays the JSON that it was.
     """
     return _CONTROL.sub(lambda found: found[0] if found[0] in keep else json.dumps(found[0])[1:-1], text)
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def fitted(text: str, width: int) -> str:
+    """The text in exactly so many columns: cut short with an ellipsis, or filled with blanks."""
+    if cells(text) > width:
+        while cells(text) >= max(width, 1):
+            text = text[:-1]
+        text += "…" * min(width, 1)
+    return text + " " * (width - cells(text))
+
+
+def size(count: float) -> str:
+    """Put a number of bytes into few characters: `12 B`, `1.2 kB`, `3.4 GB`."""
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def movable() -> bool:
+    """Whether stderr is a terminal that can write a line anew."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB
+
+
+def color() -> bool | None:
+    """What click is to do about colours: leave them out, or by itself, which is where there is a terminal."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") in _DUMB else None
