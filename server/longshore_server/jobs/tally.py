@@ -12,7 +12,7 @@ _STATES, _STANDS = len(JobState) + 1, len(Stand)
 
 
 class Tally:
-    """Plain numbers: other threads may read them."""
+    """Plain numbers, which other threads may read."""
 
     def __init__(self) -> None:
         # By queue, then by state and stand: whole numbers index faster than enums hash.
@@ -40,8 +40,10 @@ class Tally:
 
     def standing(self, queue: str, state: JobState, stand: Stand = Stand.NONE) -> int:
         """How many jobs there are: of those that have ended only the dead letters are counted."""
-        return self._standing[queue][state * _STANDS + stand]
+        found = self._standing.get(queue)
+        return 0 if found is None else found[state * _STANDS + stand]
 
     def ended(self, queue: str, state: JobState) -> int:
         """How many have ended so since the server began."""
-        return self._ended[queue][state]
+        found = self._ended.get(queue)
+        return 0 if found is None else found[state]

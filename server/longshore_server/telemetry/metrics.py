@@ -17,6 +17,8 @@ from prometheus_client.registry import Collector
 
 from longshore_server.engine.engine import Engine
 from longshore_server.histogram import Histogram
+from longshore_server.job_lifecycle import ENDED, JobState, Stand
+from longshore_server.jobs.host import Host
 from longshore_server.lifecycle import State
 
 Calls: TypeAlias = Mapping[str, Mapping[str, Histogram]]
@@ -56,6 +58,7 @@ class _Collector(Collector):
             waiting.add_metric([name], engine.executor.waiting_of(name))
         yield attempts
         yield waiting
+        yield from _jobs(engine.jobs)
         yield GaugeMetricFamily("longshore_watches_open", "Open watches and waits.", value=engine.watches.count)
         transfers = engine.transfers
         yield GaugeMetricFamily("longshore_uploads_open", "Uploads that take bytes.", value=transfers.uploads.open)
@@ -86,6 +89,38 @@ class _Collector(Collector):
             for code, histogram in list(durations.items()):
                 _add(calls, [path.removeprefix("/"), code], histogram)
         yield calls
+
+
+def _jobs(host: Host) -> Iterable[Metric]:
+    """Jobs and their queues; of a queue that the server does not have any more, its dead letters."""
+    tally, lines = host.tally, list(host.scheduler.lines.items())
+    live = GaugeMetricFamily("longshore_jobs_live", "Jobs that have not ended.", labels=["queue", "state"])
+    queued = GaugeMetricFamily(
+        "longshore_jobs_queued", "Jobs that wait: READY for a slot, BLOCKED for their key, DELAYED for their time.",
+        labels=["queue", "stand"],
+    )  # fmt: skip
+    running = GaugeMetricFamily("longshore_job_slots_taken", "Slots for attempts that are taken.", labels=["queue"])
+    slots = GaugeMetricFamily("longshore_job_slots", "Slots for attempts.", labels=["queue"])
+    paused = GaugeMetricFamily("longshore_queue_paused", "1: none of its attempts may begin.", labels=["queue"])
+    ended = CounterMetricFamily(
+        "longshore_jobs_ended", "Jobs that have ended since the start.", labels=["queue", "state"]
+    )
+    for name, line in lines:
+        stands = {stand: tally.standing(name, JobState.QUEUED, stand) for stand in Stand if stand is not Stand.NONE}
+        for stand, count in stands.items():
+            queued.add_metric([name, stand.name], count)
+        live.add_metric([name, JobState.QUEUED.name], sum(stands.values()))
+        for state in (JobState.ACTIVE, JobState.CANCELLING, JobState.STALE):
+            live.add_metric([name, state.name], tally.standing(name, state))
+        for state in sorted(ENDED - {JobState.DISMISSED}):
+            ended.add_metric([name, state.name], tally.ended(name, state))
+        running.add_metric([name], line.running)
+        slots.add_metric([name], line.definition.concurrency)
+        paused.add_metric([name], int(line.paused))
+    dead = GaugeMetricFamily("longshore_jobs_dead", "Dead letters that nobody has dismissed.", labels=["queue"])
+    for name in {*tally.queues, *(name for name, _ in lines)}:
+        dead.add_metric([name], tally.standing(name, JobState.DEAD))
+    yield from (live, queued, dead, ended, running, slots, paused)
 
 
 def _add(family: HistogramMetricFamily, labels: Sequence[str], histogram: Histogram) -> None:
