@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import calls, guarded, loadgen, million, processes, recovery, transfers, uploads, watching
+from benchmarks import calls, guarded, jobs, loadgen, million, processes, recovery, transfers, uploads, watching
 
-PARTS = ("calls", "guarded", "fanout", "idle", "recovery", "transfers")
+PARTS = ("calls", "guarded", "fanout", "idle", "recovery", "transfers", "jobs")
 
 
 def parse() -> argparse.Namespace:
@@ -40,6 +40,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--interrupted", type=int, default=10_000, help="operations to recover [default: 10000]")
     parser.add_argument("--size", type=int, default=256, help="MiB of a transfer [default: 256]")
     parser.add_argument("--transfers", type=int, nargs="+", default=[1, 4], help="at once [default: 1 4]")
+    parser.add_argument("--pending", type=int, default=100_000, help="timers of `jobs` [default: 100000]")
+    parser.add_argument("--queued", type=int, default=1_000_000, help="the long queue of `jobs` [default: 1000000]")
     parser.add_argument("--stored", type=int, default=1_000_000, help="operations of `million` [default: 1000000]")
     parser.add_argument("--scratch", type=Path, help="where to keep data while it runs [default: the system's]")
     options = parser.parse_args()
@@ -83,6 +85,8 @@ def main() -> None:
             elif part == "transfers":
                 transfers.run(client, data, options.size, options.transfers, options.rounds)
                 uploads.run(client, data / "uploads", options.rounds, options.seconds)
+            elif part == "jobs":
+                jobs.run(data, options.rounds, options.seconds, options.pending, options.queued)
             elif part == "recovery":
                 recovery.run(client, data, options.interrupted, options.rounds)
             else:
