@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from longshore_server.auth.files import FileError, read_toml
 from longshore_server.auth.jwt import MAX_SKEW, JwtSettings, url_problem
+from longshore_server.telemetry.sink_settings import SinkSettings
 from longshore_server.transfers.stores.settings import StoreSettings
 
 log = logging.getLogger(__name__)
 
-SettingsT = TypeVar("SettingsT", JwtSettings, StoreSettings)
+SettingsT = TypeVar("SettingsT", JwtSettings, StoreSettings, SinkSettings)
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "concurrency": (1, 1_000_000), "concurrency_per_owner": (1, 1_000_000), "queue": (0, 10_000_000),
@@ -28,7 +29,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "queue_per_owner": (1, 10_000_000), "max_live": (1, 10_000_000), "max_live_per_owner": (1, 10_000_000),
     "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "max_transfers": (1, 100_000),
     "max_transfers_per_owner": (1, 100_000), "jwt_skew": (0, MAX_SKEW),
-    "log_retention": (0, 1_000_000_000),
+    "log_retention": (0, 1_000_000_000), "max_outbox": (100, 100_000_000),
 }  # fmt: skip
 """The least and the most that a number may be."""
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -45,7 +46,7 @@ _TOGETHER = (
 )  # fmt: skip
 
 
-OPTIONS: Mapping[str, str] = {"stores": "--store"}
+OPTIONS: Mapping[str, str] = {"stores": "--store", "sinks": "--sink"}
 """The options of the command line that are called otherwise than their settings."""
 _VARIABLE = "LONGSHORE_"
 # What the other commands read: beside a server, these are no slips.
@@ -82,7 +83,7 @@ def _truth(given: Any) -> bool:
 
 
 def _named(given: Any) -> Mapping[str, Any]:
-    """Stores by name: those of a TOML file as they are, `NAME=URL,...` and several of these as tables with a URL."""
+    """Stores or sinks by name: those of a TOML file as they are, `NAME=URL,...` and lists of these as tables."""
     if isinstance(given, Mapping):
         return given
     pairs = (text.partition("=") for text in (given.split(",") if isinstance(given, str) else given))
@@ -127,6 +128,11 @@ KINDS: Mapping[str, Kind] = {
         (dict,),
         lambda given: tuple(_table(f"stores: {n}", StoreSettings, o, name=n) for n, o in _named(given).items()),
     ),
+    "tuple[SinkSettings, ...]": Kind(
+        "a table of sinks",
+        (dict,),
+        lambda given: tuple(_table(f"sinks: {n}", SinkSettings, o, name=n) for n, o in _named(given).items()),
+    ),
     "tuple[JwtSettings, ...]": Kind("a list of tables", (list,), _issuers),
 }
 
@@ -154,6 +160,10 @@ class Config:
     stores: tuple[StoreSettings, ...] = ()
     """Where the bytes of operations are, `NAME=URL` each; see below. They add up, and come before those of the server's
     own code."""
+    sinks: tuple[SinkSettings, ...] = ()
+    """Where lifecycle events of jobs and instances go, `NAME=URL` each; see below. They add up as stores do."""
+    max_outbox: int = 100_000
+    """How many lifecycle events are kept for sinks that have not got them; older ones are dropped."""
     metrics: str = "127.0.0.1:9464"
     """Where Prometheus reads metrics, `HOST:PORT`; `off`: nowhere."""
     allow_unauthenticated: bool = False
@@ -326,7 +336,7 @@ def load(
         given = [(environment[variable], variable)] if environment.get(variable) else []
         given += [(flags[name], option)] if flags.get(name) not in (None, ()) else []
         for value, source in given:
-            if name == "stores" and name in values:
+            if name in ("stores", "sinks") and name in values:
                 values[name] = {**_named(values[name]), **_named(value)}
                 origin[name] += f" with {source}"
             else:

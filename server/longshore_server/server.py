@@ -142,8 +142,8 @@ class Running:
             retention=int(config.default_retention * SECOND), log_retention=int(config.log_retention * SECOND),
         )  # fmt: skip
         self._tracer = Tracer()
-        sinks = {**server.sinks}
-        emission = Emission(tuple(sinks), any(sink.payloads for sink in sinks.values()))
+        sinks = {**server.sinks, **_make_sinks(config, _levels(server))}
+        emission = Emission(tuple(sinks), any(sink.payloads for sink in sinks.values()), config.max_outbox)
         self.engine = Engine(
             types, config.data, clock, limits, chance, self._tracer, self.stores, server.definitions.values(),
             server.queues.values(), emission,
@@ -185,7 +185,9 @@ class Running:
             self._server.stores = self.stores
             if self.config.metrics_address:
                 try:
-                    self.metrics = MetricsServer(self.engine, self.listener.calls, self.config.metrics_address)
+                    self.metrics = MetricsServer(
+                        self.engine, self.listener.calls, self.deliveries, self.config.metrics_address
+                    )
                 except OSError:
                     raise ListenError(
                         f"cannot listen on {self.config.metrics_address} for metrics: it is in use or not this "
@@ -270,6 +272,24 @@ def _make_stores(config: Config) -> dict[str, Store]:
         except ImportError:
             needed = 'it needs more packages: pip install "longshore[stores]"'
             raise ConfigError(f"stores: {settings.name}: {needed}") from None
+    return found
+
+
+def _levels(server: Server) -> dict[tuple[str, str], int]:
+    """The least that is logged of each definition, by kind and name."""
+    levels = {(kind.name.lower(), name): found.level for (kind, name), found in server.definitions.items()}
+    return levels | {("job", name): queue.definition.level for name, queue in server.queues.items()}
+
+
+def _make_sinks(config: Config, levels: Mapping[tuple[str, str], int]) -> dict[str, EventSink]:
+    """Those that the configuration declares. Raises `ConfigError`."""
+    found: dict[str, EventSink] = {}
+    for settings in config.sinks:
+        try:
+            found[settings.name] = settings.make(levels)
+        except ImportError:
+            needed = 'it needs more packages: pip install "longshore[otel]"'
+            raise ConfigError(f"sinks: {settings.name}: {needed}") from None
     return found
 
 

@@ -20,6 +20,7 @@ from longshore_client.cli.listing import ls
 from longshore_server.auth.jwt import JwtSettings
 from longshore_server.command import serve
 from longshore_server.config import BOUNDS, Config, ConfigError, load
+from longshore_server.telemetry.sink_settings import SinkSettings
 from longshore_server.transfers.stores.settings import StoreSettings
 
 
@@ -60,6 +61,12 @@ SETTINGS = {
         (StoreSettings("u", "s3://b/p"), StoreSettings("v", "/srv")), ("--store", "u=s3://b/p", "--store", "v=/srv"),
         "u=s3://b/p,v=/srv", '{ u = { url = "s3://b/p" }, v = { url = "/srv" } }', "NAME=URL",
     ),
+    "sinks": Setting(
+        (SinkSettings("l", "log:"), SinkSettings("a", "https://a.example/in")),
+        ("--sink", "l=log:", "--sink", "a=https://a.example/in"), "l=log:,a=https://a.example/in",
+        '{ l = { url = "log:" }, a = { url = "https://a.example/in" } }', "NAME=URL",
+    ),
+    "max_outbox": Setting(777, ("--max-outbox", "777"), "777", "777", "N"),
     "metrics": Setting("127.0.0.1:1", ("--metrics", "127.0.0.1:1"), "127.0.0.1:1", '"127.0.0.1:1"', "HOST:PORT"),
     "allow_unauthenticated": Setting(True, ("--allow-unauthenticated",), "true", "true"),
     "tokens": Setting(Path("t"), ("--tokens", "t"), "t", '"t"', "FILE"),

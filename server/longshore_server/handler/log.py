@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from longshore_server.clock import Clock
 from longshore_server.handler.steps import running_step
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("longshore.handler")
 _LEVELS = {Level.INFO: logging.INFO, Level.WARN: logging.WARNING, Level.ERROR: logging.ERROR}
+
+LogLevel = Literal["debug", "info", "warning", "error", "off"]
+
+
+def level_of(word: LogLevel) -> int:
+    """The least that a definition has logged, as a level of `logging`. Raises `ValueError` for another word."""
+    if word not in _WORDS:
+        raise ValueError(f"log_level: {word!r} is none of {', '.join(map(repr, _WORDS))}")
+    return _WORDS[word]
+
+
+_WORDS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "off": 99}
 
 MAX_WAITING = 1000
 """How many lines of one attempt may wait to be durable."""

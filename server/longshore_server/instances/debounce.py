@@ -14,10 +14,11 @@ from typing_extensions import TypeVar
 from longshore_server.contract.durations import span
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.codec import NotStorableError
+from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import Definition, LogLevel, check_event_id
+from longshore_server.instances.definition import Definition, check_event_id
 from longshore_server.instances.run import Context, Run, StateT, moment
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import FlushReason as Cause

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, Unpack
 
+from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.instances import debounce, recurring
 from longshore_server.instances.debounce import Debounce, Mode
-from longshore_server.instances.definition import Definition, LogLevel
+from longshore_server.instances.definition import Definition
 from longshore_server.instances.recurring import Misfire, Overlap, Recurring
 from longshore_server.instances.schedule import Rate
 from longshore_server.instances.task import Task, TaskDefinition, types_of
@@ -34,7 +35,8 @@ class Common(typing.TypedDict, total=False):
     retry: StepRetry | None
     """How often a run that fails is made again, and after what delay; default: it is not, and the instance FAILED."""
     log_level: LogLevel
-    """The least of `ctx.log` that is written: debug, info, warning, error (the default) or off."""
+    """The least of `ctx.log` that is written, and of the lifecycle events by a sink `log:`: debug, info, warning, error
+    (the default) or off."""
     call: str | None
     """The capability with which callers may start, add, send and trigger; default: the provider and the admin alone."""
     max_crashes: int

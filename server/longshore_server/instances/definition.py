@@ -8,13 +8,14 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from longshore_server.auth.identity import LOCAL, capabilities_problem
 from longshore_server.contract.retry import Exhausted
 from longshore_server.contract.template import MAX_VALUE
 from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
 from longshore_server.handler.failures import Failure, describe, problem_of
+from longshore_server.handler.log import LogLevel, level_of
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
@@ -37,9 +38,7 @@ from longshore_server.store.mutations.instance_run import FailRun, FinishRun, Wo
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-LogLevel = Literal["debug", "info", "warning", "error", "off"]
 Chance = Callable[[], float]
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "off": 99}
 MAX_REASON = 1024
 """The longest reason of a termination, in bytes."""
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
@@ -93,8 +92,6 @@ class Definition(abc.ABC, Generic[StateT]):
         check_segment("name", name, "a definition")
         if retry is not None and not isinstance(retry, StepRetry):
             raise TypeError(f"retry: {retry!r} is no StepRetry: write retry=StepRetry(max_attempts=3)")
-        if log_level not in _LEVELS:
-            raise ValueError(f"log_level: {log_level!r} is none of {', '.join(map(repr, _LEVELS))}")
         if not isinstance(max_crashes, int) or max_crashes < 1:
             raise ValueError("max_crashes: it must be at least 1")
         if call is not None and (problem := capabilities_problem([call]) or _reserved(call)) is not None:
@@ -102,7 +99,7 @@ class Definition(abc.ABC, Generic[StateT]):
         self.name = name
         self.state_shape = Shape(state, "state")
         self.retry = None if retry is None else retry.policy
-        self.level = _LEVELS[log_level]
+        self.level = level_of(log_level)
         self.call = call
         """The capability that callers need; None: only the provider and the admin may."""
         self.max_crashes = max_crashes

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances import schedule
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import Definition, LogLevel
+from longshore_server.instances.definition import Definition
 from longshore_server.instances.run import Run, Stateful, StateT, moment
 from longshore_server.instances.schedule import Rate
 from longshore_server.store.instances import NO_TIMERS, EntryType, InstanceRecord
@@ -146,18 +147,18 @@ class Recurring(Definition[StateT]):
         """When the next run is due, after one that has come to its end."""
         now, planned = run.around.now(), run.record.planned or run.started
         triggered = run.entry is not None and run.entry.type is EntryType.TRIGGER
-        if triggered and run.timers and not self.schedule.moves:
-            return run.timers
-        return {"": self._following(planned, now, run.record.begun or run.started)}
+        kept = triggered and run.timers and not self.schedule.moves
+        following = run.timers[""] if kept else self.schedule.next(planned, now)
+        return {"": self._made_up(following, now, run.record.begun or run.started)}
 
-    def _following(self, planned: int, now: int, begun: int) -> int:
-        candidate = self.schedule.next(planned, now)
-        if candidate > now:
-            return candidate
-        if candidate <= begun:
+    def _made_up(self, due: int, now: int, begun: int) -> int:
+        """What becomes of a time of the schedule, and of those after it, that may have passed by the end of a run."""
+        if due > now:
+            return due
+        if due <= begun:
             # Missed before this run began: nobody was there for it.
-            return candidate if self.misfire == "all" else self.schedule.beyond(planned, now)
-        return self.schedule.beyond(planned, now) if self.overlap == "skip" else self.schedule.latest(planned, now)
+            return due if self.misfire == "all" else self.schedule.beyond(due, now)
+        return self.schedule.beyond(due, now) if self.overlap == "skip" else self.schedule.latest(due, now)
 
     def resumed_timers(self, timers: Mapping[str, int], now: int) -> Mapping[str, int]:
         due = timers.get("")

@@ -12,10 +12,11 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
+from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import Definition, LogLevel, check_event_id
+from longshore_server.instances.definition import Definition, check_event_id
 from longshore_server.instances.run import Run, Stateful, moment
 from longshore_server.instances.values import Shape
 from longshore_server.store.instances import EntryType, InstanceRecord

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
+from longshore_server.handler.log import LogLevel
 from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import Definition, JobRetry, Options, Rate, Span
 from longshore_server.jobs.queue import JobQueue
@@ -27,7 +28,7 @@ class DeclaringJobs:
         on_stale: Literal["retry", "fail", "block"] = "retry", concurrency: int = 16, rate: Rate | None = None,
         retry: JobRetry | None = None, timeout: Span | None = None, deadline: Span | None = None,
         heartbeat: Span | None = None, max_claims: int = 5, cancel_grace: Span | None = None,
-        retention: Span | None = None, idempotency_ttl: Span | None = None,
+        retention: Span | None = None, idempotency_ttl: Span | None = None, log_level: LogLevel = "error",
     ) -> Callable[
         [Callable[[PayloadT, Job[ResultT]], Awaitable[ResultT]]], JobQueue[PayloadT, ResultT]
     ]:  # fmt: skip
@@ -58,12 +59,14 @@ class DeclaringJobs:
             retention: how long an ended job is kept; a DEAD one is until it is dismissed. Default: as the server's
                 configuration says for operations.
             idempotency_ttl: how long an idempotency key stands for its job. Default: as long as the job is kept.
+            log_level: the least of the queue's lifecycle events that a sink `log:` writes: debug, info, warning, error
+                (the default: failures alone) or off.
 
         Raises `TypeError` or `ValueError` for what makes no sense.
         """
         options = Options(
             key, max_active, max_queued, when_full, on_stale, concurrency, rate, retry, timeout, deadline, heartbeat,
-            max_claims, cancel_grace, retention, idempotency_ttl,
+            max_claims, cancel_grace, retention, idempotency_ttl, log_level,
         )  # fmt: skip
 
         def declare(

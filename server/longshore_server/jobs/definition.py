@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
 from longshore_server.contract.retry import RetryPolicy
+from longshore_server.handler.log import LogLevel, level_of
 from longshore_server.handler.steps import StepRetry
 from longshore_server.job_lifecycle import JobMove
 from longshore_server.jobs.key import KeyTemplate
@@ -75,6 +76,7 @@ class Options:
     cancel_grace: Span | None = None
     retention: Span | None = None
     idempotency_ttl: Span | None = None
+    log_level: LogLevel = "error"
 
 
 class Definition:
@@ -112,6 +114,7 @@ class Definition:
         self.cancel_grace = CANCEL_GRACE if grace is None else grace
         self.retention = _span("retention", options.retention)
         self.idempotency_ttl = _span("idempotency_ttl", options.idempotency_ttl)
+        self.level = level_of(options.log_level)
         if options.key is None and (options.max_active, options.max_queued, options.when_full) != (1, 0, "reject"):
             raise ValueError("max_active, max_queued and when_full are of a key: say which, key='{field}'")
 

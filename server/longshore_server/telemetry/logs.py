@@ -11,7 +11,7 @@ from typing import Any
 
 from longshore_server.handler.durable import handling
 
-_FIELDS = ("operation", "type", "job", "queue", "attempt", "step", "data")
+_FIELDS = ("operation", "type", "job", "queue", "instance", "definition", "attempt", "step", "data")
 
 
 class _Context(logging.Filter):

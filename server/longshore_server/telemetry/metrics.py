@@ -20,6 +20,7 @@ from longshore_server.histogram import Histogram
 from longshore_server.job_lifecycle import ENDED, JobState, Stand
 from longshore_server.jobs.host import Host
 from longshore_server.lifecycle import State
+from longshore_server.telemetry.delivery import Deliveries
 
 Calls: TypeAlias = Mapping[str, Mapping[str, Histogram]]
 
@@ -27,9 +28,10 @@ Calls: TypeAlias = Mapping[str, Mapping[str, Histogram]]
 class _Collector(Collector):
     """Reads plain numbers that other threads keep; it runs in the HTTP server's."""
 
-    def __init__(self, engine: Engine, calls: Calls) -> None:
+    def __init__(self, engine: Engine, calls: Calls, deliveries: Deliveries) -> None:
         self._engine = engine
         self._calls = calls
+        self._deliveries = deliveries
 
     def collect(self) -> Iterable[Metric]:
         engine = self._engine
@@ -89,6 +91,22 @@ class _Collector(Collector):
             for code, histogram in list(durations.items()):
                 _add(calls, [path.removeprefix("/"), code], histogram)
         yield calls
+        if self._deliveries.all:
+            yield from self._events()
+
+    def _events(self) -> Iterable[Metric]:
+        waiting = GaugeMetricFamily("longshore_events_waiting", "Events that a sink has not taken.", labels=["sink"])
+        taken = CounterMetricFamily("longshore_events_delivered", "Events that a sink has taken.", labels=["sink"])
+        failures = CounterMetricFamily("longshore_sink_failures", "Batches that a sink did not take.", labels=["sink"])
+        dropped = CounterMetricFamily(
+            "longshore_events_dropped", "Events that a sink never got: it was too far behind.", labels=["sink"]
+        )
+        for sink in self._deliveries.all:
+            waiting.add_metric([sink.name], sink.waiting)
+            taken.add_metric([sink.name], sink.delivered)
+            failures.add_metric([sink.name], sink.failures)
+            dropped.add_metric([sink.name], sink.dropped)
+        yield from (waiting, taken, failures, dropped)
 
 
 def _jobs(host: Host) -> Iterable[Metric]:
@@ -135,12 +153,13 @@ class MetricsServer:
     Args:
         engine: whose operations are counted.
         calls: how long calls took, by path and status code.
+        deliveries: the sinks of lifecycle events.
         address: `HOST:PORT`.
     """
 
-    def __init__(self, engine: Engine, calls: Calls, address: str) -> None:
+    def __init__(self, engine: Engine, calls: Calls, deliveries: Deliveries, address: str) -> None:
         registry = CollectorRegistry()
-        registry.register(_Collector(engine, calls))
+        registry.register(_Collector(engine, calls, deliveries))
         host, _, port = address.rpartition(":")
         self._server: WSGIServer
         self._thread: threading.Thread
