@@ -18,7 +18,10 @@ from tests.faults.process import SERVICE, ServerProcess
 from tests.faults.steering import Session, Steering
 
 # How often each kind is started, and how much of it at most.
-KINDS = {"Quick": (3, 1), "Steps": (3, 5), "Sleeps": (2, 4), "Chatty": (1, 150), "Family": (1, 4), "Named": (2, 4)}
+KINDS = {
+    "Quick": (3, 1), "Steps": (3, 5), "Sleeps": (2, 4), "Chatty": (1, 150), "Family": (1, 4), "Named": (2, 4),
+    "Hand": (2, 3), "Spread": (1, 4),
+}  # fmt: skip
 NAMES = 4000
 """How many template names there are: few enough that callers meet on them."""
 

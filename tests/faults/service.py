@@ -20,10 +20,12 @@ sys.path += [str(Path(__file__).parents[1] / "contracts"), str(Path(__file__).pa
 from torture.v1.torture_longshore import (
     ChattyOperation,
     FamilyOperation,
+    HandOperation,
     NamedOperation,
     QuickOperation,
     ScriptOperation,
     SleepsOperation,
+    SpreadOperation,
     StepsOperation,
     TortureService,
 )
@@ -32,6 +34,7 @@ from torture.v1.torture_pb2 import WorkProgress, WorkRequest, WorkResult
 from longshore_server import Server
 from tests.faults.ledger import Ledger
 from tests.faults.steered import Steered
+from tests.faults.working import Errands
 
 QUICK = "torture.v1.TortureService/Quick"
 STEPS = "torture.v1.TortureService/Steps"
@@ -87,6 +90,13 @@ class Torture(TortureService[Ledger]):
             tokens.append(await op.step(f"s{n}", op.services.effect(op.uid, f"s{n}", op.attempt)))
             await op.progress(WorkProgress(number=n + 1, text=request.text))
         return WorkResult(tokens=tokens, attempt=op.attempt, text=request.text)
+
+    async def hand(self, request: WorkRequest, op: HandOperation[Ledger]) -> WorkResult:
+        result: WorkResult = await errands.hand(request, op)
+        return result
+
+    async def spread(self, request: WorkRequest, op: SpreadOperation[Ledger]) -> WorkResult:
+        return await errands.spread(request, op)
 
     async def script(self, request: WorkRequest, op: ScriptOperation[Ledger]) -> WorkResult:
         """One instruction a line; `die N` and `step NAME die N` kill the process in the attempts up to N.
@@ -189,3 +199,4 @@ async def lifespan(running: Server) -> AsyncIterator[Ledger]:
 
 
 server = Server(Torture(), Steered(), lifespan=lifespan)
+errands = Errands(server)

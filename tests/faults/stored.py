@@ -56,6 +56,12 @@ class Stored:
                 for row in database.execute(f"SELECT DISTINCT uid FROM {table}")
             }
             """The uids of all rows that belong to operations."""
+            self.jobs = {uid_text(r["uid"]): r for r in database.execute("SELECT * FROM jobs")}
+            payloads = database.execute("SELECT uid, body FROM job_bodies WHERE part = 1")
+            self.payloads = {uid_text(uid): WorkRequest.FromString(body) for uid, body in payloads}
+            self.attachments = database.execute("SELECT * FROM attachments").fetchall()
+            # A journal is an operation's or a job's.
+            self.traces -= set(self.jobs)
             self.boots = [row[0] for row in database.execute("SELECT started FROM boots ORDER BY epoch")]
             self.stopped: int = database.execute("SELECT max(stopped) FROM boots").fetchone()[0]
             """When the last server stopped."""

@@ -165,6 +165,7 @@ ENOUGH = {
     "signals acknowledged": 20, "signals acknowledged as duplicates": 8, "signals consumed": 4,
     "deferred operations": 3, "reports of controllers": 4, "ended by control": 2, "ended ones disturbed": 3,
     "failed attempts made again": 2, "stops acknowledged": 5, "retries acknowledged": 3, "deletes acknowledged": 3,
+    "jobs": 10, "steps of jobs": 8, "sleeps of jobs": 8, "delayed jobs": 2, "ended with their jobs": 4,
 }  # fmt: skip
 ENOUGH_OF_MANY = {name: least * 10 for name, least in ENOUGH.items()} | {
     "effects asked for again": 5, "cancels that came in time": 10, "next attempts seen": 20,
@@ -174,6 +175,7 @@ ENOUGH_OF_MANY = {name: least * 10 for name, least in ENOUGH.items()} | {
     "failed attempts made again by another server": 10,
     "completed by a stop": 30, "completed by a stop at another server": 10,
     "swept away": 30, "swept operations looked for": 20,
+    "jobs interrupted": 20, "delayed jobs of another server": 20, "backoffs of jobs": 30,
 }  # fmt: skip
 
 

@@ -12,11 +12,13 @@ from longshore.v1 import operation_pb2
 from tests.faults.history import TERMINAL, History
 from tests.faults.process import SERVICE, STEERED, Effect
 from tests.faults.stored import Stored, uid_text
+from tests.faults.verify_jobs import JobChecks
 from tests.faults.verify_steered import SteeredChecks
 
 State = operation_pb2.OperationSnapshot.State
 STEPPED = ("Steps", "Sleeps", "Named", "Falter", "Endure", "Keep")
 KEEP = f"{STEERED}/Keep"
+HAND = f"{SERVICE}/Hand"
 NAMED = {f"{SERVICE}/Named": "torture-", KEEP: "kept-"}
 """The types with a template, and how their names begin."""
 MAY_FAIL = (f"{STEERED}/Falter", f"{STEERED}/Defer")
@@ -48,6 +50,7 @@ class Verdict:
         self.check_snapshots()
         self.check_cancels()
         SteeredChecks(self).all()
+        JobChecks(self).all()
 
     def gone(self, uid: str) -> bool:
         """Whether it is not stored any more, for a reason."""
@@ -93,11 +96,25 @@ class Verdict:
         self.that(row["state"] == State.STATE_COMPLETED or cancelled, f"{uid} {row['type']}: {events[-1]}")
         self.that(row["state"] != State.STATE_FAILED, f"{uid}: failed: {events[-1]}")
         if row["state"] == State.STATE_COMPLETED:
-            self.that(self.stored.result(uid).attempt == row["attempt"], f"{uid}: completed by another attempt")
+            # What is handed over is completed by an attempt of its job.
+            own = row["type"] == HAND or self.stored.result(uid).attempt == row["attempt"]
+            self.that(own, f"{uid}: completed by another attempt")
 
     def check_effects(self, uid: str) -> None:
         """A step has one key, its effect is made until it is recorded and not after, its result is the recorded one."""
-        row, ledger = self.stored.operations[uid], self.stored.effects[uid]
+        row, steps = self.stored.operations[uid], self.check_steps(uid)
+        kind = row["type"].rpartition("/")[2]
+        if row["state"] == State.STATE_COMPLETED and kind in STEPPED:
+            tokens = [json.loads(steps[name]["outcome"]) for name in sorted(steps)]
+            self.that(list(self.stored.result(uid).tokens) == tokens, f"{uid}: the result's steps")
+        for entry in self.stored.journal[uid]:
+            if entry["kind"] == "sleep" and row["state"] == State.STATE_COMPLETED:
+                self.counts["sleeps"] += 1
+                self.that(json.loads(entry["outcome"]) <= row["ended"], f"{uid}: ended in its sleep")
+
+    def check_steps(self, uid: str) -> dict[str, Any]:
+        """The same of an operation or a job: the entries of its steps, by name."""
+        ledger = self.stored.effects[uid]
         steps = {e["name"]: e for e in self.stored.journal[uid] if e["kind"] == "step"}
         effects: dict[str, list[Effect]] = defaultdict(list)
         for effect in ledger:
@@ -113,14 +130,7 @@ class Verdict:
         for name, entry in steps.items():
             tokens = [e.token for e in effects[name] if e.attempt == entry["attempt"]]
             self.that([json.loads(entry["outcome"])] == tokens, f"{uid}: {name} recorded something else than it did")
-        kind = row["type"].rpartition("/")[2]
-        if row["state"] == State.STATE_COMPLETED and kind in STEPPED:
-            tokens = [json.loads(steps[name]["outcome"]) for name in sorted(steps)]
-            self.that(list(self.stored.result(uid).tokens) == tokens, f"{uid}: the result's steps")
-        for entry in self.stored.journal[uid]:
-            if entry["kind"] == "sleep" and row["state"] == State.STATE_COMPLETED:
-                self.counts["sleeps"] += 1
-                self.that(json.loads(entry["outcome"]) <= row["ended"], f"{uid}: ended in its sleep")
+        return steps
 
     def check_children(self, uid: str) -> None:
         """Every child start made one operation, whatever became of the attempt that made it."""

@@ -131,6 +131,42 @@ else:
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
+HandInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
+HandProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
+HandOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+HandResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
+HandEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    HandProgress, HandOutput, HandResult, typing_extensions.Never
+]
+
+if typing.TYPE_CHECKING:
+    HandOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        HandInput, HandProgress, HandOutput, HandResult, ServicesT
+    ]
+else:
+
+    class HandOperation(typing.Generic[ServicesT]):
+        """Stands for `longshore_server.Operation` where only annotations need it."""
+
+
+SpreadInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
+SpreadProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
+SpreadOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+SpreadResult: typing_extensions.TypeAlias = torture_pb2.WorkResult
+SpreadEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    SpreadProgress, SpreadOutput, SpreadResult, typing_extensions.Never
+]
+
+if typing.TYPE_CHECKING:
+    SpreadOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        SpreadInput, SpreadProgress, SpreadOutput, SpreadResult, ServicesT
+    ]
+else:
+
+    class SpreadOperation(typing.Generic[ServicesT]):
+        """Stands for `longshore_server.Operation` where only annotations need it."""
+
+
 ScriptInput: typing_extensions.TypeAlias = torture_pb2.WorkRequest
 ScriptProgress: typing_extensions.TypeAlias = torture_pb2.WorkProgress
 ScriptOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
@@ -190,6 +226,8 @@ class TortureService(abc.ABC, typing.Generic[ServicesT]):
         "Chatty": "chatty",
         "Family": "family",
         "Named": "named",
+        "Hand": "hand",
+        "Spread": "spread",
         "Script": "script",
     }
     LINES: typing.ClassVar[collections.abc.Mapping[str, int]] = {
@@ -199,7 +237,9 @@ class TortureService(abc.ABC, typing.Generic[ServicesT]):
         "Chatty": 50,
         "Family": 63,
         "Named": 76,
-        "Script": 91,
+        "Hand": 91,
+        "Spread": 104,
+        "Script": 117,
     }
 
     @abc.abstractmethod
@@ -225,6 +265,14 @@ class TortureService(abc.ABC, typing.Generic[ServicesT]):
     @abc.abstractmethod
     async def named(self, request: NamedInput, op: NamedOperation[ServicesT], /) -> NamedResult:
         """Named by its input, steps like `Steps`."""
+
+    @abc.abstractmethod
+    async def hand(self, request: HandInput, op: HandOperation[ServicesT], /) -> HandResult:
+        """Hands itself over to a job, which may hand itself over to another one, and ends as that does."""
+
+    @abc.abstractmethod
+    async def spread(self, request: SpreadInput, op: SpreadOperation[ServicesT], /) -> SpreadResult:
+        """Creates some jobs, each later than the one before, and waits for all."""
 
     @abc.abstractmethod
     async def script(self, request: ScriptInput, op: ScriptOperation[ServicesT], /) -> ScriptResult:
@@ -301,6 +349,28 @@ class TortureClient:
             result_type=torture_pb2.WorkResult,
         )
         """Named by its input, steps like `Steps`."""
+        self.hand: longshore_client.OperationMethod[
+            HandInput, HandProgress, HandOutput, HandResult
+        ] = longshore_client.OperationMethod(
+            channel,
+            "torture.v1.TortureService/Hand",
+            input_type=torture_pb2.WorkRequest,
+            progress_type=torture_pb2.WorkProgress,
+            output_type=channels_pb2.DiagnosticOutput,
+            result_type=torture_pb2.WorkResult,
+        )
+        """Hands itself over to a job, which may hand itself over to another one, and ends as that does."""
+        self.spread: longshore_client.OperationMethod[
+            SpreadInput, SpreadProgress, SpreadOutput, SpreadResult
+        ] = longshore_client.OperationMethod(
+            channel,
+            "torture.v1.TortureService/Spread",
+            input_type=torture_pb2.WorkRequest,
+            progress_type=torture_pb2.WorkProgress,
+            output_type=channels_pb2.DiagnosticOutput,
+            result_type=torture_pb2.WorkResult,
+        )
+        """Creates some jobs, each later than the one before, and waits for all."""
         self.script: longshore_client.OperationMethod[
             ScriptInput, ScriptProgress, ScriptOutput, ScriptResult, ScriptHandle
         ] = longshore_client.OperationMethod(
@@ -346,6 +416,14 @@ class TortureBlockingClient:
             NamedInput, NamedProgress, NamedOutput, NamedResult
         ] = longshore_client.blocking.OperationMethod(channel.portal, client.named)
         """Named by its input, steps like `Steps`."""
+        self.hand: longshore_client.blocking.OperationMethod[
+            HandInput, HandProgress, HandOutput, HandResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.hand)
+        """Hands itself over to a job, which may hand itself over to another one, and ends as that does."""
+        self.spread: longshore_client.blocking.OperationMethod[
+            SpreadInput, SpreadProgress, SpreadOutput, SpreadResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.spread)
+        """Creates some jobs, each later than the one before, and waits for all."""
         self.script: longshore_client.blocking.OperationMethod[
             ScriptInput, ScriptProgress, ScriptOutput, ScriptResult, ScriptBlockingHandle
         ] = longshore_client.blocking.OperationMethod(channel.portal, client.script)

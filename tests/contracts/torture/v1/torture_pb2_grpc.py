@@ -66,6 +66,16 @@ class TortureServiceStub(object):
                 request_serializer=torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.Hand = channel.unary_unary(
+                '/torture.v1.TortureService/Hand',
+                request_serializer=torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.Spread = channel.unary_unary(
+                '/torture.v1.TortureService/Spread',
+                request_serializer=torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.Script = channel.unary_unary(
                 '/torture.v1.TortureService/Script',
                 request_serializer=torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
@@ -119,6 +129,20 @@ class TortureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Hand(self, request, context):
+        """Hands itself over to a job, which may hand itself over to another one, and ends as that does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Spread(self, request, context):
+        """Creates some jobs, each later than the one before, and waits for all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Script(self, request, context):
         """Does what its script says, which may be to kill the process. The default cap on crashes.
         """
@@ -156,6 +180,16 @@ def add_TortureServiceServicer_to_server(servicer, server):
             ),
             'Named': grpc.unary_unary_rpc_method_handler(
                     servicer.Named,
+                    request_deserializer=torture_dot_v1_dot_torture__pb2.WorkRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'Hand': grpc.unary_unary_rpc_method_handler(
+                    servicer.Hand,
+                    request_deserializer=torture_dot_v1_dot_torture__pb2.WorkRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'Spread': grpc.unary_unary_rpc_method_handler(
+                    servicer.Spread,
                     request_deserializer=torture_dot_v1_dot_torture__pb2.WorkRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -326,6 +360,60 @@ class TortureService(object):
             request,
             target,
             '/torture.v1.TortureService/Named',
+            torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Hand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/torture.v1.TortureService/Hand',
+            torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Spread(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/torture.v1.TortureService/Spread',
             torture_dot_v1_dot_torture__pb2.WorkRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

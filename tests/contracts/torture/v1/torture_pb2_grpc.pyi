@@ -46,6 +46,10 @@ class TortureServiceStub:
     """Starts other operations and waits for their results."""
     Named: _grpc.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]
     """Named by its input, steps like `Steps`."""
+    Hand: _grpc.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]
+    """Hands itself over to a job, which may hand itself over to another one, and ends as that does."""
+    Spread: _grpc.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]
+    """Creates some jobs, each later than the one before, and waits for all."""
     Script: _grpc.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]
     """Does what its script says, which may be to kill the process. The default cap on crashes."""
 
@@ -66,6 +70,10 @@ class TortureServiceAsyncStub(TortureServiceStub):
     """Starts other operations and waits for their results."""
     Named: _aio.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Named by its input, steps like `Steps`."""
+    Hand: _aio.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Hands itself over to a job, which may hand itself over to another one, and ends as that does."""
+    Spread: _aio.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Creates some jobs, each later than the one before, and waits for all."""
     Script: _aio.UnaryUnaryMultiCallable[_torture_pb2.WorkRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Does what its script says, which may be to kill the process. The default cap on crashes."""
 
@@ -119,6 +127,22 @@ class TortureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Named by its input, steps like `Steps`."""
+
+    @_abc_1.abstractmethod
+    def Hand(
+        self,
+        request: _torture_pb2.WorkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Hands itself over to a job, which may hand itself over to another one, and ends as that does."""
+
+    @_abc_1.abstractmethod
+    def Spread(
+        self,
+        request: _torture_pb2.WorkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Creates some jobs, each later than the one before, and waits for all."""
 
     @_abc_1.abstractmethod
     def Script(
