@@ -1,0 +1,239 @@
+"""A queue with keys as one would explain it to somebody: a list of jobs, and a few sentences of Python.
+
+It knows nothing of transactions, indexes, commits or tasks. Times in microseconds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from longshore_server.clock import SECOND
+from longshore_server.job_lifecycle import JobMove, JobState, Stand, rule
+
+GRACE = 3 * SECOND
+HEARTBEAT = 7 * SECOND
+BACKOFF = 5 * SECOND
+ATTEMPTS = 3
+CLAIMS = 3
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the queue says."""
+
+    concurrency: int
+    max_active: int
+    max_queued: int
+    when_full: str
+    on_stale: str
+
+
+@dataclass
+class ModelJob:
+    """One job, by what can be told of it."""
+
+    number: int
+    key: str
+    priority: int
+    due: int | None
+    state: JobState = JobState.QUEUED
+    stand: Stand = Stand.BLOCKED
+    attempt: int = 0
+    failures: int = 0
+    claims: int = 0
+    lease: int | None = None
+    grace: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state >= JobState.COMPLETED
+
+    @property
+    def running(self) -> bool:
+        return self.state in (JobState.ACTIVE, JobState.CANCELLING)
+
+    @property
+    def occupies(self) -> bool:
+        return not self.ended and self.stand <= Stand.READY
+
+    def become(self, state: JobState) -> None:
+        self.state, self.stand, self.due, self.lease, self.grace = state, Stand.NONE, None, None, None
+
+    def queue(self, stand: Stand, due: int | None = None) -> None:
+        self.become(JobState.QUEUED)
+        self.stand, self.due = stand, due
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """What the store has to say of it, too."""
+        return self.state, self.stand, self.attempt, self.failures, self.claims, self.due, self.lease
+
+
+def first(job: ModelJob) -> tuple[int, int]:
+    """Who comes first: the highest priority, then the oldest."""
+    return -job.priority, job.number
+
+
+@dataclass
+class ModelQueue:
+    """All jobs, by number, which is the order of their creation."""
+
+    policy: Policy
+    jobs: dict[int, ModelJob] = field(default_factory=dict)
+    paused: bool = False
+
+    def copy(self) -> Self:
+        return copy.deepcopy(self)
+
+    @property
+    def shown(self) -> dict[int, tuple[Any, ...]]:
+        return {number: job.shown for number, job in self.jobs.items()}
+
+    @property
+    def running(self) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if job.running]
+
+    def alive(self, key: str) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if job.key == key and not job.ended]
+
+    # What is asked for.
+
+    def create(self, new: ModelJob, *, strict: bool) -> tuple[str, int | None]:
+        """What becomes of a new job: a word and the number of the older one that it is about, if it is."""
+        policy, alive = self.policy, self.alive(new.key)
+        waiting = [job for job in alive if job.state is JobState.QUEUED]
+        stale = any(job.state is JobState.STALE for job in alive)
+        outcome: tuple[str, int | None] = ("accepted", None)
+        if len(alive) >= policy.max_active + policy.max_queued:
+            if not strict and policy.when_full == "coalesce" and not stale:
+                return "coalesced", (waiting or alive)[0].number
+            if strict or policy.when_full != "replace_oldest" or not waiting:
+                return "STALE_BLOCKED" if stale else "QUEUE_DEPTH" if policy.max_queued else "ACTIVE_LIMIT", None
+            waiting[0].become(JobState.REPLACED)
+            self.promote()
+            outcome = ("replaced", waiting[0].number)
+        self.jobs[new.number] = new
+        new.queue(Stand.BLOCKED if new.due is None else Stand.DELAYED, new.due)
+        self.promote()
+        return outcome
+
+    def finish(self, job: ModelJob, how: str, now: int) -> None:
+        """Its function has returned, or raised."""
+        if job.state is JobState.CANCELLING:
+            job.become(JobState.CANCELLED)
+        elif how == "complete":
+            job.become(JobState.COMPLETED)
+        elif how == "fatal":
+            job.become(JobState.FAILED)
+        elif job.failures + 1 >= ATTEMPTS:
+            job.become(JobState.DEAD)
+        else:
+            job.failures, job.claims = job.failures + 1, 0
+            job.queue(Stand.DELAYED, now + (BACKOFF << (job.failures - 1)))
+        self.promote()
+
+    def beat(self, job: ModelJob, now: int) -> None:
+        """It is heard of."""
+        job.lease = now + HEARTBEAT
+
+    def cancel(self, job: ModelJob, now: int) -> None:
+        """Somebody asks to cancel it."""
+        if job.state is JobState.ACTIVE:
+            job.state, job.grace = JobState.CANCELLING, now + GRACE
+        elif not job.ended and job.state is not JobState.CANCELLING:
+            job.become(JobState.CANCELLED)
+            self.promote()
+
+    def retry(self, job: ModelJob) -> bool:
+        """An admin wants it run again. Whether that is possible."""
+        if rule(job.state, JobMove.RETRY) is None:
+            return False
+        job.queue(Stand.BLOCKED)
+        job.failures = job.claims = 0
+        self.promote()
+        return True
+
+    # What happens by itself.
+
+    def promote(self) -> None:
+        """Who waits for a key with room becomes ready."""
+        for key in {job.key for job in self.jobs.values()}:
+            blocked = sorted((job for job in self.alive(key) if job.stand is Stand.BLOCKED), key=first)
+            room = self.policy.max_active - sum(job.occupies for job in self.alive(key))
+            for job in blocked[: max(0, room)]:
+                job.stand = Stand.READY
+
+    def claim(self, now: int) -> bool:
+        """Let one attempt begin, if one can."""
+        ready = [job for job in self.jobs.values() if job.stand is Stand.READY]
+        if self.paused or not ready or len(self.running) >= self.policy.concurrency:
+            return False
+        job = min(ready, key=first)
+        job.become(JobState.ACTIVE)
+        job.attempt, job.claims, job.lease = job.attempt + 1, job.claims + 1, now + HEARTBEAT
+        return True
+
+    def go_on(self, now: int) -> None:
+        """Everything that can happen without the clock."""
+        while self.claim(now):
+            pass
+
+    def next_times(self) -> list[int]:
+        """When the clock changes something, a job at a time."""
+        return sorted(
+            time for job in self.jobs.values() for time in (job.due, job.lease, job.grace) if time is not None
+        )
+
+    def pass_time(self, now: int) -> None:
+        """What is due at this time."""
+        for job in self.jobs.values():
+            if job.grace == now:
+                job.become(JobState.CANCELLED)
+            elif job.lease == now:
+                self._lose(job)
+            elif job.due == now:
+                job.queue(Stand.BLOCKED)
+        self.promote()
+
+    def _lose(self, job: ModelJob) -> None:
+        if job.state is JobState.CANCELLING:
+            job.become(JobState.CANCELLED)
+        elif self.policy.on_stale == "retry":
+            self._again(job)
+        else:
+            job.become(JobState.FAILED if self.policy.on_stale == "fail" else JobState.STALE)
+
+    def _again(self, job: ModelJob) -> None:
+        """It keeps its place, but not for ever."""
+        if job.claims < CLAIMS:
+            job.queue(Stand.READY)
+        else:
+            job.become(JobState.DEAD)
+
+    def restart(self, *, crash: bool) -> None:
+        """The server dies, or stops in good order, and the next one begins."""
+        for job in self.running:
+            if job.state is JobState.CANCELLING:
+                job.become(JobState.CANCELLED)
+            elif crash:
+                self._again(job)
+            else:
+                job.claims -= 1
+                job.queue(Stand.READY)
+        self.promote()
+
+    def after_a_crash(self, change: Callable[[Self], object], now: int) -> list[Self]:
+        """What there may be after a crash that came right after one of the commits that `change` brings about."""
+        before = self.copy()
+        change(before)
+        found = [before]
+        while found[-1].copy().claim(now):
+            found.append(found[-1].copy())
+            found[-1].claim(now)
+        for model in found:
+            model.restart(crash=True)
+            model.go_on(now)
+        return found
