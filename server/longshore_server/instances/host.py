@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
+from longshore_server.handler.durable import handling
 from longshore_server.ids import Uids
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
@@ -50,6 +51,8 @@ class Instances:
         self._uids: Uids
         self._runner = Runner(self.definitions, store, clock, chance, max_payload)
         self._waiters: dict[bytes, dict[int, list[asyncio.Future[Answer]]]] = {}
+        self._callers: set[asyncio.Future[Answer]] = set()
+        """Those of the futures that no handler waits for."""
 
     # Life.
 
@@ -74,12 +77,11 @@ class Instances:
         self._runner.start(services)
 
     def drain(self, refusal: ServiceError) -> None:
-        """Tell those who wait for handlers that they ask the next server."""
-        for uid in list(self._waiters):
-            for waiting in self._waiters.pop(uid).values():
-                for future in waiting:
-                    if not future.done():
-                        future.set_exception(refusal)
+        """Tell callers who wait for handlers that they ask the next server. Handlers that do are not told by an error,
+        which would become their operation's end: they are interrupted if it takes too long."""
+        for future in list(self._callers):
+            if not future.done():
+                future.set_exception(refusal)
 
     def close(self) -> None:
         """The server has ended: verbs work no more."""
@@ -121,11 +123,14 @@ class Instances:
         """What an instance needs that begins now."""
         return Newcomer(self._uids.next(), owner)
 
+    def _admit(self) -> None:
+        """Raises `ServiceError` where no new work is accepted now. A handler's is its operation's."""
+        if handling.get() is None and (refusal := self._closed()) is not None:
+            raise refusal
+
     async def submit(self, mutation: Mutation[T]) -> T:
         """Change the store. Raises `ServiceError`: the mutation's own refusal, or UNAVAILABLE."""
-        refusal = self._closed()
-        if refusal is not None:
-            raise refusal
+        self._admit()
         return await self._store.writer.submit(mutation)
 
     async def take(self, mutation: Mutation[Any], *, wait: bool) -> tuple[Taken | None, Answer | None]:
@@ -134,10 +139,9 @@ class Instances:
 
         Raises `ServiceError`: the mutation's own refusal, or UNAVAILABLE.
         """
-        refusal = self._closed()
-        if refusal is not None:
-            raise refusal
+        self._admit()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        inside = handling.get() is not None
 
         def accepted(outcome: Taken | Exception | None) -> None:
             # In the step that publishes it: the handler cannot have begun.
@@ -146,6 +150,9 @@ class Instances:
                 and outcome.record.status is Status.ACTIVE
             ):  # fmt: skip
                 self._waiters.setdefault(outcome.record.uid, {}).setdefault(outcome.entry, []).append(future)
+                if not inside:
+                    self._callers.add(future)
+                    future.add_done_callback(self._callers.discard)
             else:
                 future.cancel()
 
