@@ -14,7 +14,8 @@ from google.rpc import error_details_pb2
 from lab.v1 import lab_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_server.rpc.paging import Query, make_token
+from longshore_server.rpc.listing import Query
+from longshore_server.rpc.paging import make_token
 from tests.conftest import Lab, State, detail, fields_of, refused
 
 C = grpc.StatusCode

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
@@ -46,26 +45,26 @@ class DescriptorPool:
         self.FindAllExtensions = pool.FindAllExtensions
 
     def FindFileByName(self, name: str) -> DescribedFile:  # noqa: N802 - the name that is called
-        return DescribedFile(self._file(self._pool.FindFileByName, _reflection_v1().FindFileByName, name))
+        return DescribedFile(self._find("FindFileByName", name))
 
     def FindFileContainingSymbol(self, symbol: str) -> DescribedFile:  # noqa: N802 - the name that is called
-        finds = [self._pool.FindFileContainingSymbol, _reflection_v1().FindFileContainingSymbol]
+        finder = "FindFileContainingSymbol"
         try:
-            return DescribedFile(self._file(*finds, symbol))
+            return DescribedFile(self._find(finder, symbol))
         except KeyError:
             service, _, method = symbol.rpartition(".")
-            file = self._file(*finds, service)
+            file = self._find(finder, service)
             described = file.services_by_name.get(service.rpartition(".")[2])
             if described is None or method not in described.methods_by_name:
                 raise
             return DescribedFile(file)
 
-    @staticmethod
-    def _file(find: Any, otherwise: Any, name: str) -> FileDescriptor:
+    def _find(self, finder: str, name: str) -> FileDescriptor:
+        """What a finder of the pool gives or, where that has nothing, the same of reflection's own."""
         try:
-            found: FileDescriptor = find(name)
+            found: FileDescriptor = getattr(self._pool, finder)(name)
         except KeyError:
-            found = otherwise(name)
+            found = getattr(_reflection_v1(), finder)(name)
         return found
 
 
@@ -83,7 +82,7 @@ def _reflection_v1() -> descriptor_pool.DescriptorPool:
             method.input_type = method.input_type.replace(f".{_V1ALPHA}.", f".{_V1}.")
             method.output_type = method.output_type.replace(f".{_V1ALPHA}.", f".{_V1}.")
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return pool
 
 

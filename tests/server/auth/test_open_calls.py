@@ -122,7 +122,8 @@ async def test_a_stream_of_reflection_on_which_nothing_is_asked_ends(asked: bool
 
 
 def watch_health(channel: Any, metadata: Any = ()) -> Any:
-    return health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), metadata=metadata)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    return stub.Watch(health_pb2.HealthCheckRequest(), metadata=metadata)
 
 
 def reflect(channel: Any) -> Any:
