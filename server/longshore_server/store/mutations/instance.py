@@ -324,7 +324,7 @@ class Clear(Mutation[tuple[InstanceRecord | None, int]]):
             "version": record.version + 1,
         }  # fmt: skip
         if kept is None:
-            facts.update(work_entry=None, retry_at=None, failures=0, attempt=0)
+            facts.update(IDLE)
         return ledger.make(record, Move.ACCEPT, **facts), held
 
 
@@ -372,7 +372,7 @@ class Resume(Mutation[Resumed | None]):
             return Resumed(record, record.status, 0)
         facts: dict[str, Any] = {"waiting": record.waiting + record.dead, "dead": 0}
         if record.status is Status.FAILED:
-            facts.update(attempt=0, failures=0, crashes=0, retry_at=None)
+            facts.update(attempt=0, failures=0, crashes=0, retry_at=None, begun=None)
         if record.status is not Status.ACTIVE:
             facts["timers"] = self.timers(record.timers, ledger.now)
         if record.dead:
@@ -388,16 +388,20 @@ class End(NamedTuple):
     """Leave nothing of it; else its tombstone, with its state, tells what it was."""
 
 
-NOTHING_LEFT: Mapping[str, Any] = {
-    "waiting": 0, "dead": 0, "batch_events": 0, "batch_started": 0, "under_way": False, "work_entry": None,
-    "work_timer": None, "planned": None, "retry_at": None, "timers": NO_TIMERS,
+IDLE: Mapping[str, Any] = {
+    "under_way": False, "work_entry": None, "work_timer": None, "planned": None, "retry_at": None, "begun": None,
+    "attempt": 0, "failures": 0, "crashes": 0,
+}  # fmt: skip
+"""Of an instance with nothing that was begun and has not come to its end."""
+_NOTHING_LEFT: Mapping[str, Any] = {
+    **IDLE, "waiting": 0, "dead": 0, "batch_events": 0, "batch_started": 0, "timers": NO_TIMERS,
 }  # fmt: skip
 
 
 def end(ledger: InstanceLedger, record: InstanceRecord, end: End, **facts: Any) -> InstanceRecord:
     """Terminate an instance. Who waits for one of its entries is told by its status."""
     ledger.drop_entries(record.uid)
-    record = ledger.make(record, Move.TERMINATE, **{**facts, **NOTHING_LEFT, "reason": end.reason})
+    record = ledger.make(record, Move.TERMINATE, **{**facts, **_NOTHING_LEFT, "reason": end.reason})
     if end.purge:
         ledger.delete(record)
     return record
@@ -425,6 +429,6 @@ class Terminate(Mutation[tuple[InstanceRecord | None, bool]]):
 
 
 __all__ = [
-    "MAX_WAITING", "AddEvent", "Address", "Clear", "End", "Flush", "Handled", "Newcomer", "Pause", "Reduce", "Resume",
-    "Resumed", "SendEvent", "StartRecurring", "Taken", "Terminate", "Trigger", "Window", "end", "seal",
+    "IDLE", "MAX_WAITING", "AddEvent", "Address", "Clear", "End", "Flush", "Handled", "Newcomer", "Pause", "Reduce",
+    "Resume", "Resumed", "SendEvent", "StartRecurring", "Taken", "Terminate", "Trigger", "Window", "end", "seal",
 ]  # fmt: skip

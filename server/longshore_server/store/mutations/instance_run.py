@@ -19,14 +19,9 @@ from longshore_server.store.instances import (
 )
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
-from longshore_server.store.mutations.instance import End, end, seal
+from longshore_server.store.mutations.instance import IDLE, End, end, seal
 from longshore_server.store.outbox import Outbox
 from longshore_server.store.transaction import Transaction
-
-IDLE: Mapping[str, Any] = {
-    "under_way": False, "work_entry": None, "work_timer": None, "planned": None, "retry_at": None, "begun": None,
-    "attempt": 0, "failures": 0, "crashes": 0,
-}  # fmt: skip
 
 
 class Work(NamedTuple):
@@ -54,11 +49,12 @@ class BeginRun(Mutation[Work | None]):
         record = ledger.get(self.uid)
         if record is None or record.due is None or record.due > tx.now:
             return None
-        facts: dict[str, Any] = {"attempt": record.attempt + 1}
+        now = max(tx.now, record.updated)
+        facts: dict[str, Any] = {"attempt": record.attempt + 1, "begun": record.begun or now}
         if not record.working or record.overtaken:
             record, facts = _next(ledger, record)
-            facts.update(attempt=1, failures=0, crashes=0, begun=max(tx.now, record.updated))
-        facts.update(under_way=True, retry_at=None, fence=record.fence + 1, attempt_begun=max(tx.now, record.updated))
+            facts.update(attempt=1, failures=0, crashes=0, begun=now)
+        facts.update(under_way=True, retry_at=None, fence=record.fence + 1, attempt_begun=now)
         record = ledger.make(record, Move.BEGIN, **facts)
         entry = None if record.work_entry is None else ledger.entry(record.uid, record.work_entry)
         return Work(record, entry, ledger.state(record.uid))
