@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from longshore_client.tracing import Tracing
 
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
@@ -123,6 +125,11 @@ class Calls:
         self.download: StreamRpc[transfers.DownloadRequest, transfers.DownloadResponse] = self._stream(
             "Download", transfers.DownloadRequest, transfers.DownloadResponse, _TRANSFERS
         )
+
+    def unary(self, path: str, request: type[RequestT], response: type[ResponseT]) -> UnaryRpc[RequestT, ResponseT]:
+        """Return a method that is not among those that are looked up at once."""
+        found: UnaryRpc[RequestT, ResponseT] = self._unary(path, request, response, "")
+        return found
 
     def _unary(self, method: str, request: Any, response: Any, service: str = _OPERATIONS) -> Any:
         path = service + method

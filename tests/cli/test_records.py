@@ -98,7 +98,7 @@ async def test_steps_that_failed_and_steps_that_were_kept(lab: Lab, run: Run) ->
 
 
 async def test_all_pages_are_shown(lab: Lab, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_PAGE", 2)
+    monkeypatch.setattr(records, "PAGE", 2)
 
     @lab.plays
     async def handler(request, op):

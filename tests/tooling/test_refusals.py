@@ -150,12 +150,21 @@ def test_every_kind_of_gate_is_crossed() -> None:
     assert {type.owned for type in TYPES.values()} == {True, False}
 
 
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Everything that can be run, by what is typed for it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
+
+
 def test_every_verb_that_calls_the_server_has_its_row() -> None:
-    context = click.Context(cli)
-    verbs = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
-    calling = {
-        name for name, verb in verbs.items() if verb and any("--server" in option.opts for option in verb.params)
-    }
+    verbs = dict(commands(cli))
+    calling = {name for name, verb in verbs.items() if any("--server" in option.opts for option in verb.params)}
     without, stale = sorted(calling - VERBS.keys()), sorted(VERBS.keys() - calling)
     assert not without, f"{', '.join(without)}: add a verb to tests/server/auth/table.py"
     assert not stale, "these verbs are no more"

@@ -36,6 +36,7 @@ _COMMANDS = {
     "delete": _Command("longshore_client.cli.ended", "delete", "cli", "Delete operations that have ended."),
     "logs": _Command("longshore_client.cli.records", "logs", "cli", "Show what an operation's code has logged."),
     "steps": _Command("longshore_client.cli.records", "steps", "cli", "Show what became of an operation's steps."),
+    "jobs": _Command("longshore_client.cli.jobs", "jobs", "cli", "Show and steer the jobs behind operations."),
     "upload": _Command(
         "longshore_client.cli.bytes", "upload", "cli", "Start an operation that takes bytes, and send a file."
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +17,11 @@ from longshore_client.cli.text import shown
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-_PAGE = 500
-_LEVELS = {"info": LogLine.LEVEL_INFO, "warn": LogLine.LEVEL_WARN, "error": LogLine.LEVEL_ERROR}
-_NAMES = {number: name for name, number in _LEVELS.items()}
+    from longshore_client.calls import UnaryRpc
+
+PAGE = 500
+LEVELS = {"info": LogLine.LEVEL_INFO, "warn": LogLine.LEVEL_WARN, "error": LogLine.LEVEL_ERROR}
+_NAMES = {number: name for name, number in LEVELS.items()}
 _COLORS = {"warn": "yellow", "error": "red"}
 
 _LOGS_EPILOG = """\b
@@ -38,17 +40,34 @@ Examples:
 
 @click.command("logs", epilog=_LOGS_EPILOG)
 @click.argument("name")
-@click.option("--level", type=click.Choice(list(_LEVELS)), default="info", show_default=True, help="The least to show.")
+@click.option("--level", type=click.Choice(list(LEVELS)), default="info", show_default=True, help="The least to show.")
 @with_session
 async def logs(session: Session, name: str, level: str) -> None:
     """Show what the code of the operation NAME has logged, its latest lines, in order.
 
     Callers need the capability longshore.provider.
     """
-    request = control.ListLogsRequest(name=operation_name(name), level=_LEVELS[level], page_size=_PAGE)
+    request = control.ListLogsRequest(name=operation_name(name), level=LEVELS[level], page_size=PAGE)
+    await show_logs(session, session.channel.calls.list_logs, request)
+
+
+@click.command("steps", epilog=_STEPS_EPILOG)
+@click.argument("name")
+@with_session
+async def steps(session: Session, name: str) -> None:
+    """Show what became of the steps of the operation NAME, in each attempt, in the order in which they ended.
+
+    Callers need the capability longshore.provider.
+    """
+    request = control.ListStepsRequest(name=operation_name(name), page_size=PAGE)
+    await show_steps(session, session.channel.calls.list_steps, request)
+
+
+async def show_logs(session: Session, rpc: UnaryRpc[Any, Any], request: Any) -> None:
+    """Print all pages of a log, of an operation or of a job."""
     count = 0
     while True:
-        page = await session.channel.invoke(session.channel.calls.list_logs, request)
+        page = await session.channel.invoke(rpc, request)
         if count == 0 and page.dropped_lines and not session.json:
             click.echo(f"the first {page.dropped_lines} lines are not kept any more", err=True)
         for line in page.lines:
@@ -61,18 +80,11 @@ async def logs(session: Session, name: str, level: str) -> None:
         click.echo("no lines", err=True)
 
 
-@click.command("steps", epilog=_STEPS_EPILOG)
-@click.argument("name")
-@with_session
-async def steps(session: Session, name: str) -> None:
-    """Show what became of the steps of the operation NAME, in each attempt, in the order in which they ended.
-
-    Callers need the capability longshore.provider.
-    """
-    request = control.ListStepsRequest(name=operation_name(name), page_size=_PAGE)
+async def show_steps(session: Session, rpc: UnaryRpc[Any, Any], request: Any) -> None:
+    """Print all pages of outcomes of steps, of an operation or of a job."""
     count = 0
     while True:
-        page = await session.channel.invoke(session.channel.calls.list_steps, request)
+        page = await session.channel.invoke(rpc, request)
         for step in page.steps:
             _print_step(session, step)
         count += len(page.steps)

@@ -283,11 +283,19 @@ class Verb(NamedTuple):
     types: tuple[str, ...] = ("Gated", "Own")
     then: Row | None = None
     """The row of the RPC that follows, for whom the first one lets through."""
+    says: str = ""
+    """The refusal, as a pattern, that counts as OK; empty: none does."""
 
 
 def of_one(rpc: str, verb: str, *more: str) -> Verb:
     """A verb about one operation."""
     return Verb(ROWS[OPERATIONS + rpc][0], lambda type, name: (verb, name, *more))
+
+
+def of_job(rpc: str, verb: str, *arguments: str) -> Verb:
+    """A verb of `longshore jobs`. What it names is none: for who may ask, the server says so."""
+    says = r"error: .*is not of the form jobs/.*|error: This server has no queues/.*" if arguments else ""
+    return Verb(ROWS[JOBS + rpc][0], lambda type, name: ("jobs", verb, *arguments), ("Gated",), says=says)
 
 
 def of_all(rpc: str, verb: str) -> Verb:
@@ -316,4 +324,17 @@ VERBS: dict[str, Verb] = {
     "logs": Verb(ROWS[CONTROL + "ListLogs"][0], lambda type, name: ("logs", name)),
     "steps": Verb(ROWS[CONTROL + "ListSteps"][0], lambda type, name: ("steps", name)),
     "types": of_all("ListTypes", "types"),
+    "jobs ls": of_job("ListJobs", "ls"),
+    "jobs dead": of_job("ListJobs", "dead"),
+    "jobs get": of_job("GetJob", "get", "none"),
+    "jobs logs": of_job("ListJobLogs", "logs", "none"),
+    "jobs steps": of_job("ListJobSteps", "steps", "none"),
+    "jobs retry": of_job("RetryJob", "retry", "none"),
+    "jobs cancel": of_job("CancelJob", "cancel", "none"),
+    "jobs replay": of_job("ReplayDeadLetters", "replay", "--all"),
+    "jobs dismiss": of_job("DismissDeadLetters", "dismiss", "--all"),
+    "jobs queues": of_job("ListQueues", "queues"),
+    "jobs pause": of_job("PauseQueue", "pause", "none"),
+    "jobs resume": of_job("ResumeQueue", "resume", "none"),
+    "jobs workers": of_job("ListWorkers", "workers"),
 }  # fmt: skip

@@ -362,6 +362,18 @@ async def test_a_retry_goes_on_from_the_failed_step_or_begins_anew(yard: Yard) -
     assert "COMPLETED" in status.message
 
 
+async def test_the_answer_to_a_retry_knows_of_the_room_that_its_key_has(yard: Yard) -> None:
+    load = failing(yard, key="{name}", max_queued=9)
+    await yard.start()
+    refs = [await load.create(Load(fails=1)) for _ in range(2)]
+    await ended(yard, *refs)
+    await admin(yard).PauseQueue(pb.PauseQueueRequest(name="queues/load"))
+    answers = [await admin(yard).RetryJob(pb.RetryJobRequest(name=ref.name)) for ref in refs]
+    assert [answer.stand for answer in answers] == [S.STAND_READY, S.STAND_BLOCKED]
+    shown = [await admin(yard).GetJob(pb.GetJobRequest(name=ref.name)) for ref in refs]
+    assert [job.revision for job in shown] == [answer.revision for answer in answers]
+
+
 async def test_a_job_of_a_queue_that_is_no_more_is_not_run_again_but_dismissed(
     make_yard: Callable[..., Yard],
 ) -> None:

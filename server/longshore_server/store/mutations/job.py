@@ -234,7 +234,9 @@ class RetryJob(Mutation[JobRecord]):
         )  # fmt: skip
         if self.fresh:
             jobs.forget_journal(record.uid)
-        return record
+        if record.key:
+            jobs.flush()  # its key may have room
+        return jobs.head(record.uid)
 
 
 @dataclass(slots=True)
