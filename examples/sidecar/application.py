@@ -79,9 +79,9 @@ async def main(address: str) -> None:
     """Until told to end."""
     loop = asyncio.get_running_loop()
     numbers = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(numbers), sys.stdin)
+    pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(numbers), sys.stdin)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, numbers.feed_eof)
+        loop.add_signal_handler(number, pipe.close)
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel, asyncio.TaskGroup() as orders:
         shop = Shop(channel)
         async for line in numbers:

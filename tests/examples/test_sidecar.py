@@ -131,7 +131,7 @@ def loopback() -> str:
 
 
 @pytest.mark.parametrize(
-    ("make", "drain"), [(lambda: "", 0.3), (loopback, 20.0)], ids=["socket, cut short", "loopback, drained"]
+    ("make", "drain"), [(lambda: "", 0.3), (loopback, 4.0)], ids=["socket, cut short", "loopback, drained"]
 )
 async def test_a_rolling_restart_under_load_loses_nothing(
     directory: Path, make: Callable[[], str], drain: float
@@ -160,11 +160,14 @@ async def test_a_rolling_restart_under_load_loses_nothing(
         ends = [event for event in events if event.WhichOneof("event") in ("completed", "failed", "cancelled")]
         assert (state, ends) == (OperationSnapshot.STATE_COMPLETED, events[-1:]), name
         assert [event.sequence for event in events] == list(range(1, len(events) + 1)), name
-    assert effects == {(order, kind): 1 for order in pod.accepted for kind in ("reserve", "charge", "ship")}
+    for kind in ("charge", "ship"):
+        assert Counter(order for order in pod.accepted for row in effects if {order, kind} <= row) == dict.fromkeys(
+            pod.accepted, 1
+        ), f"{kind}: each once, under one key"
 
 
-def read(data: Path) -> tuple[dict[str, tuple[int, list[OperationEvent]]], Counter[tuple[str, str]]]:
-    """Every operation by name, with its state and its events; and how often each effect was made in the world."""
+def read(data: Path) -> tuple[dict[str, tuple[int, list[OperationEvent]]], list[set[Any]]]:
+    """Every operation by name, with its state and its events; and what the ledger has of each effect in the world."""
     with contextlib.closing(sqlite3.connect(f"file:{data / 'longshore.db'}?mode=ro", uri=True)) as database:
         found = {
             f"operations/{id}": (
@@ -177,7 +180,7 @@ def read(data: Path) -> tuple[dict[str, tuple[int, list[OperationEvent]]], Count
             for uid, id, state in database.execute("SELECT uid, id, state FROM operations")
         }
     with contextlib.closing(sqlite3.connect(f"file:{data / 'ledger.db'}?mode=ro", uri=True)) as database:
-        return found, Counter(database.execute("SELECT order_id, kind FROM effects"))
+        return found, [set(row) for row in database.execute("SELECT * FROM effects")]
 
 
 async def test_an_application_whose_input_ends_finishes_what_it_has_taken(directory: Path) -> None:
