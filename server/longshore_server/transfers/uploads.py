@@ -16,15 +16,16 @@ from pathlib import Path
 from longshore_server.clock import Clock, Timer
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.lifecycle import UploadState
-from longshore_server.store.mutations import CommitUpload, FailUpload
+from longshore_server.store.mutations import FailUpload
 from longshore_server.store.mutations.transfer import open_upload, upload_refusal
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store
 from longshore_server.store.transfers import MAX_CHUNK, MAX_PARTS, UploadRecord, upload_name
-from longshore_server.transfers import staging
+from longshore_server.transfers import committing, staging
+from longshore_server.transfers.files import Files
 from longshore_server.transfers.placing import Placing
-from longshore_server.transfers.sending import Sending, failed
-from longshore_server.transfers.staging import Digests, LostError, StagedPart
+from longshore_server.transfers.sending import Sending
+from longshore_server.transfers.staging import StagedPart
 from longshore_server.transfers.stores import Store as ByteStore
 from longshore_server.transfers.threads import in_thread
 from longshore_server.transfers.turns import TELL, Pace, Turns
@@ -64,12 +65,12 @@ class Uploads:
         self._store = store
         self._clock = clock
         self._stores = stores
-        self._folder = folder
         self._load = load
         self._open: dict[bytes, _Open] = {}
-        self.placing = Placing(store, clock, stores, self._staging, load)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._turns = Turns(store, clock)
+        self._files = Files(store, stores, folder, load, self._turns)
+        self.placing = Placing(store, clock, stores, self._files.folder, load)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: ServiceError | None = None
         self._started = asyncio.Event()
         self.bytes: Counter[str] = Counter()
@@ -83,7 +84,7 @@ class Uploads:
     async def start(self, pending: Iterable[bytes]) -> None:
         """Go on with what the last server left: `pending` are the operations whose uploads have not ended."""
         uids = list(pending)
-        for folder in {self._staging(name) for name in self._stores}:
+        for folder in {self._files.folder(name) for name in self._stores}:
             await in_thread(staging.sweep, folder, uids)
         for uid in uids:
             self.follow(await self._load(uid))
@@ -152,11 +153,9 @@ class Uploads:
                     upload = open_upload(await self._load(uid))
                 if self._open.get(uid) is not entry:
                     continue
-                file = entry.parts.get(part)
-                if file is None:
-                    file = entry.parts[part] = StagedPart(staging.part_path(self._staging(upload.store), uid, part))
+                file = self._part(entry, uid, upload.store, part)
                 size = upload.parts[part] if part < len(upload.parts) else 0
-                await self._open_file(uid, file, size)
+                await self._files.open(uid, file, size)
                 if self._open.get(uid) is not entry:
                     # It has failed meanwhile: nobody would end this call, and the file may be there anew.
                     await in_thread(file.close)
@@ -205,11 +204,7 @@ class Uploads:
         record = await self._load(uid)
         upload = _upload(record)
         if upload.state is UploadState.OPEN:
-            if upload.require_checksum and not sha256:
-                raise ServiceError(
-                    Reason.CHECKSUM_REQUIRED, f"{upload_name(uid)}: the commit must name the object's SHA-256.",
-                    resource=upload_name(uid),
-                )  # fmt: skip
+            committing.check_wanted(uid, upload, sha256)
             if own is not None:
                 await own.settle()
                 own.detach()
@@ -219,9 +214,17 @@ class Uploads:
                 for sending in list(entry.sendings.values()):
                     if sending is not own:
                         await self._take_over(entry, uid, sending)
-                record = await self._commit(uid, entry, total, sha256)
-        else:
-            _check_same(uid, upload, total, sha256)
+                record = await self._load(uid)
+                upload = _upload(record)
+                if upload.state is UploadState.OPEN:
+                    # Parts that came at the same time did not know of each other.
+                    self._check_size(uid, upload, upload.committed)
+                    record = await committing.commit(
+                        self._store, self._files, uid, upload, self._part(entry, uid, upload.store, 0), total, sha256,
+                        is_open=0 in entry.sendings, given_up=lambda: self._open.get(uid) is not entry,
+                    )  # fmt: skip
+        if upload.state is not UploadState.OPEN:
+            committing.check_same(uid, upload, total, sha256)
         if _upload(record).state is UploadState.COMMITTING:
             # Until then nobody sees to what the last server has left.
             await self._started.wait()
@@ -335,7 +338,7 @@ class Uploads:
         """Drop the bytes of an upload that has failed, once nobody writes to them any more."""
         for sending in sendings:
             await sending.close()
-        await in_thread(staging.remove, self._staging(store), uid)
+        await self._files.remove(uid, store)
 
     async def _take_over(self, entry: _Open, uid: bytes, sending: Sending) -> None:
         """End the call that has a part, once what it has sent is recorded. Until then it has the part, whatever
@@ -347,85 +350,10 @@ class Uploads:
         if entry.sendings.get(sending.part) is sending:
             del entry.sendings[sending.part]
 
-    async def _commit(self, uid: bytes, entry: _Open, total: int, sha256: bytes) -> OperationRecord:
-        record = await self._load(uid)
-        upload = _upload(record)
-        if upload.state is not UploadState.OPEN:
-            _check_same(uid, upload, total, sha256)
-            return record
-        name = upload_name(uid)
-        self._check_size(uid, upload, upload.committed)  # parts that came at the same time did not know of each other
-        if upload.committed != total:
-            problem = ServiceError(
-                Reason.SIZE_MISMATCH, f"{name}: {upload.committed} bytes have come, and the commit says {total}.",
-                resource=name, metadata={"committed_size": str(upload.committed)},
-            )  # fmt: skip
-        else:
-            try:
-                async with self._turns.again:
-                    digests = await self._digests(uid, entry, upload)
-            except (OSError, LostError) as error:
-                raise await self._unread(uid, error) from error
-            if not sha256 or sha256 == digests.sha256:
-                try:
-                    commit = CommitUpload(uid, upload.parts, digests.sha256, digests.crc32c)
-                    return await self._store.writer.submit(commit)
-                except ServiceError:
-                    if self._open.get(uid) is not entry:
-                        # It was given up while its parts were put together.
-                        await in_thread(staging.remove, self._staging(upload.store), uid)
-                    raise
-            problem = ServiceError(
-                Reason.DIGEST_MISMATCH, f"{name}: the bytes that have come have another SHA-256 than the commit says.",
-                resource=name, metadata={"sha256": digests.sha256.hex()},
-            )  # fmt: skip
-        if upload.drop_mismatch:
-            await self._store.writer.submit(FailUpload(uid, problem.reason))
-        raise problem
-
-    async def _digests(self, uid: bytes, entry: _Open, upload: UploadRecord) -> Digests:
-        folder = self._staging(upload.store)
-        if len(upload.parts) > 1:
-            return await self._turns.run(staging.join, folder, uid, upload.parts)
-        file = entry.parts.get(0)
-        if file is None:
-            file = entry.parts[0] = StagedPart(staging.part_path(folder, uid, 0))
-        opened = 0 not in entry.sendings
-        if opened:
-            await self._open_file(uid, file, upload.parts[0])
-        try:
-            return await self._turns.run(file.digests)
-        finally:
-            if opened:
-                file.close()
-
-    async def _open_file(self, uid: bytes, file: StagedPart, size: int) -> None:
-        """Open a part after `size` bytes. Raises `ServiceError`; bytes that are gone end the upload."""
-        try:
-            await in_thread(file.open, size)
-        except BaseException as error:
-            # Also where the caller has gone while it was opened.
-            file.close()
-            if isinstance(error, (OSError, LostError)):
-                raise await self._unread(uid, error) from error
-            raise
-
-    async def _unread(self, uid: bytes, error: OSError | LostError) -> ServiceError:
-        """What a call is told of a file that could not be read."""
-        upload = _upload(await self._load(uid))
-        if upload.state is UploadState.FAILED:
-            return upload_refusal(uid, upload)  # it was given up meanwhile, and its files with it
-        if isinstance(error, LostError):
-            # Acknowledged, and gone: nothing that comes after it could make the object whole.
-            log.critical("%s has lost bytes: %s", upload_name(uid), error)
-            await self._store.writer.submit(FailUpload(uid, Reason.OBJECT_CORRUPT))
-        else:
-            log.error("%s: %s", upload_name(uid), error)
-        return failed(uid, error)
-
-    def _staging(self, store: str) -> Path:
-        found = self._stores[store].staging
-        return self._folder if found is None else found
+    def _part(self, entry: _Open, uid: bytes, store: str, part: int) -> StagedPart:
+        if part not in entry.parts:
+            entry.parts[part] = self._files.part(uid, store, part)
+        return entry.parts[part]
 
     def _check_size(self, uid: bytes, upload: UploadRecord, size: int) -> None:
         limit = self._stores[upload.store].max_object_bytes
@@ -448,20 +376,3 @@ def _upload(record: OperationRecord) -> UploadRecord:
         name = upload_name(record.uid)
         raise ServiceError(Reason.UPLOAD_NOT_FOUND, f"There is no {name}.", resource=name)
     return record.upload
-
-
-def _check_same(uid: bytes, upload: UploadRecord, total: int, sha256: bytes) -> None:
-    """A commit once more: of the same bytes. Raises `ServiceError`."""
-    name = upload_name(uid)
-    if upload.state is UploadState.FAILED:
-        raise upload_refusal(uid, upload)
-    if upload.total != total:
-        raise ServiceError(
-            Reason.SIZE_MISMATCH, f"{name} is committed with {upload.total} bytes, not {total}.", resource=name,
-            metadata={"committed_size": str(upload.committed)},
-        )  # fmt: skip
-    if sha256 and sha256 != upload.sha256:
-        raise ServiceError(
-            Reason.DIGEST_MISMATCH, f"{name} is committed with another SHA-256.", resource=name,
-            metadata={"sha256": upload.sha256.hex()},
-        )  # fmt: skip

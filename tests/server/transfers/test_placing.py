@@ -21,7 +21,7 @@ from tests.conftest import refused
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import upload
 from tests.server.transfers.test_owned import collected
-from tests.server.transfers.test_upload import DATA, staged, stored, waiting
+from tests.server.transfers.uploading import DATA, staged, stored, waiting
 
 State = operation_pb2.UploadGrant.State
 SECRET = "bucket.internal:9000/prefix"

@@ -13,7 +13,7 @@ from longshore_server.transfers.stores import LocalStore
 from tests.conftest import reason_of_end
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, commit, header, send
-from tests.server.transfers.test_upload import DATA, State, waiting
+from tests.server.transfers.uploading import DATA, State, waiting
 
 
 @pytest.fixture

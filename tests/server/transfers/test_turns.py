@@ -20,7 +20,7 @@ from longshore_server.transfers.staging import Chunk, StagedPart
 from longshore_server.transfers.turns import AT_ONCE, RECORDS, TELL, THREADS, Turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, commit
-from tests.server.transfers.test_upload import State, sending, waiting
+from tests.server.transfers.uploading import State, sending, waiting
 
 
 @dataclass

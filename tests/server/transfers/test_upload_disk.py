@@ -15,7 +15,7 @@ from longshore_server.transfers import sending
 from tests.conftest import refused, retry_after
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunks, commit, header, send
-from tests.server.transfers.test_upload import DATA, stored, waiting
+from tests.server.transfers.uploading import DATA, stored, waiting
 
 State = operation_pb2.UploadGrant.State
 

@@ -16,13 +16,13 @@ import pytest
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
-from longshore_server.transfers import staging, uploads
+from longshore_server.transfers import files, staging
 from longshore_server.transfers.staging import StagedPart
 from longshore_server.transfers.threads import in_thread
 from tests.conftest import reason_of_end, refused, turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send
-from tests.server.transfers.test_upload import DATA, State, sending, staged, stored, waiting
+from tests.server.transfers.uploading import DATA, State, sending, staged, stored, waiting
 
 
 def descriptors() -> int:
@@ -56,7 +56,7 @@ async def test_who_goes_while_its_file_is_opened_leaves_it_closed(
     await query(lab, name)
     before = descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(uploads, "in_thread", slow)
+        patch.setattr(files, "in_thread", slow)
         patch.setattr(lab.engine.transfers.uploads, "_begin", begins)
         call = lab.transfers.Upload()
         await call.write(header(name))
@@ -223,7 +223,7 @@ async def test_bytes_that_go_with_their_upload_are_not_lost(
             await lab.catch_up()
         on.set()
         assert (await refused(calling))[1] == "UPLOAD_ABORTED"
-    assert [entry.message for entry in caplog.records if entry.name == uploads.__name__] == []
+    assert [entry.message for entry in caplog.records if entry.name == files.__name__] == []
 
 
 async def test_a_folder_that_is_away_ends_nothing(lab: BytesLab) -> None:

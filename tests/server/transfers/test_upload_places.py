@@ -12,7 +12,7 @@ from google.bytestream.bytestream_pb2_grpc import ByteStreamStub
 from tests.conftest import refused, retry_after, turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, commit, header, send, upload
-from tests.server.transfers.test_upload import DATA, State, sending, waiting
+from tests.server.transfers.uploading import DATA, State, sending, waiting
 
 
 async def test_transfers_under_way_are_bounded(tmp_path: Path) -> None:

@@ -1,0 +1,236 @@
+"""S3 alone: parts, what remains of them, buckets, URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+
+from longshore_server import ObjectError, ObjectInfo, Reason
+from longshore_server.transfers.stores.remote import RemoteStore
+from tests.server.transfers.buckets import LocalS3
+from tests.server.transfers.stores.pushing import LARGE, Make, adopt, stage
+from tests.server.transfers.stores.staged import read, refused
+
+
+async def test_files_of_others_are_objects_of_which_little_is_known(make: Make, s3: LocalS3) -> None:
+    store = await make()
+    for facts in ({}, {"longshore": "{"}, {"longshore": "[]"}):
+        s3.put("pre/fix/theirs", b"theirs", facts)
+        info = await store.stat("theirs")
+        assert (info.size, info.sha256, info.crc32c, info.metadata) == (6, "", None, {})
+        assert info.content_type == "text/html"
+    s3.put("elsewhere", b"", {})
+    assert [info.key for info in await store.list()] == ["theirs"]
+
+
+async def test_a_large_object_goes_to_s3_in_parts_and_goes_on_after_a_restart(
+    make: Make, s3: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had arrived when the server died is not sent again: by a new store, from what was kept of the old one."""
+    staged, kept = stage(tmp_path, "0190", LARGE), []
+    sent: list[int] = []
+
+    async def save(state: bytes) -> None:
+        kept.append(state)
+
+    async def push(store: Any, *, state: bytes, dies_at: int | None) -> ObjectInfo:
+        upload_part = store._client.upload_part
+
+        async def counted(**request: Any) -> Any:
+            if request["PartNumber"] == dies_at:
+                raise Died
+            sent.append(request["PartNumber"])
+            return await upload_part(**request)
+
+        store._client.upload_part = counted
+        return await adopt(store, staged, overwrite=False, state=state, save=save)
+
+    monkeypatch.setattr("longshore_server.transfers.stores.s3.AT_ONCE", 1)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await push(await make(), state=b"", dies_at=2)
+    assert caught.group_contains(Died)
+    assert (sent, s3.objects, s3.uploads, len(kept)) == ([1], [], 1, 1)
+    info = await push(await make(), state=kept[0], dies_at=None)
+    assert (sent, s3.objects, s3.uploads, len(kept)) == ([1, 2, 3], ["pre/fix/a/b"], 0, 1)
+    assert not staged.exists()
+    store = await make()
+    assert await read(store, "a/b") == LARGE
+    assert info == await store.stat("a/b")
+    # And once more, as after a death just before what is done could be recorded.
+    assert await adopt(store, staged, overwrite=False, state=kept[0], save=save) == info
+
+
+class Died(BaseException):
+    """What a killed process does: nothing more."""
+
+
+async def test_an_upload_that_s3_has_forgotten_begins_anew(make: Make, s3: LocalS3, tmp_path: Path) -> None:
+    """Buckets may have a rule that removes what nobody completes."""
+    store = await make()
+    kept = [b'{"upload":"forgotten","part":8388608}']
+
+    async def save(state: bytes) -> None:
+        kept.append(state)
+
+    await adopt(store, stage(tmp_path, "0190", LARGE), state=kept[0], save=save)
+    assert len(kept) == 2
+    assert await read(store, "a/b") == LARGE
+    assert s3.uploads == 0
+
+
+async def test_parts_that_lose_their_place_to_another_object_are_removed(
+    make: Make, s3: LocalS3, tmp_path: Path
+) -> None:
+    store: Any = await make()
+    complete = store._client.complete_multipart_upload
+
+    async def late(**request: Any) -> Any:
+        s3.put("pre/fix/a/b", b"theirs", {})
+        return await complete(**request)
+
+    async def save(state: bytes) -> None:
+        kept.append(state)
+
+    kept: list[bytes] = []
+    store._client.complete_multipart_upload = late
+    staged = stage(tmp_path, "0190", LARGE)
+    for _ in range(2):
+        with refused(Reason.OBJECT_EXISTS):
+            await adopt(store, staged, overwrite=False, state=kept[0] if kept else b"", save=save)
+    assert (await read(store, "a/b"), s3.uploads) == (b"theirs", 0)
+
+
+async def test_parts_of_an_earlier_server_are_removed_when_another_object_has_their_place(
+    make: Make, s3: LocalS3, tmp_path: Path
+) -> None:
+    store: Any = await make()
+    upload = (await store._client.create_multipart_upload(Bucket="bucket", Key="pre/fix/a/b"))["UploadId"]
+    await store.put("a/b", b"another")
+    assert s3.uploads == 1
+    with refused(Reason.OBJECT_EXISTS):
+        state = b'{"upload":"%s","part":8388608}' % upload.encode()
+        await adopt(store, stage(tmp_path, "0190", LARGE), overwrite=False, state=state)
+    assert s3.uploads == 0
+
+
+async def test_no_large_object_stands_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library sends what is conditional in one request: a large object is sent without, and then copied with."""
+    store = RemoteStore("memory:///")
+    await store.start("uploads", tmp_path / "uploads")
+    sent: list[tuple[str, Any]] = []
+    put = obstore.put_async
+
+    async def recorded(bucket: Any, key: str, staged: Path, *, mode: Any, **options: Any) -> Any:
+        sent.append((key, mode))
+        return await put(bucket, key, staged, mode=mode, **options)
+
+    monkeypatch.setattr(obstore, "put_async", recorded)
+    await adopt(store, stage(tmp_path, "small", b"x"), "small", overwrite=False)
+    await adopt(store, stage(tmp_path, "large", LARGE), "large", overwrite=False)
+    await adopt(store, stage(tmp_path, "again", LARGE), "large")
+    assert sent == [("small", "create"), (".longshore/large", "overwrite"), ("large", "overwrite")]
+    assert not await obstore.list(store._bucket, ".longshore").collect_async(), "nothing is left aside"
+
+
+async def test_parts_whose_push_is_cancelled_are_removed_unless_it_goes_on(
+    make: Make, s3: LocalS3, tmp_path: Path
+) -> None:
+    store: Any = await make()
+    begun = asyncio.Event()
+
+    async def hang(**_: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def save(_: bytes) -> None: ...
+
+    store._client.upload_part = hang
+    for left, keeps in ((0, None), (1, save)):
+        task = asyncio.create_task(adopt(store, stage(tmp_path, "0190", LARGE), save=keeps))
+        begun.clear()
+        await begun.wait()
+        assert s3.uploads == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert s3.uploads == left
+
+
+async def test_an_answer_that_is_lost_does_not_fail_what_is_done(make: Make, tmp_path: Path) -> None:
+    store: Any = await make()
+    complete = store._client.complete_multipart_upload
+
+    async def lost(**request: Any) -> Any:
+        await complete(**request)
+        raise ConnectionResetError("on the way back")
+
+    store._client.complete_multipart_upload = lost
+    info = await adopt(store, stage(tmp_path, "0190", LARGE), overwrite=False)
+    assert info == await store.stat("a/b")
+
+
+async def test_anybody_can_fetch_from_a_presigned_url_without_a_key(make: Make) -> None:
+    store = await make()
+    await store.put("a/\u00e9 b", b"hello", content_type="text/plain")
+    url = await store.presign("a/\u00e9 b", 60)
+
+    def fetch() -> tuple[bytes, str | None]:
+        with urllib.request.urlopen(url) as answer:
+            return answer.read(), answer.headers["Content-Type"]
+
+    assert await asyncio.to_thread(fetch) == (b"hello", "text/plain")
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3, 7 * 24 * 3600 + 1])
+async def test_a_url_is_good_for_a_second_to_a_week(make: Make, seconds: float) -> None:
+    store = await make()
+    with pytest.raises(ValueError, match="1 to 604800 seconds"):
+        await store.presign("key", seconds)
+    assert "X-Amz-Expires=604800" in await store.presign("key", 604_800)
+
+
+async def test_a_bucket_that_is_not_there_has_to_be_made_by_somebody(make: Make, s3: LocalS3, tmp_path: Path) -> None:
+    store: Any = await make()
+    store._name = "no-such-bucket"
+    with pytest.raises(ObjectError) as caught:
+        await adopt(store, stage(tmp_path, "0190", LARGE))
+    assert (caught.value.reason, caught.value.lasting) == (Reason.STORE_UNAVAILABLE, True)
+
+
+async def test_what_is_given_up_leaves_nothing_and_one_that_could_not_be_noted_neither(
+    make: Make, s3: LocalS3, tmp_path: Path
+) -> None:
+    store: Any = await make()
+    kept: list[bytes] = []
+
+    async def save(state: bytes) -> None:
+        kept.append(state)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await adopt(store, stage(tmp_path, "0190", LARGE), save=save)
+    assert await uploads_of(store) == 0
+
+    async def stops(state: bytes) -> None:
+        kept.append(state)
+        store._send_parts = fails
+
+    async def fails(*_: Any) -> None:
+        raise ObjectError(Reason.STORE_UNAVAILABLE, "away")
+
+    with refused(Reason.STORE_UNAVAILABLE):
+        await adopt(store, stage(tmp_path, "0190", LARGE), save=stops)
+    assert await uploads_of(store) == 1
+    for _ in range(2):
+        await store.give_up("a/b", kept[-1])
+    assert await uploads_of(store) == 0
+
+
+async def uploads_of(store: Any) -> int:
+    """How many multipart uploads the bucket has."""
+    return len((await store._client.list_multipart_uploads(Bucket=store._name)).get("Uploads", []))
