@@ -8,8 +8,13 @@ import os
 import re
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from longshore_server import EventSink, LifecycleEvent
+from longshore_server.config import load
+from longshore_server.store.outbox import EventType
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guides/telemetry.md").read_text("utf-8")
@@ -92,6 +97,37 @@ def shown() -> list[tuple[str, str | None]]:
     return found
 
 
+async def test_the_sinks_are_understood_and_take_events(tmp_path: Path) -> None:
+    (settings,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "settings.toml").write_text(settings)
+    sinks = load({}, {}, tmp_path / "settings.toml").sinks
+    assert [(sink.name, type(sink.make({})).__name__) for sink in sinks] == [
+        ("log", "LogSink"), ("otel", "OtelSink"), ("ingest", "HttpSink"),
+    ]  # fmt: skip
+    (code,) = re.findall(r"^```py\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    kept: dict[str, Any] = {}
+
+    class Ledger:
+        async def add(self, id: str, event: dict[str, Any]) -> None:
+            kept[id] = event
+
+    names: dict[str, Any] = {
+        "EventSink": EventSink, "Orders": object, "ledger": Ledger(), "Server": lambda _, sinks: sinks
+    }  # fmt: skip
+    exec(code, names)
+    event = LifecycleEvent("1", "job.started", datetime.now(UTC), "jobs/1", "job", "reserve")
+    await names["server"]["audit"].deliver([event])
+    assert kept["1"]["type"] == "job.started"
+
+
+def test_every_event_and_every_member_is_in_the_guide() -> None:
+    for type in EventType:
+        assert f"| `{type}` |" in GUIDE
+    event = LifecycleEvent("1", "job.started", datetime.now(UTC), "jobs/1", "job", "reserve")
+    for name in event.to_json():
+        assert f"`{name}`" in GUIDE
+
+
 def test_every_block_has_its_part_here() -> None:
     assert len(shown()) == 6
-    assert GUIDE.count("```") == 8
+    assert GUIDE.count("```") == 12
