@@ -152,8 +152,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
-            self.wait(self._to_the_end())
-            self.wait(self.world.harness.stop())
+            try:
+                self.wait(self._to_the_end())
+            finally:
+                self.wait(self.world.harness.stop())
         self.loop.close()
         self.folder.cleanup()
 
