@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from longshore_client import blocking as blocking
     from longshore_client.channel import Channel, connect
     from longshore_client.credentials import tls
+    from longshore_client.debounce import DebounceCleared, DebounceClient, DebounceFlushed, DebounceSnapshot, EventAdded
     from longshore_client.errors import (
         Aborted,
         AlreadyExists,
@@ -60,11 +61,14 @@ if TYPE_CHECKING:
         Transfer,
     )
     from longshore_client.grants import DownloadGrant, ReceiveProgress, SendProgress, UploadGrant, UploadState
+    from longshore_client.instances import InstanceChange, InstanceSnapshot, InstanceState, InstanceStatus
     from longshore_client.method import OperationMethod, UploadMethod
     from longshore_client.operation import OperationHandle, SentSignal
+    from longshore_client.recurring import RecurringClient, RecurringSnapshot, RecurringStarted, RecurringTriggered
     from longshore_client.retry import Retry
     from longshore_client.snapshot import PendingSignal, Snapshot
     from longshore_client.state import State
+    from longshore_client.task import EventSent, TaskClient, TaskSnapshot, TaskTriggered
     from longshore_client.upload import PreparedTransfer, PreparedUpload, Upload
 
 __all__ = [
@@ -81,12 +85,22 @@ __all__ = [
     "Completed",
     "DataLoss",
     "DeadlineExceeded",
+    "DebounceCleared",
+    "DebounceClient",
+    "DebounceFlushed",
+    "DebounceSnapshot",
     "DownloadGrant",
     "Event",
+    "EventAdded",
     "EventBase",
+    "EventSent",
     "Failed",
     "FailedPrecondition",
     "FieldViolation",
+    "InstanceChange",
+    "InstanceSnapshot",
+    "InstanceState",
+    "InstanceStatus",
     "InternalError",
     "InvalidArgument",
     "LongshoreError",
@@ -104,6 +118,10 @@ __all__ = [
     "PreparedUpload",
     "Progress",
     "ReceiveProgress",
+    "RecurringClient",
+    "RecurringSnapshot",
+    "RecurringStarted",
+    "RecurringTriggered",
     "Reset",
     "ResourceExhausted",
     "Retry",
@@ -115,6 +133,9 @@ __all__ = [
     "State",
     "StillRunning",
     "Stopping",
+    "TaskClient",
+    "TaskSnapshot",
+    "TaskTriggered",
     "Transfer",
     "Unauthenticated",
     "Unavailable",
@@ -134,6 +155,13 @@ _MODULES = {
         "connect",
     ),
     "longshore_client.credentials": ("tls",),
+    "longshore_client.debounce": (
+        "DebounceCleared",
+        "DebounceClient",
+        "DebounceFlushed",
+        "DebounceSnapshot",
+        "EventAdded",
+    ),
     "longshore_client.errors": (
         "Aborted",
         "AlreadyExists",
@@ -184,6 +212,12 @@ _MODULES = {
         "UploadGrant",
         "UploadState",
     ),
+    "longshore_client.instances": (
+        "InstanceChange",
+        "InstanceSnapshot",
+        "InstanceState",
+        "InstanceStatus",
+    ),
     "longshore_client.method": (
         "OperationMethod",
         "UploadMethod",
@@ -192,12 +226,24 @@ _MODULES = {
         "OperationHandle",
         "SentSignal",
     ),
+    "longshore_client.recurring": (
+        "RecurringClient",
+        "RecurringSnapshot",
+        "RecurringStarted",
+        "RecurringTriggered",
+    ),
     "longshore_client.retry": ("Retry",),
     "longshore_client.snapshot": (
         "PendingSignal",
         "Snapshot",
     ),
     "longshore_client.state": ("State",),
+    "longshore_client.task": (
+        "EventSent",
+        "TaskClient",
+        "TaskSnapshot",
+        "TaskTriggered",
+    ),
     "longshore_client.upload": (
         "PreparedTransfer",
         "PreparedUpload",
