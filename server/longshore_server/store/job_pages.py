@@ -39,7 +39,7 @@ def page(
 def counts(connection: sqlite3.Connection) -> dict[tuple[str, JobState, Stand], int]:
     """How many jobs have not ended, and how many dead letters there are, by queue, state and stand.
 
-    From indexes alone: there may be millions, and this is asked when a server starts.
+    Looks at each of them, and at no other that has ended: asked once, when a server starts.
     """
     found: dict[tuple[str, JobState, Stand], int] = {}
     rows = connection.execute(
