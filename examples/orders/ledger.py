@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from pathlib import Path
 from typing import Self
 
@@ -9,16 +11,17 @@ import aiosqlite
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS effects (
-    key      TEXT PRIMARY KEY,      -- the step's key: the same in every attempt
-    order_id TEXT NOT NULL,
-    kind     TEXT NOT NULL,
-    asked    INTEGER NOT NULL       -- how often it was asked for
-)
+    key     TEXT NOT NULL,      -- the step's or the run's: the same in every attempt
+    kind    TEXT NOT NULL,
+    subject TEXT NOT NULL,      -- what it is done to, an order for example
+    asked   INTEGER NOT NULL,   -- how often it was asked for
+    PRIMARY KEY (key, subject)
+) WITHOUT ROWID
 """
 
 
 class Ledger:
-    """Reservations, charges and shipments, each made once however often it is asked for."""
+    """Charges, parcels, letters: each made once under its key, however often it is asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,9 +35,13 @@ class Ledger:
     async def __aexit__(self, *_: object) -> None:
         await self._db.close()
 
-    async def enter(self, key: str, order_id: str, kind: str) -> None:
-        """Make the effect, unless it has been made under this key already."""
-        await self._db.execute(
-            "INSERT INTO effects VALUES (?, ?, ?, 1) ON CONFLICT (key) DO UPDATE SET asked = asked + 1",
-            (key, order_id, kind),
-        )
+    async def enter(self, key: str, kind: str, *subjects: str) -> None:
+        """Make an effect on each of the subjects, unless it has been made under this key already.
+
+        Warehouses, banks and carriers take their time to confirm. A server that dies meanwhile asks again when it is
+        back, under the same key.
+        """
+        entry = "INSERT INTO effects VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET asked = asked + 1"
+        async with self._db.executemany(entry, [(key, kind, subject) for subject in subjects]):
+            pass  # a cursor that is not closed in its thread would be while others use it
+        await asyncio.sleep(random.uniform(0.05, 0.3))

@@ -30,6 +30,10 @@ README = ROOT / "README.md"
 EXAMPLE = ROOT / "examples" / "orders"
 BIN = Path(sys.executable).parent
 ADDRESS = "localhost:50051"
+LIFESPAN = """
+def lifespan(server):
+    return Ledger(server.config.data / "ledger.db")
+"""
 
 
 class Block(NamedTuple):
@@ -81,9 +85,10 @@ def project(tmp_path: Path) -> Project:
     contract.write_text(re.sub(r"^service .*?^}\n", lambda _: CONTRACT.text, whole, flags=re.MULTILINE | re.DOTALL))
     assert CONTRACT.text in contract.read_text()
     shutil.copy(EXAMPLE / "ledger.py", orders)
-    # The example's own module, under another name: imports, steps and lifespan for the README's class.
+    # The example's own module, under another name: imports and steps for the README's class. Its lifespan begins what
+    # the example's own server runs.
     shutil.copy(EXAMPLE / "service.py", orders / "whole.py")
-    (orders / "service.py").write_text(f"from whole import *\ndel Orders, server\n{HANDLER.text}")
+    (orders / "service.py").write_text(f"from whole import *\ndel Orders, server\n{LIFESPAN}\n{HANDLER.text}")
     tools = tmp_path / "bin"
     tools.mkdir()
     stand_in = tools / "grpcurl"
@@ -125,7 +130,7 @@ async def address(project: Project) -> AsyncIterator[str]:
 async def test_what_it_shows_works(project: Project, address: str, capsys: pytest.CaptureFixture[str]) -> None:
     namespace = await run_python(CLIENT, address)
     assert namespace["result"] == ProcessOrderResult(order_id="ord_123", status="ready_to_ship")
-    assert capsys.readouterr().out.splitlines() == ["reserve Reserving ord_123", "charge Charging the card"]
+    assert capsys.readouterr().out.splitlines() == ["charge Charging the card", "ship Shipping ord_123"]
 
     blocking = await run_python(BLOCKING, address)
     assert blocking["result"] == namespace["result"]
