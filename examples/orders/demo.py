@@ -129,7 +129,7 @@ class Office:
         self._debounces: Any = DebounceServiceStub(connection)
 
     async def pay(self, order: ProcessOrderRequest) -> None:
-        """The bank has the money for an invoice; of every other one only after a reminder."""
+        """The bank has the money for an invoice; of every other one not at once."""
         await asyncio.sleep(int(order.order_id[-1]) % 2 * 2.2)
         paid = InstanceValue(json=json.dumps({"@type": "Paid", "cents": order.amount}))
         request = SendEventRequest(name=f"{PAYMENTS}/{order.order_id}", event=paid, event_id="paid")

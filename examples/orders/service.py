@@ -36,7 +36,7 @@ CARD_LIMIT = 500_000
 """Cents that a card is good for."""
 REVIEW_SECONDS = 1800
 """How long an order waits for its approval."""
-DAY = 0.3
+DAY = 0.5
 """Seconds: days are short here, so that nobody has to wait for a reminder."""
 AGAIN = StepRetry(max_attempts=10)
 """What is done about a line that breaks, after 1 s, 2 s, 4 s and so on."""

@@ -240,7 +240,7 @@ async def test_what_failed_after_its_effect_does_not_have_it_twice(
     world.breaking = kind
     await example.partner_token.start(example.PARTNER, example.Token(1))
     operation = await shop.client(OrdersClient).process(request("B2B.3", "kettle"))
-    await shop.advance(60)
+    await shop.advance(120)
     await operation.wait()
     assert set(world.made.values()) == {1}
     assert world.asked == len(world.effects) + 1
