@@ -37,6 +37,11 @@ _COMMANDS = {
     "logs": _Command("longshore_client.cli.records", "logs", "cli", "Show what an operation's code has logged."),
     "steps": _Command("longshore_client.cli.records", "steps", "cli", "Show what became of an operation's steps."),
     "jobs": _Command("longshore_client.cli.jobs", "jobs", "cli", "Show and steer the jobs behind operations."),
+    "recurring": _Command(
+        "longshore_client.cli.instances", "recurring", "cli", "Show and steer what runs by a schedule."
+    ),
+    "debounce": _Command("longshore_client.cli.instances", "debounce", "cli", "Show and steer batches of events."),
+    "task": _Command("longshore_client.cli.instances", "task", "cli", "Show and steer what events drive."),
     "upload": _Command(
         "longshore_client.cli.bytes", "upload", "cli", "Start an operation that takes bytes, and send a file."
     ),

@@ -189,6 +189,8 @@ def _with_port(server: str) -> str:
 def explain(error: LongshoreError, server: str) -> tuple[str, int]:
     """Put an error into one sentence that says what to do, and find its exit code."""
     match error:
+        case StillRunning() if "/instances/" in error.operation:
+            return f"{error.message}; --no-wait does not wait for it", STILL_RUNNING
         case StillRunning():
             return f"{error.message}; come back with `longshore wait {error.operation}`", STILL_RUNNING
         case OperationFailed():

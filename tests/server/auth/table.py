@@ -298,6 +298,15 @@ def of_job(rpc: str, verb: str, *arguments: str) -> Verb:
     return Verb(ROWS[JOBS + rpc][0], lambda type, name: ("jobs", verb, *arguments), ("Gated",), says=says)
 
 
+def of_instance(kind: str, rpc: str, verb: str, *more: str) -> Verb:
+    """A verb of `longshore recurring`, `debounce` or `task`."""
+    name = "gated" if verb == "ls" else "gated/a"
+    return Verb(
+        ROWS[f"/longshore.v1.{kind}Service/{rpc}"][0], lambda type, _: (kind.lower(), verb, name, *more), ("Gated",),
+        says="error: there is no .*",
+    )  # fmt: skip
+
+
 def of_all(rpc: str, verb: str) -> Verb:
     return Verb(ROWS[OPERATIONS + rpc][0], lambda type, name: (verb,))
 
@@ -324,6 +333,19 @@ VERBS: dict[str, Verb] = {
     "logs": Verb(ROWS[CONTROL + "ListLogs"][0], lambda type, name: ("logs", name)),
     "steps": Verb(ROWS[CONTROL + "ListSteps"][0], lambda type, name: ("steps", name)),
     "types": of_all("ListTypes", "types"),
+    "recurring start": of_instance("Recurring", "StartRecurring", "start"),
+    "recurring trigger": of_instance("Recurring", "TriggerRecurring", "trigger"),
+    "debounce add": of_instance("Debounce", "AddEvent", "add", "-d", "{}"),
+    "debounce flush": of_instance("Debounce", "FlushDebounce", "flush"),
+    "debounce clear": of_instance("Debounce", "ClearDebounce", "clear"),
+    "task send": of_instance("Task", "SendEvent", "send", "-d", "{}"),
+    "task trigger": of_instance("Task", "TriggerTask", "trigger"),
+    **{
+        f"{kind.lower()} {verb}": of_instance(kind, rpc.format(kind), verb)
+        for kind in ("Recurring", "Debounce", "Task")
+        for verb, rpc in (("ls", "List{}s"), ("get", "Get{}"), ("state", "Get{}State"), ("pause", "Pause{}"),
+                          ("resume", "Resume{}"), ("terminate", "Terminate{}"))
+    },
     "jobs ls": of_job("ListJobs", "ls"),
     "jobs dead": of_job("ListJobs", "dead"),
     "jobs get": of_job("GetJob", "get", "none"),

@@ -1,0 +1,346 @@
+"""`longshore recurring`, `debounce` and `task`: the instances of a service's definitions, shown and steered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from google.protobuf.message import Message
+
+from longshore_client.cli.data import read_data
+from longshore_client.cli.plain import learn
+from longshore_client.cli.render import age, error_dict, print_json, stamp
+from longshore_client.cli.session import SECONDS, Session, with_session
+from longshore_client.cli.table import Cell, print_rows
+from longshore_client.cli.text import shown
+from longshore_client.debounce import DebounceClient, DebounceSnapshot
+from longshore_client.errors import Code, LongshoreError, NotFound
+from longshore_client.instances import WAIT, InstanceClient, InstanceSnapshot, InstanceStatus
+from longshore_client.recurring import RecurringClient, RecurringSnapshot
+from longshore_client.task import TaskClient, TaskSnapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
+ClientT = TypeVar("ClientT", bound="InstanceClient[Any, Any]")
+
+_COLORS = {
+    InstanceStatus.ACTIVE: "cyan", InstanceStatus.PAUSED: "yellow", InstanceStatus.FAILED: "red",
+}  # fmt: skip
+_HEADS = ("ID", "STATUS", ">AGE", "NEXT", "WHAT")
+_STATUSES = [status.name.lower() for status in InstanceStatus if InstanceStatus.ACTIVE <= status < 5]
+_DATA = click.option("-d", "--data", metavar="JSON", default="null", help="JSON, @FILE, or - for stdin.")
+_EVENT_ID = click.option("--id", "event_id", metavar="KEY", help="The same key is the same event.")
+
+
+def _waits(command: CommandT) -> CommandT:
+    """The options of what waits for a handler."""
+    timeout = click.option("--timeout", type=SECONDS, default=WAIT, show_default=True, metavar="SECONDS",
+                           help="The longest wait.")  # fmt: skip
+    no_wait = click.option("--no-wait", is_flag=True, help="Do not wait for the handler.")
+    return no_wait(timeout(command))
+
+
+@click.group(
+    "recurring",
+    epilog="""\b
+Examples:
+  longshore recurring ls token-refresher --status failed
+  longshore recurring start token-refresher/user-123 -d '{"refresh": "abc"}'
+  longshore recurring trigger token-refresher/user-123
+""",
+)
+def recurring() -> None:
+    """Show and steer handlers that run by a schedule. NAME is DEFINITION/ID."""
+
+
+@recurring.command("start", short_help="Begin an instance with a first state.")
+@click.argument("name")
+@_DATA
+@_waits
+@with_session
+async def start(session: Session, name: str, data: str, no_wait: bool, timeout: float) -> None:
+    """Begin the instance NAME with a first state, unless it is there, and wait for its first run."""
+    client, id = _find(RecurringClient[Any], session, name)
+    await _done(session, client.name(id), client.start(id, read_data(data), no_wait=no_wait, timeout=timeout))
+
+
+@recurring.command("trigger", short_help="Run an instance now.")
+@click.argument("name")
+@_waits
+@with_session
+async def trigger_recurring(session: Session, name: str, no_wait: bool, timeout: float) -> None:
+    """Run the instance NAME now, whatever its schedule says, and wait for the run."""
+    client, id = _find(RecurringClient[Any], session, name)
+    await _done(session, client.name(id), client.trigger(id, no_wait=no_wait, timeout=timeout))
+
+
+@click.group(
+    "debounce",
+    epilog="""\b
+Examples:
+  longshore debounce add webhooks/contact-456 -d '{"field": "email"}' --id evt_1
+  longshore debounce state webhooks/contact-456
+  longshore debounce flush webhooks/contact-456
+""",
+)
+def debounce() -> None:
+    """Show and steer batches of events. NAME is DEFINITION/ID."""
+
+
+@debounce.command("add", short_help="Add an event to the open batch.")
+@click.argument("name")
+@_DATA
+@_EVENT_ID
+@_waits
+@with_session
+async def add(session: Session, name: str, data: str, event_id: str | None, no_wait: bool, timeout: float) -> None:
+    """Add an event to the open batch of the instance NAME, which it begins where there is none."""
+    client, id = _find(DebounceClient[Any, Any], session, name)
+    added = client.add(id, read_data(data), event_id=event_id, no_wait=no_wait, timeout=timeout)
+    await _done(session, client.name(id), added)
+
+
+@debounce.command("flush", short_help="Hand the open batch over now.")
+@click.argument("name")
+@_waits
+@with_session
+async def flush(session: Session, name: str, no_wait: bool, timeout: float) -> None:
+    """Hand the open batch of the instance NAME over now, and wait for its handler."""
+    client, id = _find(DebounceClient[Any, Any], session, name)
+    await _done(session, client.name(id), client.flush(id, no_wait=no_wait, timeout=timeout))
+
+
+@debounce.command("clear", short_help="Discard what was collected.")
+@click.argument("name")
+@with_session
+async def clear(session: Session, name: str) -> None:
+    """Discard all that the instance NAME has collected and not handled, dead letters too.
+
+    Callers need the capability longshore.provider.
+    """
+    client, id = _find(DebounceClient[Any, Any], session, name)
+    await _done(session, client.name(id), client.clear(id))
+
+
+@click.group(
+    "task",
+    epilog="""\b
+Examples:
+  longshore task send order/order-789 -d '{"@type": "Paid", "amount": 12}' --id payment-7
+  longshore task get order/order-789
+  longshore task terminate order/order-789 --reason 'a test'
+""",
+)
+def task() -> None:
+    """Show and steer state machines that events drive. NAME is DEFINITION/ID."""
+
+
+@task.command("send", short_help="Send an event to an instance.")
+@click.argument("name")
+@_DATA
+@_EVENT_ID
+@click.option("--expected-version", type=int, metavar="VERSION", help="Refuse it unless the state is of this version.")
+@_waits
+@with_session
+async def send(
+    session: Session, name: str, data: str, event_id: str | None, expected_version: int | None, no_wait: bool,
+    timeout: float,
+) -> None:  # fmt: skip
+    """Send an event to the instance NAME, which it begins where there is none, and wait for the event's handler."""
+    client, id = _find(TaskClient[Any, Any], session, name)
+    sent = client.send(
+        id, read_data(data), event_id=event_id, expected_version=expected_version, no_wait=no_wait, timeout=timeout
+    )
+    await _done(session, client.name(id), sent)
+
+
+@task.command("trigger", short_help="Let an instance execute now.")
+@click.argument("name")
+@_waits
+@with_session
+async def trigger_task(session: Session, name: str, no_wait: bool, timeout: float) -> None:
+    """Let the instance NAME execute, after what it had accepted before, and wait for that."""
+    client, id = _find(TaskClient[Any, Any], session, name)
+    await _done(session, client.name(id), client.trigger(id, no_wait=no_wait, timeout=timeout))
+
+
+def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]]) -> None:
+    """Give a group the commands that all three have."""
+
+    @group.command("ls", short_help="List the instances of a definition, oldest first.")
+    @click.argument("definition")
+    @click.option("--status", type=click.Choice(_STATUSES), help="Only those that stand so.")
+    @with_session
+    async def ls(session: Session, definition: str, status: str | None) -> None:
+        """List the instances of DEFINITION, the oldest first.
+
+        Callers need the capability longshore.provider.
+        """
+        rows = []
+        async for found in make(session.channel, definition).list(InstanceStatus[status.upper()] if status else None):
+            if session.json:
+                print_json(_plain(session, found))
+            else:
+                rows.append(_row(found))
+        print_rows(_HEADS, rows)
+        if not rows and not session.json:
+            click.echo("no instances", err=True)
+
+    @group.command("get", short_help="Show where an instance stands.")
+    @click.argument("name")
+    @with_session
+    async def get(session: Session, name: str) -> None:
+        """Show where the instance NAME stands."""
+        client, id = _find(make, session, name)
+        found = await client.status(id)
+        _check(found.name, found.status)
+        if session.json:
+            print_json(_plain(session, found))
+            return
+        for field, value in _plain(session, found).items():
+            click.echo(f"{field.removesuffix('_time').replace('_', ' '):<15} {shown(_text(value))}")
+
+    @group.command("state", short_help="Print the state of an instance.")
+    @click.argument("name")
+    @with_session
+    async def state(session: Session, name: str) -> None:
+        """Print the state of the instance NAME as JSON."""
+        client, id = _find(make, session, name)
+        found = await client.get_state(id)
+        _check(client.name(id), found.status)
+        value = found.state
+        if isinstance(value, Message):
+            await learn(session.types, value)
+            value = session.types.to_dict(value)
+        if session.json:
+            print_json({"state": value, "status": found.status.name, "version": found.version})
+        elif value is None:
+            click.echo("no state", err=True)
+        else:
+            print_json(value)
+
+    @group.command("pause", short_help="Let no handler begin.")
+    @click.argument("name")
+    @with_session
+    async def pause(session: Session, name: str) -> None:
+        """Let no handler of the instance NAME begin until it is resumed; one that runs comes to its end.
+
+        Callers need the capability longshore.provider.
+        """
+        client, id = _find(make, session, name)
+        await _done(session, client.name(id), client.pause(id))
+
+    @group.command("resume", short_help="Let an instance go on.")
+    @click.argument("name")
+    @with_session
+    async def resume(session: Session, name: str) -> None:
+        """Let the instance NAME go on, which is paused or has failed.
+
+        Callers need the capability longshore.provider.
+        """
+        client, id = _find(make, session, name)
+        await _done(session, client.name(id), client.resume(id))
+
+    @group.command("terminate", short_help="End an instance.")
+    @click.argument("name")
+    @click.option("--reason", default="", metavar="TEXT", help="Why, for people.")
+    @click.option("--purge", is_flag=True, help="Leave nothing of it; else its last state is kept.")
+    @with_session
+    async def terminate(session: Session, name: str, reason: str, purge: bool) -> None:
+        """End the instance NAME: its handler, its timers, and what waits.
+
+        Callers need the capability longshore.provider.
+        """
+        client, id = _find(make, session, name)
+        await _done(session, client.name(id), client.terminate(id, reason, purge=purge))
+
+
+_share(recurring, RecurringClient[Any])
+_share(debounce, DebounceClient[Any, Any])
+_share(task, TaskClient[Any, Any])
+
+
+def _find(make: Callable[..., ClientT], session: Session, name: str) -> tuple[ClientT, str]:
+    """The client and the id that a name means: `DEFINITION/ID`, or the full name that commands print."""
+    parts = name.split("/")
+    if len(parts) == 4 and parts[2] == "instances":
+        parts = parts[1::2]
+    if len(parts) != 2 or not all(parts):
+        raise click.UsageError(f"NAME: {name!r} is not of the form DEFINITION/ID")
+    return make(session.channel, parts[0]), parts[1]
+
+
+async def _done(session: Session, name: str, call: Coroutine[Any, Any, Any]) -> None:
+    """Print what a verb answers."""
+    answer = await call
+    _check(name, answer.status)
+    if session.json:
+        print_json({"name": name, **_plain(session, answer)})
+        return
+    click.echo(shown(f"{name} is {answer.status.name}"))
+    if getattr(answer, "duplicate", False):
+        click.echo("this event had been accepted before", err=True)
+    retry_time = getattr(answer, "retry_time", None)
+    if retry_time is not None:
+        click.echo(f"its handler has failed, and runs again at {stamp(retry_time)}", err=True)
+
+
+def _check(name: str, status: InstanceStatus) -> None:
+    if status is InstanceStatus.NOT_FOUND:
+        raise NotFound(f"there is no {name}", reason="INSTANCE_NOT_FOUND", code=Code.NOT_FOUND)
+
+
+def _plain(session: Session, found: Any) -> dict[str, Any]:
+    """An answer as JSON values, without what is not there."""
+    values = {field.name: _value(session, getattr(found, field.name)) for field in dataclasses.fields(found)}
+    return {name: value for name, value in values.items() if value not in (None, "", {})}
+
+
+def _value(session: Session, value: Any) -> Any:
+    match value:
+        case InstanceStatus():
+            return value.name
+        case datetime():
+            return stamp(value)
+        case LongshoreError():
+            return error_dict(value, session.types)
+        case Mapping():
+            return {key: _value(session, item) for key, item in value.items()}
+    return value
+
+
+def _text(value: Any) -> str:
+    """A value on the line of a field."""
+    if isinstance(value, dict):
+        return f"{value['message']} ({value['reason']})" if "reason" in value else _timers(value)
+    return str(value)
+
+
+def _timers(timers: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {time}" if name else time for name, time in timers.items())
+
+
+def _row(found: InstanceSnapshot) -> list[Cell]:
+    error = found.last_error
+    what, due = "", None
+    match found:
+        case RecurringSnapshot():
+            what, due = f"{found.run_count} runs", found.next_run_time
+        case DebounceSnapshot():
+            what, due = f"{found.event_count} events, {found.dead_letters} dead letters", found.flush_time
+        case TaskSnapshot():
+            what, due = f"{found.event_count} events, {found.execute_count} executions", found.schedule_time
+    if found.stop_reason:
+        what = found.stop_reason
+    elif error is not None:
+        what = f"{error.message} ({error.reason})"
+    due = found.retry_time or due
+    return [
+        Cell(found.id), Cell(found.status.name, _COLORS.get(found.status)),
+        Cell(age(found.create_time) if found.create_time else ""), Cell(stamp(due) if due else ""), Cell(what),
+    ]  # fmt: skip

@@ -1,0 +1,121 @@
+"""`longshore recurring`, `debounce` and `task` as a user meets them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+
+from tests.cli.test_cli import Done, Run, command
+from tests.client.instances_server import Served, served
+from tests.server.instances.laboratory import Gate
+
+__all__ = ["served"]
+
+
+@pytest.fixture
+def run(served: Served) -> Run:
+    server: Any = served.world
+    return functools.partial(command, server)
+
+
+async def test_a_recurring_from_its_start_to_its_end(run: Run) -> None:
+    name = "recurrings/token-refresher/instances/a"
+    active, ended = f"{name} is ACTIVE\n", f"{name} is TERMINATED\n"
+    assert await run("recurring", "start", "token-refresher/a", "-d", '{"value": 6}') == Done(0, active, "")
+    assert await run("recurring", "trigger", name) == Done(0, active, "")
+    assert await run("recurring", "state", "token-refresher/a") == Done(0, '{"value": 8, "note": ""}\n', "")
+    assert (await run("recurring", "pause", name)).out == f"{name} is PAUSED\n"
+    assert (await run("recurring", "resume", name, "--json")).json == [
+        {"name": name, "changed": True, "status": "ACTIVE"}
+    ]
+    got = await run("recurring", "get", name)
+    assert got.out.splitlines()[1] == "status          ACTIVE"
+    assert "run count       2" in got.out.splitlines()
+    assert await run("recurring", "terminate", name, "--reason", "no\x1bneed") == Done(0, ended, "")
+    (shown,) = (await run("recurring", "get", name, "--json")).json
+    assert (shown["status"], shown["stop_reason"], shown["run_count"]) == ("TERMINATED", "no\x1bneed", 2)
+    listed = await run("recurring", "ls", "token-refresher", "--status", "terminated")
+    assert listed.out.splitlines()[1].split()[:2] == ["a", "TERMINATED"]
+    assert r"no\u001bneed" in listed.out
+    assert await run("recurring", "ls", "token-refresher", "--status", "paused") == Done(0, "", "no instances\n")
+
+
+async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:
+    served.failures = 2
+    done = await run("recurring", "start", "token-refresher/a", "-d", "{}")
+    assert (done.code, done.err) == (0, "its handler has failed, and runs again at 2026-01-01T00:00:30Z\n")
+    await served.world.advance(30)
+    assert "HANDLER_ERROR" in (await run("recurring", "ls", "token-refresher")).out
+    assert "(HANDLER_ERROR)" in (await run("recurring", "get", "token-refresher/a")).out
+    (shown,) = (await run("recurring", "get", "token-refresher/a", "--json")).json
+    assert (shown["status"], shown["last_error"]["reason"]) == ("FAILED", "HANDLER_ERROR")
+
+
+async def test_who_waits_too_long_is_told_how_not_to(run: Run, served: Served) -> None:
+    served.held = Gate()
+    done = await run("recurring", "start", "token-refresher/a", "-d", "{}", "--timeout", "0.05")
+    assert (done.code, done.out) == (4, "")
+    assert done.err.endswith("has not ended within 0.05 s; it goes on; --no-wait does not wait for it\n")
+    assert (await run("recurring", "trigger", "token-refresher/a", "--no-wait")).code == 0
+    served.held.opened.set()
+
+
+async def test_a_debounce(run: Run, served: Served) -> None:
+    name = "debounces/webhooks/instances/a"
+    add = ("debounce", "add", "webhooks/a", "-d", '{"number": 3}', "--id", "x")
+    (added,) = (await run(*add, "--json")).json
+    assert added == {
+        "name": name, "created": True, "duplicate": False, "event_count": 1, "flush_time": "2026-01-01T00:05:00Z",
+        "status": "ACTIVE",
+    }  # fmt: skip
+    assert (await run(*add)).err == "this event had been accepted before\n"
+    assert (await run("debounce", "state", name)).json == [{"numbers": [3]}]
+    assert (await run("debounce", "flush", name, "--json")).json[0]["flushed"] is True
+    assert served.batches == [[3]]
+    await run("debounce", "add", name, "-d", "-", stdin='{"number": 4}')
+    assert (await run("debounce", "clear", name, "--json")).json[0]["discarded_events"] == 1
+    assert "0 events, 0 dead letters" in (await run("debounce", "ls", "webhooks")).out
+
+
+async def test_a_task(run: Run) -> None:
+    name = "tasks/order/instances/a"
+    send = ("task", "send", "order/a", "-d", '{"@type": "Pong", "text": "x"}')
+    assert await run(*send, "--expected-version", "0") == Done(0, f"{name} is ACTIVE\n", "")
+    refused = await run(*send, "--expected-version", "0")
+    assert (refused.code, refused.out, "VERSION_MISMATCH" in refused.err) == (6, "", True)
+    got = (await run("task", "get", name)).out.splitlines()
+    assert "timers          2026-01-01T00:01:00Z, later: 2026-01-01T01:00:00Z" in got
+    assert (await run("task", "state", name, "--json")).json == [
+        {"state": {"value": 1, "note": "Pong"}, "status": "ACTIVE", "version": 1}
+    ]
+    assert (await run("task", "trigger", name)).code == 0
+    (shown,) = (await run("task", "ls", "order", "--json")).json
+    assert (shown["execute_count"], list(shown["timers"])) == (1, [""])
+
+
+async def test_a_state_that_is_a_message_is_shown_by_what_the_server_says_of_it(run: Run) -> None:
+    await run("recurring", "start", "greeter/a", "-d", '{"text": "hi"}')
+    assert (await run("recurring", "state", "greeter/a")).json == [
+        {"@type": "type.googleapis.com/lab.v1.PlayResult", "text": "hi"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("recurring", "get", "token-refresher/none"), 6, "there is no recurrings/token-refresher/instances/none"),
+        (("recurring", "trigger", "token-refresher/none"), 6, "there is no recurrings/token-refresher/instances/none"),
+        (("recurring", "get", "nothing/a"), 6, "Nothing here defines recurrings/nothing"),
+        (("task", "get", "order"), 2, "NAME: 'order' is not of the form DEFINITION/ID"),
+        (("task", "get", "order/"), 2, "NAME: 'order/' is not of the form DEFINITION/ID"),
+        (("task", "send", "order/a", "-d", "{"), 2, "-d is not JSON"),
+        (("task", "send", "order/a", "-d", "{}"), 6, "must say which of Ping, Pong it is"),
+        (("debounce", "ls", "webhooks", "--status", "none"), 2, "'none' is not one of 'active', 'paused'"),
+    ],
+)
+async def test_what_is_refused(run: Run, arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = await run(*arguments)
+    assert (done.code, done.out) == (code, "")
+    assert said in done.err
