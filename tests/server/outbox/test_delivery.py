@@ -14,7 +14,19 @@ from longshore_server import (
     RecurringContext,
     StepRetry,
 )
+from longshore_server.store.mutations import Mutation
+from longshore_server.store.outbox import EventType
+from longshore_server.store.transaction import Transaction
 from tests.server.outbox.conftest import Ear, Order, Place
+
+
+class _AddAndFlush(Mutation[None]):
+    """A change whose rows are written before its transaction is at its end."""
+
+    def apply(self, tx: Transaction) -> None:
+        assert tx.outbox is not None
+        tx.outbox.add(EventType.STARTED, tx.now, "jobs/1", "work", {})
+        tx.flush()
 
 
 class TestDelivery:
@@ -25,6 +37,14 @@ class TestDelivery:
         await place.server.definitions[next(iter(place.server.definitions))].send("a", {})
         await place.settle()
         assert place.rows("SELECT * FROM sqlite_sequence WHERE name = 'outbox'") == []
+
+    async def test_a_transaction_that_writes_in_parts_writes_no_event_twice(self, make_place) -> None:
+        ear = Ear()
+        place = make_place(ear=ear)
+        await place.harness.start()
+        await place.harness.running.engine.store.writer.submit(_AddAndFlush())
+        await place.settle()
+        assert ear.types == ["job.started"]
 
     async def test_what_all_have_got_is_deleted(self, make_place) -> None:
         one, two = Ear(), Ear(batch_size=1)
