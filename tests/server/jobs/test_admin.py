@@ -19,6 +19,7 @@ from longshore_server import Job, JobQueue, JobRetry, Rate
 from longshore_server.clock import SECOND
 from longshore_server.rpc import jobs as rpc
 from longshore_server.store import job_attempts
+from longshore_server.store.mutations.job import DeleteJob
 from tests.conftest import fields_of, reason_of, refused
 from tests.server.jobs.conftest import Yard
 
@@ -568,6 +569,15 @@ async def test_a_queue_counts_its_jobs_by_what_they_wait_for_and_after_a_restart
     await yard.restart()
     assert await counts(yard) == {}
     assert await names(yard) == []
+
+
+async def test_a_dead_letter_that_is_deleted_is_counted_no_more(yard: Yard) -> None:
+    load = failing(yard, retry=JobRetry(max_attempts=1))
+    await yard.start()
+    await buried(yard, load, 2)
+    assert await counts(yard) == {"dead": 2}
+    await yard.engine.store.writer.submit(DeleteJob((await yard.jobs())[0].uid))
+    assert await counts(yard) == {"dead": 1}
 
 
 async def test_a_stale_job_is_counted_and_so_is_one_that_is_cancelled(yard: Yard) -> None:

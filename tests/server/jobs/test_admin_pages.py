@@ -214,3 +214,9 @@ def test_without_a_queue_those_of_all_are_merged_and_not_sorted(population: Popu
     for steps in driven(population, filter, ascending=False):
         assert not any("TEMP B-TREE" in step for step in steps), steps
         assert sum(MERGED[filter] in step for step in steps) == len(QUEUES)
+
+
+def test_too_many_queues_are_not_merged(population: Population, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_pages, "BRANCHES", 2)
+    for filter in MERGED:
+        assert {step for steps in driven(population, filter, ascending=False) for step in steps} == {ALL}
