@@ -149,14 +149,18 @@ class Recurring(Definition[StateT]):
         triggered = run.entry is not None and run.entry.type is EntryType.TRIGGER
         kept = triggered and run.timers and not self.schedule.moves
         following = run.timers[""] if kept else self.schedule.next(planned, now)
-        return {"": self._made_up(following, now, run.record.begun or run.started)}
+        # The run may have been interrupted: what passed meanwhile has not come while it was under way.
+        attended = max(run.record.begun or run.started, run.around.since)
+        return {"": self._made_up(following, now, attended)}
 
-    def _made_up(self, due: int, now: int, begun: int) -> int:
-        """What becomes of a time of the schedule, and of those after it, that may have passed by the end of a run."""
+    def _made_up(self, due: int, now: int, attended: int) -> int:
+        """What becomes of a time of the schedule, and of those after it, that may have passed by the end of a run.
+
+        `attended`: since when the run, and a server for it, have been there.
+        """
         if due > now:
             return due
-        if due <= begun:
-            # Missed before this run began: nobody was there for it.
+        if due <= attended:
             return due if self.misfire == "all" else self.schedule.beyond(due, now)
         return self.schedule.beyond(due, now) if self.overlap == "skip" else self.schedule.latest(due, now)
 

@@ -34,7 +34,7 @@ class RecurringModel(Model):
             times.append(self.after(times[-1], first))
         if len(times) == 1:
             return first
-        if first <= self.began:
+        if first <= max(self.began, self.since):
             return first if self.misfire == "all" else times[-1]
         return times[-1] if self.overlap == "skip" else times[-2]
 
@@ -159,3 +159,36 @@ class RecurringMachine(Machine):
 
 TestRecurring = RecurringMachine.TestCase
 TestRecurring.settings = SETTINGS
+
+
+def test_a_run_that_its_servers_die_of_is_given_up() -> None:
+    with RecurringMachine.playing(
+        schedule="delay", misfire="once", overlap="skip", immediately=True, rescues=True
+    ) as machine:  # fmt: skip
+        machine.change_mode("hangs")
+        machine.start(fuse=0)
+        machine.end_the_server(crash=True, seconds=0, times=MAX_CRASHES)
+        assert machine.model.error == "CRASH_LOOP"
+
+
+def test_what_passes_while_an_instance_has_failed_is_missed() -> None:
+    with RecurringMachine.playing(
+        schedule="rate", misfire="all", overlap="skip", immediately=False, rescues=False
+    ) as machine:  # fmt: skip
+        machine.start(fuse=0)
+        machine.change_mode("fails")
+        machine.advance(250, fuse=0)
+        assert machine.model.status == "FAILED"
+        machine.change_mode("works")
+        machine.resume(fuse=0)
+        assert machine.model.state[-1] == ["run", 4, 240]
+
+
+def test_what_comes_during_a_run_out_of_turn_is_skipped() -> None:
+    with RecurringMachine.playing(
+        schedule="rate", misfire="once", overlap="skip", immediately=False, rescues=False
+    ) as machine:  # fmt: skip
+        machine.start(fuse=0)
+        machine.change_mode("slow")
+        machine.trigger(fuse=0)
+        assert machine.model.timers == {"": 180}

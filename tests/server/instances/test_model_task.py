@@ -175,3 +175,14 @@ class TaskMachine(Machine):
 
 TestTask = TaskMachine.TestCase
 TestTask.settings = SETTINGS
+
+
+def test_what_waits_is_handled_in_the_order_of_its_times() -> None:
+    with TaskMachine.playing(tidies=False, rescues=False) as machine:
+        machine.send(["schedule", "x", 5], "", None, fuse=0)
+        machine.pause(fuse=0)
+        machine.advance(10, fuse=0)
+        for _ in range(2):
+            machine.send(["note", "", 0], "", None, fuse=0)
+        machine.resume(fuse=0)
+        assert machine.model.state == [["schedule", "x", 5], "x", ["note", "", 0], ["note", "", 0], "idle"]
