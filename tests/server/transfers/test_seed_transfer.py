@@ -6,19 +6,21 @@ Those on what a caller's library does, its upload before the start and its callb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bytes.v1 import bytes_longshore, bytes_pb2
-from lab.v1.lab_pb2 import PlayProgress, PlayResult
+from lab.v1.lab_pb2 import PlayProgress, PlayRequest, PlayResult
 
 from longshore.v1 import annotations_pb2, operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as tpb
-from longshore_server import ContractError, OperationError, TransferError
+from longshore_server import ContractError, Job, JobRetry, OperationError, TransferError
 from tests.conftest import Crash, reason_of_end, refused, result_of
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.fetching import fetch
@@ -27,6 +29,14 @@ from tests.server.transfers.sender import chunk, commit, header, send, upload
 DATA = b"Dear all,\n" * 3000
 STATE = operation_pb2.OperationSnapshot.State
 UPLOAD = operation_pb2.UploadGrant.State
+
+
+@pytest.fixture
+async def lab_with_jobs(tmp_path: Path) -> AsyncIterator[BytesLab]:
+    """One that has not started: the test declares its queues before."""
+    found = BytesLab(tmp_path / "data")
+    yield found
+    await found.stop()
 
 
 async def test_use_a_transfer_capable_operation_when_the_workflow_starts_with_caller_sent_bytes(lab: BytesLab) -> None:
@@ -240,6 +250,35 @@ async def test_or_hand_over_where_follow_up_work_should_outlive_the_current_proc
     stored = await lab.server.stores["uploads"].stat(key)
     await control.complete(PlayResult(number=stored.size))
     assert result_of(await lab.end(operation.name)).number == len(DATA)
+
+
+async def test_or_enqueue_a_private_job_if_follow_up_work_should_retry_or_outlive_the_current_process(
+    lab_with_jobs: BytesLab,
+) -> None:
+    """Here it does both: its first attempt fails, the server dies in its second, and its result is the operation's."""
+    lab, second = lab_with_jobs, asyncio.Event()
+
+    @lab.server.job("read", retry=JobRetry(max_attempts=3, initial_delay=0))
+    async def read(payload: PlayRequest, job: Job[PlayResult]) -> PlayResult:
+        if job.attempt == 1:
+            raise OSError("not now")
+        if job.attempt == 2:
+            second.set()
+            await asyncio.Event().wait()
+        async with contextlib.aclosing(lab.server.stores["uploads"].open(payload.key)) as chunks:
+            return PlayResult(text=hashlib.sha256(b"".join([chunk async for chunk in chunks])).hexdigest())
+
+    @lab.plays
+    async def handler(_: Any, op: Any) -> Any:
+        received = await op.transfer.completed()
+        return await op.attach(await read.create(PlayRequest(key=received.key)))
+
+    await lab.start()
+    operation = (await lab.begin()).operation
+    await upload(lab.transfers, operation.upload.name, DATA)
+    await second.wait()
+    await lab.restart()
+    assert result_of(await lab.end(operation.name)).text == hashlib.sha256(DATA).hexdigest()
 
 
 async def test_a_transfer_that_fails_is_an_error_that_the_handler_decides_about(lab: BytesLab) -> None:
