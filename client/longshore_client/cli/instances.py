@@ -32,7 +32,9 @@ _COLORS = {
     InstanceStatus.ACTIVE: "cyan", InstanceStatus.PAUSED: "yellow", InstanceStatus.FAILED: "red",
 }  # fmt: skip
 _HEADS = ("ID", "STATUS", ">AGE", "NEXT", "WHAT")
-_STATUSES = [status.name.lower() for status in InstanceStatus if InstanceStatus.ACTIVE <= status < 5]
+_STATUSES = [
+    status.name.lower() for status in InstanceStatus if InstanceStatus.ACTIVE <= status < InstanceStatus.NOT_FOUND
+]
 _DATA = click.option("-d", "--data", metavar="JSON", default="null", help="JSON, @FILE, or - for stdin.")
 _EVENT_ID = click.option("--id", "event_id", metavar="KEY", help="The same key is the same event.")
 
