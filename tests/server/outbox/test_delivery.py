@@ -41,6 +41,7 @@ class TestDelivery:
     async def test_a_transaction_that_writes_in_parts_writes_no_event_twice(self, make_place) -> None:
         ear = Ear()
         place = make_place(ear=ear)
+        place.server.task("order", Order)
         await place.harness.start()
         await place.harness.running.engine.store.writer.submit(_AddAndFlush())
         await place.settle()
