@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -35,6 +36,11 @@ def read_json(shape: Shape, text: str) -> Any:
         if found is None:
             raise ValueError(f"must say which of {', '.join(classes)} it is, in the field {TYPE}")
         kind = found
+    if dataclasses.is_dataclass(kind):
+        # As protobuf has it: a name that is misspelt must not become a default in silence.
+        unknown = plain.keys() - {field.name for field in dataclasses.fields(kind)}
+        if unknown:
+            raise ValueError(f"is no {kind.__name__}: that has no field {min(unknown)[:200]!r}")
     try:
         if issubclass(kind, Message):
             return json_format.ParseDict(plain, kind())
