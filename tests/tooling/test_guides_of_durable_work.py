@@ -51,6 +51,12 @@ def examples(name: str) -> list[Example]:
     return found
 
 
+def services(found: list[Example]) -> list[list[Example]]:
+    """The examples of each server, which is declared by the first one of them."""
+    begins = [position for position, example in enumerate(found) if "\nserver = Server(" in example.text]
+    return [found[begin:end] for begin, end in zip(begins, [*begins[1:], None], strict=True)]
+
+
 @pytest.fixture
 def module() -> Iterator[ModuleType]:
     """Where the code of a guide lives."""
@@ -59,7 +65,7 @@ def module() -> Iterator[ModuleType]:
     del sys.modules[made.__name__]
 
 
-NAMES = ["recurring.md", "debounce.md", "task.md"]
+NAMES = ["jobs.md", "recurring.md", "debounce.md", "task.md"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,13 +81,13 @@ def test_its_program_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_its_examples_print_what_it_says(name: str, tmp_path: Path, module: ModuleType) -> None:
-    found = examples(name)
-    for example in found:
-        if example.declares:
-            exec(example.code, vars(module))
-    async with Harness(module.server, tmp_path).serve() as vars(module)["longshore"]:
-        for example in found:
-            if not example.declares:
-                with contextlib.redirect_stdout(io.StringIO()) as printed:
-                    await eval(example.code, vars(module))
-                assert printed.getvalue() == example.printed, example.text
+    for service in services(examples(name)):
+        for example in service:
+            if example.declares:
+                exec(example.code, vars(module))
+        async with Harness(module.server, tmp_path / str(id(service))).serve() as vars(module)["longshore"]:
+            for example in service:
+                if not example.declares:
+                    with contextlib.redirect_stdout(io.StringIO()) as printed:
+                        await eval(example.code, vars(module))
+                    assert printed.getvalue() == example.printed, example.text

@@ -18,7 +18,7 @@ from longshore_server.testing import Harness
 from tests.cli.test_cli import spawn
 
 GUIDE = (Path(__file__).parents[2] / "docs/guides/jobs.md").read_text("utf-8")
-(SERVICE,) = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+SERVICE, *_ = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 COMMANDS = re.findall(r"^\$ longshore (.*)$", GUIDE, re.MULTILINE)
 
 
@@ -29,7 +29,7 @@ async def test_its_commands_work_on_its_service(tmp_path: Path, monkeypatch: pyt
     harness = Harness(service.server, tmp_path / "data", metrics="127.0.0.1:0")
     async with harness.serve():
         done, dead = [await service.reserve.create(service.Reserve(sku, 1)) for sku in ("A1", "whale")]
-        assert await done.wait() == "reserved"
+        assert await done.wait() == "1 A1 from shelf 7"
         with pytest.raises(JobFailedError):
             await dead.wait()
         said = {}
