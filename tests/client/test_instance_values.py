@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from longshore_client import (
     DebounceClient,
     InstanceStatus,
     InvalidArgument,
+    PermissionDenied,
     RecurringClient,
     Retry,
     StillRunning,
@@ -23,6 +25,8 @@ from longshore_client import (
 )
 from longshore_client.instance_values import Values
 from longshore_client.retry import Timing
+from longshore_server import DebounceContext, Server
+from longshore_server.testing import Harness
 from tests.client.instances_server import Batch, Served, served
 from tests.proxy import Proxy
 from tests.server.instances.laboratory import Gate, Ping, Pong, Token
@@ -171,3 +175,23 @@ async def test_an_event_whose_answer_is_lost_counts_once(served: Served) -> None
         served.held.opened.set()
         await served.world.settled()
     assert served.batches == [[1, 2, 3]]
+
+
+async def test_inside_the_process_and_only_for_who_may(tmp_path: Path) -> None:
+    server = Server()
+
+    @server.debounce("pings", flush_after="5m", event=Ping, call="acme.partner")
+    async def handle(ctx: DebounceContext[Ping]) -> None: ...
+
+    async with Harness(server, tmp_path).serve() as longshore:
+        partner = longshore.connect(principal="ada", capabilities=["acme.partner"])
+        pings = DebounceClient(partner, "pings", event=Ping, state=Ping)
+        assert (await pings.add("a", Ping(1))).created
+        assert (await pings.get_state("a")).state == Ping(1)
+        with pytest.raises(PermissionDenied) as caught:
+            await pings.clear("a")
+        assert caught.value.reason == "CAPABILITY_MISSING"
+        provider = longshore.connect(principal="bob", capabilities=["longshore.provider"])
+        assert (await DebounceClient(provider, "pings", event=Ping, state=Ping).clear("a")).discarded_events == 1
+        with pytest.raises(PermissionDenied):
+            await DebounceClient(longshore.connect(principal="eve"), "pings", event=Ping, state=Ping).add("a", Ping(1))
