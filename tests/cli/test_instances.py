@@ -46,6 +46,7 @@ async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:
     served.failures = 2
     done = await run("recurring", "start", "token-refresher/a", "-d", "{}")
     assert (done.code, done.err) == (0, "its handler has failed, and runs again at 2026-01-01T00:00:30Z\n")
+    assert "2026-01-01T00:00:30Z" in (await run("recurring", "ls", "token-refresher")).out
     await served.world.advance(30)
     assert "HANDLER_ERROR" in (await run("recurring", "ls", "token-refresher")).out
     assert "(HANDLER_ERROR)" in (await run("recurring", "get", "token-refresher/a")).out
