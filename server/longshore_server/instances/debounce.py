@@ -18,7 +18,7 @@ from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import Definition, check_event_id
+from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id
 from longshore_server.instances.run import Context, Run, StateT, moment
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import FlushReason as Cause
@@ -161,12 +161,12 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         max_wait: str | float | timedelta | None = None, max_events: int | None = None,
         on_event: OnEvent[EventT, StateT] | None = None, retry: StepRetry | None = None,
         on_error: OnError[StateT] | None = None, log_level: LogLevel = "error", call: str | None = None,
-        max_crashes: int = 5,
+        max_crashes: int = 5, timeout: str | float | timedelta = TIMEOUT,
     ) -> None:  # fmt: skip
         """`state` None: the events' own type."""
         super().__init__(
             name, event if state is None else state, retry=retry, log_level=log_level, call=call,
-            max_crashes=max_crashes,
+            max_crashes=max_crashes, timeout=timeout,
         )  # fmt: skip
         self.handler = handler
         self.event_shape = Shape(event, "event")

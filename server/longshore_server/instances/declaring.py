@@ -39,6 +39,9 @@ class Common(typing.TypedDict, total=False):
     (the default) or off."""
     call: str | None
     """The capability with which callers may start, add, send and trigger; default: the provider and the admin alone."""
+    timeout: str | float | timedelta
+    """The longest that one attempt at a run may take; default: an hour. Then the handler is cancelled, and has failed
+    with ATTEMPT_TIMEOUT."""
     max_crashes: int
     """After how many servers that died while a run was under way it is given up; default 5."""
 

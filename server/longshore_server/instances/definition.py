@@ -8,9 +8,12 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from longshore_server.auth.identity import LOCAL, capabilities_problem
+from longshore_server.clock import SECOND
+from longshore_server.contract.durations import span
 from longshore_server.contract.retry import Exhausted
 from longshore_server.contract.template import MAX_VALUE
 from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
@@ -39,9 +42,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Chance = Callable[[], float]
+TIMEOUT = timedelta(hours=1)
+"""The longest that one attempt may take where a definition says nothing."""
 MAX_REASON = 1024
 """The longest reason of a termination, in bytes."""
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
+
+
+class RunTimeoutError(Exception):
+    """A handler took longer than its definition allows."""
 
 
 class Host(Protocol):
@@ -87,8 +96,9 @@ class Definition(abc.ABC, Generic[StateT]):
     """Whether work that is given up is kept aside, so that what follows can go on."""
 
     def __init__(
-        self, name: str, state: Any, *, retry: StepRetry | None, log_level: LogLevel, call: str | None, max_crashes: int
-    ) -> None:
+        self, name: str, state: Any, *, retry: StepRetry | None, log_level: LogLevel, call: str | None,
+        max_crashes: int, timeout: str | float | timedelta,
+    ) -> None:  # fmt: skip
         check_segment("name", name, "a definition")
         if retry is not None and not isinstance(retry, StepRetry):
             raise TypeError(f"retry: {retry!r} is no StepRetry: write retry=StepRetry(max_attempts=3)")
@@ -103,6 +113,10 @@ class Definition(abc.ABC, Generic[StateT]):
         self.call = call
         """The capability that callers need; None: only the provider and the admin may."""
         self.max_crashes = max_crashes
+        try:
+            self.timeout = span(timeout)
+        except ValueError as error:
+            raise ValueError(f"timeout: {error}") from None
         self._host: Host | None = None
 
     def attach(self, host: Host | None) -> None:
@@ -151,8 +165,23 @@ class Definition(abc.ABC, Generic[StateT]):
 
     async def _finished(self, run: Run, work: Awaitable[None]) -> FinishRun:
         with contextlib.suppress(Terminating):
-            await work
+            await self._in_time(run, work)
         return self.finish(run)
+
+    async def _in_time(self, run: Run, work: Awaitable[None]) -> None:
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                # What asyncio does when the time is up, and the clock that says when.
+                timer = run.around.clock.call_at(run.around.now() + self.timeout, lambda: scope.reschedule(0))
+                try:
+                    await work
+                finally:
+                    timer.cancel()
+        except TimeoutError as error:
+            if scope.expired():
+                raise RunTimeoutError from error
+            raise
 
     async def _rescued(
         self, error: BaseException, failed: FailRun, run: Run, around: Surroundings
@@ -174,6 +203,10 @@ class Definition(abc.ABC, Generic[StateT]):
         if isinstance(error, TooLargeError):
             log.error("%s: %s", record.name, error, extra=dict(fields(record)))
             return Failure(failure(Reason.STATE_TOO_LARGE, str(error)))
+        if isinstance(error, RunTimeoutError):
+            log.error("%s: its handler took too long", record.name, extra=dict(fields(record)))
+            message = f"The handler took longer than {self.timeout / SECOND:g} s, the definition's timeout."
+            return Failure(failure(Reason.ATTEMPT_TIMEOUT, message), retriable=True)
         return describe(record.name, error, around.max_payload, fields(record), record.definition)
 
     def _retry_at(

@@ -11,7 +11,7 @@ from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances import schedule
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import Definition
+from longshore_server.instances.definition import TIMEOUT, Definition
 from longshore_server.instances.run import Run, Stateful, StateT, moment
 from longshore_server.instances.schedule import Rate
 from longshore_server.store.instances import NO_TIMERS, EntryType, InstanceRecord
@@ -97,8 +97,11 @@ class Recurring(Definition[StateT]):
         start_immediately: bool = True, overlap: Overlap = "skip", misfire: Misfire = "once",
         retry: StepRetry | None = None, on_error: OnError[StateT] | None = None, log_level: LogLevel = "error",
         call: str | None = None, max_crashes: int = 5,
+        timeout: str | float | timedelta = TIMEOUT,
     ) -> None:  # fmt: skip
-        super().__init__(name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes)
+        super().__init__(
+            name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes, timeout=timeout
+        )  # fmt: skip
         self.handler = handler
         self.schedule = schedule.read(every, cron, zone, rate)
         if overlap not in ("skip", "queue"):

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, NoReturn
 
 from typing_extensions import TypeVar
 
-from longshore_server.clock import SECOND
+from longshore_server.clock import SECOND, Clock
 from longshore_server.handler.codec import Encoded
 from longshore_server.ids import uid_text
 from longshore_server.instances.values import Shape
@@ -29,11 +29,15 @@ class Terminating(BaseException):
 class Surroundings(NamedTuple):
     """What a run has of the server."""
 
-    now: Callable[[], int]
+    clock: Clock
     since: int
     """When this server began: what was due before, nobody was there for."""
     services: Any
     max_payload: int
+
+    def now(self) -> int:
+        """The time, in microseconds."""
+        return self.clock.now()
 
 
 class Run:

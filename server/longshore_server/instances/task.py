@@ -16,7 +16,7 @@ from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import Definition, check_event_id
+from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id
 from longshore_server.instances.run import Run, Stateful, moment
 from longshore_server.instances.values import Shape
 from longshore_server.store.instances import EntryType, InstanceRecord
@@ -230,8 +230,11 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
     def __init__(
         self, name: str, task: Task[StateT, EventT], *, state: Any, event: Any, retry: StepRetry | None = None,
         log_level: LogLevel = "error", call: str | None = None, max_crashes: int = 5,
+        timeout: str | float | timedelta = TIMEOUT,
     ) -> None:  # fmt: skip
-        super().__init__(name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes)
+        super().__init__(
+            name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes, timeout=timeout
+        )  # fmt: skip
         self.task = task
         self.event_shape = Shape(event, "event")
 

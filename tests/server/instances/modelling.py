@@ -29,6 +29,8 @@ from tests.conftest import LabHandlers
 
 RETRY = StepRetry(2, backoff="constant", initial_delay=10)
 MAX_CRASHES = 2
+LONG = "7d"
+"""For handlers that hang until their server ends."""
 SLOW = 150
 """How many seconds a slow handler takes, once: if all were, one would always be overdue."""
 MODES = ("works", "fails", "slow", "ends", "hangs")

@@ -180,6 +180,7 @@ DEFINITIONS: list[tuple[dict[str, Any], str]] = [
     ({"flush_after": -1}, "flush_after: it must be longer than zero"),
     ({"flush_after": 0}, "flush_after: it must be longer than zero"),
     ({"flush_after": "soon"}, "flush_after: "),
+    ({"flush_after": 1, "timeout": 0}, "timeout: it must be longer than zero"),
     ({"flush_after": 1, "max_events": 0}, "max_events: 0 is not between 1 and 1,000,000"),
     ({"flush_after": 1, "max_events": 1_000_001}, "max_events: 1000001 is not between 1 and 1,000,000"),
     ({"flush_after": 1, "max_events": 2.5}, "max_events: "),

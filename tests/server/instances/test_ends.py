@@ -66,3 +66,25 @@ async def test_who_waits_for_a_run_is_told_when_it_is_paused_before(world: World
     gate.opened.set()
     assert (await first).status is InstanceStatus.PAUSED
     assert (await second).status is InstanceStatus.PAUSED
+
+
+async def test_a_handler_that_hangs_is_cancelled_and_has_failed(world: World) -> None:
+    attempts: list[float] = []
+
+    @world.server.recurring("refresh", every=3600, state=Token, timeout=30, retry=StepRetry(2, initial_delay=1))
+    async def refresh(ctx: Any) -> None:
+        attempts.append(world.now())
+        ctx.state.value += 1
+        await asyncio.Event().wait()
+
+    await world.start()
+    await refresh.start("a", Token(), no_wait=True)
+    await world.harness.advance(60)
+    status = await refresh.status("a")
+    assert (status.status, status.attempt) == (InstanceStatus.ACTIVE, 2)
+    await world.harness.advance(1)
+    assert attempts == [0, 31]
+    status = await refresh.status("a")
+    assert status.last_error is not None
+    assert (status.status, status.last_error.reason) == (InstanceStatus.FAILED, "ATTEMPT_TIMEOUT")
+    assert await refresh.get_state("a") == Token()

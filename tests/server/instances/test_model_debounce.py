@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, rule
 
 from longshore_server import FlushReason
 from longshore_server.errors import Reason, ServiceError
-from tests.server.instances.modelling import FUSES, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
+from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
 
 FLUSH_AFTER, MAX_WAIT, MAX_EVENTS = 20, 45, 3
 
@@ -135,7 +135,7 @@ class DebounceMachine(Machine):
 
         @self.server.debounce(
             "numbers", event=int, state=list, initial=list, on_event=lambda ctx: [*ctx.state, ctx.event],
-            flush_after=FLUSH_AFTER, max_events=MAX_EVENTS, retry=RETRY, max_crashes=MAX_CRASHES,
+            flush_after=FLUSH_AFTER, max_events=MAX_EVENTS, retry=RETRY, max_crashes=MAX_CRASHES, timeout=LONG,
             on_error=sorry if rescues else None, **options,
         )  # fmt: skip
         async def numbers(ctx: Any) -> None:

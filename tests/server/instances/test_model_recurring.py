@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from tests.server.instances.modelling import FUSES, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
+from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
 
 EVERY = 60
 
@@ -132,7 +132,7 @@ class RecurringMachine(Machine):
 
         @self.server.recurring(
             "refresh", state=list, misfire=misfire, overlap=overlap, start_immediately=immediately, retry=RETRY,
-            max_crashes=MAX_CRASHES, on_error=sorry if rescues else None, **timings[schedule],
+            max_crashes=MAX_CRASHES, timeout=LONG, on_error=sorry if rescues else None, **timings[schedule],
         )  # fmt: skip
         async def refresh(ctx: Any) -> None:
             ctx.state.append(["run", *self.sight(ctx)])

@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, rule
 
 from longshore_server import ErrorContext, ExecuteContext, IdleContext, Task, TaskContext, TaskEventContext
 from longshore_server.errors import Reason, ServiceError
-from tests.server.instances.modelling import FUSES, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
+from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
 
 TIDY = 40
 """Seconds after which `on_idle` has it execute once more, where it does."""
@@ -146,7 +146,7 @@ class TaskMachine(Machine):
                 ctx.schedule(15, name="sorry")
 
         self.definition = self.server.task(
-            "order", Careful if rescues else Plain, retry=RETRY, max_crashes=MAX_CRASHES
+            "order", Careful if rescues else Plain, retry=RETRY, max_crashes=MAX_CRASHES, timeout=LONG
         )  # fmt: skip
         self.serve()
 
