@@ -78,8 +78,10 @@ class Declaring:
         Raises `ValueError` or `TypeError` for what makes no sense.
         """
 
+        _check_name(name, "recurring")
+
         def declare(handler: recurring.Handler[StateT]) -> Recurring[StateT]:
-            _check_handler(handler, name)
+            _check_handlers(name, handler, on_error)
             declared = _given(_annotated(handler, name) if state is UNSET else state, name, "state")
             found = Recurring(
                 name, handler, every=every, cron=cron, zone=zone, state=declared, rate=rate,
@@ -117,8 +119,10 @@ class Declaring:
         Raises `ValueError` or `TypeError` for what makes no sense.
         """
 
+        _check_name(name, "debounce")
+
         def declare(handler: debounce.Handler[StateT]) -> Debounce[Any, StateT]:
-            _check_handler(handler, name)
+            _check_handlers(name, handler, on_error)
             declared = _annotated(handler, name) if state is UNSET else state
             if declared is UNSET:
                 declared = _given(event, name, "event")
@@ -162,9 +166,26 @@ class Declaring:
         self.definitions[key] = definition
 
 
-def _check_handler(handler: Any, name: str) -> None:
-    if not inspect.iscoroutinefunction(handler):
-        raise TypeError(f"{name}: the handler must be an `async def` function that takes the context")
+def _check_name(name: Any, kind: str) -> None:
+    """Before there is a handler: a decorator that was written without its arguments takes that for them."""
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind} has a name: write @server.{kind}('...', ...) above {name!r}")
+
+
+def _check_handlers(name: str, handler: Any, on_error: Any) -> None:
+    _check_handler(name, "the handler", handler, "ctx")
+    if on_error is not None:
+        _check_handler(name, "on_error", on_error, "error", "ctx")
+
+
+def _check_handler(name: str, what: str, function: Any, *arguments: str) -> None:
+    try:
+        fits = inspect.iscoroutinefunction(function)
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise TypeError(f"{name}: {what} must be an `async def` function of ({', '.join(arguments)})")
 
 
 def _annotated(handler: Any, name: str) -> Any:

@@ -64,6 +64,8 @@ class DeclaringJobs:
 
         Raises `TypeError` or `ValueError` for what makes no sense.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"a queue has a name: write @server.job('...') above {name!r}")
         options = Options(
             key, max_active, max_queued, when_full, on_stale, concurrency, rate, retry, timeout, deadline, heartbeat,
             max_claims, cancel_grace, retention, idempotency_ttl, log_level,

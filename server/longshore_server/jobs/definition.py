@@ -104,7 +104,11 @@ class Definition:
         self.when_full = _word("when_full", WhenFull, options.when_full)
         self.on_stale = _ON_STALE[_one_of("on_stale", options.on_stale, _ON_STALE)]
         self.concurrency = _count("concurrency", options.concurrency)
+        if not isinstance(options.rate, Rate | None):
+            raise TypeError(f"rate: {options.rate!r} is no Rate: write rate=Rate(10, per='1s')")
         self.rate = options.rate
+        if not isinstance(options.retry, StepRetry | None):
+            raise TypeError(f"retry: {options.retry!r} is no JobRetry: write retry=JobRetry(max_attempts=3)")
         self.retry: RetryPolicy | None = None if options.retry is None else options.retry.policy
         self.timeout = _span("timeout", options.timeout)
         self.deadline = _span("deadline", options.deadline)

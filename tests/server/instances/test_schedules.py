@@ -231,6 +231,7 @@ MISTAKES = [
     ({"every": 1, "max_crashes": 0}, "max_crashes: "),
     ({"every": 1, "call": "longshore.provider"}, "built in"),
     ({"every": 1, "call": "a b"}, "cannot be a capability"),
+    ({"every": 1, "on_error": lambda error, ctx: None}, r"on_error must be an `async def` function of \(error, ctx\)"),
 ]
 
 
@@ -242,6 +243,21 @@ def test_a_mistake_is_found_where_the_definition_is_written(options: dict[str, A
 
     with pytest.raises((ValueError, TypeError), match=problem):
         server.recurring("refresh", **{"state": Token, **options})(refresh)
+    assert not server.definitions
+
+
+@pytest.mark.parametrize("kind", ["recurring", "debounce"])
+def test_a_decorator_without_its_arguments_and_a_handler_of_others_are_refused(kind: str) -> None:
+    server = Server()
+    declare: Any = getattr(server, kind)
+
+    async def refresh(ctx: Any, more: int) -> None: ...
+
+    when = {"every": 1} if kind == "recurring" else {"flush_after": 1}
+    with pytest.raises(TypeError, match=rf"a {kind} has a name: write @server.{kind}\('...', ...\) above"):
+        declare(refresh, **when)
+    with pytest.raises(TypeError, match=r"refresh: the handler must be an `async def` function of \(ctx\)"):
+        declare("refresh", state=Token, **when)(refresh)
     assert not server.definitions
 
 

@@ -152,6 +152,8 @@ def test_a_definition_that_makes_no_sense_is_refused_where_it_is_written(yard: Y
         (good, {"timeout": 0}, "timeout: it must be longer than zero"),
         (good, {"heartbeat": "often"}, "heartbeat: 'often' is no time span"),
         (good, {"concurrency": True}, "concurrency"),
+        (good, {"retry": 3}, r"retry: 3 is no JobRetry: write retry=JobRetry\(max_attempts=3\)"),
+        (good, {"rate": 10}, "rate: 10 is no Rate"),
         (untyped, {}, "annotate 'payload'"),
         (alone, {}, "two arguments"),
         (plain, {}, "async def"),
@@ -164,6 +166,8 @@ def test_a_definition_that_makes_no_sense_is_refused_where_it_is_written(yard: Y
         yard.server.job("load")(good)
     with pytest.raises(ValueError, match="cannot name a queue"):
         yard.server.job("a queue")(good)
+    with pytest.raises(TypeError, match=r"a queue has a name: write @server.job\('...'\) above <function .*good"):
+        yard.server.job(good)  # type: ignore[arg-type]
     assert list(yard.server.queues) == ["load"]
 
 
