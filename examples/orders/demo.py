@@ -20,7 +20,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 from acme.orders.v1.orders_longshore import OrdersClient
 from acme.orders.v1.orders_pb2 import ProcessOrderRequest
 from google.protobuf import json_format
@@ -28,12 +27,16 @@ from rich.console import Console, Group
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from longshore.v1.debounce_service_pb2 import FlushDebounceRequest
-from longshore.v1.debounce_service_pb2_grpc import DebounceServiceStub
-from longshore.v1.instances_pb2 import InstanceValue
-from longshore.v1.task_service_pb2 import SendEventRequest, TriggerTaskRequest
-from longshore.v1.task_service_pb2_grpc import TaskServiceStub
-from longshore_client import CallError, Channel, InvalidArgument, OperationFailed, Progress, connect
+from longshore_client import (
+    CallError,
+    Channel,
+    DebounceClient,
+    InvalidArgument,
+    OperationFailed,
+    Progress,
+    TaskClient,
+    connect,
+)
 
 sys.path.append(str(Path(__file__).parents[1]))
 from stage import ServerProcess, shown
@@ -42,8 +45,6 @@ HERE = Path(__file__).parent
 STEPS = ("waiting", "reserve", "charge", "ship")
 ENDS = ("completed", "failed", "refused")
 ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-PAYMENTS = "tasks/payment/instances"
-PARTNER = "debounces/shipments/instances/logbook"
 
 
 class Board:
@@ -123,26 +124,22 @@ def effects(order: ProcessOrderRequest) -> Counter[str]:
 class Office:
     """What the outside world says to the shop, and what the shop says at the end of the day."""
 
-    def __init__(self, channel: Channel, connection: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self._tasks: Any = TaskServiceStub(connection)
-        self._debounces: Any = DebounceServiceStub(connection)
+    def __init__(self, channel: Channel) -> None:
+        self._payments: TaskClient[Any, Any] = TaskClient(channel, "payment")
+        self._shipments: DebounceClient[Any, Any] = DebounceClient(channel, "shipments")
 
     async def pay(self, order: ProcessOrderRequest) -> None:
         """The bank has the money for an invoice; of every other one not at once."""
         await asyncio.sleep(int(order.order_id[-1]) % 2 * 2.2)
-        paid = InstanceValue(json=json.dumps({"@type": "Paid", "cents": order.amount}))
-        request = SendEventRequest(name=f"{PAYMENTS}/{order.order_id}", event=paid, event_id="paid")
-        await self._channel.invoke(self._tasks.SendEvent, request)
+        await self._payments.send(order.order_id, {"@type": "Paid", "cents": order.amount})
 
     async def close(self, unpaid: list[ProcessOrderRequest]) -> None:
         """Let no invoice wait for its time any more, and the partner not for the rest."""
         await asyncio.gather(*(self._give_up(order) for order in unpaid))
-        await self._debounces.FlushDebounce(FlushDebounceRequest(name=PARTNER))
+        await self._shipments.flush("logbook")
 
     async def _give_up(self, order: ProcessOrderRequest) -> None:
-        request = TriggerTaskRequest(name=f"{PAYMENTS}/{order.order_id}")
-        while (await self._tasks.TriggerTask(request)).triggered:
+        while (await self._payments.trigger(order.order_id)).triggered:
             pass
 
 
@@ -194,8 +191,8 @@ async def main() -> int:
         board = Board(len(requests))
         with shown(board, console):
             await shop.open()
-            async with connect(shop.address) as channel, channel.dial() as connection:
-                orders, office = OrdersClient(channel), Office(channel, connection)
+            async with connect(shop.address) as channel:
+                orders, office = OrdersClient(channel), Office(channel)
                 killer = asyncio.create_task(kill_halfway(shop, board))
                 async with asyncio.TaskGroup() as callers:
                     for position, request in enumerate(requests):
