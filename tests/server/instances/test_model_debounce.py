@@ -30,9 +30,13 @@ class DebounceModel(Model):
         facts = super().facts()
         return facts and {
             **facts,
-            "open": len(self.state or []),
+            "open": self.count(),
             "held": [len(w.value["events"]) for w in self.all_held()],
         }
+
+    def count(self) -> int:
+        """How many events the open batch has; a tombstone shows its last state, and has none open."""
+        return 0 if self.status == "TERMINATED" else len(self.state or [])
 
     def all_held(self) -> list[Work]:
         """Batches that wait, and dead ones, in the order in which they were sealed."""
