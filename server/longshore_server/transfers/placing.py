@@ -41,9 +41,14 @@ class _Queue:
     def __init__(self) -> None:
         self.uids: list[bytes] = []
         self._pause: asyncio.Future[None] | None = None
+        self.left = False
+        """Whether one of them was given up during a try, which may not have noticed."""
 
     async def pause(self, clock: Clock, duration: int) -> None:
-        """Wait so long, or until `again`."""
+        """Wait so long, or until `again`; not at all where one was given up meanwhile."""
+        if self.left:
+            self.left = False
+            return
         self._pause = asyncio.get_running_loop().create_future()
         timer = clock.call_at(clock.now() + duration, self.again)
         try:
@@ -56,6 +61,11 @@ class _Queue:
         """Wait no longer: something is new."""
         if self._pause is not None:
             resolve(self._pause)
+
+    def leave(self) -> None:
+        """One of them is given up."""
+        self.left = self._pause is None
+        self.again()
 
 
 class Placing:
@@ -113,7 +123,7 @@ class Placing:
         """Its operation is deleted: it is put nowhere any more, unless that is under way."""
         queue = self._of.get(uid)
         if queue is not None:
-            queue.again()
+            queue.leave()
 
     def has(self, uid: bytes) -> bool:
         """Whether it may still change anything in its store."""
