@@ -210,7 +210,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         """
         name = f"debounces/{self.name}/instances/{id}"
         try:
-            before: Any = self._first() if stored is None else self.state_shape.load(stored)
+            before: Any = self._first(limit) if stored is None else self.state_shape.load(stored)
             after = event if self.on_event is None else self.on_event(EventContext(event, before, count, id))
             return self.state_shape.store(after, limit)
         except UnreadableError as error:
@@ -223,8 +223,11 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
             message = f"on_event of {name} raised at the event: {detail}."
             raise ServiceError(Reason.EVENT_NOT_TAKEN, message, resource=name) from None
 
-    def _first(self) -> Any:
-        return self.initial() if callable(self.initial) else self.initial
+    def _first(self, limit: int) -> Any:
+        """What `on_event` gets with the first event of a batch: its own, which it may change in place."""
+        if callable(self.initial):
+            return self.initial()
+        return None if self.initial is None else self.state_shape.load(self.state_shape.store(self.initial, limit))
 
     # Verbs.
 

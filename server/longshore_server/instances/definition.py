@@ -22,7 +22,7 @@ from longshore_server.handler.log import LogLevel, level_of
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
-from longshore_server.instances.run import Run, StateT, Surroundings, Terminating, fields
+from longshore_server.instances.run import Run, StateT, Surroundings, Terminating, check_reason, fields
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import InstanceRecord, Value
 from longshore_server.store.mutations.base import Mutation
@@ -44,8 +44,6 @@ T = TypeVar("T")
 Chance = Callable[[], float]
 TIMEOUT = timedelta(hours=1)
 """The longest that one attempt may take where a definition says nothing."""
-MAX_REASON = 1024
-"""The longest reason of a termination, in bytes."""
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
 
 
@@ -156,6 +154,7 @@ class Definition(abc.ABC, Generic[StateT]):
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
+            _interrupt(error)
             found = self._describe(error, run, around)
             retry_at, exhausted = self._retry_at(record, found, chance, around)
             failed = FailRun(record.uid, record.fence, found.status, retry_at, problem_of(error), exhausted)
@@ -192,6 +191,7 @@ class Definition(abc.ABC, Generic[StateT]):
         except BaseException as further:
             if isinstance(further, asyncio.CancelledError) and _cancelled():
                 raise
+            _interrupt(further)
             self._describe(further, run, around)
             return failed
         finished.error, finished.bury = failed.error, self.buries
@@ -293,6 +293,16 @@ class Definition(abc.ABC, Generic[StateT]):
         return self.host.newcomer(LOCAL.name if owner is None else owner)
 
 
+class InterruptedRunError(BaseException):
+    """A run that stops with its server: the next one runs it again, and it has not failed."""
+
+
+def _interrupt(error: BaseException) -> None:
+    """Raises `InterruptedRunError` where a handler asked for what a server that stops refuses to all."""
+    if isinstance(error, ServiceError) and error.reason is Reason.SERVER_DRAINING:
+        raise InterruptedRunError from error
+
+
 def _unreadable_run(record: InstanceRecord, error: UnreadableError) -> FailRun:
     log.error("%s: %s", record.name, error, extra=dict(fields(record)))
     status = failure(Reason.STATE_UNREADABLE, shorten(str(error), 1024))
@@ -328,13 +338,6 @@ def check_event_id(event_id: str) -> str:
     if len(event_id.encode("utf-8", "replace")) > MAX_VALUE:
         raise invalid("event_id", f"must not be longer than {MAX_VALUE} bytes")
     return event_id
-
-
-def check_reason(reason: str) -> str:
-    """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT)."""
-    if len(reason.encode("utf-8", "replace")) > MAX_REASON:
-        raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
-    return reason
 
 
 def _reserved(capability: str) -> str | None:

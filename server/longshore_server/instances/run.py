@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, NoReturn
 from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock
+from longshore_server.errors import invalid
 from longshore_server.handler.codec import Encoded
 from longshore_server.ids import uid_text
 from longshore_server.instances.values import Shape
@@ -20,6 +21,9 @@ from longshore_server.store.mutations.instance_run import Work
 StateT = TypeVar("StateT", default=Any)
 
 _logger = logging.getLogger("longshore.instances")
+
+MAX_REASON = 1024
+"""The longest reason, in bytes."""
 
 
 class Terminating(BaseException):
@@ -209,11 +213,26 @@ class Stateful(Context[StateT]):
         Args:
             reason: why, for those who ask later.
             purge: leave nothing of it instead.
+
+        Raises `TypeError` or `ServiceError` (INVALID_ARGUMENT) for a reason that is no text, or too long.
         """
-        self._run.end = End(reason, purge)
+        if not isinstance(reason, str):
+            raise TypeError(f"reason: {reason!r} is no text")
+        self._run.end = End(check_reason(reason), purge)
         raise Terminating
 
 
 def moment(micros: int) -> datetime:
     """A time of the clock as code reads it."""
     return datetime.fromtimestamp(micros / SECOND, UTC)
+
+
+def check_reason(reason: str) -> str:
+    """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        raise invalid("reason", "holds what no text can: half of a character") from None
+    if size > MAX_REASON:
+        raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
+    return reason

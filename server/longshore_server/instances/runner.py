@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from longshore_server.clock import Clock
-from longshore_server.errors import ServiceError
+from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.instance_lifecycle import Kind
-from longshore_server.instances.definition import Chance, Definition
+from longshore_server.instances.definition import Chance, Definition, InterruptedRunError
 from longshore_server.instances.run import Surroundings
 from longshore_server.instances.scheduler import Scheduler
 from longshore_server.store import instances as rows
 from longshore_server.store.instances import InstanceRecord
-from longshore_server.store.mutations.instance_run import BeginRun, LoseRun, Work
+from longshore_server.store.mutations.instance_run import BeginRun, FailRun, LoseRun, Work
 from longshore_server.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,8 @@ class Runner:
         self._works[record.uid] = work
         try:
             change = await definition.handle(work, self._around, self._chance)
+        except InterruptedRunError:
+            return False
         except asyncio.CancelledError:
             # The server stops, or the instance has ended: there is nothing to say of it any more.
             task = asyncio.current_task()
@@ -139,6 +141,11 @@ class Runner:
         try:
             after: InstanceRecord = await self._store.writer.submit(change)
         except ServiceError as error:
-            log.info("%s: what its handler did is lost: %s", record.name, error.message)
+            if error.reason is Reason.INTERNAL:
+                # It cannot be stored. Left as it is it would be under way for ever.
+                failed = FailRun(record.uid, record.fence, failure(Reason.INTERNAL), None)
+                await asyncio.gather(self._store.writer.submit(failed), return_exceptions=True)
+            else:
+                log.info("%s: what its handler did is lost: %s", record.name, error.message)
             return True
         return after.due is not None and after.due <= self._clock.now()

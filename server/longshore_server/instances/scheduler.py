@@ -7,11 +7,14 @@ import logging
 from collections.abc import Callable, Collection
 from functools import partial
 
-from longshore_server.clock import Clock, Timer
+from longshore_server.clock import SECOND, Clock, Timer
 from longshore_server.store import instances as rows
 from longshore_server.store.store import Store
 
 log = logging.getLogger(__name__)
+
+AGAIN = 60 * SECOND
+"""How long after a look that has failed it looks again."""
 
 
 class Scheduler:
@@ -98,6 +101,9 @@ class Scheduler:
         self._looking = None
         if not task.cancelled() and task.exception() is not None:
             log.error("what is due could not be read", exc_info=task.exception())
+            self._behind = True
+            if self._open:
+                self._arm(self._clock.now() + AGAIN)
         else:
             self.go_on()
 

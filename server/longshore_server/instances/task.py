@@ -88,7 +88,8 @@ class TaskContext(Stateful[StateT | None], Generic[StateT]):
         if isinstance(when, datetime):
             if when.tzinfo is None:
                 raise ValueError(f"when: {when} has no time zone: write datetime.now(UTC), for example")
-            return round(when.timestamp() * SECOND)
+            # What is past is due at once, however long it is past.
+            return max(round(when.timestamp() * SECOND), self._run.started)
         try:
             return self._run.around.now() + span(when, zero=True)
         except ValueError as error:

@@ -192,3 +192,24 @@ async def test_what_is_collected_survives_a_crash(world: World) -> None:
     await world.restart()
     await world.advance(60)
     assert batches == [(60, 3, 2, FlushReason.FLUSH_AFTER)]
+
+
+async def test_an_initial_state_is_each_batchs_own_also_where_it_is_changed_in_place(world: World) -> None:
+    batches: list[Any] = []
+
+    def append(ctx: Any) -> list[int]:
+        state: list[int] = ctx.state
+        state.append(ctx.event)
+        return state
+
+    @world.server.debounce("numbers", event=int, state=list[int], initial=[], on_event=append, flush_after="5s")
+    async def send(ctx: Any) -> None:
+        batches.append(ctx.state)
+
+    await world.start()
+    for id in ("a", "b"):
+        await send.add(id, 1)
+    await world.advance(5)
+    await send.add("a", 2)
+    await world.advance(5)
+    assert batches == [[1], [1], [2]]

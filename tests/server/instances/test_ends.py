@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 from typing import Any
 
+import pytest
+
 from longshore_server import InstanceStatus, StepRetry
+from longshore_server.store.mutations.instance_run import FinishRun
 from tests.server.instances.laboratory import Gate, Token, World
 
 
@@ -88,3 +91,31 @@ async def test_a_handler_that_hangs_is_cancelled_and_has_failed(world: World) ->
     assert status.last_error is not None
     assert (status.status, status.last_error.reason) == (InstanceStatus.FAILED, "ATTEMPT_TIMEOUT")
     assert await refresh.get_state("a") == Token()
+
+
+@pytest.mark.parametrize("reason", [None, "\ud800", "x" * 1025])
+async def test_a_reason_that_cannot_be_kept_fails_the_run_and_leaves_no_zombie(world: World, reason: Any) -> None:
+    @world.server.recurring("refresh", every=3600, state=Token)
+    async def refresh(ctx: Any) -> None:
+        ctx.terminate(reason)
+
+    await world.start()
+    await refresh.start("a", Token())
+    assert (await refresh.status("a")).status is InstanceStatus.FAILED
+
+
+async def test_an_end_that_the_store_does_not_take_fails_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, tx: Any) -> Any:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(FinishRun, "apply", broken)
+
+    @world.server.recurring("refresh", every=3600, state=Token)
+    async def refresh(ctx: Any) -> None:
+        pass
+
+    await world.start()
+    await refresh.start("a", Token())
+    status = await refresh.status("a")
+    assert status.last_error is not None
+    assert (status.status, status.last_error.reason) == (InstanceStatus.FAILED, "INTERNAL")

@@ -37,3 +37,24 @@ async def test_what_was_read_while_others_took_the_slots_is_begun_later() -> Non
     await turns()
     assert begun == [b"c", b"d", b"e", b"a", b"b"]
     scheduler.stop()
+
+
+async def test_a_look_that_failed_is_taken_again() -> None:
+    begun: list[bytes] = []
+    clock, broken = ManualClock(), [OSError("the disk")]
+
+    class Store:
+        async def read(self, query: Any) -> Any:
+            if broken:
+                raise broken.pop()
+            return [uid for uid in (b"a",) if uid not in begun], None
+
+    store: Any = Store()
+    scheduler = Scheduler(store, clock, begun.append, lambda: begun, 3)
+    scheduler.start()
+    await turns()
+    assert begun == []
+    clock.advance(60)
+    await turns()
+    assert begun == [b"a"]
+    scheduler.stop()

@@ -213,3 +213,21 @@ async def test_a_paused_one_takes_events_and_handles_them_once_it_is_resumed(wor
     assert await order.resume("a") == (True, Status.ACTIVE)
     await world.settled()
     assert [kind for kind, *_ in happened] == ["event", "execute", "event"]
+
+
+async def test_a_time_that_is_long_past_is_due_at_once(world: World) -> None:
+    executed: list[float] = []
+
+    class Late(Task[Token, Ping]):
+        async def on_event(self, event: Ping, ctx: Any) -> None:
+            ctx.set_state(Token())
+            ctx.schedule(datetime(1960, 1, 1, tzinfo=UTC))
+
+        async def execute(self, ctx: Any) -> None:
+            executed.append(world.now())
+
+    late = world.server.task("late", Late)
+    await world.start()
+    await late.send("a", Ping(1))
+    await world.settled()
+    assert executed == [0]
