@@ -212,7 +212,9 @@ class Engine:
         self.drain()
         await self.transfers.close()
         await asyncio.gather(self.executor.drain(until), self.instances.stop(until), self.jobs.stop(until))
+        # From here on nothing waits for room on a full disk: the stop has to come to its end.
         self.store.writer.hurry()
+        await asyncio.gather(self.jobs.release(), self.instances.release())
         # Starts whose commit was under way count too: in the store they run, though nothing was launched for them.
         await asyncio.gather(self.store.writer.submit(Nothing()), return_exceptions=True)
         left = [live.record for live in self.table.live.values() if live.record.under_way]

@@ -30,7 +30,8 @@ def problem_of(error: BaseException) -> str:
         said = str(error)
     except Exception:  # noqa: BLE001 - an error that cannot even say what it is must end its attempt all the same
         said = ""
-    return f"{type(error).__name__}: {said}"[:MAX_PROBLEM]
+    # Half of a character, which a payload may hold, is no text that can be stored.
+    return f"{type(error).__name__}: {said}"[:MAX_PROBLEM].encode("utf-8", "replace").decode()
 
 
 def describe(name: str, error: BaseException, limit: int, fields: Mapping[str, Any], domain: str) -> Failure:

@@ -91,6 +91,9 @@ class Instances:
     async def stop(self, until: int) -> None:
         """Give handlers until `until` to end, then leave the rest to the next server."""
         await self._runner.stop(until)
+
+    async def release(self) -> None:
+        """Say of what was interrupted that no crash has done it."""
         await self._runner.release()
 
     def abandon(self) -> None:

@@ -119,11 +119,13 @@ class Host:
         if left:
             # One that swallows its cancellation is left behind: the process is about to end.
             await asyncio.wait([run.task for run in left], timeout=5)
-        if not self.queues:
-            return 0
-        released = self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=False))
-        await asyncio.gather(released, return_exceptions=True)
         return len(left)
+
+    async def release(self) -> None:
+        """Say of what was interrupted that no crash has done it."""
+        if self.queues:
+            released = self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=False))
+            await asyncio.gather(released, return_exceptions=True)
 
     def abandon(self) -> None:
         """For tests: from here on nothing runs, as if the process had been killed."""

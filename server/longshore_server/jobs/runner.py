@@ -69,6 +69,7 @@ class Run:
         self._in_function = False
         self._graced = False
         self._span = UNRECORDED
+        self._unstorable = False
         self.holds_slot = True
         """Whether it counts among the attempts that its queue may have at once."""
         self.task = host.loop.create_task(self._run(), name=record.name, context=host.context.copy())
@@ -262,7 +263,12 @@ class Run:
         self.host.store.writer.submit(settle, self._settled)
 
     def _settled(self, result: object) -> None:
-        if isinstance(result, ServiceError):
+        if isinstance(result, ServiceError) and result.reason is Reason.INTERNAL and not self._unstorable:
+            # Left as it is it would be active, and have its key, until the next start.
+            self._unstorable = True
+            failed = SettleJob(self._begun.uid, self._begun.attempt, JobMove.FAIL, error=failure(Reason.INTERNAL))
+            self.host.store.writer.submit(failed, self._settled)
+        elif isinstance(result, ServiceError):
             # The job ended by another hand, another attempt has begun, or the store has stopped for good.
             log.info(
                 "attempt %d of %s came to nothing: %s", self._begun.attempt, self._begun.name, result.message,
