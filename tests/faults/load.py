@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import grpc
@@ -22,6 +22,8 @@ KINDS = {
     "Quick": (3, 1), "Steps": (3, 5), "Sleeps": (2, 4), "Chatty": (1, 150), "Family": (1, 4), "Named": (2, 4),
     "Hand": (2, 3), "Spread": (1, 4),
 }  # fmt: skip
+OWN = KINDS.keys() - {"Hand", "Spread"}
+"""Those that need no jobs."""
 NAMES = 4000
 """How many template names there are: few enough that callers meet on them."""
 
@@ -29,7 +31,11 @@ NAMES = 4000
 class Load:
     """One caller with a channel of its own and several sessions at a time, each from start to end of an operation."""
 
-    def __init__(self, server: ServerProcess, history: History, serving: Serving, seed: str) -> None:
+    def __init__(
+        self, server: ServerProcess, history: History, serving: Serving, seed: str, kinds: Collection[str] = KINDS
+    ) -> None:
+        """`kinds`: of operations, those that are started."""
+        self._kinds = {kind: weight for kind, (weight, _) in KINDS.items() if kind in kinds}
         self._calls = Calls(server, history, serving)
         self._caller = self._calls.caller
         self._typed = torture_pb2_grpc.TortureServiceStub(self._caller.channel)
@@ -67,7 +73,7 @@ class Load:
                 self._history.wrong(f"a caller broke: {error!r}")
 
     async def _session(self, rng: random.Random, id: str) -> None:
-        kind = rng.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        kind = rng.choices(list(self._kinds), list(self._kinds.values()))[0]
         count = rng.randint(1, KINDS[kind][1])
         request = WorkRequest(count=count, text=f"{id} " + "x" * rng.choice([0, 10, 300]))
         if kind == "Named":
