@@ -234,10 +234,13 @@ async def test_two_objects_never_become_one_file(lab: BytesLab, near: Channel) -
     store = lab.server.stores["exports"]
     await store.put("reports/1", DATA)
     handle = await BytesClient(near).export(BytesRequest(key="reports/1"))
-    async with Broken(lab, iter([Damage(How.CUT, MB, down=True)])) as channel:
+    broken = Broken(lab, iter([Damage(How.STALL, MB, down=True)]))
+    async with broken as channel:
         stream = BytesClient(channel).export.attach(handle.name).open()
         await anext(stream)
+        await broken.proxy.stalled.wait()
         await store.put("reports/1", bytes(len(DATA)))
+        broken.proxy.go_on()
         with pytest.raises(lc.FailedPrecondition) as caught:
             [chunk async for chunk in stream]
     assert caught.value.reason == "DOWNLOAD_CHANGED"

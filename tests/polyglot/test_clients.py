@@ -239,7 +239,8 @@ async def test_download(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> 
     async with Proxy(dock.address, iter([Damage(How.CUT, SIZE // 2, down=True)])) as proxy:
         resumed, told = await (await tells(proxy.address, "download", name)).rest()
         assert proxy.counts[How.CUT] == 1
-    assert 0 < resumed["resumed_at"] <= SIZE // 2
+    # On a busy machine a connection can be cut before its caller has seen anything of it.
+    assert 0 <= resumed["resumed_at"] <= SIZE // 2
     assert told == {"size": SIZE, "sha256": hashlib.sha256(offered).hexdigest()}
 
 

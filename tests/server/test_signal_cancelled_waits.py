@@ -79,7 +79,7 @@ async def test_a_wait_that_was_given_up_is_given_up_again(lab: Lab, timeout: flo
     @lab.plays
     async def handler(request, op):
         wait = asyncio.ensure_future(op.next_signal("approve", timeout=timeout))
-        await lab.catch_up()
+        await (lab.catch_up() if timeout is None else lab.clock.armed(timeout))
         wait.cancel()
         await asyncio.wait([wait])
         assert wait.cancelled()

@@ -32,6 +32,8 @@ def project(tmp_path: Path) -> Path:
 def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # This project's own contracts and settings are not the guide's.
     environment = {**os.environ, "PYTHONPATH": f"{project}{os.pathsep}{ROOT / 'examples' / 'approvals'}"}
+    # What this run of pytest was told is not for that of the project.
+    environment.pop("PYTEST_ADDOPTS", None)
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
 

@@ -259,6 +259,8 @@ async def test_a_call_keeps_nothing_of_a_write_that_has_failed(lab: BytesLab, mo
     await call.write(chunk(3, b"def"))
     while upload.sendings[0]._failure is None:
         await turns()
-    assert [kept() for kept in held] == [None]
+    # The thread that wrote lets go of its frame a moment after it has told.
+    while any(kept() is not None for kept in held):
+        await turns()
     await call.write(chunk(6, b"ghi"))
     assert (await refused(call))[1] == "STORE_FULL"
