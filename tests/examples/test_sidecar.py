@@ -130,6 +130,7 @@ def loopback() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("make", "drain"), [(lambda: "", 0.3), (loopback, 4.0)], ids=["socket, cut short", "loopback, drained"]
 )
