@@ -39,7 +39,7 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_guides_tests_pass(project: Path) -> None:
-    done = run(project, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+    done = run(project, "-m", "pytest", "-q", "-W", "error", "-p", "no:anyio", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^12 passed", done.stdout, re.MULTILINE), done.stdout
 
@@ -51,7 +51,7 @@ def test_the_guides_program_runs_without_pytest(project: Path) -> None:
 
 def test_a_project_that_does_not_say_which_server_is_told_to(project: Path) -> None:
     (project / "conftest.py").write_text('pytest_plugins = ["longshore_server.testing.plugin"]\n', "utf-8")
-    done = run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_time.py")
+    done = run(project, "-m", "pytest", "-q", "-p", "no:anyio", "-p", "no:cacheprovider", "test_time.py")
     assert done.returncode != 0
     assert "write a fixture named longshore_server that returns it" in done.stdout
 
@@ -60,6 +60,6 @@ def test_without_fakes_the_lifespan_is_the_servers_own(project: Path) -> None:
     conftest = project / "conftest.py"
     text = conftest.read_text("utf-8")
     conftest.write_text(text[: text.index("@pytest.fixture\ndef longshore_services")], "utf-8")
-    done = run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_callers.py")
+    done = run(project, "-m", "pytest", "-q", "-p", "no:anyio", "-p", "no:cacheprovider", "test_callers.py")
     assert done.returncode != 0
     assert "the shop is far away" in done.stdout
