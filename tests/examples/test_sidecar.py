@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
@@ -130,6 +131,7 @@ def loopback() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.xfail(grpc.__version__.startswith("1.76."), run=False, reason="not seen to end on gRPC 1.76 yet")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("make", "drain"), [(lambda: "", 0.3), (loopback, 4.0)], ids=["socket, cut short", "loopback, drained"]
