@@ -25,7 +25,7 @@ _ordinary = DefaultFilter()
 _EPILOG = """\b
 Examples:
   longshore dev service:server
-  longshore dev shop/service.py:server --protos shop/protos --out shop --listen unix:/tmp/shop --data /tmp/shop-data
+  longshore dev shop/service.py:server --protos shop/protos --out shop --listen unix:shop.sock --data shop-data
 """
 
 
