@@ -59,15 +59,16 @@ async def test_the_snapshot_comes_first_and_every_event_after_it_follows(lab: La
     reporter = Reporter(lab)
     name = (await lab.begin()).operation.name
     watches: list[asyncio.Task[list[pb.WatchResponse]]] = []
+    openings: list[asyncio.Future[None]] = []
     for number in range(20):
-        if number % 4:
-            watches.append(asyncio.ensure_future(collect(lab, name)))
-        else:
+        opened = asyncio.get_running_loop().create_future()
+        watches.append(asyncio.ensure_future(_all(lab, name, opened)))
+        openings.append(opened)
+        if number % 4 == 0:
             # Every fourth has begun for sure before the reports go on, however slow the machine is.
-            stream = lab.operations.Watch(pb.WatchRequest(name=name))
-            opening = await stream.read()
-            watches.append(asyncio.ensure_future(_rest(opening, stream)))
+            await opened
         await reporter(*["progress"] * 10)
+    await asyncio.gather(*openings)
     await reporter("end")
     starts = set()
     for watch in watches:
@@ -88,10 +89,12 @@ def _told(item: Any) -> tuple[int, EventType, int | None]:
     return event.sequence, event.type, item.covers_after if isinstance(item, Skip) else None
 
 
-async def _rest(opening: Any, stream: Any) -> list[pb.WatchResponse]:
-    messages = [opening]
-    while (message := await stream.read()) is not grpc.aio.EOF:
+async def _all(lab: Lab, name: str, opened: asyncio.Future[None]) -> list[pb.WatchResponse]:
+    messages = []
+    async for message in lab.operations.Watch(pb.WatchRequest(name=name)):
         messages.append(message)
+        if not opened.done():
+            opened.set_result(None)
     return messages
 
 
