@@ -1,39 +1,35 @@
-"""The README, done as it says: its contract compiled, its handler served by its command, its callers calling.
+"""The README as a stranger has it: its text, the wheel, an empty environment, and no file of this repository.
 
-Only what depends on the machine is put in: the port, and a stand-in for grpcurl where there is none.
+What depends on the machine is put in: the port, and the wheel for what is not yet in a package index.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import types
 import venv
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from acme.orders.v1.orders_pb2 import ProcessOrderResult
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-EXAMPLE = ROOT / "examples" / "orders"
-BIN = Path(sys.executable).parent
-ADDRESS = "localhost:50051"
-LIFESPAN = """
-def lifespan(server):
-    return Ledger(server.config.data / "ledger.db")
+RUN = """
+import ast, asyncio, inspect, sys, types
+module = types.ModuleType("readme")
+done = eval(compile(sys.stdin.read(), "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), vars(module))
+if inspect.isawaitable(done):
+    asyncio.run(done)
+print(module.result.receipt)
 """
+"""Runs a block that may await, as `python -m asyncio` does."""
 
 
 class Block(NamedTuple):
@@ -41,7 +37,6 @@ class Block(NamedTuple):
 
     language: str
     text: str
-    line: int
 
     @property
     def commands(self) -> list[str]:
@@ -49,117 +44,138 @@ class Block(NamedTuple):
         lines = (line.removeprefix("$ ") for line in self.text.splitlines())
         return [line for line in lines if shlex.split(line, comments=True)]
 
+    @property
+    def file(self) -> Path:
+        """The file that its first line names."""
+        found = re.match(r"(?://|#) (\S+\.(?:proto|py))\n", self.text)
+        assert found is not None, self.text
+        return Path(found[1])
+
 
 def blocks() -> list[Block]:
-    text = README.read_text("utf-8")
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(match[1], match[2], text.count("\n", 0, match.start(2))) for match in found]
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2]) for match in found]
 
 
-MAKE, CONTRACT, HANDLER, SERVE, CLIENT, BLOCKING, GRPCURL, CALL, INSTALL = blocks()
+MAKE, CONTRACT, HANDLER, SERVE, CALL, CLIENT, BLOCKING, GRPCURL, PROJECT = blocks()
+INSTALL, GENERATE, START = SERVE.commands
 
 
-class Project(NamedTuple):
-    """A folder with the README's contract and service, and what a shell in it needs."""
+class Stranger:
+    """Somebody in an empty folder who types what the README says."""
 
-    folder: Path
-    environment: dict[str, str]
+    def __init__(self, folder: Path, wheel: Path, constraints: Path) -> None:
+        self.folder = folder
+        self.address = "127.0.0.1:0"
+        bin = folder / "venv" / "bin"
+        self.environment = {
+            "HOME": str(folder), "PATH": os.pathsep.join([str(bin), os.environ["PATH"]]),
+            "PIP_FIND_LINKS": str(wheel.parent), "PIP_CONSTRAINT": str(constraints), "LONGSHORE_METRICS": "off",
+        }  # fmt: skip
 
-    def shell(self, command: str, cwd: Path | None = None) -> str:
+    def types(self, command: str, text: str = "") -> str:
         """What a command prints. It must succeed."""
         done = subprocess.run(
-            command, shell=True, cwd=cwd or self.folder, env=self.environment, capture_output=True, text=True,
+            command, shell=True, cwd=self.folder, env=self.environment, input=text, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def here(self, text: str) -> str:
+        """With the address that the README's has become on this machine."""
+        assert re.search(r"(localhost|127\.0\.0\.1):50051", text)
+        return re.sub(r"(localhost|127\.0\.0\.1):50051", self.address, text)
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """The example's messages and steps around the README's contract and handler."""
-    orders = tmp_path / "examples" / "orders"
-    contract = orders / "protos" / "acme" / "orders" / "v1" / "orders.proto"
-    contract.parent.mkdir(parents=True)
-    whole = (EXAMPLE / "protos" / "acme" / "orders" / "v1" / "orders.proto").read_text()
-    contract.write_text(re.sub(r"^service .*?^}\n", lambda _: CONTRACT.text, whole, flags=re.MULTILINE | re.DOTALL))
-    assert CONTRACT.text in contract.read_text()
-    shutil.copy(EXAMPLE / "ledger.py", orders)
-    # The example's own module, under another name: imports and steps for the README's class. Its lifespan begins what
-    # the example's own server runs.
-    shutil.copy(EXAMPLE / "service.py", orders / "whole.py")
-    (orders / "service.py").write_text(f"from whole import *\ndel Orders, server\n{LIFESPAN}\n{HANDLER.text}")
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    stand_in = tools / "grpcurl"
-    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("grpcurl.py")}" "$@"\n')
-    stand_in.chmod(0o755)
-    path = os.pathsep.join([str(BIN), os.environ["PATH"], str(tools)])
-    return Project(tmp_path, {**os.environ, "PATH": path, "LONGSHORE_METRICS": "127.0.0.1:0"})
+    async def begins(self, command: str) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(
+            *shlex.split(command), cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe
+        )
+
+    async def serves(self) -> asyncio.subprocess.Process:
+        process = await self.begins(self.here(START))
+        said = await read_to(process, r"serving acme\.orders\.v1\.OrdersService \(1 operation\)  on ")
+        self.address = said.split("  on ")[1].split()[0]
+        self.environment["LONGSHORE_SERVER"] = self.address
+        return process
 
 
-@pytest.fixture
-async def address(project: Project) -> AsyncIterator[str]:
-    """Where the README's service is served, by the README's commands."""
-    (compile,) = (command for command in INSTALL.commands if command.startswith("longshore generate"))
-    project.shell(compile, project.folder / "examples" / "orders")
-    (serve,) = SERVE.commands
-    process = await asyncio.create_subprocess_exec(
-        *shlex.split(serve.replace("127.0.0.1:50051", "127.0.0.1:0")), cwd=project.folder, env=project.environment,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+async def read_to(process: asyncio.subprocess.Process, pattern: str) -> str:
+    """The first line of its stderr with a pattern."""
+    said = b""
     assert process.stderr is not None
-    said = ""
+    async for line in process.stderr:
+        said += line
+        if re.search(pattern, line.decode()):
+            return line.decode()
+    raise AssertionError(f"{pattern} never came\n{said.decode()}")
+
+
+@pytest.fixture
+async def stranger(wheel: Path, constraints: Path, tmp_path: Path) -> Stranger:
+    """With what the README says to install."""
+    stranger = Stranger(tmp_path, wheel, constraints)
+    await asyncio.to_thread(venv.create, tmp_path / "venv", with_pip=True)
+    await asyncio.to_thread(stranger.types, INSTALL)
+    return stranger
+
+
+@pytest.mark.timeout(300)  # the five minutes that it may take, with the setting up of an environment
+async def test_its_text_alone_makes_a_service_that_is_killed_and_goes_on(stranger: Stranger) -> None:
+    for block in (CONTRACT, HANDLER):
+        path = stranger.folder / block.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text)
+    await asyncio.to_thread(stranger.types, GENERATE)
+    server = await stranger.serves()
     try:
-        while "  serving " not in said:
-            line = await process.stderr.readline()
-            assert line, said
-            said += line.decode()
-        found = re.search(r"serving acme\.orders\.v1\.OrdersService \(1 operation\)  on (127\.0\.0\.1:\d+) ", said)
-        assert found is not None, said
-        yield found[1]
-        process.send_signal(signal.SIGTERM)
-        rest = await process.stderr.read()
-        assert await process.wait() == 0, said + rest.decode()
+        call, ls = CALL.commands
+        watch = await stranger.begins(call)
+        await read_to(watch, "Shipping ord_123")
+        assert "ship  Shipping ord_123" in await asyncio.to_thread(stranger.types, ls)
+        server.kill()
+        await server.communicate()
+        await read_to(watch, "does not answer; trying again")
+        server = await stranger.serves()
+        out, said = await watch.communicate()
+        assert json.loads(out) == {"order_id": "ord_123", "receipt": "receipt-ord_123"}
+        assert "completed in" in said.decode()
+        steps = stranger.types("longshore steps operations/orders-process-ord_123 --json")
+        charge, ship = (json.loads(line) for line in steps.splitlines())
+        assert (charge["attempt"], ship["attempt"]) == (1, 2), "what is done is not done again"
+
+        client, blocking = await asyncio.gather(
+            calls(stranger, CLIENT, "ord_124"), calls(stranger, BLOCKING, "ord_125")
+        )
+        assert client == ["charge Charging the card", "ship Shipping ord_124", "receipt-ord_124"]
+        assert blocking == ["receipt-ord_125"]
+        await with_nothing_of_ours(stranger)
+        server.send_signal(signal.SIGTERM)
+        await server.communicate()
+        assert server.returncode == 0
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        if server.returncode is None:
+            server.kill()
+            await server.communicate()
 
 
-async def test_what_it_shows_works(project: Project, address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    namespace = await run_python(CLIENT, address)
-    assert namespace["result"] == ProcessOrderResult(order_id="ord_123", status="ready_to_ship")
-    assert capsys.readouterr().out.splitlines() == ["charge Charging the card", "ship Shipping ord_123"]
+async def calls(stranger: Stranger, block: Block, order: str) -> list[str]:
+    """What a client prints of an order of its own."""
+    text = stranger.here(block.text).replace("ord_123", order)
+    return (await asyncio.to_thread(stranger.types, f"python -c {shlex.quote(RUN)}", text)).splitlines()
 
-    blocking = await run_python(BLOCKING, address)
-    assert blocking["result"] == namespace["result"]
 
-    async def shell(command: str) -> str:
-        return await asyncio.to_thread(project.shell, command.replace(ADDRESS, address))
-
-    start, watch = GRPCURL.commands
-    (started,) = documents(await shell(start))
+async def with_nothing_of_ours(stranger: Stranger) -> None:
+    """grpcurl, or where there is none a stand-in that knows of the server what reflection tells."""
+    stand_in = shlex.join([sys.executable, str(Path(__file__).with_name("grpcurl.py"))])
+    grpcurl = "grpcurl" if "grpcurl" in stranger.types("command -v grpcurl || true") else stand_in
+    start, watch = (stranger.here(command).replace("grpcurl", grpcurl, 1) for command in GRPCURL.commands)
+    (started,) = documents(await asyncio.to_thread(stranger.types, start))
     assert (started["name"], started["done"]) == ("operations/orders-process-ord_123", True)
-    assert started["response"]["status"] == "ready_to_ship"
-    first, *_ = documents(await shell(watch))
+    assert started["response"]["receipt"] == "receipt-ord_123"
+    first, *_ = documents(await asyncio.to_thread(stranger.types, watch))
     assert first["snapshot"]["state"] == "STATE_COMPLETED"
-
-    project.environment["LONGSHORE_SERVER"] = address
-    call, ls = CALL.commands
-    assert json.loads(await shell(call)) == {"order_id": "ord_123", "status": "ready_to_ship"}
-    assert await shell(ls) == "", "nothing runs any more"
-
-
-async def run_python(block: Block, address: str) -> dict[str, Any]:
-    """Run a block that may await, and return its variables. A trace shows the README's lines."""
-    assert ADDRESS in block.text
-    source = "\n" * block.line + block.text.replace(ADDRESS, address)
-    module = types.ModuleType("readme")
-    done = eval(compile(source, README, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), vars(module))
-    if inspect.isawaitable(done):
-        await done
-    return vars(module)
 
 
 def documents(text: str) -> list[Any]:
@@ -172,24 +188,11 @@ def documents(text: str) -> list[Any]:
     return found
 
 
-def test_its_installation_brings_the_server_and_the_command_line(tmp_path: Path) -> None:
-    install, _, new = INSTALL.commands
-    venv.create(tmp_path / "venv", with_pip=True)
-    path = os.pathsep.join([str(tmp_path / "venv" / "bin"), os.environ["PATH"]])
-    # The versions that are tested here; what is newer is for `make lock`.
-    environment = {**os.environ, "PATH": path, "PIP_CONSTRAINT": str(ROOT / "constraints" / "highest.txt")}
-    environment.pop("PYTHONPATH", None)
-    fresh = Project(tmp_path, environment)
-    fresh.shell(install, ROOT)
-    for command in ("call", "ls", "types", "generate", "serve"):
-        assert "Usage: " in fresh.shell(f"longshore {command} --help")
-    fresh.shell(new)
-    assert (tmp_path / "hello" / "Makefile").exists()
-    assert str(tmp_path) in fresh.shell("python -c 'import longshore_server; print(longshore_server.__file__)'")
-
-
 def test_every_block_has_its_part_in_these_tests() -> None:
     kinds = [block.language for block in blocks()]
-    assert kinds == ["", "proto", "python", "", "python", "python", "", "", ""]
+    assert kinds == ["", "proto", "python", "", "", "python", "python", "", ""]
     assert [shlex.split(command, comments=True) for command in MAKE.commands] == [["make", "demo"], ["make", "test"]]
-    assert [len(block.commands) for block in (SERVE, GRPCURL, CALL, INSTALL)] == [1, 2, 2, 3]
+    # What these two do is seen in test_new.py and tests/cli/test_dev.py.
+    new, dev = (shlex.split(command, comments=True) for command in PROJECT.commands)
+    assert (new, dev) == (["longshore", "new", "hello"], ["longshore", "dev"])
+    assert [len(block.commands) for block in (SERVE, CALL, GRPCURL)] == [3, 2, 2]
