@@ -209,10 +209,9 @@ class Host:
 
     async def pause(self, queue: str, paused: bool) -> None:
         """Let no attempt of a queue begin, or let them again; durable, over restarts too."""
-        row = await self.store.writer.submit(PauseQueue(queue, paused))
-        line = self.scheduler.lines[queue]
-        line.paused, line.backlog = row.paused, True
-        self.scheduler.next(line)
+        # Not where the future is awaited: who goes away cancels that, and the line would differ from the store.
+        settled = partial(self.scheduler.paused, self.scheduler.lines[queue])
+        await self.store.writer.submit(PauseQueue(queue, paused), settled)
 
     # What commits bring.
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from longshore_server.clock import SECOND
-from longshore_server.contract.durations import span
+from longshore_server.contract.durations import LONGEST, span
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
@@ -260,6 +260,8 @@ def _due(request: JobRequest[Any], now: int) -> int | None:
         if request.run_at.tzinfo is None:
             raise ValueError("run_at: it has no time zone: give one, such as datetime.now(UTC)")
         due = round(request.run_at.timestamp() * SECOND)
+        if due > now + LONGEST * SECOND:
+            raise ValueError(f"run_at: {request.run_at} is more than {LONGEST:,} seconds from now")
     return due if due > now else None
 
 

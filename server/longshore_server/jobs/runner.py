@@ -105,9 +105,11 @@ class Run:
             self._listen(self.host.clock.now() + self._definition.heartbeat)
 
     def _listen(self, until: int) -> None:
-        """Take the attempt away at `until` unless it is heard of before."""
+        """Take the attempt away at `until` unless it is heard of before, or has ended."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
+        if self.host.runs.get(self._begun.uid) is not self:
+            return
         self._heartbeat = self.host.clock.call_at(until, self._lost)
 
     def _lost(self) -> None:
@@ -117,7 +119,9 @@ class Run:
 
     def _looked(self, found: JobRecord | ServiceError) -> None:
         """The store knows when it was heard of last: a little later than it was here."""
-        if isinstance(found, JobRecord) and found.attempt == self._begun.attempt and found.lease is not None:
+        if isinstance(found, ServiceError):
+            self.heard()  # no answer, unless the attempt has ended: it is asked again
+        elif found.attempt == self._begun.attempt and found.lease is not None:
             self._listen(found.lease)
 
     def _at(self, delay: int, ending: Ending) -> None:

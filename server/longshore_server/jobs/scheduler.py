@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from longshore_server.clock import SECOND, Timer
 from longshore_server.job_lifecycle import Stand
 from longshore_server.jobs.definition import Definition
-from longshore_server.store.jobs import JobRecord
+from longshore_server.store.jobs import JobRecord, QueueRow
 from longshore_server.store.mutations.job import AdvanceJobs, Claimed, ClaimJobs
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AGAIN = 60 * SECOND
-"""How long after a failure of the store time is looked after again."""
+"""How long after a failure of the store it is asked again."""
 CLAIMS = 256
 """The most jobs that one claim begins: callers' changes wait behind it."""
 
@@ -103,6 +103,12 @@ class Scheduler:
             run.line.running -= 1
             self.next(run.line)
 
+    def paused(self, line: Line, outcome: QueueRow | Exception) -> None:
+        """The queue was paused, or resumed."""
+        if not isinstance(outcome, Exception):
+            line.paused, line.backlog = outcome.paused, True
+            self.next(line)
+
     def next(self, line: Line) -> None:
         """Claim as many jobs as there are slots, where some may be ready."""
         slots = min(line.definition.concurrency - line.running, CLAIMS)
@@ -115,16 +121,14 @@ class Scheduler:
     def _claimed(self, line: Line, slots: int, outcome: Claimed | Exception) -> None:
         line.claiming = False
         if isinstance(outcome, Exception):
-            line.running -= slots
             log.error("queue %s: no job could be claimed: %s", line.definition.name, outcome)
-            line.backlog = True
-            return
+            outcome = Claimed([], self._host.clock.now() + AGAIN)
         line.running -= slots - len(outcome.jobs)
         for record, payload in outcome.jobs:
             self._host.launch(line, record, payload)
         if len(outcome.jobs) == slots or outcome.again is not None:
             line.backlog = True
-        if outcome.again is not None:
+        if outcome.again is not None and self.open:
             line.timer = self._host.clock.call_at(outcome.again, partial(self._allowed, line))
         self.next(line)
 

@@ -281,6 +281,7 @@ async def test_an_unknown_id_is_not_found_at_once_and_never_hangs(yard: Yard) ->
         (Reserve("A1"), {"delay": "soon"}, "delay: 'soon' is no time span"),
         (Reserve("A1"), {"run_at": datetime(2026, 1, 1)}, "run_at: it has no time zone"),  # noqa: DTZ001
         (Reserve("A1"), {"run_at": datetime(2026, 1, 1, tzinfo=UTC), "delay": 1}, "give one of them"),
+        (Reserve("A1"), {"run_at": datetime.max.replace(tzinfo=UTC)}, "run_at: 9999-12-31 .* more than 1,000,000"),
         (Reserve("A1"), {"priority": 1 << 31}, "priority"),
         (Reserve("A1"), {"priority": 1.5}, "priority"),
         (Reserve("A1"), {"idempotency_key": ""}, "idempotency_key"),
