@@ -23,7 +23,7 @@ from longshore_server.instances.run import Context, Run, StateT, moment
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import FlushReason as Cause
 from longshore_server.store.instances import InstanceRecord, Value
-from longshore_server.store.mutations.instance import AddEvent, Clear, Flush, Window
+from longshore_server.store.mutations.instance_batch import AddEvent, Clear, Flush, Window
 from longshore_server.store.mutations.instance_run import FinishRun
 
 log = logging.getLogger(__name__)

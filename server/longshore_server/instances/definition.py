@@ -26,16 +26,8 @@ from longshore_server.instances.run import Run, StateT, Surroundings, Terminatin
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import InstanceRecord, Value
 from longshore_server.store.mutations.base import Mutation
-from longshore_server.store.mutations.instance import (
-    Address,
-    End,
-    Newcomer,
-    Pause,
-    Resume,
-    Resumed,
-    Taken,
-    Terminate,
-)
+from longshore_server.store.mutations.instance import Address, End, Newcomer, Taken
+from longshore_server.store.mutations.instance_admin import Pause, Resume, Resumed, Terminate
 from longshore_server.store.mutations.instance_run import FailRun, FinishRun, Work
 
 log = logging.getLogger(__name__)

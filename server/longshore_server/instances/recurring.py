@@ -15,7 +15,7 @@ from longshore_server.instances.definition import TIMEOUT, Definition
 from longshore_server.instances.run import Run, Stateful, StateT, moment
 from longshore_server.instances.schedule import Rate
 from longshore_server.store.instances import NO_TIMERS, EntryType, InstanceRecord
-from longshore_server.store.mutations.instance import StartRecurring, Trigger
+from longshore_server.store.mutations.instance_accept import StartRecurring, Trigger
 from longshore_server.store.mutations.instance_run import FinishRun
 
 Overlap = Literal["skip", "queue"]

@@ -20,7 +20,7 @@ from longshore_server.instances.definition import TIMEOUT, Definition, check_eve
 from longshore_server.instances.run import Run, Stateful, moment
 from longshore_server.instances.values import Shape
 from longshore_server.store.instances import EntryType, InstanceRecord
-from longshore_server.store.mutations.instance import SendEvent, Trigger
+from longshore_server.store.mutations.instance_accept import SendEvent, Trigger
 from longshore_server.store.mutations.instance_run import FinishRun
 
 StateT = TypeVar("StateT", default=Any)

@@ -9,7 +9,8 @@ import pytest
 
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Status
-from longshore_server.store.mutations.instance import MAX_WAITING, Address, SendEvent
+from longshore_server.store.mutations.instance import MAX_WAITING, Address
+from longshore_server.store.mutations.instance_accept import SendEvent
 from tests.server.instances.laboratory import Ping, Token, World
 
 TASK = Address(Kind.TASK, "order", "a")

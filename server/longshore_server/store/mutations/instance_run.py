@@ -19,7 +19,8 @@ from longshore_server.store.instances import (
 )
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
-from longshore_server.store.mutations.instance import IDLE, End, end, seal
+from longshore_server.store.mutations.instance import IDLE, End, end
+from longshore_server.store.mutations.instance_batch import seal
 from longshore_server.store.outbox import Outbox
 from longshore_server.store.transaction import Transaction
 

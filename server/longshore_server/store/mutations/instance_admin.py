@@ -1,0 +1,87 @@
+"""What those do who watch over durable instances: pause, resume, terminate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from longshore_server.instance_lifecycle import Move, Status, rule
+from longshore_server.store.instances import InstanceRecord
+from longshore_server.store.mutations import telling
+from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.instance import Address, End, end, find
+from longshore_server.store.transaction import Transaction
+
+
+@dataclass(slots=True)
+class Pause(Mutation[tuple[InstanceRecord | None, bool]]):
+    """Begin no handler until it is resumed. What has failed or is terminated stays that.
+
+    Returns the instance, and whether this has paused it.
+    """
+
+    address: Address
+
+    def apply(self, tx: Transaction) -> tuple[InstanceRecord | None, bool]:
+        ledger, record = find(tx, self.address)
+        if record is None or rule(record.status, Move.PAUSE) is None or record.status is Status.PAUSED:
+            return record, False
+        return ledger.make(record, Move.PAUSE), True
+
+
+class Resumed(NamedTuple):
+    """What a resume found."""
+
+    record: InstanceRecord
+    before: Status
+    replayed: int
+    """How many dead letters wait again."""
+
+
+@dataclass(slots=True)
+class Resume(Mutation[Resumed | None]):
+    """Go on: what has failed is done again at once, with all its attempts; dead letters wait again.
+
+    `timers`: makes the timers as they are from now on of those that there are.
+    """
+
+    address: Address
+    timers: Callable[[Mapping[str, int], int], Mapping[str, int]]
+
+    def apply(self, tx: Transaction) -> Resumed | None:
+        ledger, record = find(tx, self.address)
+        if record is None:
+            return None
+        idle = record.status is Status.ACTIVE and not record.dead
+        if rule(record.status, Move.RESUME) is None or idle:
+            return Resumed(record, record.status, 0)
+        facts: dict[str, Any] = {"waiting": record.waiting + record.dead, "dead": 0}
+        if record.status is Status.FAILED:
+            facts.update(attempt=0, failures=0, crashes=0, retry_at=None, begun=None)
+        if record.status is not Status.ACTIVE:
+            facts["timers"] = self.timers(record.timers, ledger.now)
+        if record.dead:
+            ledger.revive(record.uid)
+        return Resumed(ledger.make(record, Move.RESUME, **facts), record.status, record.dead)
+
+
+@dataclass(slots=True)
+class Terminate(Mutation[tuple[InstanceRecord | None, bool]]):
+    """End an instance, whatever it does. Returns it, and whether this has ended it."""
+
+    address: Address
+    end: End = field(default_factory=End)
+
+    def apply(self, tx: Transaction) -> tuple[InstanceRecord | None, bool]:
+        ledger, record = find(tx, self.address)
+        if record is None:
+            return None, False
+        if record.status is Status.TERMINATED:
+            if self.end.purge:
+                ledger.delete(record)
+            return record, False
+        record = end(ledger, record, self.end)
+        if tx.outbox is not None:
+            telling.terminated(tx.outbox, record)
+        return record, True
