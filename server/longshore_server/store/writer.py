@@ -51,7 +51,6 @@ class _Item(NamedTuple):
 class _Batch(NamedTuple):
     """What one turn of the database's thread has done."""
 
-    items: list[_Item]
     outcomes: list[Any]  # per item: what apply returned, or the exception that refused it
     published: Commit
     number: int  # of the latest commit that was begun; 0: none is new
@@ -186,26 +185,29 @@ class Writer:
             resolve(self._idle)
 
     async def _turn(self) -> None:
+        items: deque[_Item] = deque()
         try:
-            batch = await self._database.run(self._take)
+            batch = await self._database.run(self._take, items)
             if self.on_write is not None and batch.written:
-                for item, outcome in zip(batch.items, batch.outcomes, strict=True):
+                for item, outcome in zip(items, batch.outcomes, strict=True):
                     if not isinstance(outcome, Exception):
                         self.on_write(item.mutation)
             if self._abandoned:
-                batch = _Batch([], [], _nothing(), 0, False)
+                items.clear()
+                batch = _NO_BATCH
             if batch.number:
                 # One step of the loop: nobody sees half of a commit.
                 self._publish(batch.published)
                 self._mark(batch.number)
             if batch.written:
-                self.batches.observe(len(batch.items))
-            for item, outcome in zip(batch.items, batch.outcomes, strict=True):
-                _resolve(item, outcome)
+                self.batches.observe(len(items))
+            for outcome in batch.outcomes:
+                _resolve(items.popleft(), outcome)
         except Exception as error:
             log.exception("the writer broke")
             self._failed = self._failed or f"The store has stopped: {error!r}."
-            batch = _Batch([], [], _nothing(), 0, False)
+            self._queue.extendleft(reversed(items))  # whoever was not told yet is refused with those that wait
+            batch = _NO_BATCH
         self._busy = False
         if self._failed is not None:
             self._refuse_all(self._failed)
@@ -233,39 +235,53 @@ class Writer:
 
     def _refuse_all(self, reason: str) -> None:
         """The writer has stopped: whoever waits is told, and so is the server, once."""
-        while self._queue:
-            _resolve(self._queue.popleft(), _unavailable(reason))
-        self._mark(self.committing)
-        tell, self.on_failure = self.on_failure, lambda _: None
-        tell(reason)
+        try:
+            while self._queue:
+                _resolve(self._queue.popleft(), _unavailable(reason))
+        finally:
+            self._mark(self.committing)
+            tell, self.on_failure = self.on_failure, lambda _: None
+            tell(reason)
 
     # From here on: in the database's thread.
 
-    def _take(self) -> _Batch:
-        """One turn: everything that is queued, in one transaction."""
-        items: list[_Item] = []
+    def _take(self, items: deque[_Item]) -> _Batch:
+        """One turn: everything that is queued, in one transaction. What it takes, and does not put back, is in `items`
+        whatever becomes of it."""
         while self._queue and len(items) < self.batch:
             items.append(self._queue.popleft())
         if not items:
-            return _Batch([], [], _nothing(), 0, False)
+            return _NO_BATCH
         if self._failed is None:
             try:
                 outcomes, published = self._write([item.mutation for item in items])
-                return _Batch(items, outcomes, published, self.committing, True)
-            except CommitError as error:
-                self._failed = f"The store has stopped: {error}. Restart the server once the disk works."
-                log.critical("%s", self._failed)
+                return _Batch(outcomes, published, self.committing, True)
             except Exception as error:  # noqa: BLE001 - the callers get it, the writer goes on
-                # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
-                log.error("a batch of %d changes was not written: %s", len(items), error)
-                refusal = _unavailable(f"The store cannot write: {error}.")
-                patient = [item for item in items if item.mutation.patient] if self.patient and _may_pass(error) else []
-                # In front, in their order: what was submitted after them may build on them.
-                self._queue.extendleft(reversed(patient))
-                if patient:
-                    items = [item for item in items if not item.mutation.patient]
-                return _Batch(items, [refusal] * len(items), _nothing(), self.committing, False, bool(patient))
-        return _Batch(items, [_unavailable(self._failed)] * len(items), _nothing(), 0, False)
+                if isinstance(error, CommitError) or _is_one_of(_DAMAGE, error):
+                    self._failed = f"The store has stopped: {error}. Restart the server once the disk works."
+                    log.critical("%s", self._failed)
+                else:
+                    # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
+                    log.error("a batch of %d changes was not written: %s", len(items), error)
+                    full = self.patient and _is_one_of(_PASSING, error) and self._put_back(items)
+                    refusal = _unavailable(f"The store cannot write: {error}.")
+                    return _Batch([refusal] * len(items), _nothing(), self.committing, False, full)
+        return _Batch([_unavailable(self._failed)] * len(items), _nothing(), 0, False)
+
+    def _put_back(self, items: deque[_Item]) -> bool:
+        """Leave in the queue what waits for room, in its order. Whether there is any: then `items` has all others, also
+        those that were queued behind, whom enough of it would keep from ever being tried."""
+        if not any(item.mutation.patient for item in items):
+            return False
+        while self._queue:
+            items.append(self._queue.popleft())
+        patient = [item for item in items if item.mutation.patient]
+        others = [item for item in items if not item.mutation.patient]
+        items.clear()
+        items.extend(others)
+        # In front of what has come in meanwhile, which may build on them.
+        self._queue.extendleft(reversed(patient))
+        return True
 
     def _write(self, items: Sequence[Mutation[Any]]) -> _Written:
         connection = self._database.raw
@@ -283,7 +299,7 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - whatever it was, the transaction must not stay open
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if _is_disk_trouble(error) or len(items) == 1:
+            if _is_one_of(_DISK, error) or len(items) == 1:
                 return self._give_up(error, items)
             return self._replay(items, now)
         self._commit(connection)
@@ -291,7 +307,7 @@ class Writer:
         return outcomes, published
 
     def _give_up(self, error: BaseException, items: Sequence[Mutation[Any]]) -> _Written:
-        if _is_disk_trouble(error) or not isinstance(error, Exception):
+        if _is_one_of(_DISK, error) or not isinstance(error, Exception):
             raise error
         log.error("%s was not written", type(items[0]).__name__, exc_info=error)
         return [ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], _nothing()
@@ -312,7 +328,7 @@ class Writer:
                     outcome = _apply(item, tx)
                     tx.flush()
                 except Exception as error:
-                    if _is_disk_trouble(error):
+                    if _is_one_of(_DISK, error):
                         raise
                     connection.execute("ROLLBACK TO item")
                     connection.execute("RELEASE item")
@@ -346,7 +362,7 @@ class Writer:
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if _is_full(error) and not connection.in_transaction:
+            if _is_one_of(_FULL, error) and not connection.in_transaction:
                 # In WAL mode this is where a full disk shows. The end of the transaction comes last and found no room:
                 # SQLite has taken all of it back, and so would a recovery.
                 raise
@@ -372,6 +388,9 @@ def _nothing() -> Commit:
     return Commit({}, {})
 
 
+_NO_BATCH = _Batch([], _nothing(), 0, False)
+
+
 def _merge(published: dict[bytes, Published], heads: dict[bytes, Any], changes: dict[bytes, Published]) -> None:
     """Add what one item did to what the batch has done. Later items see all of it, the ended ones too."""
     for uid, (record, events) in changes.items():
@@ -384,16 +403,16 @@ def _merge(published: dict[bytes, Published], heads: dict[bytes, Any], changes: 
 
 
 def _resolve(item: _Item, outcome: Any) -> None:
+    # The future first: whoever awaits it goes on in a later step, and is told even if `settled` breaks.
+    if not item.future.done():
+        if isinstance(outcome, Exception):
+            item.future.set_exception(outcome)
+            # Looked at once, so that asyncio does not report a refusal that nobody awaits.
+            item.future.exception()
+        else:
+            item.future.set_result(outcome)
     if item.settled is not None:
         item.settled(outcome)
-    if item.future.done():
-        return
-    if isinstance(outcome, Exception):
-        item.future.set_exception(outcome)
-        # Looked at once, so that asyncio does not report a refusal that nobody awaits.
-        item.future.exception()
-    else:
-        item.future.set_result(outcome)
 
 
 def _apply(item: Mutation[Any], tx: Transaction) -> Any:
@@ -404,28 +423,19 @@ def _apply(item: Mutation[Any], tx: Transaction) -> Any:
         return refusal
 
 
-_DISK = frozenset(
-    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-)
+_PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
+"""Trying again later makes sense: a full disk is emptied, a network disk comes back, a backup lets go of its lock, and
+files are closed that left no room for another one."""
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+"""The file is no whole database any more: what was written into it next would only make that worse."""
+_DISK = _PASSING | _DAMAGE
+"""The disk, and not the item, is at fault."""
+_FULL = frozenset({sqlite3.SQLITE_FULL})
 
 
-def _is_disk_trouble(error: BaseException) -> bool:
-    """Whether the disk, and not the item, is at fault. Extended codes keep the primary one in the low byte."""
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DISK
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_FULL
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether trying again later makes sense: a full disk is emptied, a network disk comes back, a backup
-    lets go of its lock."""
-    return _is_disk_trouble(error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in (
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_BUSY,
-    )
+def _is_one_of(codes: frozenset[int], error: BaseException) -> bool:
+    """Whether SQLite says one of these. Extended codes keep the primary one in the low byte."""
+    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in codes
 
 
 def _unavailable(reason: str) -> ServiceError:
