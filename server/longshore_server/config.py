@@ -209,7 +209,8 @@ class Config:
     default_timeout: float = 86_400.0
     """Seconds that an operation may last when its contract says nothing."""
     default_retention: float = 2_592_000.0
-    """Seconds that an ended operation is kept when its contract says nothing: 30 days; 0: for ever."""
+    """Seconds that an ended operation, job or instance is kept when its contract or definition says nothing: 30 days;
+    0: for ever."""
     log_retention: float = 604_800.0
     """Seconds that a line which a handler has logged is kept, or as long as its operation if that is shorter: 7 days;
     0: as long as its operation."""

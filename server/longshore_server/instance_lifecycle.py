@@ -41,6 +41,7 @@ class Move(enum.Enum):
     RESUME = "resume"
     TERMINATE = "terminate"
     RENEW = "renew"
+    FORGET = "forget"
 
 
 class Rule(NamedTuple):
@@ -63,6 +64,7 @@ RULES: tuple[Rule, ...] = (
     Rule(S.ACTIVE, M.PAUSE, S.PAUSED, "admin"),
     Rule(S.ACTIVE, M.RESUME, S.ACTIVE, "admin"),
     Rule(S.ACTIVE, M.TERMINATE, S.TERMINATED, "handler, admin"),
+    Rule(S.ACTIVE, M.FORGET, S.ACTIVE, "sweeper (a dead letter)"),
     # What is accepted meanwhile waits; a handler that was under way comes to its end.
     Rule(S.PAUSED, M.ACCEPT, S.PAUSED, "caller (start, add, send)"),
     Rule(S.PAUSED, M.FINISH, S.PAUSED, "handler"),
@@ -71,9 +73,11 @@ RULES: tuple[Rule, ...] = (
     Rule(S.PAUSED, M.PAUSE, S.PAUSED, "admin"),
     Rule(S.PAUSED, M.RESUME, S.ACTIVE, "admin"),
     Rule(S.PAUSED, M.TERMINATE, S.TERMINATED, "handler, admin"),
+    Rule(S.PAUSED, M.FORGET, S.PAUSED, "sweeper (a dead letter)"),
     Rule(S.FAILED, M.ACCEPT, S.FAILED, "caller (start, add, send)"),
     Rule(S.FAILED, M.RESUME, S.ACTIVE, "admin"),
     Rule(S.FAILED, M.TERMINATE, S.TERMINATED, "admin"),
+    Rule(S.FAILED, M.FORGET, S.FAILED, "sweeper (a dead letter)"),
     Rule(S.TERMINATED, M.RENEW, S.ACTIVE, "caller (start, add, send)"),
 )
 """Every allowed move. What is not here is refused, or answered by the status."""
@@ -93,7 +97,7 @@ def diagram() -> str:
     for r in RULES:
         edges.setdefault((r.source, r.target), []).append(r.move.value)
     lines += [f"    {a.name} --> {b.name} : {', '.join(moves)}" for (a, b), moves in edges.items()]
-    lines.append(f"    {Status.TERMINATED.name} --> [*] : purge")
+    lines.append(f"    {Status.TERMINATED.name} --> [*] : purge, retention")
     return "\n".join(lines)
 
 

@@ -39,6 +39,7 @@ from longshore_server.jobs.queue import JobQueue
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
 from longshore_server.store.instances import InstanceLedger
+from longshore_server.store.job_sequels import Sequels
 from longshore_server.store.jobs import Jobs
 from longshore_server.store.ledger import Commit
 from longshore_server.store.logs import Logs
@@ -82,7 +83,7 @@ class Limits(NamedTuple):
     max_transfers: int
     max_transfers_per_owner: int
     retention: int
-    """Microseconds that an ended operation is kept where its contract says nothing; 0: for ever."""
+    """Microseconds that what has ended is kept where its contract or definition says nothing; 0: for ever."""
     log_retention: int
     """Microseconds that a line of a log is kept; 0: as long as its operation or job."""
 
@@ -106,7 +107,6 @@ class Engine:
             directory, clock, max_events=limits.max_events, publish=self._on_commit,
             retention={name: retention for name, retention in kept.items() if retention}, emission=emission,
         )  # fmt: skip
-        self.sweeper = Sweeper(clock, limits.log_retention)
         transfers = Quota(
             Reason.TOO_MANY_TRANSFERS, "transfers are under way", total=limits.max_transfers,
             share=limits.max_transfers_per_owner, retry_after=5.0,
@@ -134,6 +134,7 @@ class Engine:
             definitions, self.store, clock, chance, limits.max_payload,
             lambda: self.not_accepting() if self.draining else None,
         )  # fmt: skip
+        self.sweeper = Sweeper(clock, limits.log_retention, self.instances.retention(limits.retention))
         self.jobs = Host(
             queues, self.store, clock, chance=chance, tracer=self.tracer, max_input=limits.max_input,
             max_payload=limits.max_payload, retention=limits.retention,
@@ -384,6 +385,8 @@ class Engine:
         instances = commit.others.get(InstanceLedger)
         if instances is not None:
             self.instances.publish(instances)
+            for instance, _ in instances.values():
+                self.sweeper.changed(instance)
         self.table.publish(operations)
         if self.transfers.stores:
             self.transfers.publish(operations)
@@ -394,6 +397,8 @@ class Engine:
         jobs = commit.others.get(Jobs)
         if jobs is not None:
             self.jobs.publish(jobs)
+        if commit.others.get(Sequels):
+            self.jobs.scheduler.note(self.clock.now())
         for uid, (record, _) in operations.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures

@@ -1,7 +1,7 @@
 """Deletes what has been kept for long enough: bounded batches, one after the other, behind everybody else's changes.
 
-One timer, for the next operation or line of a log whose time is over. Its batches are changes like any other: between
-two of them the writer takes whatever has come in meanwhile, and while much waits the next one is held back.
+One timer, for the next operation, instance or line of a log whose time is over. Its batches are changes like any other:
+between two of them the writer takes whatever has come in meanwhile, and while much waits the next one is held back.
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
+from types import MappingProxyType
 
 from longshore_server.clock import SECOND, Clock, Timer
 from longshore_server.errors import ServiceError
-from longshore_server.store.mutations import Nothing, Sweep
+from longshore_server.instance_lifecycle import Kind, Status
+from longshore_server.store.instance_retention import Retention, next_expiry
+from longshore_server.store.instances import InstanceRecord
+from longshore_server.store.mutations import Nothing, Sweep, SweepInstances
 from longshore_server.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -28,14 +33,15 @@ PATIENCE = 16
 
 
 class Sweeper:
-    """Deletes ended operations at the end of their retention, and lines of logs at the end of theirs.
+    """Deletes ended operations, quiet instances and lines of logs, each at the end of its retention.
 
-    `log_retention`: microseconds that a line is kept; 0: as long as its operation or job.
+    `log_retention`: microseconds that a line is kept; 0: as long as what has logged it. `instances`: their retention.
     """
 
-    def __init__(self, clock: Clock, log_retention: int = 0) -> None:
+    def __init__(self, clock: Clock, log_retention: int = 0, instances: Retention = MappingProxyType({})) -> None:
         self._clock = clock
         self._log_retention = log_retention
+        self._instances = instances
         self._store: Store | None = None
         self._timer: Timer | None = None
         self._due: int | None = None
@@ -59,6 +65,12 @@ class Sweeper:
         """A line of a log has become durable."""
         if self._log_retention:
             self.note(self._clock.now() + self._log_retention)
+
+    def changed(self, instance: InstanceRecord | None) -> None:
+        """An instance is another one now, and may be kept for a time from now on; None: it was deleted."""
+        if instance is not None and (instance.status is Status.TERMINATED or instance.kind is Kind.DEBOUNCE):
+            kept = self._instances.get((instance.kind, instance.definition))
+            self.note(None if kept is None else instance.updated + kept)
 
     def stop(self) -> None:
         """Delete nothing more. A batch that is with the writer is still written."""
@@ -97,11 +109,13 @@ class Sweeper:
             await self._turn(store)
             before = self._clock.now() - self._log_retention if self._log_retention else None
             deleted += await store.writer.submit(Sweep(before))
+            if self._instances:
+                deleted += await store.writer.submit(SweepInstances(self._instances))
             # What ends while the store is read comes in by `note`.
             self._due = None
             due = await self._next(store)
             if due is None or due > self._clock.now():
-                log.debug("%d operations were deleted, their retention was over", deleted)
+                log.debug("%d operations and instances were deleted, their retention was over", deleted)
                 return due
 
     async def _next(self, store: Store) -> int | None:
@@ -109,6 +123,8 @@ class Sweeper:
         due = [await store.next_expiry()]
         if self._log_retention and (oldest := await store.oldest_line()) is not None:
             due.append(oldest + self._log_retention)
+        if self._instances:
+            due.append(await store.read(partial(next_expiry, retention=self._instances)))
         return min((when for when in due if when is not None), default=None)
 
     async def _turn(self, store: Store) -> None:

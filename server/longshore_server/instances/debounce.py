@@ -11,14 +11,13 @@ from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
-from longshore_server.contract.durations import span
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.codec import NotStorableError
 from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id
+from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id, check_span
 from longshore_server.instances.run import Context, Run, StateT, moment
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import FlushReason as Cause
@@ -162,11 +161,12 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         on_event: OnEvent[EventT, StateT] | None = None, retry: StepRetry | None = None,
         on_error: OnError[StateT] | None = None, log_level: LogLevel = "error", call: str | None = None,
         max_crashes: int = 5, timeout: str | float | timedelta = TIMEOUT,
+        retention: str | float | timedelta | None = None,
     ) -> None:  # fmt: skip
         """`state` None: the events' own type."""
         super().__init__(
             name, event if state is None else state, retry=retry, log_level=log_level, call=call,
-            max_crashes=max_crashes, timeout=timeout,
+            max_crashes=max_crashes, timeout=timeout, retention=retention,
         )  # fmt: skip
         self.handler = handler
         self.event_shape = Shape(event, "event")
@@ -301,20 +301,13 @@ def _window(
 ) -> Window:
     if mode not in ("window", "trailing"):
         raise ValueError(f"mode: {mode!r} is neither 'window' nor 'trailing'")
-    found = Window(_span("flush_after", flush_after), mode == "trailing", None, max_events)
+    found = Window(check_span("flush_after", flush_after), mode == "trailing", None, max_events)
     if max_wait is not None:
         if not found.trailing:
             raise ValueError("max_wait: it means something with mode='trailing' alone: leave it out")
-        found = found._replace(max_wait=_span("max_wait", max_wait))
+        found = found._replace(max_wait=check_span("max_wait", max_wait))
         if max(found.flush_after, found.max_wait or 0) != found.max_wait:
             raise ValueError("max_wait: it is shorter than flush_after: make one fit the other")
     if max_events is not None and (not isinstance(max_events, int) or not 1 <= max_events <= MAX_EVENTS):
         raise ValueError(f"max_events: {max_events!r} is not between 1 and {MAX_EVENTS:,}")
     return found
-
-
-def _span(option: str, value: str | float | timedelta) -> int:
-    try:
-        return span(value)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from None

@@ -44,6 +44,9 @@ class Common(typing.TypedDict, total=False):
     with ATTEMPT_TIMEOUT."""
     max_crashes: int
     """After how many servers that died while a run was under way it is given up; default 5."""
+    retention: str | float | timedelta | None
+    """How long an instance is kept that is terminated; of a debounce also one that has collected nothing and has no
+    dead letter, and each dead letter. 0: for ever. Default: as the server keeps operations, which is 30 days."""
 
 
 class Declaring:

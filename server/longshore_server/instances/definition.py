@@ -87,7 +87,7 @@ class Definition(abc.ABC, Generic[StateT]):
 
     def __init__(
         self, name: str, state: Any, *, retry: StepRetry | None, log_level: LogLevel, call: str | None,
-        max_crashes: int, timeout: str | float | timedelta,
+        max_crashes: int, timeout: str | float | timedelta, retention: str | float | timedelta | None,
     ) -> None:  # fmt: skip
         check_segment("name", name, "a definition")
         if retry is not None and not isinstance(retry, StepRetry):
@@ -103,10 +103,9 @@ class Definition(abc.ABC, Generic[StateT]):
         self.call = call
         """The capability that callers need; None: only the provider and the admin may."""
         self.max_crashes = max_crashes
-        try:
-            self.timeout = span(timeout)
-        except ValueError as error:
-            raise ValueError(f"timeout: {error}") from None
+        self.timeout = check_span("timeout", timeout)
+        self.retention = None if retention is None else check_span("retention", retention, zero=True)
+        """Microseconds that a quiet instance, or a dead letter, is kept; 0: for ever; None: as the server says."""
         self._host: Host | None = None
 
     def attach(self, host: Host | None) -> None:
@@ -304,6 +303,14 @@ def _unreadable_run(record: InstanceRecord, error: UnreadableError) -> FailRun:
 def unreadable(record: InstanceRecord, error: UnreadableError) -> ServiceError:
     """The refusal of a caller who wants what the definition cannot read."""
     return ServiceError(Reason.STATE_UNREADABLE, f"{record.name}: {error}.", resource=record.name)
+
+
+def check_span(option: str, value: str | float | timedelta, *, zero: bool = False) -> int:
+    """Microseconds of an option that is a time span. Raises `ValueError` with one sentence that names the option."""
+    try:
+        return span(value, zero=zero)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
 
 
 def check_segment(field: str, value: str, what: str) -> str:

@@ -16,6 +16,7 @@ from longshore_server.instances.answers import Answer
 from longshore_server.instances.definition import Chance, Definition
 from longshore_server.instances.runner import Runner
 from longshore_server.store import instances as rows
+from longshore_server.store.instance_retention import Retention
 from longshore_server.store.instances import InstanceRecord, Value
 from longshore_server.store.ledger import Published
 from longshore_server.store.mutations.base import Mutation
@@ -53,6 +54,11 @@ class Instances:
         self._waiters: dict[bytes, dict[int, list[asyncio.Future[Answer]]]] = {}
         self._callers: set[asyncio.Future[Answer]] = set()
         """Those of the futures that no handler waits for."""
+
+    def retention(self, default: int) -> Retention:
+        """How long instances are kept; `default`: microseconds where the definition says nothing, 0: for ever."""
+        kept = {key: default if found.retention is None else found.retention for key, found in self.definitions.items()}
+        return {key: micros for key, micros in kept.items() if micros}
 
     # Life.
 

@@ -97,10 +97,11 @@ class Recurring(Definition[StateT]):
         start_immediately: bool = True, overlap: Overlap = "skip", misfire: Misfire = "once",
         retry: StepRetry | None = None, on_error: OnError[StateT] | None = None, log_level: LogLevel = "error",
         call: str | None = None, max_crashes: int = 5,
-        timeout: str | float | timedelta = TIMEOUT,
+        timeout: str | float | timedelta = TIMEOUT, retention: str | float | timedelta | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes, timeout=timeout
+            name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes, timeout=timeout,
+            retention=retention,
         )  # fmt: skip
         self.handler = handler
         self.schedule = schedule.read(every, cron, zone, rate)

@@ -231,10 +231,11 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
     def __init__(
         self, name: str, task: Task[StateT, EventT], *, state: Any, event: Any, retry: StepRetry | None = None,
         log_level: LogLevel = "error", call: str | None = None, max_crashes: int = 5,
-        timeout: str | float | timedelta = TIMEOUT,
+        timeout: str | float | timedelta = TIMEOUT, retention: str | float | timedelta | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes, timeout=timeout
+            name, state, retry=retry, log_level=log_level, call=call, max_crashes=max_crashes, timeout=timeout,
+            retention=retention,
         )  # fmt: skip
         self.task = task
         self.event_shape = Shape(event, "event")

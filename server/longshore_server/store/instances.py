@@ -279,12 +279,19 @@ class InstanceLedger(Ledger):
         """Keep an entry as a dead letter."""
         self._write_entries()
         self.connection.execute(
-            "UPDATE instance_entries SET error = ? WHERE uid = ? AND number = ?", (error, uid, number)
+            "UPDATE instance_entries SET error = ?, buried = ?,"
+            " definition = (SELECT definition FROM instances AS i WHERE i.uid = instance_entries.uid)"
+            " WHERE uid = ? AND number = ?",
+            (error, self.now, uid, number),
         )
 
     def revive(self, uid: bytes) -> None:
         """Let dead letters wait again."""
-        self.connection.execute("UPDATE instance_entries SET error = NULL WHERE uid = ? AND error IS NOT NULL", (uid,))
+        self.connection.execute(
+            "UPDATE instance_entries SET error = NULL, buried = NULL, definition = NULL"
+            " WHERE uid = ? AND error IS NOT NULL",
+            (uid,),
+        )
 
     def drop_entries(self, uid: bytes, *, but: int | None = None) -> int:
         """Nothing waits any more, and no dead letter is kept. Returns how many events the batches held.

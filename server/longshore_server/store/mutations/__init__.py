@@ -40,6 +40,7 @@ from longshore_server.store.mutations.upkeep import (
     Shutdown,
     StoreContracts,
     Sweep,
+    SweepInstances,
 )
 
 __all__ = [
@@ -48,5 +49,5 @@ __all__ = [
     "FinishUpload", "ForgetGarbage", "Interrupt", "MarkPlace", "Mutation", "Nothing", "OfferDownload",
     "OperationAttempt", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop",
     "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep",
-    "TakeOver", "TryAgain", "UseDownload",
+    "SweepInstances", "TakeOver", "TryAgain", "UseDownload",
 ]  # fmt: skip

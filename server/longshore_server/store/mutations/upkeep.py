@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.store import logs, queries
+from longshore_server.instance_lifecycle import Kind, Move
+from longshore_server.store import instance_retention, logs, queries
+from longshore_server.store.instance_retention import Retention
+from longshore_server.store.instances import InstanceLedger
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 
 SWEEP_OPERATIONS = 256
+SWEEP_INSTANCES = 256
 SWEEP_EVENTS = 4096
-"""The most that one transaction of the sweeper deletes, with lines of logs counted as events: callers' changes wait
-behind it."""
+"""The most that one transaction of the sweeper deletes, with lines of logs and ids of instances' events counted as
+events: callers' changes wait behind it."""
 
 
 @dataclass(slots=True)
@@ -61,6 +65,43 @@ class Sweep(Mutation[int]):
         if self.logged_before is not None and not deleted:
             tx.flush()  # lines of this batch are rows first
             logs.sweep(tx.connection, self.logged_before, SWEEP_OPERATIONS, SWEEP_EVENTS)
+        return deleted
+
+
+@dataclass(slots=True)
+class SweepInstances(Mutation[int]):
+    """Delete instances, and dead letters of debounces, that have been kept for long enough: a bounded number of them.
+    Returns how many; 0: none was due.
+    """
+
+    retention: Retention
+
+    @property
+    def patient(self) -> bool:
+        return True
+
+    def apply(self, tx: Transaction) -> int:
+        ledger = tx.ledger(InstanceLedger)
+        tx.flush()  # what this batch has changed counts as it is now
+        deleted = rows = 0
+        for (kind, definition), kept in self.retention.items():
+            before = tx.now - kept
+            for uid, size in instance_retention.expired(tx.connection, kind, definition, before, SWEEP_INSTANCES):
+                record = ledger.get(uid)
+                assert record is not None
+                rows += size
+                if deleted and (deleted >= SWEEP_INSTANCES or rows > SWEEP_EVENTS):
+                    return deleted
+                ledger.delete(record)
+                deleted += 1
+            if kind is Kind.DEBOUNCE:
+                left = SWEEP_INSTANCES - deleted
+                for uid, number in instance_retention.buried(tx.connection, definition, before, left):
+                    record = ledger.get(uid)
+                    assert record is not None
+                    ledger.drop_entry(uid, number)
+                    ledger.make(record, Move.FORGET, dead=record.dead - 1)
+                    deleted += 1
         return deleted
 
 
