@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 SECOND = 1_000_000
 """One second in the clock's unit."""
+LOOK = 10 * SECOND
+"""A timer is at most so late after the machine has slept or its time was put forward: the event loop counts neither."""
 
 
 class Timer(Protocol):
@@ -62,8 +65,9 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
-        self._last = 0
-        self._steady = time.monotonic_ns() // 1000
+        # How far the machine's time is ahead of its monotonic one, in nanoseconds: the most that it ever was.
+        self._ahead = time.time_ns() - time.monotonic_ns()
+        self._lock = threading.Lock()
         self._heap: list[tuple[int, int, _SystemTimer]] = []
         self._order = 0
         self._cancelled = 0
@@ -74,14 +78,20 @@ class SystemClock:
         self._armed_for = 0
 
     def now(self) -> int:
-        wall, steady = time.time_ns() // 1000, time.monotonic_ns() // 1000
-        # The machine's time, unless it has stepped back: then what has passed since, until it has caught up.
-        self._last = max(wall, self._last + steady - self._steady)
-        self._steady = steady
-        return self._last
+        """As of the protocol; any thread may ask."""
+        # In this order: a thread that is held up between the two finds less, not more.
+        wall = time.time_ns()
+        steady = time.monotonic_ns()
+        if wall - steady > self._ahead:
+            self._raise(wall - steady)
+        return (steady + self._ahead) // 1000
 
     def never_before(self, floor: int) -> None:
-        self._last = max(self._last, floor)
+        self._raise(floor * 1000 - time.monotonic_ns())
+
+    def _raise(self, ahead: int) -> None:
+        with self._lock:
+            self._ahead = max(self._ahead, ahead)
 
     def call_at(self, when: int, callback: Callable[[], object]) -> Timer:
         timer = _SystemTimer(self, callback)
@@ -92,16 +102,15 @@ class SystemClock:
         return timer
 
     def _arm(self) -> None:
-        """Set the loop's timer for the earliest of ours. The loop counts monotonic time, so `_fire` looks again."""
+        """Set the loop's timer for the earliest of ours, or to look again: the loop counts monotonic time."""
         if self._loop is None:
             # Kept, because asyncio.get_running_loop() makes a system call every time.
             self._loop = asyncio.get_running_loop()
         if self._armed is not None:
             self._armed.cancel()
         self._armed_for = self._heap[0][0]
-        self._armed = self._loop.call_later(
-            max(0, self._armed_for - self.now()) / SECOND, self._fire, context=self._context
-        )
+        delay = min(max(0, self._armed_for - self.now()), LOOK)
+        self._armed = self._loop.call_later(delay / SECOND, self._fire, context=self._context)
 
     def _fire(self) -> None:
         self._armed = None
