@@ -348,7 +348,9 @@ async def test_an_empty_result_prints_nothing(lab: Lab, run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("call", "Plya"), 6, "the server has no operation type 'Plya'"),
+        (("call", "Plya"), 6, "the server has no operation type 'Plya'; did you mean 'Play'?"),
+        (("call", "LabServce/Play"), 6, "did you mean 'LabService/Play'?"),
+        (("call", "Xyz"), 6, "the server has no operation type 'Xyz': see `longshore types`"),
         (("call", "lab.v1.LabService/Plya"), 6, "did you mean 'lab.v1.LabService/Play'?"),
         (("call", "Play", "-d", "{x"), 2, "-d is not JSON: "),
         (("call", "Play", "-d", '{"nope": 1}'), 2, "its fields are key, script, count, request_id, payload"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -128,7 +129,9 @@ class Types:
         ]
         if len(found) == 1:
             return found[0]
-        names = [item.type for item in catalog.types]
+        # As much of each name as the given one has parts: `Proces` is close to `Process`, not to all of its name.
+        parts = wanted.count("/") + 1
+        names = [item.type[-len("/".join(re.split("[./]", item.type)[-parts:])) :] for item in catalog.types]
         if found:
             text = f"{name!r} may be {' or '.join(item.type for item in found)}: write more of it"
         else:
