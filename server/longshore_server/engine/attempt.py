@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from longshore_server.clock import SECOND, Timer
@@ -63,6 +64,11 @@ class Attempt:
     def number(self) -> int:
         """The attempt's number, which is also its fence."""
         return self._record.attempt
+
+    @property
+    def left(self) -> bool:
+        """Whether it is left to the next server."""
+        return self._ending is Ending.DRAIN
 
     @property
     def _fields(self) -> dict[str, Any]:
@@ -202,6 +208,8 @@ class Attempt:
             type, record, request, journal, executor.store, executor.clock, executor.services,
             executor.max_payload, self.live, executor.tracer, executor.objects,
         )  # fmt: skip
+        if type.rerun:
+            self._operation.interrupt = partial(self.end, Ending.DRAIN)
         self.request(self.live.record)
         if type.attempt_timeout is not None:
             when = executor.clock.now() + type.attempt_timeout

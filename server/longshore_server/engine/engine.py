@@ -31,6 +31,7 @@ from longshore_server.engine.transfers import Transfers
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, failure, invalid
+from longshore_server.handler.durable import Durable
 from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.instances.definition import Definition
 from longshore_server.instances.host import Instances
@@ -342,15 +343,18 @@ class Engine:
         """The operation's input, serialized."""
         return await self.store.input(record.uid) or b""
 
-    async def wait(self, live: Live, until: int | None, *, inside: bool = False) -> OperationRecord:
+    async def wait(self, live: Live, until: int | None, inside: Durable | None = None) -> OperationRecord:
         """The snapshot once it has ended, or at `until` if that comes first. Raises when the server drains.
 
-        `inside`: a handler waits. It is not told of a stop by an error, which would become its operation's end: like
-        every running attempt it has the time of the drain, and is then left to the next server.
+        `inside`: the handler that waits. It is not told of a stop by an error, which would become its operation's end:
+        it has the time of the drain, like all that runs, for as long as the other does; then it gives way.
         """
         while not live.record.terminal:
-            if self.draining and not inside:
-                raise self.not_accepting()
+            if self.draining:
+                if inside is None:
+                    raise self.not_accepting()
+                if not self.executor.works_on(live):
+                    inside.give_way()
             future = live.ended()
             timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
             try:
@@ -410,6 +414,8 @@ class Engine:
                 self.waits.follow(live)
                 if record.deferred:
                     self.executor.forget(live)
+                if self.draining and not record.under_way:
+                    live.release()  # handlers that wait for it see that it does not run
                 if live.attempt is not None:
                     live.attempt.request(record)
 

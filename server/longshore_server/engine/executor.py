@@ -69,6 +69,7 @@ class Executor:
         self.context = contextvars.Context()
         """What every attempt's own context is copied from: the lifespan's, never that of whoever caused the start."""
         self._attempts: set[Attempt] = set()
+        self._left: set[Live] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -150,6 +151,13 @@ class Executor:
         if live.attempt is attempt:
             live.attempt = None
         self.free(type, attempt)
+        if attempt.left:
+            self._left.add(live)
+            live.release()
+
+    def works_on(self, live: Live) -> bool:
+        """Whether an attempt runs, or its outcome is being stored: not where it is left to the next server."""
+        return live.record.under_way and live not in self._left
 
     def free(self, type: OperationType, attempt: Attempt) -> None:
         """An attempt needs its slot no more: it goes to whoever waits. Repeatable."""

@@ -75,7 +75,7 @@ class OperationRef:
         """
         live = await self._live()
         until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
-        record = await self._engine.wait(live, until, inside=handling.get() is not None)
+        record = await self._engine.wait(live, until, handling.get())
         if record.state is State.COMPLETED:
             assert record.result is not None
             result = self._engine.types[record.type].result()

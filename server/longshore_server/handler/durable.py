@@ -62,6 +62,10 @@ class Durable:
         """Raised when somebody asks to cancel."""
         self.stopping = Flag()
         """Raised when a caller asks to stop: what the handler then returns completes the operation as stopped."""
+        self.interrupt: Callable[[], object] = lambda: None
+        """For the engine: ends this attempt without an outcome, where the next server makes it again."""
+        self._running_steps = 0
+        self._gives_way = False
 
     @property
     def name(self) -> str:
@@ -111,6 +115,13 @@ class Durable:
         attempt and the step whose function logs it. See `AttemptLog` for what becomes of what cannot be kept as it is.
         """
         return AttemptLog(self.author, self.fields, self._writer, self._clock)
+
+    def give_way(self) -> None:
+        """For the engine: the server stops, and this attempt waits for what only the next one brings. It goes on there:
+        it is interrupted now, or once no step of it runs."""
+        self._gives_way = True
+        if self._running_steps == 0:
+            self.interrupt()
 
     # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
     @overload
@@ -169,17 +180,23 @@ class Durable:
     ) -> JournalEntry:  # fmt: skip
         name, started = key[1], self._clock.now()
         running = Running(name, f"{self.uid}/{name}")
+        self._running_steps += 1
         try:
-            result = await self._steps.run(running, function, args, retry, timeout)
-        except BaseException:
-            self.journal.release(key)
-            raise
-        try:
-            stored = self._stored(name, result)
-        except (TypeError, ValueError) as error:
-            await self._steps.failed(name, started, error)
-            raise
-        return await self.record(key, asked, stored, started)
+            try:
+                result = await self._steps.run(running, function, args, retry, timeout)
+            except BaseException:
+                self.journal.release(key)
+                raise
+            try:
+                stored = self._stored(name, result)
+            except (TypeError, ValueError) as error:
+                await self._steps.failed(name, started, error)
+                raise
+            return await self.record(key, asked, stored, started)
+        finally:
+            self._running_steps -= 1
+            if self._gives_way:
+                self.give_way()
 
     def _stored(self, name: str, result: Any) -> codec.Encoded:
         """What a step has returned, as the journal keeps it."""

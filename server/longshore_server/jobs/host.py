@@ -10,6 +10,7 @@ from typing import Any
 
 from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
+from longshore_server.handler.durable import Durable
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import ENDED, JobState
 from longshore_server.jobs.queue import JobQueue
@@ -61,6 +62,8 @@ class Host:
         self.tally = Tally()
         """How many jobs there are."""
         self._waiters: dict[bytes, dict[asyncio.Future[JobRecord | None], None]] = {}
+        self._left: set[bytes] = set()
+        """Jobs whose attempt was interrupted because the server stops."""
 
     # Life.
 
@@ -97,11 +100,10 @@ class Host:
         return {name: queue.definition.max_claims for name, queue in self.queues.items()}
 
     def drain(self) -> None:
-        """Begin nothing more, and let nobody wait who is not in a handler."""
+        """Begin nothing more, and let nobody wait for what the next server does."""
         self.scheduler.stop()
-        for waiters in self._waiters.values():
-            for future in list(waiters):
-                _tell(future, None)
+        for uid in self._waiters:
+            self._look_again(uid)
 
     async def stop(self, until: int) -> int:
         """Give what runs until `until`, then leave it to the next server. Returns how many those are."""
@@ -179,11 +181,11 @@ class Host:
             raise rows.job_not_found(uid)
         return found
 
-    async def wait(self, uid: bytes, queue: str, until: int | None, *, inside: bool) -> JobRecord:
+    async def wait(self, uid: bytes, queue: str, until: int | None, inside: Durable | None = None) -> JobRecord:
         """The job once it has ended, or at `until` if that comes first.
 
-        Raises `ServiceError`: JOB_NOT_FOUND, and when the server drains. `inside`: a handler waits, which like all that
-        runs has the time of the drain, and is not told.
+        Raises `ServiceError`: JOB_NOT_FOUND, and when the server drains. `inside`: the handler that waits. That has the
+        time of the drain, like all that runs, for as long as the job does; then it gives way.
         """
         while True:
             future: asyncio.Future[JobRecord | None] = self.loop.create_future()
@@ -195,8 +197,11 @@ class Host:
                 record = await self.find(uid, queue)
                 if record.terminal or (until is not None and self.clock.now() >= until):
                     return record
-                if not inside and (closed := self._closed()) is not None and not self.scheduler.open:
-                    raise closed
+                if (closed := self._closed()) is not None and not self.scheduler.open:
+                    if inside is None:
+                        raise closed
+                    if not record.resident or record.deferred or uid in self._left:
+                        inside.give_way()
                 ended = await future
                 if ended is not None:
                     return ended
@@ -224,6 +229,8 @@ class Host:
             if waiters is not None and (record is None or record.terminal):
                 for future in list(waiters):
                     _tell(future, record)
+            elif not self.scheduler.open:
+                self._look_again(uid)
             if record is not None:
                 run = self.runs.get(uid)
                 if run is not None:
@@ -237,9 +244,18 @@ class Host:
 
     def finished(self, run: Run) -> None:
         """An attempt is over."""
-        if self.runs.get(run.record.uid) is run:
-            del self.runs[run.record.uid]
+        uid = run.record.uid
+        if self.runs.get(uid) is run:
+            del self.runs[uid]
         self.scheduler.free(run)
+        if run.left:
+            self._left.add(uid)
+            self._look_again(uid)
+
+    def _look_again(self, uid: bytes) -> None:
+        """Let who waits for a job see where it stands."""
+        for future in self._waiters.get(uid, ()):
+            _tell(future, None)
 
 
 def _tell(waiter: asyncio.Future[JobRecord | None], ended: JobRecord | None) -> None:

@@ -124,7 +124,7 @@ class JobRef(Attachable, Generic[ResultT]):
         inside, host = handling.get(), self._host()
         if inside is None:
             until = None if limit is None else host.clock.now() + limit
-            return self._outcome(await host.wait(self._uid, self._definition.name, until, inside=False))
+            return self._outcome(await host.wait(self._uid, self._definition.name, until))
         return await self._wait_inside(host, inside, limit)
 
     async def _wait_inside(self, host: Host, inside: Durable, limit: int | None) -> ResultT:
@@ -135,7 +135,7 @@ class JobRef(Attachable, Generic[ResultT]):
             until = None
             if limit is not None:
                 until = await inside.until((UNTIL, *key[1:]), asked, limit / SECOND)
-            record = await host.wait(self._uid, self._definition.name, until, inside=True)
+            record = await host.wait(self._uid, self._definition.name, until, inside)
             entry = await inside.record(key, asked, _ending(record))
         return self._decoded(codec.Encoded(entry.codec, entry.outcome))
 

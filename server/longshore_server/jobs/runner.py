@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from longshore_server.clock import SECOND, Timer
@@ -73,6 +74,11 @@ class Run:
         self.holds_slot = True
         """Whether it counts among the attempts that its queue may have at once."""
         self.task = host.loop.create_task(self._run(), name=record.name, context=host.context.copy())
+
+    @property
+    def left(self) -> bool:
+        """Whether it is left to the next server."""
+        return self._ending is Ending.DRAIN
 
     @property
     def _fields(self) -> dict[str, Any]:
@@ -181,6 +187,7 @@ class Run:
         if self._ending is not None:
             return self._interrupted()
         job = self._job = Job(self, definition, begun, payload, Journal(entries))
+        job.interrupt = partial(self.end, Ending.DRAIN)
         self.publish(self.record)
         if definition.timeout is not None:
             self._at(definition.timeout, Ending.TIMEOUT)
