@@ -14,12 +14,14 @@ import pytest
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
 from longshore.v1.operation_pb2 import OperationSnapshot
+from longshore_client.codegen.export import export_protos
 from tests.polyglot import clients
 from tests.polyglot.service import Dock
 
 # Either is built first.
 pytestmark = [pytest.mark.skipif(shutil.which("go") is None, reason="needs go"), pytest.mark.timeout(900)]
 
+ROOT = Path(__file__).resolve().parents[2]
 PROCESS = "acme.orders.v1.OrdersService/Process"
 CALLS = 1000
 
@@ -66,6 +68,22 @@ async def test_grpcurl_shows_what_events_hold(dock: Dock) -> None:
     assert '"@type": "type.googleapis.com/acme.orders.v1.ProcessOrderProgress"' in text
     assert '"message": "Charging the card"' in text
     assert '"status": "ready_to_ship"' in text
+
+
+async def test_grpcurl_needs_no_reflection_where_it_has_the_descriptor_set(tmp_path: Path) -> None:
+    contracts = tmp_path / "contracts.binpb"
+    export_protos([ROOT / "examples" / "orders" / "protos"], descriptor_set=contracts)
+    dock = Dock(tmp_path / "data", reflection="off")
+    dock.orders.shipping.set()
+    async with dock.harness.serve():
+        with pytest.raises(AssertionError, match="server does not support the reflection API"):
+            await grpcurl(dock.address, "list")
+        known = ("-protoset", str(contracts))
+        assert "acme.orders.v1.OrdersService" in (await grpcurl(*known, "list")).split()
+        started = json.loads(await grpcurl(*known, "-d", '{"order_id": "1"}', dock.address, PROCESS))
+        wait = json.dumps({"name": started["name"]})
+        ended = json.loads(await grpcurl(*known, "-d", wait, dock.address, "longshore.v1.OperationsService/Wait"))
+        assert ended["result"]["status"] == "ready_to_ship"
 
 
 async def test_ghz_makes_a_load_of_which_nothing_is_lost(dock: Dock) -> None:
