@@ -25,9 +25,9 @@ class Answer(NamedTuple):
     """What a verb finds once it need not wait any more."""
 
     record: InstanceRecord | None
-    """The instance; None: it is purged."""
+    """The instance; None: it is purged, or has begun anew."""
     handled: Handled | None
-    """What became of its entry; None: its handler has not run, and does not run now."""
+    """What became of its entry; None: no handler has run for it, and none does now."""
 
 
 def failed(record: InstanceRecord) -> Failed | None:

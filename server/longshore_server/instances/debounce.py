@@ -269,7 +269,9 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         if taken is None:
             return Flushed(False, 0, Status.NOT_FOUND)
         status, retry_at = standing(taken.record, answer)
-        return Flushed(taken.entry is not None, taken.events, status, retry_at)
+        # A batch that was cleared before its handler could run was not handed over.
+        flushed = taken.entry is not None and (answer is None or answer.handled is not None)
+        return Flushed(flushed, taken.events, status, retry_at)
 
     async def clear(self, id: str) -> Cleared:
         """Discard all that was collected and not handled, dead letters too; a batch whose handler runs goes on."""

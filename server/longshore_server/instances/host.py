@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,12 +14,13 @@ from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
 from longshore_server.instances.definition import Chance, Definition
 from longshore_server.instances.runner import Runner
+from longshore_server.instances.waiters import Waiter, Waiters
 from longshore_server.store import instances as rows
 from longshore_server.store.instance_retention import Retention
 from longshore_server.store.instances import InstanceRecord, Value
 from longshore_server.store.ledger import Published
 from longshore_server.store.mutations.base import Mutation
-from longshore_server.store.mutations.instance import Address, Newcomer, Taken
+from longshore_server.store.mutations.instance import Address, Newcomer, Taken, Verb
 from longshore_server.store.mutations.instance_run import Park
 from longshore_server.store.store import Store
 
@@ -51,9 +51,7 @@ class Instances:
         self._closed = closed
         self._uids: Uids
         self._runner = Runner(self.definitions, store, clock, chance, max_payload)
-        self._waiters: dict[bytes, dict[int, list[asyncio.Future[Answer]]]] = {}
-        self._callers: set[asyncio.Future[Answer]] = set()
-        """Those of the futures that no handler waits for."""
+        self._waiters = Waiters()
 
     def retention(self, default: int) -> Retention:
         """How long instances are kept; `default`: microseconds where the definition says nothing, 0: for ever."""
@@ -85,9 +83,7 @@ class Instances:
     def drain(self, refusal: ServiceError) -> None:
         """Tell callers who wait for handlers that they ask the next server. Handlers that do are not told by an error,
         which would become their operation's end: they are interrupted if it takes too long."""
-        for future in list(self._callers):
-            if not future.done():
-                future.set_exception(refusal)
+        self._waiters.drain(refusal)
 
     def close(self) -> None:
         """The server has ended: verbs work no more."""
@@ -108,19 +104,9 @@ class Instances:
 
     def publish(self, changes: Mapping[bytes, Published]) -> None:
         """What a commit has brought."""
-        for uid, (record, handled) in changes.items():
+        for uid, (record, _) in changes.items():
             self._runner.publish(uid, record)
-            waiting = self._waiters.get(uid)
-            if waiting is None:
-                continue
-            for one in handled:
-                _tell(waiting.pop(one.number, ()), Answer(record, one))
-            if record is None or (record.status is not Status.ACTIVE and not record.under_way):
-                # Nothing of it runs now: who waits need not wait for somebody to resume it.
-                for number in list(waiting):
-                    _tell(waiting.pop(number), Answer(record, None))
-            if not waiting:
-                del self._waiters[uid]
+        self._waiters.publish(changes)
 
     # For definitions.
 
@@ -142,31 +128,21 @@ class Instances:
         self._admit()
         return await self._store.writer.submit(mutation)
 
-    async def take(self, mutation: Mutation[Any], *, wait: bool) -> tuple[Taken | None, Answer | None]:
+    async def take(self, verb: Verb, *, wait: bool) -> tuple[Taken | None, Answer | None]:
         """Change the store, and wait until the handler has run for what that accepts; None: there is nothing to wait
         for, or nothing runs now.
 
-        Raises `ServiceError`: the mutation's own refusal, or UNAVAILABLE.
+        Raises `ServiceError`: the verb's own refusal, or UNAVAILABLE.
         """
+        return await self.hand(verb, wait=wait).answer()
+
+    def hand(self, verb: Verb, *, wait: bool) -> Waiter:
+        """As `take`, in two: what is handed over first comes first. Raises `ServiceError` (UNAVAILABLE)."""
         self._admit()
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        inside = handling.get() is not None
-
-        def accepted(outcome: Taken | Exception | None) -> None:
-            # In the step that publishes it: the handler cannot have begun.
-            if (
-                wait and self._runner.started and isinstance(outcome, Taken) and outcome.entry is not None
-                and outcome.record.status is Status.ACTIVE
-            ):  # fmt: skip
-                self._waiters.setdefault(outcome.record.uid, {}).setdefault(outcome.entry, []).append(future)
-                if not inside:
-                    self._callers.add(future)
-                    future.add_done_callback(self._callers.discard)
-            else:
-                future.cancel()
-
-        taken: Taken | None = await self._store.writer.submit(mutation, accepted)
-        return taken, None if future.cancelled() else await future
+        waiter = Waiter(self._waiters, inside=handling.get() is not None)
+        wait = wait and self._runner.started
+        waiter.outcome = self._store.writer.submit(verb, waiter.accepted if wait else None)
+        return waiter
 
     async def find(self, address: Address) -> tuple[InstanceRecord, Value | None] | None:
         """An instance and its state."""
@@ -177,9 +153,3 @@ class Instances:
     ) -> Sequence[InstanceRecord]:
         """Instances of one definition in the order in which they first began."""
         return await self._store.read(lambda c: rows.page(c, kind, definition, status, after, limit))
-
-
-def _tell(waiting: Iterable[asyncio.Future[Answer]], answer: Answer) -> None:
-    for future in waiting:
-        if not future.done():
-            future.set_result(answer)

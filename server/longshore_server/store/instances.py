@@ -63,6 +63,8 @@ class Handled(NamedTuple):
     number: int
     retry_at: int | None = None
     """When the handler runs again, because it failed."""
+    dropped: bool = False
+    """It has not run, and will not: the entry was discarded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,11 +301,12 @@ class InstanceLedger(Ledger):
         `but`: the one that is being handled.
         """
         self._write_entries()
-        (held,) = self.connection.execute(
-            "SELECT coalesce(sum(events), 0) FROM instance_entries WHERE uid = ? AND number IS NOT ?", (uid, but)
-        ).fetchone()
-        self.connection.execute("DELETE FROM instance_entries WHERE uid = ? AND number IS NOT ?", (uid, but))
-        return int(held)
+        dropped = self.connection.execute(
+            "DELETE FROM instance_entries WHERE uid = ? AND number IS NOT ? RETURNING number, events", (uid, but)
+        ).fetchall()
+        for number, _ in dropped:
+            self.handled(uid, Handled(number, dropped=True))
+        return sum(events for _, events in dropped)
 
     def add_event_id(self, uid: bytes, event_id: str, number: int, digest: bytes) -> None:
         """Remember the id of an event, and forget that of one long ago. Written at once: the next may have the same."""

@@ -65,6 +65,7 @@ def _next(ledger: InstanceLedger, record: InstanceRecord) -> tuple[InstanceRecor
     """What is to be done next: entries and timers in the order of their times."""
     if record.overtaken and record.work_entry is not None:
         ledger.drop_entry(record.uid, record.work_entry)
+        ledger.handled(record.uid, Handled(record.work_entry, dropped=True))
         record = ledger.make(record, Move.RETRY, waiting=record.waiting - 1)
     name, due = min(record.timers.items(), key=lambda timer: timer[1], default=("", ledger.now + 1))
     fires = due <= ledger.now
