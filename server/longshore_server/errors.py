@@ -118,9 +118,12 @@ class ServiceError(Exception):
 
 
 def shorten(text: str, limit: int) -> str:
-    """`text` in at most `limit` bytes of UTF-8, with an ellipsis where something is missing."""
+    """`text` in at most `limit` bytes of UTF-8, with an ellipsis where something is missing.
+
+    Half of a character, which JSON may hold, becomes a question mark: nothing could be sent that has one.
+    """
     data = text.encode("utf-8", "replace")
-    return text if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "\u2026"
+    return data.decode() if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "\u2026"
 
 
 def invalid(field: str, description: str, *, reason: Reason = Reason.INVALID_ARGUMENT) -> ServiceError:

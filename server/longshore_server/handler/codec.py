@@ -17,6 +17,10 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 
+MAX_DEPTH = 200
+"""How deep lists and dictionaries may be nested. What is deeper is read or not by how deep the reader's own calls are."""
+
+
 class Encoded(NamedTuple):
     """A value as stored. `codec`: `json`, `proto:FULL.NAME`, `dataclass:MODULE:CLASS` or `pydantic:MODULE:CLASS`."""
 
@@ -67,7 +71,7 @@ def _encode_dataclass(value: Any) -> Encoded:
     try:
         data = msgspec.json.encode(value)
         back = msgspec.json.decode(data, type=kind)
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise NotStorableError(f"{kind.__qualname__} cannot be stored: {error}") from None
     if kind.__dataclass_params__.eq and back != value:
         raise NotStorableError(
@@ -88,7 +92,7 @@ def _encode_model(value: Any) -> Encoded:
     try:
         data = value.model_dump_json(by_alias=True, round_trip=True, warnings=False).encode()
         back = kind.model_validate_json(data)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise NotStorableError(f"{kind.__qualname__} cannot be stored: {error}") from None
     if back != value:
         raise NotStorableError(
@@ -109,8 +113,10 @@ def _path(kind: type, what: str) -> str:
     return path
 
 
-def _check_json(value: Any, path: str) -> None:
+def _check_json(value: Any, path: str, depth: int = 0) -> None:
     """Only what JSON gives back unchanged: a tuple would return as a list, an int key as a string."""
+    if depth > MAX_DEPTH:
+        raise NotStorableError(f"the value is nested more than {MAX_DEPTH} levels deep: make it flatter")
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return
@@ -120,13 +126,13 @@ def _check_json(value: Any, path: str) -> None:
         return
     if kind is list:
         for position, item in enumerate(value):
-            _check_json(item, f"{path}[{position}]")
+            _check_json(item, f"{path}[{position}]", depth + 1)
         return
     if kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise NotStorableError(f"{path} has the key {key!r}: keys must be strings")
-            _check_json(item, f"{path}[{key!r}]")
+            _check_json(item, f"{path}[{key!r}]", depth + 1)
         return
     remedy = _REMEDIES.get(kind, "return a protobuf message, a JSON value, a dataclass or a pydantic model")
     raise NotStorableError(f"{path} is a {kind.__module__}.{kind.__qualname__}, which is no JSON: {remedy}")
