@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-
 MAX_DEPTH = 200
-"""How deep lists and dictionaries may be nested. What is deeper is read or not by how deep the reader's own calls are."""
+"""How deep lists and dictionaries may be nested. What is deeper is read or not by how deep its reader's own calls are.
+"""
 
 
 class Encoded(NamedTuple):
