@@ -16,6 +16,7 @@ from longshore_server.instances.run import Surroundings
 from longshore_server.instances.scheduler import Scheduler
 from longshore_server.store import instances as rows
 from longshore_server.store.instances import InstanceRecord
+from longshore_server.store.mutations import Nothing
 from longshore_server.store.mutations.instance_run import BeginRun, FailRun, LoseRun, Work
 from longshore_server.store.store import Store
 
@@ -88,6 +89,8 @@ class Runner:
 
     async def release(self) -> None:
         """Say of what was interrupted that no crash has done it."""
+        # A run whose begin was with the writer is under way only after it.
+        await asyncio.gather(self._store.writer.submit(Nothing()), return_exceptions=True)
         for record in await self._store.read(rows.left_behind):
             await asyncio.gather(self._store.writer.submit(LoseRun(record.uid, False)), return_exceptions=True)
 
