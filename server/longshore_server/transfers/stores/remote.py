@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -41,6 +42,7 @@ RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 """No longer than this: callers wait for what is asked, and those who put bytes try again by themselves."""
 MAX_PRESIGN = 7 * 24 * 3600
 """Seconds for which a URL is good at most."""
+_PLAIN = re.compile(r"[A-Za-z0-9:/._-]+")
 FACTS = "longshore"
 """The attribute of an object that holds `Facts`, as JSON in ASCII: names of attributes lose their capitals on the way,
 and their values may not be everything."""
@@ -55,6 +57,13 @@ class Facts(msgspec.Struct, frozen=True):
     metadata: Mapping[str, str] = NO_METADATA
     staged: str = ""
     """The name of the file that was staged, by which an adoption knows its own work again."""
+
+
+class Aside(msgspec.Struct, frozen=True):
+    """A large object that is not to take the place of another, on its way to its own, as it is kept over restarts."""
+
+    aside: str
+    """The key under which it is put first."""
 
 
 class RemoteStore(Store):
@@ -92,8 +101,12 @@ class RemoteStore(Store):
         info = ObjectInfo(key, size, sha256, crc32c, content_type, dict(metadata))
         async with self._changing(key):
             found, by = await self._look(key)
-            if by != staged.name:  # else an earlier try has done it, and not lived to say so
+            if by == staged.name:
+                # An earlier try has done it, and not lived to say so, nor to remove what it needed for that.
+                await self.give_up(key, state)
+            else:
                 if not await in_thread(staged.exists):
+                    await self.give_up(key, state)
                     if found is not None and found.sha256 == sha256:
                         return found
                     raise ObjectError(Reason.OBJECT_CORRUPT, f"{key}: what was staged for it is neither there nor here")
@@ -181,6 +194,9 @@ class RemoteStore(Store):
         keys.check(key)
         if not 1 <= expires_in <= MAX_PRESIGN:
             raise ValueError(f"a URL is good for 1 to {MAX_PRESIGN} seconds, not for {expires_in:g}")
+        if self._url.startswith("az:") and not _PLAIN.fullmatch(f"{self._url}/{key}"):
+            # The library signs the key as the URL has it, escaped; Azure wants it as it is, and would refuse the URL.
+            raise ObjectError(Reason.NOT_SUPPORTED, f"{key}: for such a key nobody can make a URL that Azure takes")
         with refusing_remote(key):
             return await obstore.sign_async(self._bucket, "GET", key, timedelta(seconds=expires_in))
 
@@ -205,22 +221,27 @@ class RemoteStore(Store):
         )
         return info, facts.staged
 
-    async def _send(
-        self, staged: Path, info: ObjectInfo, *, overwrite: bool,
-        state: bytes, save: Save | None,  # noqa: ARG002 - for those that can go on
-    ) -> None:  # fmt: skip
+    async def give_up(self, key: str, state: bytes) -> None:
+        """Remove what was put aside."""
+        if state:
+            with refusing_remote(key), contextlib.suppress(FileNotFoundError):
+                await obstore.delete_async(self._bucket, msgspec.json.decode(state, type=Aside).aside)
+
+    async def _send(self, staged: Path, info: ObjectInfo, *, overwrite: bool, state: bytes, save: Save | None) -> None:
         if overwrite or info.size <= PART:
             await self._put(staged, info.key, attributes(staged, info), overwrite=overwrite)
             return
         # A condition is possible for what goes in one request, and for a copy.
         aside = f"{keys.RESERVED}/{staged.name}"
+        kept = msgspec.json.encode(Aside(aside))
+        if save is not None and not state:
+            await save(kept)  # before there is anything: nobody else would remove it after a crash
         try:
             await self._put(staged, aside, attributes(staged, info), overwrite=True)
             with refusing_remote(info.key, absent=Reason.STORE_UNAVAILABLE):
                 await obstore.copy_async(self._bucket, aside, info.key, overwrite=False)
         finally:
-            with refusing_remote(info.key), contextlib.suppress(FileNotFoundError):
-                await obstore.delete_async(self._bucket, aside)
+            await self.give_up(info.key, kept)
 
     async def _put(self, staged: Path, key: str, described: Any, *, overwrite: bool) -> None:
         with refusing_remote(key, absent=Reason.STORE_UNAVAILABLE):

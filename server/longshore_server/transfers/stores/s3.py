@@ -31,12 +31,14 @@ _LASTING = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "Sig
 
 
 class Push(msgspec.Struct, frozen=True):
-    """A file on its way to S3, as it is kept over restarts."""
+    """A file on its way to S3, as it is kept over restarts: first that it will begin, then what has begun."""
 
-    upload: str
-    """What S3 calls the upload."""
     part: int
     """Bytes of every part but the last."""
+    upload: str = ""
+    """What S3 calls the upload; empty: that is not known yet."""
+    others: frozenset[str] = frozenset()
+    """The uploads to the key that there were before. Any other one has been begun for this file."""
 
 
 class S3Store(RemoteStore):
@@ -104,31 +106,49 @@ class S3Store(RemoteStore):
             await super()._send(staged, info, overwrite=overwrite, state=state, save=save)
             return
         push = msgspec.json.decode(state, type=Push) if state else None
-        done = None if push is None else await self._parts(info.key, push)
-        saved = push is not None and done is not None
+        done = await self._parts(info.key, push) if push is not None and push.upload else None
+        saved = done is not None
         if push is None or done is None:
-            push, done = await self._begin(staged, info), {}
-        try:
-            if save is not None and not saved:
+            await self.give_up(info.key, state)
+            # Parts are of one size; a whole number of MiB, and large enough for their number.
+            size = max(PART, -(-info.size // (_MOST_PARTS * _MIB)) * _MIB)
+            push, done = Push(size, others=await self._begun(info.key)), {}
+            if save is not None:
                 await save(msgspec.json.encode(push))
-                saved = True
+        try:
+            if not saved:
+                push = Push(push.part, await self._begin(staged, info))
+                if save is not None:
+                    await save(msgspec.json.encode(push))
+                    saved = True
             await self._send_parts(staged, info, push, done)
             await self._complete(info, push, overwrite)
         except BaseException as error:
-            if not saved or (isinstance(error, ObjectError) and error.reason is Reason.OBJECT_EXISTS):
+            known = saved or (save is not None and not push.upload)
+            if not known or (isinstance(error, ObjectError) and error.reason is Reason.OBJECT_EXISTS):
                 with contextlib.suppress(ObjectError):
                     await self.give_up(info.key, msgspec.json.encode(push))
             raise
 
-    async def _begin(self, staged: Path, info: ObjectInfo) -> Push:
+    async def _begin(self, staged: Path, info: ObjectInfo) -> str:
         described = attributes(staged, info)
         content = {"ContentType": info.content_type} if info.content_type else {}
         with _refusing(info.key):
             made = await self._client.create_multipart_upload(
                 **self._place(info.key), Metadata={FACTS: described[FACTS]}, **content
             )
-        # Parts are of one size; a whole number of MiB, and large enough for their number.
-        return Push(made["UploadId"], max(PART, -(-info.size // (_MOST_PARTS * _MIB)) * _MIB))
+        upload: str = made["UploadId"]
+        return upload
+
+    async def _begun(self, key: str) -> frozenset[str]:
+        """What S3 calls the uploads to a key that nobody has completed."""
+        place = self._place(key)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=place["Bucket"], Prefix=place["Key"]
+        )
+        with _refusing(key):
+            found = [upload async for page in pages for upload in page.get("Uploads", ())]
+        return frozenset(upload["UploadId"] for upload in found if upload["Key"] == place["Key"])
 
     async def _parts(self, key: str, push: Push) -> dict[int, dict[str, Any]] | None:
         """The parts that are there, by number. None: S3 does not know the upload any more."""
@@ -173,10 +193,13 @@ class S3Store(RemoteStore):
 
     async def give_up(self, key: str, state: bytes) -> None:
         """Have S3 drop the parts."""
-        if state:
-            push = msgspec.json.decode(state, type=Push)
+        if not state:
+            return
+        push = msgspec.json.decode(state, type=Push)
+        # Whoever was to note what it had begun may not have lived to.
+        for upload in {push.upload} if push.upload else await self._begun(key) - push.others:
             with _refusing(key), contextlib.suppress(self._client.exceptions.NoSuchUpload):
-                await self._client.abort_multipart_upload(**self._place(key), UploadId=push.upload)
+                await self._client.abort_multipart_upload(**self._place(key), UploadId=upload)
 
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._name, "Key": f"{self._prefix}/{key}" if self._prefix else key}

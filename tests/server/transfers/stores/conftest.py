@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from longshore_server.transfers.stores import LocalStore
 from longshore_server.transfers.stores.s3 import S3Store
 from tests.server.transfers.buckets import LocalS3, local_s3
+from tests.server.transfers.clouds import local_azure, local_google
 from tests.server.transfers.stores.pushing import Make
 
 
@@ -45,6 +47,22 @@ def server() -> Iterator[LocalS3]:
 def s3(server: LocalS3) -> LocalS3:
     server.clear()
     return server
+
+
+@pytest.fixture(scope="session")
+def az() -> Iterator[Mapping[str, str]]:
+    """An Azure, by the environment in which it is found."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs node and npm")
+    with local_azure() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    """A Google Cloud Storage, likewise."""
+    with local_google(tmp_path_factory.mktemp("google")) as found:
+        yield found
 
 
 @pytest.fixture

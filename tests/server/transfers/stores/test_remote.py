@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import secrets
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,22 @@ from tests.server.transfers.buckets import LocalS3
 from tests.server.transfers.stores.pushing import LARGE, Make, adopt, stage, stream
 from tests.server.transfers.stores.staged import read, refused
 
+# The first test of Azure installs it.
+pytestmark = pytest.mark.timeout(900)
 
-@pytest.fixture(params=["s3", "another"])
-async def store(request: pytest.FixtureRequest, make: Make, tmp_path: Path) -> RemoteStore:
-    """One in S3, and one of a kind that has nothing of its own."""
+
+@pytest.fixture(params=["s3", "az", "gs", "memory"])
+async def store(
+    request: pytest.FixtureRequest, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RemoteStore:
+    """One of every kind, and one that has nothing of its own."""
     if request.param == "s3":
         return await make()
     store = RemoteStore("memory:///")
+    if request.param != "memory":
+        for name, value in request.getfixturevalue(request.param).items():
+            monkeypatch.setenv(name, value)
+        store = RemoteStore(f"{request.param}://bucket/{secrets.token_hex(8)}/fix")
     await store.start("uploads", tmp_path / "uploads")
     return store
 
@@ -152,6 +163,23 @@ async def test_what_is_deleted_is_gone(store: RemoteStore) -> None:
     with refused(Reason.OBJECT_NOT_FOUND):
         await read(store, "a/b")
     await store.put("a", b"the folder is gone with its last object")
+
+
+@pytest.mark.parametrize("store", ["s3", "az", "gs"], indirect=True)
+@pytest.mark.parametrize("key", ["a/b.c_d-e", "a/\u00e9 b"])
+async def test_anybody_can_fetch_from_a_presigned_url_without_a_key(store: RemoteStore, key: str) -> None:
+    await store.put(key, b"hello", content_type="text/plain")
+    if store._url.startswith("az:") and not key.isascii():
+        with refused(Reason.NOT_SUPPORTED):
+            await store.presign(key, 60)
+        return
+    url = await store.presign(key, 60)
+
+    def fetch() -> tuple[bytes, str | None]:
+        with urllib.request.urlopen(url) as answer:
+            return answer.read(), answer.headers["Content-Type"]
+
+    assert await asyncio.to_thread(fetch) == (b"hello", "text/plain")
 
 
 @pytest.mark.parametrize("key", ["", "../a", "a//b", ".longshore/x", "a\\b"])
