@@ -55,6 +55,7 @@ class Attempt:
         self._work = Work(live.record.uid)
         self._in_handler = False
         self._graced = False
+        self._unstorable = False
         self._span = UNRECORDED
         self.holds_slot = True
         """Whether it counts among the attempts that its type may have at once."""
@@ -264,7 +265,12 @@ class Attempt:
         self._executor.store.writer.submit(change, self._settled)
 
     def _settled(self, result: object) -> None:
-        if isinstance(result, ServiceError):
+        if isinstance(result, ServiceError) and result.reason is Reason.INTERNAL and not self._unstorable:
+            # Left as it is it would be under way, with nobody who ends it, until the next start.
+            self._unstorable = True
+            failed = Settle(self._record.uid, self.number, Move.FAIL, failure(Reason.INTERNAL))
+            self._executor.store.writer.submit(failed, self._settled)
+        elif isinstance(result, ServiceError):
             # The operation ended by another hand, another attempt has begun, or the store has stopped for good.
             log.info(
                 "attempt %d of %s came to nothing: %s",

@@ -15,10 +15,10 @@ from longshore_server.engine.live import Live
 from longshore_server.engine.quotas import Quota, Shares
 from longshore_server.engine.retries import Chance, Retries
 from longshore_server.engine.waiting import Waiting
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.handler.offers import Objects
-from longshore_server.lifecycle import State
-from longshore_server.store.mutations import Begin
+from longshore_server.lifecycle import Move, State
+from longshore_server.store.mutations import Begin, Settle
 from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
 
@@ -221,6 +221,8 @@ class Executor:
                     error.message,
                     extra={"operation": live.record.name, "type": live.record.type},
                 )
+                # Nobody will try again, and it would wait for ever. A store that has stopped refuses this, too.
+                self.store.writer.submit(Settle(live.record.uid, None, Move.FAIL, failure(Reason.INTERNAL)))
             self._give(waiting, live.record.owner)
         else:
             if live.record.under_way:
