@@ -212,8 +212,8 @@ class Config:
     """Seconds that an ended operation, job or instance is kept when its contract or definition says nothing: 30 days;
     0: for ever."""
     log_retention: float = 604_800.0
-    """Seconds that a line which a handler has logged is kept, or as long as its operation if that is shorter: 7 days;
-    0: as long as its operation."""
+    """Seconds that a line which a handler has logged is kept, or as long as its operation, job or instance if that is
+    shorter: 7 days; 0: as long as that."""
     drain: float = 20.0
     """Seconds that running attempts get to end when the server stops."""
     max_events: int = 10_000

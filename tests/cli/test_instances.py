@@ -120,3 +120,25 @@ async def test_what_is_refused(run: Run, arguments: tuple[str, ...], code: int, 
     done = await run(*arguments)
     assert (done.code, done.out) == (code, "")
     assert said in done.err
+
+
+async def test_what_its_handlers_have_logged(run: Run, served: Served) -> None:
+    served.failures = 1
+    await run("recurring", "start", "token-refresher/a", "-d", "{}")
+    await served.world.advance(30)
+    done = await run("recurring", "logs", "token-refresher/a")
+    assert done == Done(
+        0,
+        "2026-01-01T00:00:00Z  warn   1/1:1  no token  left=0\n"
+        "2026-01-01T00:00:30Z  info   1/1:2  refreshed  value=1\n",
+        "",
+    )
+    assert (await run("recurring", "logs", "token-refresher/a", "--level", "warn", "--json")).json == [
+        {
+            "number": 1, "time": "2026-01-01T00:00:00Z", "attempt": 1, "level": "warn", "step": "",
+            "message": "no token", "data": {"left": 0}, "run": "1/1",
+        },
+    ]  # fmt: skip
+    assert (await run("debounce", "logs", "webhooks/none")).err.startswith("error: there is no debounces/webhooks/")
+    await run("task", "send", "order/a", "-d", '{"@type": "Ping"}')
+    assert (await run("task", "logs", "order/a")).err == "no lines\n"

@@ -52,8 +52,10 @@ class Served:
             await self.held.hold()
         if self.failures:
             self.failures -= 1
+            ctx.log.warn("no token", left=self.failures)  # noqa: G010 - no logger of the standard library
             raise ConnectionError("no token today")
         ctx.state = Token(ctx.state.value + 1, ctx.state.note)
+        ctx.log.info("refreshed", value=ctx.state.value)
         if ctx.state.note == "once":
             ctx.terminate("once is enough")
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from google.protobuf.message import Message
 
+from longshore.v1 import debounce_service_pb2, recurring_service_pb2, task_service_pb2
+from longshore.v1.instances_pb2 import InstanceLogs
 from longshore_client.cli.data import read_data
 from longshore_client.cli.plain import learn
+from longshore_client.cli.records import LEVEL, LEVELS, PAGE, show_logs
 from longshore_client.cli.render import age, error_dict, print_json, stamp
 from longshore_client.cli.session import SECONDS, Session, with_session
 from longshore_client.cli.table import Cell, print_rows
@@ -171,8 +174,8 @@ async def trigger_task(session: Session, name: str, no_wait: bool, timeout: floa
     await _done(session, client.name(id), client.trigger(id, no_wait=no_wait, timeout=timeout))
 
 
-def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]]) -> None:
-    """Give a group the commands that all three have."""
+def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], messages: Any) -> None:
+    """Give a group the commands that all three have. `messages`: the module of the kind's messages."""
 
     @group.command("ls", short_help="List the instances of a definition, oldest first.")
     @click.argument("definition")
@@ -226,6 +229,23 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]]) ->
         else:
             print_json(value)
 
+    kind = (group.name or "").capitalize()
+    ask = getattr(messages, f"List{kind}LogsRequest")
+
+    @group.command("logs", short_help="Show what handlers have logged.")
+    @click.argument("name")
+    @LEVEL
+    @with_session
+    async def logs(session: Session, name: str, level: str) -> None:
+        """Show what the handlers of the instance NAME have logged, its latest lines, in order.
+
+        Callers need the capability longshore.provider.
+        """
+        client, id = _find(make, session, name)
+        rpc = session.channel.calls.unary(f"/longshore.v1.{kind}Service/List{kind}Logs", ask, InstanceLogs)
+        request = ask(name=client.name(id), level=LEVELS[level], page_size=PAGE)
+        await show_logs(session, rpc, request, lambda page: _check(request.name, InstanceStatus(page.status)))
+
     @group.command("pause", short_help="Let no handler begin.")
     @click.argument("name")
     @with_session
@@ -262,9 +282,9 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]]) ->
         await _done(session, client.name(id), client.terminate(id, reason, purge=purge))
 
 
-_share(recurring, RecurringClient[Any])
-_share(debounce, DebounceClient[Any, Any])
-_share(task, TaskClient[Any, Any])
+_share(recurring, RecurringClient[Any], recurring_service_pb2)
+_share(debounce, DebounceClient[Any, Any], debounce_service_pb2)
+_share(task, TaskClient[Any, Any], task_service_pb2)
 
 
 def _find(make: Callable[..., ClientT], session: Session, name: str) -> tuple[ClientT, str]:
@@ -324,7 +344,7 @@ def _text(value: Any) -> str:
 
 
 def _timers(timers: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}: {time}" if name else time for name, time in timers.items())
+    return ", ".join(f"{name}: {time}" if name else time for name, time in sorted(timers.items()))
 
 
 def _row(found: InstanceSnapshot) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""`longshore logs` and `steps`: what the attempts of an operation have left for its operators."""
+"""`longshore logs` and `steps`: what the attempts of an operation, a job or an instance have left for operators."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from longshore_client.cli.session import Session, operation_name, with_session
 from longshore_client.cli.text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from longshore_client.calls import UnaryRpc
 
 PAGE = 500
 LEVELS = {"info": LogLine.LEVEL_INFO, "warn": LogLine.LEVEL_WARN, "error": LogLine.LEVEL_ERROR}
+LEVEL = click.option(
+    "--level", type=click.Choice(list(LEVELS)), default="info", show_default=True, help="The least to show."
+)
 _NAMES = {number: name for name, number in LEVELS.items()}
 _COLORS = {"warn": "yellow", "error": "red"}
 
@@ -40,7 +45,7 @@ Examples:
 
 @click.command("logs", epilog=_LOGS_EPILOG)
 @click.argument("name")
-@click.option("--level", type=click.Choice(list(LEVELS)), default="info", show_default=True, help="The least to show.")
+@LEVEL
 @with_session
 async def logs(session: Session, name: str, level: str) -> None:
     """Show what the code of the operation NAME has logged, its latest lines, in order.
@@ -63,11 +68,14 @@ async def steps(session: Session, name: str) -> None:
     await show_steps(session, session.channel.calls.list_steps, request)
 
 
-async def show_logs(session: Session, rpc: UnaryRpc[Any, Any], request: Any) -> None:
-    """Print all pages of a log, of an operation or of a job."""
+async def show_logs(
+    session: Session, rpc: UnaryRpc[Any, Any], request: Any, check: Callable[[Any], None] = lambda _: None
+) -> None:
+    """Print all pages of the log of an operation, a job or an instance. `check` may raise for what a page says."""
     count = 0
     while True:
         page = await session.channel.invoke(rpc, request)
+        check(page)
         if count == 0 and page.dropped_lines and not session.json:
             click.echo(f"the first {page.dropped_lines} lines are not kept any more", err=True)
         for line in page.lines:
@@ -100,11 +108,13 @@ def _print_line(session: Session, line: LogLine) -> None:
     if session.json:
         print_json({
             "number": line.number, "time": _time(line.time), "attempt": line.attempt, "level": level, "step": line.step,
-            "message": line.message, "data": data,
+            "message": line.message, "data": data, **({"run": line.run} if line.run else {}),
         })  # fmt: skip
         return
     text = "  ".join([line.message, *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in data.items())])
     where = f"{line.attempt}/{line.step}" if line.step else str(line.attempt)
+    if line.run:
+        where = f"{line.run}:{where}"
     click.echo(f"{_time(line.time)}  {click.style(f'{level:<5}', fg=_COLORS.get(level))}  {shown(f'{where}  {text}')}")
 
 

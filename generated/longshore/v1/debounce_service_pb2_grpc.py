@@ -71,6 +71,11 @@ class DebounceServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesResponse.FromString,
                 _registered_method=True)
+        self.ListDebounceLogs = channel.unary_unary(
+                '/longshore.v1.DebounceService/ListDebounceLogs',
+                request_serializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebounceLogsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_instances__pb2.InstanceLogs.FromString,
+                _registered_method=True)
         self.PauseDebounce = channel.unary_unary(
                 '/longshore.v1.DebounceService/PauseDebounce',
                 request_serializer=longshore_dot_v1_dot_debounce__service__pb2.PauseDebounceRequest.SerializeToString,
@@ -144,6 +149,15 @@ class DebounceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDebounceLogs(self, request, context):
+        """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+        have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+        `longshore.provider`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PauseDebounce(self, request, context):
         """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
         `longshore.provider`.
@@ -199,6 +213,11 @@ def add_DebounceServiceServicer_to_server(servicer, server):
                     servicer.ListDebounces,
                     request_deserializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesResponse.SerializeToString,
+            ),
+            'ListDebounceLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDebounceLogs,
+                    request_deserializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebounceLogsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_instances__pb2.InstanceLogs.SerializeToString,
             ),
             'PauseDebounce': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseDebounce,
@@ -384,6 +403,33 @@ class DebounceService(object):
             '/longshore.v1.DebounceService/ListDebounces',
             longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesRequest.SerializeToString,
             longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDebounceLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.DebounceService/ListDebounceLogs',
+            longshore_dot_v1_dot_debounce__service__pb2.ListDebounceLogsRequest.SerializeToString,
+            longshore_dot_v1_dot_instances__pb2.InstanceLogs.FromString,
             options,
             channel_credentials,
             insecure,

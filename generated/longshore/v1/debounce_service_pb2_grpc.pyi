@@ -60,6 +60,11 @@ class DebounceServiceStub:
     """
     ListDebounces: _grpc.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebouncesRequest, _debounce_service_pb2.ListDebouncesResponse]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+    ListDebounceLogs: _grpc.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebounceLogsRequest, _instances_pb2.InstanceLogs]
+    """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+    have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+    `longshore.provider`.
+    """
     PauseDebounce: _grpc.UnaryUnaryMultiCallable[_debounce_service_pb2.PauseDebounceRequest, _instances_pb2.InstanceChange]
     """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
     `longshore.provider`.
@@ -102,6 +107,11 @@ class DebounceServiceAsyncStub(DebounceServiceStub):
     """
     ListDebounces: _aio.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebouncesRequest, _debounce_service_pb2.ListDebouncesResponse]  # type: ignore[assignment]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+    ListDebounceLogs: _aio.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebounceLogsRequest, _instances_pb2.InstanceLogs]  # type: ignore[assignment]
+    """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+    have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+    `longshore.provider`.
+    """
     PauseDebounce: _aio.UnaryUnaryMultiCallable[_debounce_service_pb2.PauseDebounceRequest, _instances_pb2.InstanceChange]  # type: ignore[assignment]
     """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
     `longshore.provider`.
@@ -177,6 +187,17 @@ class DebounceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_debounce_service_pb2.ListDebouncesResponse, _abc.Awaitable[_debounce_service_pb2.ListDebouncesResponse]]:
         """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+
+    @_abc_1.abstractmethod
+    def ListDebounceLogs(
+        self,
+        request: _debounce_service_pb2.ListDebounceLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instances_pb2.InstanceLogs, _abc.Awaitable[_instances_pb2.InstanceLogs]]:
+        """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+        have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+        `longshore.provider`.
+        """
 
     @_abc_1.abstractmethod
     def PauseDebounce(

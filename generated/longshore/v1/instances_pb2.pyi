@@ -3,12 +3,15 @@
 isort:skip_file
 What the three kinds of durable instances share: recurring, debounce, task."""
 
+from collections import abc as _abc
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from longshore.v1 import records_pb2 as _records_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -216,3 +219,41 @@ class InstanceState(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
+
+@_typing.final
+class InstanceLogs(_message.Message):
+    """Answers who asks for the log of an instance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DROPPED_LINES_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page. Empty: this was the last."""
+    dropped_lines: _builtins.int
+    """How many of the oldest lines are gone, whatever their level."""
+    status: Global___InstanceStatus.ValueType
+    """Where the instance stands."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_records_pb2.LogLine]:
+        """Its lines, in order. A page may be shorter than asked for: it is cut before it would be larger than what stock
+        clients receive.
+        """
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_records_pb2.LogLine] | None = ...,
+        next_page_token: _builtins.str = ...,
+        dropped_lines: _builtins.int = ...,
+        status: Global___InstanceStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_lines", b"dropped_lines", "lines", b"lines", "next_page_token", b"next_page_token", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceLogs: _TypeAlias = InstanceLogs  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alongshore/v1/records.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\x07LogLine\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12*\n\x05level\x18\x04 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x0c\n\x04step\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\t\"O\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0e\n\nLEVEL_INFO\x10\x01\x12\x0e\n\nLEVEL_WARN\x10\x02\x12\x0f\n\x0bLEVEL_ERROR\x10\x03\"\xad\x02\n\x0bStepOutcome\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.longshore.v1.StepOutcome.State\x12\r\n\x05tries\x18\x04 \x01(\x05\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0c\n\x04kept\x18\x08 \x01(\x08\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_COMPLETED\x10\x01\x12\x10\n\x0cSTATE_FAILED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alongshore/v1/records.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x02\n\x07LogLine\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12*\n\x05level\x18\x04 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x0c\n\x04step\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\t\x12\x0b\n\x03run\x18\x08 \x01(\t\"O\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0e\n\nLEVEL_INFO\x10\x01\x12\x0e\n\nLEVEL_WARN\x10\x02\x12\x0f\n\x0bLEVEL_ERROR\x10\x03\"\xad\x02\n\x0bStepOutcome\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.longshore.v1.StepOutcome.State\x12\r\n\x05tries\x18\x04 \x01(\x05\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0c\n\x04kept\x18\x08 \x01(\x08\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_COMPLETED\x10\x01\x12\x10\n\x0cSTATE_FAILED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longshore.v1.records_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGLINE']._serialized_start=78
-  _globals['_LOGLINE']._serialized_end=332
-  _globals['_LOGLINE_LEVEL']._serialized_start=253
-  _globals['_LOGLINE_LEVEL']._serialized_end=332
-  _globals['_STEPOUTCOME']._serialized_start=335
-  _globals['_STEPOUTCOME']._serialized_end=636
-  _globals['_STEPOUTCOME_STATE']._serialized_start=567
-  _globals['_STEPOUTCOME_STATE']._serialized_end=636
+  _globals['_LOGLINE']._serialized_end=345
+  _globals['_LOGLINE_LEVEL']._serialized_start=266
+  _globals['_LOGLINE_LEVEL']._serialized_end=345
+  _globals['_STEPOUTCOME']._serialized_start=348
+  _globals['_STEPOUTCOME']._serialized_end=649
+  _globals['_STEPOUTCOME_STATE']._serialized_start=580
+  _globals['_STEPOUTCOME_STATE']._serialized_end=649
 # @@protoc_insertion_point(module_scope)

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class LogLine(_message.Message):
-    """One line that the code of an operation or a job has logged. Set by the server."""
+    """One line that the code of an operation, a job or an instance has logged. Set by the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -58,8 +58,9 @@ class LogLine(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Position among all lines of the operation or job, from 1."""
+    """Position among all lines of the operation, job or instance, from 1."""
     attempt: _builtins.int
     """The attempt that logged it, from 1; it need not have been the current one any more."""
     level: Global___LogLine.Level.ValueType
@@ -71,6 +72,10 @@ class LogLine(_message.Message):
     data: _builtins.str
     """What else it says: a JSON object, as text, because numbers of JSON may be larger than those of google.protobuf.Value.
     One of more than 16384 characters is replaced by `{"cut": "...", "size": N}`, with its beginning and its length.
+    """
+    run: _builtins.str
+    """Of an instance: the run that logged it, in all of its attempts the same. `{generation}/{number}` for what somebody has
+    sent, `{generation}/timer-{number}` for a timer; the end of what handlers have as `key`. Empty: no instance logged it.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
@@ -86,10 +91,11 @@ class LogLine(_message.Message):
         step: _builtins.str = ...,
         message: _builtins.str = ...,
         data: _builtins.str = ...,
+        run: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "data", b"data", "level", b"level", "message", b"message", "number", b"number", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "data", b"data", "level", b"level", "message", b"message", "number", b"number", "run", b"run", "step", b"step", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

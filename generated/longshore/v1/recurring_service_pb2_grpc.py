@@ -66,6 +66,11 @@ class RecurringServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsResponse.FromString,
                 _registered_method=True)
+        self.ListRecurringLogs = channel.unary_unary(
+                '/longshore.v1.RecurringService/ListRecurringLogs',
+                request_serializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringLogsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_instances__pb2.InstanceLogs.FromString,
+                _registered_method=True)
         self.PauseRecurring = channel.unary_unary(
                 '/longshore.v1.RecurringService/PauseRecurring',
                 request_serializer=longshore_dot_v1_dot_recurring__service__pb2.PauseRecurringRequest.SerializeToString,
@@ -128,6 +133,15 @@ class RecurringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRecurringLogs(self, request, context):
+        """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+        have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+        `longshore.provider`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PauseRecurring(self, request, context):
         """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
         `longshore.provider`.
@@ -178,6 +192,11 @@ def add_RecurringServiceServicer_to_server(servicer, server):
                     servicer.ListRecurrings,
                     request_deserializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsResponse.SerializeToString,
+            ),
+            'ListRecurringLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecurringLogs,
+                    request_deserializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringLogsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_instances__pb2.InstanceLogs.SerializeToString,
             ),
             'PauseRecurring': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseRecurring,
@@ -336,6 +355,33 @@ class RecurringService(object):
             '/longshore.v1.RecurringService/ListRecurrings',
             longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsRequest.SerializeToString,
             longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecurringLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.RecurringService/ListRecurringLogs',
+            longshore_dot_v1_dot_recurring__service__pb2.ListRecurringLogsRequest.SerializeToString,
+            longshore_dot_v1_dot_instances__pb2.InstanceLogs.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,11 @@ class RecurringServiceStub:
     """
     ListRecurrings: _grpc.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringsRequest, _recurring_service_pb2.ListRecurringsResponse]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+    ListRecurringLogs: _grpc.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringLogsRequest, _instances_pb2.InstanceLogs]
+    """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+    have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+    `longshore.provider`.
+    """
     PauseRecurring: _grpc.UnaryUnaryMultiCallable[_recurring_service_pb2.PauseRecurringRequest, _instances_pb2.InstanceChange]
     """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
     `longshore.provider`.
@@ -86,6 +91,11 @@ class RecurringServiceAsyncStub(RecurringServiceStub):
     """
     ListRecurrings: _aio.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringsRequest, _recurring_service_pb2.ListRecurringsResponse]  # type: ignore[assignment]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+    ListRecurringLogs: _aio.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringLogsRequest, _instances_pb2.InstanceLogs]  # type: ignore[assignment]
+    """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+    have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+    `longshore.provider`.
+    """
     PauseRecurring: _aio.UnaryUnaryMultiCallable[_recurring_service_pb2.PauseRecurringRequest, _instances_pb2.InstanceChange]  # type: ignore[assignment]
     """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
     `longshore.provider`.
@@ -147,6 +157,17 @@ class RecurringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recurring_service_pb2.ListRecurringsResponse, _abc.Awaitable[_recurring_service_pb2.ListRecurringsResponse]]:
         """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+
+    @_abc_1.abstractmethod
+    def ListRecurringLogs(
+        self,
+        request: _recurring_service_pb2.ListRecurringLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instances_pb2.InstanceLogs, _abc.Awaitable[_instances_pb2.InstanceLogs]]:
+        """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+        have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+        `longshore.provider`.
+        """
 
     @_abc_1.abstractmethod
     def PauseRecurring(

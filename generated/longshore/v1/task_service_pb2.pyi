@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from longshore.v1 import instances_pb2 as _instances_pb2
+from longshore.v1 import records_pb2 as _records_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -342,6 +343,40 @@ class ListTasksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
+
+@_typing.final
+class ListTaskLogsRequest(_message.Message):
+    """Asks for a page of what an instance has logged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`tasks/{definition}/instances/{id}`. Another form is INVALID_ARGUMENT, an unknown definition NOT_FOUND."""
+    level: _records_pb2.LogLine.Level.ValueType
+    """Only lines that matter so much or more."""
+    page_size: _builtins.int
+    """At most so many; 0: 50. More than 1000 are 1000, fewer than 0 INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; the name and the level must be the same."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        level: _records_pb2.LogLine.Level.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["level", b"level", "name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTaskLogsRequest: _TypeAlias = ListTaskLogsRequest  # noqa: Y015
 
 @_typing.final
 class PauseTaskRequest(_message.Message):

@@ -66,6 +66,11 @@ class TaskServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.ListTaskLogs = channel.unary_unary(
+                '/longshore.v1.TaskService/ListTaskLogs',
+                request_serializer=longshore_dot_v1_dot_task__service__pb2.ListTaskLogsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_instances__pb2.InstanceLogs.FromString,
+                _registered_method=True)
         self.PauseTask = channel.unary_unary(
                 '/longshore.v1.TaskService/PauseTask',
                 request_serializer=longshore_dot_v1_dot_task__service__pb2.PauseTaskRequest.SerializeToString,
@@ -129,6 +134,15 @@ class TaskServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTaskLogs(self, request, context):
+        """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+        have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+        `longshore.provider`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PauseTask(self, request, context):
         """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
         `longshore.provider`.
@@ -179,6 +193,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=longshore_dot_v1_dot_task__service__pb2.ListTasksRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_task__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'ListTaskLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaskLogs,
+                    request_deserializer=longshore_dot_v1_dot_task__service__pb2.ListTaskLogsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_instances__pb2.InstanceLogs.SerializeToString,
             ),
             'PauseTask': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseTask,
@@ -337,6 +356,33 @@ class TaskService(object):
             '/longshore.v1.TaskService/ListTasks',
             longshore_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
             longshore_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.TaskService/ListTaskLogs',
+            longshore_dot_v1_dot_task__service__pb2.ListTaskLogsRequest.SerializeToString,
+            longshore_dot_v1_dot_instances__pb2.InstanceLogs.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,11 @@ class TaskServiceStub:
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+    ListTaskLogs: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskLogsRequest, _instances_pb2.InstanceLogs]
+    """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+    have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+    `longshore.provider`.
+    """
     PauseTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.PauseTaskRequest, _instances_pb2.InstanceChange]
     """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
     `longshore.provider`.
@@ -90,6 +95,11 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+    ListTaskLogs: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskLogsRequest, _instances_pb2.InstanceLogs]  # type: ignore[assignment]
+    """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+    have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+    `longshore.provider`.
+    """
     PauseTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.PauseTaskRequest, _instances_pb2.InstanceChange]  # type: ignore[assignment]
     """Lets no handler of an instance begin until it is resumed; one that runs comes to its end. Repeatable. Needs
     `longshore.provider`.
@@ -153,6 +163,17 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
         """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
+
+    @_abc_1.abstractmethod
+    def ListTaskLogs(
+        self,
+        request: _task_service_pb2.ListTaskLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instances_pb2.InstanceLogs, _abc.Awaitable[_instances_pb2.InstanceLogs]]:
+        """Returns a page of what the handlers of an instance have logged, in order: the latest lines, also those of runs that
+        have failed. They are kept until the server's `log_retention` is over, or the instance is deleted. Needs
+        `longshore.provider`.
+        """
 
     @_abc_1.abstractmethod
     def PauseTask(

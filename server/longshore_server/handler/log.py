@@ -16,7 +16,7 @@ from longshore_server.clock import Clock
 from longshore_server.handler.steps import running_step
 from longshore_server.handler.texts import data_of, text_of
 from longshore_server.store.logs import Level, LogLine
-from longshore_server.store.mutations import AddLine, Author
+from longshore_server.store.mutations import AddLine, Owner
 
 if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
@@ -48,11 +48,12 @@ class AttemptLog:
     A line is durable no later than what the attempt records after it: the result of a step for example.
     """
 
-    __slots__ = ("_author", "_bytes", "_clock", "_fields", "_left_out", "_waiting", "_writer")
+    __slots__ = ("_bytes", "_clock", "_fields", "_left_out", "_owner", "_run", "_waiting", "_writer")
 
-    def __init__(self, author: Author, fields: Mapping[str, Any], writer: Writer, clock: Clock) -> None:
-        """`fields`: what tells of the attempt in the log of the process."""
-        self._author = author
+    def __init__(self, owner: Owner, fields: Mapping[str, Any], writer: Writer, clock: Clock, run: str = "") -> None:
+        """`fields`: what tells of the attempt in the log of the process. `run`: as of `LogLine`."""
+        self._owner = owner
+        self._run = run
         self._fields = fields
         self._writer = writer
         self._clock = clock
@@ -74,16 +75,25 @@ class AttemptLog:
 
     def _write(self, level: Level, message: str, data: dict[str, Any]) -> None:
         step = running_step()
-        if _logger.isEnabledFor(_LEVELS[level]):
-            extra = {**self._fields, **({"step": step} if step else {}), "data": data}
-            _logger.log(_LEVELS[level], "%s", message, extra=extra)
-        line = LogLine(self._clock.now(), self._author.attempt, int(level), step, text_of(message), data_of(data))
+        self._show(_LEVELS[level], message, step, data)
+        line = self._line(level, step, text_of(message), data_of(data))
         if _running_loop() is self._writer.loop:
             self._take(line)
         else:
             # From a thread that a step has begun. One that outlives the server has nobody to tell it to.
             with contextlib.suppress(RuntimeError):
                 self._writer.loop.call_soon_threadsafe(self._take, line)
+
+    def _show(self, level: int, message: str, step: str, data: Mapping[str, Any]) -> None:
+        """Write it to the log of the process; `level` as of `logging`."""
+        if _logger.isEnabledFor(level):
+            self._tell(_logger, level, message, step, data)
+
+    def _tell(self, logger: logging.Logger, level: int, message: str, step: str, data: Mapping[str, Any]) -> None:
+        logger.log(level, "%s", message, extra={**self._fields, **({"step": step} if step else {}), "data": data})
+
+    def _line(self, level: Level, step: str, message: str, data: str) -> LogLine:
+        return LogLine(self._clock.now(), self._owner.attempt, int(level), step, message, data, self._run)
 
     def _take(self, line: LogLine) -> None:
         if self._left_out or self._waiting >= MAX_WAITING or self._bytes >= WAITING_BYTES:
@@ -96,7 +106,7 @@ class AttemptLog:
         size = line.size
         self._waiting += 1
         self._bytes += size
-        self._writer.submit(AddLine(self._author, line), lambda _: self._kept(size))
+        self._writer.submit(AddLine(self._owner, line), lambda _: self._kept(size))
 
     def _kept(self, size: int) -> None:
         self._waiting -= 1
@@ -104,7 +114,7 @@ class AttemptLog:
         if self._left_out and not self._waiting:
             said = f"{self._left_out} lines are left out here: they came faster than they could be stored"
             self._left_out = 0
-            self._keep(LogLine(self._clock.now(), self._author.attempt, int(Level.WARN), "", said, "{}"))
+            self._keep(self._line(Level.WARN, "", said, "{}"))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

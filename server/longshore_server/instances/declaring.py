@@ -35,8 +35,8 @@ class Common(typing.TypedDict, total=False):
     retry: StepRetry | None
     """How often a run that fails is made again, and after what delay; default: it is not, and the instance FAILED."""
     log_level: LogLevel
-    """The least of `ctx.log` that is written, and of the lifecycle events by a sink `log:`: debug, info, warning, error
-    (the default) or off."""
+    """The least of `ctx.log` that the log of the process gets, and of the lifecycle events a sink `log:`: debug, info,
+    warning, error (the default) or off. The store keeps what is info or more, unless it is off."""
     call: str | None
     """The capability with which callers may start, add, send and trigger; default: the provider and the admin alone."""
     timeout: str | float | timedelta

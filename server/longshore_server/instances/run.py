@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, NoReturn
@@ -13,14 +12,14 @@ from longshore_server.clock import SECOND, Clock
 from longshore_server.errors import invalid
 from longshore_server.handler.codec import Encoded
 from longshore_server.ids import uid_text
+from longshore_server.instances.log import InstanceLog
 from longshore_server.instances.values import Shape
 from longshore_server.store.instances import Entry, InstanceRecord, Value
 from longshore_server.store.mutations.instance import End
 from longshore_server.store.mutations.instance_run import Work
+from longshore_server.store.writer import Writer
 
 StateT = TypeVar("StateT", default=Any)
-
-_logger = logging.getLogger("longshore.instances")
 
 MAX_REASON = 1024
 """The longest reason, in bytes."""
@@ -38,6 +37,7 @@ class Surroundings(NamedTuple):
     """When this server began: what was due before, nobody was there for."""
     services: Any
     max_payload: int
+    writer: Writer
 
     def now(self) -> int:
         """The time, in microseconds."""
@@ -53,7 +53,9 @@ class Run:
         self.entry: Entry | None = work.entry
         self.around = around
         self.started = around.now()
-        self.log = InstanceLog(work.record, level)
+        self.log = InstanceLog(
+            work.record, self.name, level, fields(work.record), self.around.writer, self.around.clock
+        )
         self.stage: Any = ""
         """Which of a task's handlers is at work."""
         self._shape = shape
@@ -84,41 +86,16 @@ class Run:
         return self._stored
 
     @property
-    def key(self) -> str:
-        """Tells this run from all others, in all of its attempts."""
+    def name(self) -> str:
+        """Tells this run from all others of the instance, in all of its attempts."""
         record = self.record
         work = f"timer-{record.events + record.runs + 1}" if record.work_entry is None else str(record.work_entry)
-        return f"{uid_text(record.uid)}/{record.generation}/{work}"
+        return f"{record.generation}/{work}"
 
-
-class InstanceLog:
-    """`ctx.log`: private, structured lines for the operators: `ctx.log.info("refreshed", seconds=3)`."""
-
-    __slots__ = ("_fields", "_level")
-
-    def __init__(self, record: InstanceRecord, level: int) -> None:
-        self._fields = fields(record)
-        self._level = level
-
-    def debug(self, message: str, **data: Any) -> None:
-        """Something for those who look for a fault."""
-        self._write(logging.DEBUG, message, data)
-
-    def info(self, message: str, **data: Any) -> None:
-        """Something worth knowing."""
-        self._write(logging.INFO, message, data)
-
-    def warn(self, message: str, **data: Any) -> None:
-        """Something that someone should look at."""
-        self._write(logging.WARNING, message, data)
-
-    def error(self, message: str, **data: Any) -> None:
-        """Something that went wrong."""
-        self._write(logging.ERROR, message, data)
-
-    def _write(self, level: int, message: str, data: dict[str, Any]) -> None:
-        if level >= self._level:
-            _logger.log(level, "%s", message, extra={**self._fields, "data": data})
+    @property
+    def key(self) -> str:
+        """Tells this run from all others."""
+        return f"{uid_text(self.record.uid)}/{self.name}"
 
 
 def fields(record: InstanceRecord) -> Mapping[str, Any]:
@@ -182,7 +159,7 @@ class Context(Generic[StateT]):
 
     @property
     def log(self) -> InstanceLog:
-        """Structured lines for the operators of the service."""
+        """Structured lines for the operators of the service; durable, also where this handler fails."""
         return self._run.log
 
 

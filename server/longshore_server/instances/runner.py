@@ -51,7 +51,7 @@ class Runner:
 
     def start(self, services: Any) -> None:
         """Run what is due from now on."""
-        self._around = Surroundings(self._clock, self._clock.now(), services, self._max_payload)
+        self._around = Surroundings(self._clock, self._clock.now(), services, self._max_payload, self._store.writer)
         self._context = contextvars.copy_context()
         self.started = True
         self._scheduler.start()

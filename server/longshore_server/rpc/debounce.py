@@ -30,6 +30,7 @@ class DebounceService:
             "GetDebounce": unary(pb.GetDebounceRequest, self._get),
             "GetDebounceState": unary(pb.GetDebounceStateRequest, self._instances.state),
             "ListDebounces": unary(pb.ListDebouncesRequest, self._list),
+            "ListDebounceLogs": unary(pb.ListDebounceLogsRequest, self._instances.logs),
             "PauseDebounce": unary(pb.PauseDebounceRequest, self._instances.pause),
             "ResumeDebounce": unary(pb.ResumeDebounceRequest, self._instances.resume),
             "TerminateDebounce": unary(pb.TerminateDebounceRequest, self._instances.terminate),

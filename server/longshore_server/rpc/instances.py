@@ -19,6 +19,7 @@ from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context
 from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
+from longshore_server.rpc.records import AskedLines, log_page
 from longshore_server.store.instances import InstanceRecord, Value, instance_name
 
 DefinitionT = TypeVar("DefinitionT", bound=Definition[Any])
@@ -28,6 +29,10 @@ class Named(Protocol):
     """A request about one instance."""
 
     name: str
+
+
+class AskedLog(Named, AskedLines, Protocol):
+    """A request for the log of one."""
 
 
 class Listing(Protocol):
@@ -114,6 +119,14 @@ class Instances(Generic[DefinitionT]):
             response.next_page_token = make_token(key, last, query)
         answer: bytes = response.SerializeToString()
         return answer
+
+    async def logs(self, request: AskedLog, context: Context) -> bytes:
+        """Answers ListLogs."""
+        definition, id = self.find(context, request.name, admin=True)
+        found = await self.record(definition, id)
+        uid, stands = (b"", Status.NOT_FOUND) if found is None else (found[0].uid, found[0].status)
+        answer = await log_page(self._engine.store, uid, request, pb.InstanceLogs(status=status(stands)))
+        return answer.SerializeToString()
 
     async def pause(self, request: Named, context: Context) -> bytes:
         """Answers Pause."""

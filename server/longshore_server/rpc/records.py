@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from longshore.v1 import instances_pb2, records_pb2
 from longshore.v1 import jobs_service_pb2 as jobs_pb
 from longshore.v1 import operation_control_service_pb2 as pb
-from longshore.v1 import records_pb2
 from longshore_server.errors import invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.paging import Asked, Fit, make_token, read_size, read_token
 from longshore_server.store.logs import LogLine, StepOutcome
 from longshore_server.store.store import Store
 
-LinesT = TypeVar("LinesT", pb.ListLogsResponse, jobs_pb.ListJobLogsResponse)
+LinesT = TypeVar("LinesT", pb.ListLogsResponse, jobs_pb.ListJobLogsResponse, instances_pb2.InstanceLogs)
 StepsT = TypeVar("StepsT", pb.ListStepsResponse, jobs_pb.ListJobStepsResponse)
 
 
-async def log_page(
-    store: Store, uid: bytes, request: pb.ListLogsRequest | jobs_pb.ListJobLogsRequest, response: LinesT
-) -> LinesT:
+class AskedLines(Asked, Protocol):
+    """A request for lines."""
+
+    level: records_pb2.LogLine.Level.ValueType
+
+
+async def log_page(store: Store, uid: bytes, request: AskedLines, response: LinesT) -> LinesT:
     """`response` with a page of lines. Raises `ServiceError` (INVALID_ARGUMENT, INVALID_PAGE_TOKEN)."""
     size = read_size(request.page_size)
     if request.level not in records_pb2.LogLine.Level.values():
@@ -62,8 +66,9 @@ async def step_page(store: Store, uid: bytes, request: Asked, response: StepsT) 
 def _line(number: int, line: LogLine) -> records_pb2.LogLine:
     level = records_pb2.LogLine.Level.ValueType(line.level)
     shown = records_pb2.LogLine(
-        number=number, attempt=line.attempt, level=level, step=line.step, message=line.message, data=line.data
-    )
+        number=number, attempt=line.attempt, level=level, step=line.step, message=line.message, data=line.data,
+        run=line.run,
+    )  # fmt: skip
     wire.set_time(shown.time, line.time)
     return shown
 

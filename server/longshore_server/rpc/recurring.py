@@ -29,6 +29,7 @@ class RecurringService:
             "GetRecurring": unary(pb.GetRecurringRequest, self._get),
             "GetRecurringState": unary(pb.GetRecurringStateRequest, self._instances.state),
             "ListRecurrings": unary(pb.ListRecurringsRequest, self._list),
+            "ListRecurringLogs": unary(pb.ListRecurringLogsRequest, self._instances.logs),
             "PauseRecurring": unary(pb.PauseRecurringRequest, self._instances.pause),
             "ResumeRecurring": unary(pb.ResumeRecurringRequest, self._instances.resume),
             "TerminateRecurring": unary(pb.TerminateRecurringRequest, self._instances.terminate),

@@ -30,6 +30,7 @@ class TaskService:
             "GetTask": unary(pb.GetTaskRequest, self._get),
             "GetTaskState": unary(pb.GetTaskStateRequest, self._instances.state),
             "ListTasks": unary(pb.ListTasksRequest, self._list),
+            "ListTaskLogs": unary(pb.ListTaskLogsRequest, self._instances.logs),
             "PauseTask": unary(pb.PauseTaskRequest, self._instances.pause),
             "ResumeTask": unary(pb.ResumeTaskRequest, self._instances.resume),
             "TerminateTask": unary(pb.TerminateTaskRequest, self._instances.terminate),

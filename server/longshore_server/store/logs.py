@@ -1,4 +1,5 @@
-"""What code has logged and how its steps have failed, by the uid of its operation or job: rows for operators alone.
+"""What code has logged and how its steps have failed, by the uid of its operation, job or instance: rows for operators
+alone.
 
 They change no snapshot and no fence guards them: what an attempt logs that is not the current one any more is what an
 operator wants to see. Each owner keeps its latest lines, so many and so large; the older ones go.
@@ -47,6 +48,8 @@ class LogLine(NamedTuple):
     message: str
     data: str
     """A JSON object."""
+    run: str = ""
+    """The run of an instance that has logged it; empty: it is no instance's."""
 
     @property
     def size(self) -> int:
@@ -107,7 +110,7 @@ class _Book:
 
 
 _BOOK = "SELECT lines, dropped, size, oldest FROM logbooks WHERE uid = ?"
-_INSERT_LINES = ManyRows("INSERT INTO logs (uid, number, time, attempt, level, step, message, data) VALUES", 8)
+_INSERT_LINES = ManyRows("INSERT INTO logs (uid, number, time, attempt, level, step, message, data, run) VALUES", 9)
 _SAVE_BOOKS = ManyRows(
     "INSERT INTO logbooks (uid, lines, dropped, size, oldest) VALUES",
     5,
@@ -194,7 +197,7 @@ def read(connection: sqlite3.Connection, uid: bytes, level: int, after: int, lim
     """
     book = connection.execute("SELECT dropped FROM logbooks WHERE uid = ?", (uid,)).fetchone()
     rows = connection.execute(
-        "SELECT number, time, attempt, level, step, message, data FROM logs"
+        "SELECT number, time, attempt, level, step, message, data, run FROM logs"
         " WHERE uid = ? AND number > ? AND level >= ? ORDER BY number LIMIT ?",
         (uid, after, level, limit),
     )

@@ -343,8 +343,8 @@ VERBS: dict[str, Verb] = {
     **{
         f"{kind.lower()} {verb}": of_instance(kind, rpc.format(kind), verb)
         for kind in ("Recurring", "Debounce", "Task")
-        for verb, rpc in (("ls", "List{}s"), ("get", "Get{}"), ("state", "Get{}State"), ("pause", "Pause{}"),
-                          ("resume", "Resume{}"), ("terminate", "Terminate{}"))
+        for verb, rpc in (("ls", "List{}s"), ("get", "Get{}"), ("state", "Get{}State"), ("logs", "List{}Logs"),
+                          ("pause", "Pause{}"), ("resume", "Resume{}"), ("terminate", "Terminate{}"))
     },
     "jobs ls": of_job("ListJobs", "ls"),
     "jobs dead": of_job("ListJobs", "dead"),

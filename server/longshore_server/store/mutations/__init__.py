@@ -7,7 +7,7 @@ is its outcome; callers get it once the commit that holds it is durable.
 from __future__ import annotations
 
 from longshore_server.store.mutations.attempt import Begin, Defer, Interrupt, Record, Report, TryAgain
-from longshore_server.store.mutations.base import Author, Mutation, OperationAttempt
+from longshore_server.store.mutations.base import Author, Mutation, OperationAttempt, Owner
 from longshore_server.store.mutations.log import AddLine, FailTry
 from longshore_server.store.mutations.settle import (
     AcknowledgeCancel,
@@ -47,7 +47,7 @@ __all__ = [
     "BY_HOST", "Accept", "Accepted", "AcknowledgeCancel", "AddLine", "AdvanceUpload", "Author", "Begin", "Boot",
     "CommitUpload", "ConsumeNext", "ConsumeSignal", "ContractVersion", "Defer", "Delete", "FailTry", "FailUpload",
     "FinishUpload", "ForgetGarbage", "Interrupt", "MarkPlace", "Mutation", "Nothing", "OfferDownload",
-    "OperationAttempt", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop",
+    "OperationAttempt", "Owner", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop",
     "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep",
     "SweepInstances", "TakeOver", "TryAgain", "UseDownload",
 ]  # fmt: skip

@@ -27,8 +27,8 @@ class Mutation(abc.ABC, Generic[T]):
         """Check the guards, then change. Runs in the writer's thread."""
 
 
-class Author(abc.ABC):
-    """Who writes into a journal: one attempt of an operation or of a job."""
+class Owner(abc.ABC):
+    """Whose lines a log keeps: what one attempt works on."""
 
     __slots__ = ("attempt", "uid")
 
@@ -37,11 +37,20 @@ class Author(abc.ABC):
         self.attempt = attempt
 
     @abc.abstractmethod
+    def lives(self, tx: Transaction) -> bool:
+        """Whether there still is what it works on, for this attempt or another one."""
+
+
+class Author(Owner):
+    """Who writes into a journal: one attempt of an operation or of a job."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
     def check(self, tx: Transaction) -> None:
         """The fence: raises `ServiceError` where the attempt is not the current one any more."""
 
     def lives(self, tx: Transaction) -> bool:
-        """Whether there still is what it works on, for this attempt or another one."""
         try:
             self.check(tx)
         except ServiceError as refusal:

@@ -77,6 +77,8 @@ class Terminate(Mutation[tuple[InstanceRecord | None, bool]]):
         ledger, record = find(tx, self.address)
         if record is None:
             return None, False
+        if self.end.purge:
+            tx.flush()  # lines that this batch has of it are rows first, and go with it
         if record.status is Status.TERMINATED:
             if self.end.purge:
                 ledger.delete(record)

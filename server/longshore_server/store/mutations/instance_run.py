@@ -106,6 +106,8 @@ class FinishRun(Mutation[InstanceRecord]):
     def apply(self, tx: Transaction) -> InstanceRecord:
         ledger = tx.ledger(InstanceLedger)
         record = ledger.current(self.uid, self.fence)
+        if self.end is not None and self.end.purge:
+            tx.flush()  # lines that this batch has of it are rows first, and go with it
         facts: dict[str, Any] = {**IDLE, "error": self.error}
         if self.state is not None:
             ledger.set_state(record.uid, self.state)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from longshore_server.store.instances import InstanceLedger
 from longshore_server.store.logs import LogLine, Logs, StepFailure
-from longshore_server.store.mutations.base import Author, Mutation
+from longshore_server.store.mutations.base import Author, Mutation, Owner
 from longshore_server.store.transaction import Transaction
+
+
+class InstanceOwner(Owner):
+    """A run of an instance."""
+
+    __slots__ = ()
+
+    def lives(self, tx: Transaction) -> bool:
+        return tx.ledger(InstanceLedger).get(self.uid) is not None
 
 
 @dataclass(slots=True)
 class AddLine(Mutation[None]):
-    """Keep a line of an attempt. Where its operation or job is deleted, so is the line."""
+    """Keep a line of an attempt. Where its operation, job or instance is deleted, so is the line."""
 
-    author: Author
+    owner: Owner
     line: LogLine
 
     @property
@@ -21,8 +31,8 @@ class AddLine(Mutation[None]):
         return True
 
     def apply(self, tx: Transaction) -> None:
-        if self.author.lives(tx):
-            tx.ledger(Logs).add(self.author.uid, self.line)
+        if self.owner.lives(tx):
+            tx.ledger(Logs).add(self.owner.uid, self.line)
 
 
 @dataclass(slots=True)
