@@ -156,6 +156,11 @@ async def test_jobs_are_retried_and_cancelled(dock: Dock, run: Run) -> None:
     assert (done.code, done.out) == (0, f"{bad} is QUEUED ready\n")
     await asyncio.gather(dock.load.job(bad).wait(), return_exceptions=True)
     assert (await dock.jobs())[0].attempt == 2
+    done = await run("retry", bad, "--from-step", "lift")
+    assert (done.code, done.out) == (0, f"{bad} is QUEUED ready\n")
+    await asyncio.gather(dock.load.job(bad).wait(), return_exceptions=True)
+    done = await run("retry", bad, "--from-step", "lfit")
+    assert (done.code, "'lfit' is none of the steps that the job has come to" in done.err) == (6, True)
     slow = await dock.load.create(Load("slow"))
     waits = await dock.load.create(Load("slow"))
     await dock.catch_up()

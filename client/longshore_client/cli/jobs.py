@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -125,11 +126,12 @@ async def steps(session: Session, name: str) -> None:
 @jobs.command("retry", short_help="Run jobs again that have ended.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.option("--fresh", is_flag=True, help="Do everything anew; else it goes on from the step that failed.")
+@click.option("--from-step", default="", metavar="STEP", help="Do this step again, and what was done after it.")
 @with_session
-async def retry(session: Session, names: tuple[str, ...], fresh: bool) -> None:
+async def retry(session: Session, names: tuple[str, ...], fresh: bool, from_step: str) -> None:
     """Run jobs again that have FAILED, are CANCELLED, EXPIRED, DEAD or STALE."""
     for name in map(job_name, names):
-        _print_change(session, await _retry(session, name, fresh=fresh))
+        _print_change(session, await _retry(session, name, fresh=fresh, from_step=from_step))
 
 
 @jobs.command("cancel", short_help="Cancel jobs.")
@@ -159,7 +161,9 @@ async def replay(session: Session, names: tuple[str, ...], filter_: str, everyth
     for name in map(job_name, names):
         _print_change(session, await _retry(session, name, fresh=fresh))
     if not names:
-        bulk = pb.ReplayDeadLettersRequest(filter=_dead(filter_), fresh=fresh, page_size=PAGE)
+        bulk = pb.ReplayDeadLettersRequest(
+            filter=_dead(filter_), fresh=fresh, page_size=PAGE, request_id=str(uuid.uuid4())
+        )
         await _in_bulk(session, "ReplayDeadLetters", bulk, pb.ReplayDeadLettersResponse, "replayed")
 
 
@@ -197,8 +201,10 @@ def _check_dead(names: tuple[str, ...], filter_: str, *, everything: bool) -> No
         raise click.UsageError("say which dead letters: give names, or --filter, or --all")
 
 
-async def _retry(session: Session, name: str, *, fresh: bool) -> pb.JobSnapshot:
-    return await _call(session, "RetryJob", pb.RetryJobRequest(name=name, fresh=fresh), pb.JobSnapshot)
+async def _retry(session: Session, name: str, *, fresh: bool, from_step: str = "") -> pb.JobSnapshot:
+    # An id, because a call whose answer is lost is made again.
+    request = pb.RetryJobRequest(name=name, fresh=fresh, from_step=from_step, request_id=str(uuid.uuid4()))
+    return await _call(session, "RetryJob", request, pb.JobSnapshot)
 
 
 async def _in_bulk(session: Session, method: str, request: Any, response: type[Any], done: str) -> None:

@@ -1066,21 +1066,34 @@ class RetryJobRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FRESH_FIELD_NUMBER: _builtins.int
+    FROM_STEP_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`jobs/{id}`. Required."""
     fresh: _builtins.bool
-    """Whether to do everything anew. Else what its earlier attempts have recorded counts: it goes on from the step that
-    failed.
+    """Whether to do everything anew. Else what its earlier attempts have recorded counts, if it was a success: it goes on
+    from the step that failed, asks anew for jobs that were rejected, and waits anew where it has waited in vain.
+    """
+    from_step: _builtins.str
+    """Name of a step that it has come to, as ListJobSteps shows: that one and all that was recorded after it is done again,
+    what was recorded before it counts. INVALID_ARGUMENT for another, and beside `fresh`. Like everything that is done
+    again, a step has the same key as before: what was done under it elsewhere may be found done. Empty: no such step.
+    """
+    request_id: _builtins.str
+    """Idempotency key, here or in the metadata `longshore-request-id`: where the latest retry of the job had the same, there
+    is no other, and the job is returned as it is now. At most 256 bytes. Empty: each call is a retry of its own.
     """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         fresh: _builtins.bool = ...,
+        from_step: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fresh", b"fresh", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fresh", b"fresh", "from_step", b"from_step", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1144,6 +1157,7 @@ class ReplayDeadLettersRequest(_message.Message):
     FRESH_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
     """As of ListJobs. Required, so that nobody means all by saying nothing: all are `state=DEAD`."""
     fresh: _builtins.bool
@@ -1156,6 +1170,8 @@ class ReplayDeadLettersRequest(_message.Message):
     """`next_page_token` of the previous call; the filter must be the same. It goes on after the dead letters that were
     looked at, so that none is run again twice. A call that is repeated without one looks at those that are left.
     """
+    request_id: _builtins.str
+    """As of RetryJob, for all pages the same: a job that a call with it has run again, and that has died again, is left alone."""
     def __init__(
         self,
         *,
@@ -1163,10 +1179,11 @@ class ReplayDeadLettersRequest(_message.Message):
         fresh: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "fresh", b"fresh", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "fresh", b"fresh", "page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

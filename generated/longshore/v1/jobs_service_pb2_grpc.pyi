@@ -57,7 +57,7 @@ class JobsServiceStub:
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.JobSnapshot]
     """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
     its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-    where the server does not have its queue any more.
+    where the server does not have its queue any more. Repeating it is OK with a `request_id`.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.JobSnapshot]
     """Cancels a job: at once, or, while an attempt runs, within the grace of its queue. Repeating it is OK; a job that has
@@ -113,7 +113,7 @@ class JobsServiceAsyncStub(JobsServiceStub):
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.JobSnapshot]  # type: ignore[assignment]
     """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
     its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-    where the server does not have its queue any more.
+    where the server does not have its queue any more. Repeating it is OK with a `request_id`.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.JobSnapshot]  # type: ignore[assignment]
     """Cancels a job: at once, or, while an attempt runs, within the grace of its queue. Repeating it is OK; a job that has
@@ -202,7 +202,7 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_service_pb2.JobSnapshot, _abc.Awaitable[_jobs_service_pb2.JobSnapshot]]:
         """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
         its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-        where the server does not have its queue any more.
+        where the server does not have its queue any more. Repeating it is OK with a `request_id`.
         """
 
     @_abc_1.abstractmethod

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from longshore_server.contract.validation import check_reason
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.contract.validation import check_reason, check_request_id
+from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.job_lifecycle import JobState
 from longshore_server.jobs.host import Host
 from longshore_server.jobs.scheduler import Line
@@ -51,14 +51,20 @@ class Admin:
         """One page of jobs, and the uid to go on after; see `job_pages.page`."""
         return await self._host.store.read(lambda c: job_pages.page(c, conditions, after, size, ascending=ascending))
 
-    async def retry(self, uid: bytes, *, fresh: bool) -> JobRecord:
-        """Run a job again, from the step that failed or, `fresh`, all of it. Raises `ServiceError` (ILLEGAL_MOVE,
-        QUEUE_NOT_SERVED)."""
+    async def retry(self, uid: bytes, *, fresh: bool, from_step: str = "", request_id: str = "") -> JobRecord:
+        """Run a job again: from the step that failed, from the one that is named or, `fresh`, all of it.
+
+        Repeatable where there is a `request_id`. Raises `ServiceError`: ILLEGAL_MOVE, QUEUE_NOT_SERVED, and
+        INVALID_ARGUMENT for a step that it has not come to.
+        """
+        check_request_id(request_id)
+        if fresh and from_step:
+            raise invalid("from_step", "says where to go on, and fresh to do everything anew: say one of the two")
         record = await self._host.find(uid)
         if record.queue not in self._host.queues:
             problem = f"{record.name} is of the queue {record.queue!r}, which this server does not have any more."
             raise ServiceError(Reason.QUEUE_NOT_SERVED, problem, resource=record.name)
-        return await self._host.store.writer.submit(self._retry(record, fresh=fresh))
+        return await self._host.store.writer.submit(self._retry(record, fresh, from_step, request_id))
 
     async def cancel(self, uid: bytes, reason: str) -> JobRecord:
         """Cancel a job. Repeatable. Raises `ServiceError` for a reason that is too long."""
@@ -70,12 +76,15 @@ class Admin:
         return await self._host.store.writer.submit(DismissJob(uid))
 
     async def replay(
-        self, conditions: Sequence[Condition], after: bytes | None, size: int, *, fresh: bool
+        self, conditions: Sequence[Condition], after: bytes | None, size: int, *, fresh: bool, request_id: str = ""
     ) -> tuple[int, bytes | None]:
-        """Run dead letters again, the oldest first, so many at most. Returns how many, and the uid to go on after."""
+        """Run dead letters again, the oldest first, so many at most, none twice for one `request_id`. Returns how many,
+        and the uid to go on after."""
+        check_request_id(request_id)
         found, following = await self._dead(conditions, after, size)
         served = [record for record in found if record.queue in self._host.queues]
-        return await self._each(served, lambda record: self._retry(record, fresh=fresh)), following
+        count = await self._each(served, lambda record: self._retry(record, fresh, "", request_id))
+        return count, following
 
     async def dismiss_dead(
         self, conditions: Sequence[Condition], after: bytes | None, size: int
@@ -92,8 +101,9 @@ class Admin:
     async def _each(self, found: Sequence[JobRecord], do: Callable[[JobRecord], Mutation[JobRecord]]) -> int:
         return await self._host.store.writer.submit(ForEachJob(found, do)) if found else 0
 
-    def _retry(self, record: JobRecord, *, fresh: bool) -> RetryJob:
-        return RetryJob(record.uid, fresh, self._host.queues[record.queue].definition.deadline)
+    def _retry(self, record: JobRecord, fresh: bool, from_step: str, request_id: str) -> RetryJob:
+        deadline = self._host.queues[record.queue].definition.deadline
+        return RetryJob(record.uid, fresh, deadline, from_step, request_id)
 
     async def _about(self, uid: bytes, read: Callable[[sqlite3.Connection, JobRecord], T]) -> T:
         def run(connection: sqlite3.Connection) -> T:

@@ -17,6 +17,7 @@ from longshore_server.rpc import filters, job_messages
 from longshore_server.rpc.authorization import ADMIN, Authorization
 from longshore_server.rpc.boundary import Context, Method, unary
 from longshore_server.rpc.listing import oldest_first
+from longshore_server.rpc.metadata import read_retry
 from longshore_server.rpc.paging import Fit, make_token, read_page, read_size, read_token
 from longshore_server.rpc.records import log_page, step_page
 from longshore_server.rpc.wire import set_time
@@ -108,7 +109,10 @@ class JobsService:
         return page.SerializeToString()
 
     async def _retry(self, request: pb.RetryJobRequest, context: Context) -> bytes:
-        return _answer(await self._admin.retry(self._uid(context, request.name), fresh=request.fresh))
+        uid, request_id = self._uid(context, request.name), read_retry(request, context)
+        return _answer(
+            await self._admin.retry(uid, fresh=request.fresh, from_step=request.from_step, request_id=request_id)
+        )
 
     async def _cancel(self, request: pb.CancelJobRequest, context: Context) -> bytes:
         return _answer(await self._admin.cancel(self._uid(context, request.name), request.reason))
@@ -120,7 +124,8 @@ class JobsService:
 
     async def _replay(self, request: pb.ReplayDeadLettersRequest, context: Context) -> bytes:
         conditions, after, size = self._dead(context, "replay", request)
-        count, following = await self._admin.replay(conditions, after, size, fresh=request.fresh)
+        request_id = read_retry(request, context)
+        count, following = await self._admin.replay(conditions, after, size, fresh=request.fresh, request_id=request_id)
         token = self._token("replay", request, following)
         return pb.ReplayDeadLettersResponse(count=count, next_page_token=token).SerializeToString()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from longshore.v1 import jobs_service_pb2 as jobs_pb
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.clock import SECOND
 from longshore_server.errors import ServiceError, invalid
@@ -66,7 +67,9 @@ def read_with(request: pb.StartRequest | pb.RunRequest, context: Context) -> Ask
     return Asked(request_id, {**asked.labels, **request.labels}, wait)
 
 
-def read_retry(request: pb.RetryRequest, context: Context) -> str:
+def read_retry(
+    request: pb.RetryRequest | jobs_pb.RetryJobRequest | jobs_pb.ReplayDeadLettersRequest, context: Context
+) -> str:
     """The idempotency key of a retry. Its labels are the old one's and it does not wait: `ServiceError` for these."""
     return _one_of(request.request_id, read(context, waits=False, labels=False))
 

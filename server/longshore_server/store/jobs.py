@@ -291,10 +291,6 @@ class Jobs(Ledger):
         self.connection.execute("DELETE FROM jobs WHERE uid = ? AND ended IS NOT NULL", (head.uid,))
         self._deleted[head.uid] = head if change is None else change.before
 
-    def forget_journal(self, uid: bytes) -> None:
-        """Let the next attempt begin anew."""
-        self.connection.execute("DELETE FROM journal WHERE uid = ?", (uid,))
-
     # Keys.
 
     def members(self, queue: str, key: str, limit: int) -> list[KeyMember]:

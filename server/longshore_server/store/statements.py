@@ -98,8 +98,8 @@ INSERT_REQUESTS = ManyRows("INSERT INTO requests (owner, type, request_id, uid, 
 
 INSERT_JOURNAL = ManyRows(
     """INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept,
-                            recorded) VALUES""",
-    12,
+                            recorded, position) VALUES""",
+    13,
 )
 
 KEEP_STEPS = """INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept,

@@ -9,6 +9,7 @@ every statement lets the event loop's thread take the interpreter, and getting i
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ from longshore_server.store.record import Event, JournalEntry, OperationRecord
 SLACK = 8
 """A log is trimmed when it is a share of 1/SLACK over its cap, so that not every event deletes one."""
 
+_positions = itertools.count(1)
+"""Tells in which order this process has recorded what is in journals: what happens at once has the same time."""
 
 LedgerT = TypeVar("LedgerT", bound=Ledger)
 RequestKey = tuple[str, str, str]
@@ -260,7 +263,7 @@ class Transaction:
 
     def note_journal(self, uid: bytes, entry: JournalEntry) -> None:
         """Add a journal entry. The primary key refuses a second outcome for the same await."""
-        self._journal.append((uid, *entry, self.now))
+        self._journal.append((uid, *entry, self.now, next(_positions)))
 
     def keep_steps(self, uid: bytes, of: bytes) -> None:
         """Let an operation begin with the steps that another one has recorded, which has ended."""

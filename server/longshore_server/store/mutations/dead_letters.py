@@ -12,8 +12,8 @@ from longshore_server.store.transaction import Transaction
 
 @dataclass(slots=True)
 class ForEachJob(Mutation[int]):
-    """Do the same with jobs, in one transaction; how many those were. One that has changed since it was found is left
-    alone."""
+    """Do the same with jobs, in one transaction; how many that has changed. One that has changed since it was found is
+    left alone."""
 
     found: Sequence[JobRecord]
     each: Callable[[JobRecord], Mutation[JobRecord]]
@@ -23,6 +23,5 @@ class ForEachJob(Mutation[int]):
         for record in self.found:
             head = tx.ledger(Jobs).find(record.uid)
             if head is not None and head.revision == record.revision:
-                self.each(head).apply(tx)
-                count += 1
+                count += self.each(head).apply(tx).revision != head.revision
         return count

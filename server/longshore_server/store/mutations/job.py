@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState, Stand
 from longshore_server.lifecycle import Move, State
+from longshore_server.store import job_retries
 from longshore_server.store.jobs import (
     Body,
     JobRecord,
@@ -215,25 +216,34 @@ class ReleaseJobs(Mutation[list[JobRecord]]):
 
 @dataclass(slots=True)
 class RetryJob(Mutation[JobRecord]):
-    """Run an ended or a stale job again: from the step that failed, or all of it. Failures and claims begin anew.
+    """Run an ended or a stale job again: from the step that failed, or from the one that is named, or all of it.
 
-    `deadline`: how long it then has, in microseconds; None: as long as it takes.
+    Failures and claims begin anew. What it has recorded counts until then, if it was a success. `deadline`: how long it
+    then has, in microseconds; None: as long as it takes. Repeatable where it has a `request_id`.
     """
 
     uid: bytes
     fresh: bool
     deadline: int | None
+    from_step: str = ""
+    request_id: str = ""
 
     def apply(self, tx: Transaction) -> JobRecord:
         jobs = tx.ledger(Jobs)
         head = jobs.head(self.uid)
+        tx.flush()  # its journal, and a retry of this very batch
+        if job_retries.made(tx.connection, head.uid, self.request_id):
+            return head
+        since = job_retries.BEGINNING if self.fresh else job_retries.END
+        if self.from_step:
+            since = job_retries.place(tx.connection, head.uid, self.from_step)
         record = jobs.make(
             head, JobMove.RETRY, stand=Stand.BLOCKED if head.key else Stand.READY, failures=0, claims=0, ended=None,
             expires=None, cancel_requested=None, cancel_reason="", result=None, started=None,
             deadline=None if self.deadline is None else max(jobs.now, head.updated) + self.deadline,
         )  # fmt: skip
-        if self.fresh:
-            jobs.forget_journal(record.uid)
+        job_retries.note(tx.connection, record.uid, self.request_id)
+        job_retries.forget(tx.connection, record.uid, since)
         if record.key:
             jobs.flush()  # its key may have room
         return jobs.head(record.uid)
