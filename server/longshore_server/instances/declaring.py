@@ -41,7 +41,7 @@ class Common(typing.TypedDict, total=False):
     """The capability with which callers may start, add, send and trigger; default: the provider and the admin alone."""
     timeout: str | float | timedelta
     """The longest that one attempt at a run may take; default: an hour. Then the handler is cancelled, and has failed
-    with ATTEMPT_TIMEOUT."""
+    with ATTEMPT_TIMEOUT. One that has not stopped 10 seconds later is left to itself: nothing counts that it does."""
     max_crashes: int
     """After how many servers that died while a run was under way it is given up; default 5."""
     retention: str | float | timedelta | None

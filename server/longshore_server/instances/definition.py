@@ -22,6 +22,7 @@ from longshore_server.handler.log import LogLevel, level_of
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
+from longshore_server.instances.in_time import RunTimeoutError, in_time
 from longshore_server.instances.run import Run, StateT, Surroundings, Terminating, check_reason, fields
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.store.instances import InstanceRecord, Value
@@ -37,10 +38,6 @@ Chance = Callable[[], float]
 TIMEOUT = timedelta(hours=1)
 """The longest that one attempt may take where a definition says nothing."""
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
-
-
-class RunTimeoutError(Exception):
-    """A handler took longer than its definition allows."""
 
 
 class Host(Protocol):
@@ -139,7 +136,7 @@ class Definition(abc.ABC, Generic[StateT]):
         except UnreadableError as error:
             return _unreadable_run(record, error)
         try:
-            return await self._finished(run, self.act(run))
+            return await self._finished(run, lambda: self.act(run))
         except UnreadableError as error:
             return _unreadable_run(record, error)
         except BaseException as error:
@@ -153,32 +150,17 @@ class Definition(abc.ABC, Generic[StateT]):
                 failed if retry_at is not None or not self.rescues else await self._rescued(error, failed, run, around)
             )
 
-    async def _finished(self, run: Run, work: Awaitable[None]) -> FinishRun:
+    async def _finished(self, run: Run, handler: Callable[[], Awaitable[None]]) -> FinishRun:
         with contextlib.suppress(Terminating):
-            await self._in_time(run, work)
+            await in_time(handler, self.timeout, run.around.clock, run.record.name, fields(run.record))
         return self.finish(run)
-
-    async def _in_time(self, run: Run, work: Awaitable[None]) -> None:
-        scope = asyncio.timeout(None)
-        try:
-            async with scope:
-                # What asyncio does when the time is up, and the clock that says when.
-                timer = run.around.clock.call_at(run.around.now() + self.timeout, lambda: scope.reschedule(0))
-                try:
-                    await work
-                finally:
-                    timer.cancel()
-        except TimeoutError as error:
-            if scope.expired():
-                raise RunTimeoutError from error
-            raise
 
     async def _rescued(
         self, error: BaseException, failed: FailRun, run: Run, around: Surroundings
     ) -> FinishRun | FailRun:
-        run.reset()
+        run = run.anew()
         try:
-            finished = await self._finished(run, self.rescue(error, run))
+            finished = await self._finished(run, lambda: self.rescue(error, run))
         except BaseException as further:
             if isinstance(further, asyncio.CancelledError) and _cancelled():
                 raise

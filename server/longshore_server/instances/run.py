@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, NoReturn
@@ -61,6 +62,12 @@ class Run:
         self._shape = shape
         self._stored = work.entry.value if work.entry is not None and work.entry.events else work.state
         self.reset()
+
+    def anew(self) -> Run:
+        """The same run, as if its handler had changed nothing. What that may change yet, left to itself, is not its."""
+        again = copy.copy(self)
+        again.reset()
+        return again
 
     def reset(self) -> None:
         """As if the handler had changed nothing."""

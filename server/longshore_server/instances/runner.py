@@ -67,6 +67,8 @@ class Runner:
         """An instance has changed: its handler may be due, or may have lost its right to run."""
         work = self._works.get(uid)
         if work is not None and (record is None or record.fence != work.record.fence or not record.under_way):
+            # Once: another cancellation would interrupt its cleanup.
+            del self._works[uid]
             self._runs[uid].cancel()
         if record is not None and record.due is not None:
             self._scheduler.note(uid, record.due)
@@ -137,10 +139,11 @@ class Runner:
             task = asyncio.current_task()
             if self._stopping or task is None:
                 raise
-            task.uncancel()
+            while task.cancelling():
+                task.uncancel()
             return True
         finally:
-            del self._works[record.uid]
+            self._works.pop(record.uid, None)
         try:
             after: InstanceRecord = await self._store.writer.submit(change)
         except ServiceError as error:

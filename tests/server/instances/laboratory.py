@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from longshore_server import Server
-from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness
-from tests.conftest import LabClock, LabHandlers, turns
+from tests.conftest import LabClock, LabHandlers
 
 
 @dataclass
@@ -78,17 +77,7 @@ class World:
 
     async def settled(self) -> None:
         """Return once nothing is under way that needs neither a clock nor a gate."""
-        while True:
-            instances = self.engine.instances
-            scheduler, runner = instances._runner._scheduler, instances._runner
-            await self.engine.store.writer.submit(Nothing())
-            await turns(3)
-            waiting = [task for uid, task in runner._runs.items() if uid not in runner._works]
-            if scheduler._looking is not None:
-                waiting.append(scheduler._looking)
-            if not waiting:
-                return
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=1)
+        await self.harness.settle()
 
     async def advance(self, seconds: float) -> None:
         """Move time, and let what is due run to its end."""

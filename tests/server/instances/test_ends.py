@@ -119,3 +119,90 @@ async def test_an_end_that_the_store_does_not_take_fails_the_run(world: World, m
     status = await refresh.status("a")
     assert status.last_error is not None
     assert (status.status, status.last_error.reason) == (InstanceStatus.FAILED, "INTERNAL")
+
+
+async def test_a_handler_that_swallows_its_cancellation_is_given_up_and_its_instance_goes_on(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, seen, told = Gate(), [], []
+
+    async def sorry(error: BaseException, ctx: Any) -> None:
+        told.append((type(error).__name__, ctx.state.value, world.now()))
+        ctx.state = Token(7)
+
+    @world.server.recurring("refresh", every=3600, state=Token, timeout=30, on_error=sorry)
+    async def refresh(ctx: Any) -> None:
+        seen.append(ctx.run_count)
+        while ctx.run_count == 1 and not stuck.opened.is_set():
+            ctx.state = Token(99)
+            with contextlib.suppress(asyncio.CancelledError):
+                await stuck.hold()
+
+    await world.start()
+    started = asyncio.create_task(refresh.start("a", Token(1)))
+    await world.harness.advance(30)
+    assert not started.done()
+    await world.harness.advance(10)
+    assert (await started).status is InstanceStatus.ACTIVE
+    assert told == [("RunTimeoutError", 1, 40)]
+    assert "does not stop though it was cancelled" in caplog.text
+    assert (await refresh.trigger("a")).triggered
+    assert seen == [1, 2]
+    assert await refresh.get_state("a") == Token(7)
+    assert not world.engine.instances._runner._runs
+    stuck.opened.set()
+    await world.settled()
+    assert await refresh.get_state("a") == Token(7)
+
+
+async def test_another_generation_runs_though_the_handler_of_the_one_before_does_not_stop(world: World) -> None:
+    stuck = Gate()
+
+    @world.server.recurring("refresh", every=3600, state=Token)
+    async def refresh(ctx: Any) -> None:
+        while ctx.state.value == 1 and not stuck.opened.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await stuck.hold()
+        ctx.state = Token(3)
+
+    await world.start()
+    first = asyncio.create_task(refresh.start("a", Token(1)))
+    await stuck.reached.wait()
+    await refresh.terminate("a")
+    assert (await first).status is InstanceStatus.TERMINATED
+    second = asyncio.create_task(refresh.start("a", Token(2)))
+    await world.harness.advance(9)
+    assert not second.done()
+    await world.harness.advance(1)
+    assert (await second).created
+    assert await refresh.get_state("a") == Token(3)
+    stuck.opened.set()
+    await world.settled()
+
+
+async def test_a_handler_is_cancelled_once_and_may_clean_up(world: World) -> None:
+    begun, gate, cleaned = Gate(), Gate(), []
+
+    @world.server.recurring("refresh", every=3600, state=Token)
+    async def refresh(ctx: Any) -> None:
+        if ctx.state.value == 1:
+            try:
+                await begun.hold()
+            finally:
+                await gate.hold()
+                cleaned.append(ctx.state.value)
+
+    await world.start()
+    first = asyncio.create_task(refresh.start("a", Token(1)))
+    await begun.reached.wait()
+    await refresh.terminate("a")
+    await gate.reached.wait()
+    assert (await refresh.start("a", Token(2), no_wait=True)).created
+    await refresh.pause("a")
+    await refresh.resume("a")
+    await world.settled()
+    gate.opened.set()
+    await first
+    await world.settled()
+    assert cleaned == [1]
+    assert (await refresh.status("a")).run_count == 1
