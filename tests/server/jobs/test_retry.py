@@ -23,7 +23,8 @@ async def again(yard: Yard, ref: JobRef[Any], **options: Any) -> pb.JobSnapshot:
 
 
 async def test_a_job_whose_child_died_goes_on_once_that_has_been_replayed(yard: Yard) -> None:
-    broken, lifted = True, []
+    broken = True
+    lifted: list[int] = []
 
     @yard.job("child", retry=JobRetry(max_attempts=1))
     async def child(payload: int, job: Job[str]) -> str:
@@ -49,7 +50,7 @@ async def test_a_job_whose_child_died_goes_on_once_that_has_been_replayed(yard: 
 
 
 async def test_what_was_waited_for_in_vain_is_waited_for_anew_and_what_came_counts(yard: Yard) -> None:
-    gate, waits = asyncio.Event(), []
+    gate = asyncio.Event()
 
     @yard.job("child")
     async def child(payload: str, job: Job[str]) -> str:
@@ -60,8 +61,8 @@ async def test_what_was_waited_for_in_vain_is_waited_for_anew_and_what_came_coun
     @yard.job("parent")
     async def parent(payload: int, job: Job[str]) -> str:
         quick, slow = await child.create("quick", name="quick"), await child.create("slow", name="slow")
-        waits.append(await quick.wait())
-        return waits[-1] + await slow.wait(timeout=10)
+        found: str = await quick.wait() + await slow.wait(timeout=10)
+        return found
 
     await yard.start()
     ref = await parent.create(1)
