@@ -66,7 +66,7 @@ def python() -> list[str]:
     place = _workplace("python")
     stubs = ["--python_out=.", "--grpc_python_out=."]
     run(sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *stubs, *_names(place, "acme", "longshore"), cwd=place)
-    return [sys.executable, str(place / "client.py")]
+    return [sys.executable, str(place / "main.py")]
 
 
 def go() -> list[str]:
@@ -99,7 +99,7 @@ def go_tool(package: str) -> Path:
 def node() -> list[str]:
     place = _workplace("node")
     run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", cwd=place)
-    return ["node", str(place / "client.js")]
+    return ["node", str(place / "main.js")]
 
 
 def java() -> list[str]:
