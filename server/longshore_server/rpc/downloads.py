@@ -11,6 +11,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.ids import uid_text
+from longshore_server.rpc.attending import attending
 from longshore_server.rpc.authorization import Authorization, Gate
 from longshore_server.rpc.boundary import Context, Method, stream, unary
 from longshore_server.rpc.wire import set_time
@@ -61,8 +62,13 @@ class Downloads:
         """
         with _named(name):
             live, number = await self._find(context.caller, name, field=field)
-            with self._engine.transfers.place(context.caller.name):
-                async with self._engine.transfers.downloads.open(live.record, number, asked, context.end) as reading:
+            engine = self._engine
+            with engine.transfers.place(context.caller.name):
+                async with (
+                    # By `end`, which reaches also who takes nothing, and would keep the place otherwise.
+                    attending(context, engine.clock, context.end),
+                    engine.transfers.downloads.open(live.record, number, asked, context.end) as reading,
+                ):
                     yield live, reading
 
     async def _find(

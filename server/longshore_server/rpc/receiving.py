@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from longshore_server.clock import Clock, sleep_until
+from longshore_server.clock import Clock
 from longshore_server.engine.engine import Engine
-from longshore_server.engine.watch import HEARTBEAT
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.rpc.boundary import Context, Durations, Method, Traced, abort, check_expiry, refusal
+from longshore_server.rpc.attending import attending
+from longshore_server.rpc.boundary import Context, Durations, Method, Traced, abort, refusal
 from longshore_server.rpc.callers import Callers
 
 Requests: TypeAlias = AsyncIterator[bytes]
@@ -111,35 +111,21 @@ def reading(requests: Any) -> AbstractAsyncContextManager[Requests]:
 
 @contextlib.asynccontextmanager
 async def _attended(context: Context, clock: Clock) -> AsyncIterator[None]:
-    """Look again at who calls, each heartbeat: a call may be silent, or wait for the disk, for as long as it likes.
-
-    Raises `ServiceError` (UNAUTHENTICATED) into the block when the caller is no longer who it was.
-    """
+    """As `attending`. Raises `ServiceError` (UNAUTHENTICATED) into the block when the caller is not who it was."""
     task, refused = asyncio.current_task(), None
     assert task is not None
 
-    async def attend() -> None:
+    def end(error: ServiceError) -> None:
         nonlocal refused
-        expires = context.caller.expires
-        try:
-            while True:
-                due = clock.now() + HEARTBEAT
-                await sleep_until(clock, due if expires is None else min(due, expires))
-                check_expiry(context, clock)
-                await context.still()
-        except ServiceError as error:
-            refused = error
-            task.cancel()
+        refused = error
+        task.cancel()
 
-    attending = None if context.caller.unrestricted else asyncio.create_task(attend())
     try:
-        yield
+        async with attending(context, clock, end):
+            yield
     except asyncio.CancelledError:
         if refused is None:
             raise
         # Not the caller has gone: it was ended from here, and is to be told why.
         task.uncancel()
         raise refused from None
-    finally:
-        if attending is not None:
-            attending.cancel()

@@ -6,11 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.bytestream import bytestream_pb2
 from google.rpc import error_details_pb2
 
 from longshore.v1 import transfers_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2_grpc
-from tests.conftest import detail, first, refused
+from tests.conftest import detail, first, refused, turns
 from tests.server.auth.callers import NOT_FOUND, UNAUTHENTICATED, Make, known
 from tests.server.auth.conftest import ALL, Guarded, Metadata
 
@@ -21,6 +22,21 @@ LARGE = 24 << 20
 def download(guarded: Guarded, name: str, sent: Metadata) -> Any:
     stub = transfers_service_pb2_grpc.TransfersServiceStub(guarded.channel)
     return stub.Download(pb.DownloadRequest(name=name), metadata=sent)
+
+
+def read(guarded: Guarded, name: str, sent: Metadata) -> Any:
+    channel: Any = guarded.channel
+    method = channel.unary_stream(
+        "/google.bytestream.ByteStream/Read", bytestream_pb2.ReadRequest.SerializeToString,
+        bytestream_pb2.ReadResponse.FromString,
+    )  # fmt: skip
+    return method(bytestream_pb2.ReadRequest(resource_name=name), metadata=sent)
+
+
+async def drained(call: Any) -> None:
+    """Take all that comes."""
+    async for _ in call:
+        pass
 
 
 async def rest(call: Any) -> int:
@@ -68,6 +84,38 @@ async def test_a_download_of_a_revoked_token_ends(guarded: Guarded) -> None:
     await guarded.learn()
     assert (await refused(rest(calls[0])))[:2] == (UNAUTHENTICATED, "CREDENTIALS_INVALID")
     assert await rest(calls[1]) == LARGE
+
+
+@pytest.mark.parametrize("change", ["expired", "revoked"])
+@pytest.mark.parametrize("face", ["Download", "Read"])
+async def test_who_takes_nothing_keeps_no_place_beyond_the_credentials(
+    face: str, change: str, guarded: Guarded
+) -> None:
+    """Nor anything that the call has taken: nobody is there to be told, and it ends all the same."""
+    kept = guarded.tokens.read_bytes()
+    ada = guarded.token("ada", *ALL, seconds=100 if change == "expired" else None)
+    await guarded.learn()
+    operation = await guarded.begin("Open", ada)
+    name = await guarded.offer(operation, LARGE)
+    call = download(guarded, name, ada) if face == "Download" else read(guarded, name, ada)
+    await first(call)
+    transfers = guarded.harness.running.engine.transfers
+    ((reading,),) = transfers.downloads._open.values()
+    sent = -1
+    while reading.sent > sent:
+        sent = reading.sent
+        await guarded.get(operation.name, ada)
+    assert (sent < LARGE, transfers.count) == (True, 1)
+    if change == "revoked":
+        guarded.tokens.write_bytes(kept)
+        await guarded.clock.armed(15)
+        guarded.clock.advance(15)
+    else:
+        guarded.clock.advance(100)
+    while transfers.count:
+        await turns(1)
+    reason = {"revoked": "CREDENTIALS_INVALID", "expired": "CREDENTIALS_EXPIRED"}[change]
+    assert (await refused(drained(call)))[:2] == (UNAUTHENTICATED, reason)
 
 
 @pytest.mark.parametrize("scope", ["caller", "server"])
