@@ -74,10 +74,11 @@ check-lint: install
 	cd $(TEMPLATE) && $(CURDIR)/$(BIN)/ruff format --check --isolated --no-cache --line-length 120
 
 # Each example is a program of its own: two of them may both have a service.py.
+PROGRAMS := $(filter-out examples/clients/,$(wildcard examples/*/)) $(sort $(dir $(wildcard examples/clients/*/*.py)))
 .PHONY: check-types
 check-types: install
 	$(BIN)/mypy .ci server client protos docs tests $(if $(wildcard benchmarks/*.py),benchmarks)
-	@set -e; for example in $(wildcard examples/*/); do \
+	@set -e; for example in $(PROGRAMS); do \
 		echo "mypy $$example"; MYPYPATH=$$example:examples $(BIN)/mypy $$example; done
 
 .PHONY: check-layers
