@@ -46,6 +46,7 @@ class Load:
         self.sent: Counter[str] = Counter()
         self.again = 0
         self.over = asyncio.Event()
+        self._sent = asyncio.Condition()
 
     async def insist(self, call: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
         """Until it is answered. What is full for now is asked for again, too."""
@@ -65,7 +66,7 @@ class Load:
                 name=name, event=text(number), event_id=str(number), no_wait=number % 2 == 0
             )
             await self.insist(self.debounce.AddEvent, request)
-            self.sent[name] += 1
+            await self._acknowledged(name)
 
     async def send(self, name: str) -> None:
         for number in itertools.count():
@@ -75,7 +76,22 @@ class Load:
                 name=name, event=text(number), event_id=str(number), no_wait=number % 3 > 0
             )
             await self.insist(self.task.SendEvent, request)
+            await self._acknowledged(name)
+
+    async def _acknowledged(self, name: str) -> None:
+        async with self._sent:
             self.sent[name] += 1
+            self._sent.notify_all()
+
+    async def goes_on(self) -> None:
+        """Return once each instance has got some events more."""
+        before = self.sent.copy()
+        async with self._sent:
+            await self._sent.wait_for(
+                lambda: (
+                    len(self.sent) == 2 * INSTANCES and all(self.sent[name] > before[name] + 5 for name in self.sent)
+                )
+            )
 
     async def start(self, name: str) -> None:
         request = recurring_service_pb2.StartRecurringRequest(name=name, input=text([]))
@@ -122,7 +138,7 @@ async def torture(data: Path, kills: int) -> None:
                 await asyncio.sleep(chance.choice([0.2, 0.5, 1.0]) * chance.uniform(0.5, 1.5))
                 await server.kill()
                 await server.start()
-            await asyncio.sleep(0.5)
+            await load.goes_on()
             load.over.set()
             async with asyncio.timeout(90):
                 await running
