@@ -142,6 +142,9 @@ class Attempt:
                 timer.cancel()
             self._executor.finished(self._type, self.live, self)
             self._end_span(outcome)
+            # The task keeps its context: what the handler was given would be a cycle, left for the collector.
+            handling.set(None)
+            self._operation = None
 
     async def _execute(self) -> Outcome | None:
         operation = await self._prepare()

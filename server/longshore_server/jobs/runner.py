@@ -172,6 +172,9 @@ class Run:
             self.host.finished(self)
             ended = "interrupt" if outcome is None else outcome.move.value
             self._span.end(ended, reason_of(outcome.error or b"") if outcome is not None else "")
+            # The task keeps its context: what the function was given would be a cycle, left for the collector.
+            handling.set(None)
+            self._job = None
 
     async def _execute(self) -> Outcome | None:
         begun, definition = self._begun, self._definition
