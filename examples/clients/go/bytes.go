@@ -104,6 +104,9 @@ func (c *Client) fetch(request *longshore.DownloadRequest, data *[]byte) error {
 			if crc32.Checksum(piece.Data, castagnoli) != piece.Crc32C {
 				log.Fatal("a chunk is not what was sent")
 			}
+			if len(*data) == 0 {
+				say(map[string]any{"begun": len(piece.Data)})
+			}
 			*data = append(*data, piece.Data...)
 		}
 	}

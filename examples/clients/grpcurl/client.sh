@@ -148,8 +148,7 @@ download() {
     local request size=0 sha256
     request=$(named "$key")
     : >"$why.data"
-    until call $transfers/Download "$request" >"$why.out" && keep; do
-        keep
+    until call $transfers/Download "$request" | tee "$why.out" | keep; do
         broken || fail
         size=$(stat -c %s "$why.data")
         request=$(jq -c --argjson offset "$size" --arg sha256 "$(jq -r '.header.download.digests.sha256 // empty' "$why.out")" \
@@ -159,7 +158,12 @@ download() {
     read -r sha256 _ < <(sha256sum "$why.data")
     say --argjson size "$(stat -c %s "$why.data")" --arg sha256 "$sha256" '$ARGS.named'
 }
-keep() { jq -r '.chunk.data // empty' "$why.out" | while read -r chunk; do base64 -d <<<"$chunk"; done >>"$why.data"; }
+keep() {
+    jq --unbuffered -r '.chunk.data // empty' | while read -r chunk; do
+        [[ -s $why.data ]] || say --argjson begun "$(base64 -d <<<"$chunk" | wc -c)" '$ARGS.named'
+        base64 -d <<<"$chunk" >>"$why.data"
+    done
+}
 
 # google.longrunning: WaitOperation answers at the end, nobody has to ask again and again.
 finished() { call $longrunning/WaitOperation "$(named "$@")"; }

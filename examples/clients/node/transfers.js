@@ -39,6 +39,7 @@ export default {
           if (header) request.ifSha256 = header.download.digests.sha256;
           if (!chunk) continue;
           if (crc32c(chunk.data) !== chunk.crc32c) throw new Error('a chunk is not what was sent');
+          if (request.offset === 0) say({begun: chunk.data.length});
           digest.update(chunk.data);
           request.offset += chunk.data.length;
         }

@@ -51,6 +51,8 @@ class Transfers(Stubs):
                         request.if_sha256 = message.header.download.digests.sha256
                     if message.HasField("chunk"):
                         assert google_crc32c.value(message.chunk.data) == message.chunk.crc32c
+                        if not data:
+                            say(begun=len(message.chunk.data))
                         data += message.chunk.data
                 break
             except grpc.RpcError as error:

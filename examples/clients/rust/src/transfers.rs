@@ -89,7 +89,12 @@ impl Client {
                     let digests = header.download.unwrap_or_default().digests;
                     request.if_sha256 = digests.unwrap_or_default().sha256;
                 }
-                Some(Chunk(chunk)) if crc32c(&chunk.data) == chunk.crc32c => data.extend(chunk.data),
+                Some(Chunk(chunk)) if crc32c(&chunk.data) == chunk.crc32c => {
+                    if data.is_empty() {
+                        say(json!({"begun": chunk.data.len()}));
+                    }
+                    data.extend(chunk.data);
+                }
                 Some(Chunk(_)) => return Err("a chunk is not what was sent".into()),
                 Some(End(_)) | None => {}
             }

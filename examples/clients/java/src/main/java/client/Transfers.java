@@ -83,6 +83,9 @@ record Transfers(Client client) {
             if (crc32c(piece) != message.getChunk().getCrc32C()) {
               throw new IOException("a chunk is not what was sent");
             }
+            if (data.size() == 0) {
+              say("begun", piece.size());
+            }
             piece.writeTo(data);
           }
         }
