@@ -43,7 +43,7 @@ from longshore_server.jobs.queue import JobQueue, JobRequest
 from longshore_server.jobs.refs import JobRef, JobSnapshot
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
-from longshore_server.telemetry.sinks import EventSink, LifecycleEvent
+from longshore_server.telemetry.sinks import EventSink, EventsRefusedError, LifecycleEvent
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import LocalStore, Store
 
@@ -64,6 +64,7 @@ __all__ = [
     "ErrorContext",
     "EventContext",
     "EventSink",
+    "EventsRefusedError",
     "ExecuteContext",
     "FlushReason",
     "IdleContext",

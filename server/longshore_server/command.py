@@ -74,6 +74,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("stores", "Where bytes are; may be repeated.", "--store", multiple=True, metavar="NAME=URL")
 @_setting("sinks", "Where lifecycle events go; may be repeated.", "--sink", multiple=True, metavar="NAME=URL")
 @_setting("max_outbox", "Lifecycle events kept for sinks that are behind.", type=int, metavar="N")
+@_setting("max_outbox_bytes", "Bytes of them.", type=int, metavar="BYTES")
 @_setting("metrics", "Where Prometheus reads metrics, or off.", metavar="HOST:PORT")
 @_setting("allow_unauthenticated", "Listen beyond this machine without authentication.", is_flag=True)
 @_setting("tokens", "File with the hashes of bearer tokens; see `longshore token`.", type=_FILE)

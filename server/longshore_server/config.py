@@ -30,6 +30,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_watches": (1, 1_000_000), "max_watches_per_owner": (1, 1_000_000), "max_transfers": (1, 100_000),
     "max_transfers_per_owner": (1, 100_000), "jwt_skew": (0, MAX_SKEW),
     "log_retention": (0, 1_000_000_000), "max_outbox": (100, 100_000_000),
+    "max_outbox_bytes": (1_000_000, 1_000_000_000_000),
 }  # fmt: skip
 """The least and the most that a number may be."""
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -164,6 +165,8 @@ class Config:
     """Where lifecycle events of jobs and instances go, `NAME=URL` each; see below. They add up as stores do."""
     max_outbox: int = 100_000
     """How many lifecycle events are kept for sinks that have not got them; older ones are dropped."""
+    max_outbox_bytes: int = 268_435_456
+    """How many bytes of them; the latest one is kept in any case."""
     metrics: str = "127.0.0.1:9464"
     """Where Prometheus reads metrics, `HOST:PORT`; `off`: nowhere."""
     allow_unauthenticated: bool = False

@@ -143,7 +143,9 @@ class Running:
         )  # fmt: skip
         self._tracer = Tracer()
         sinks = {**server.sinks, **_make_sinks(config, _levels(server))}
-        emission = Emission(tuple(sinks), any(sink.payloads for sink in sinks.values()), config.max_outbox)
+        emission = Emission(
+            tuple(sinks), any(sink.payloads for sink in sinks.values()), config.max_outbox, config.max_outbox_bytes
+        )
         self.engine = Engine(
             types, config.data, clock, limits, chance, self._tracer, self.stores, server.definitions.values(),
             server.queues.values(), emission,

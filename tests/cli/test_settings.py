@@ -67,6 +67,7 @@ SETTINGS = {
         '{ l = { url = "log:" }, a = { url = "https://a.example/in" } }', "NAME=URL",
     ),
     "max_outbox": Setting(777, ("--max-outbox", "777"), "777", "777", "N"),
+    "max_outbox_bytes": Setting(7_777_777, ("--max-outbox-bytes", "7777777"), "7777777", "7777777", "BYTES"),
     "metrics": Setting("127.0.0.1:1", ("--metrics", "127.0.0.1:1"), "127.0.0.1:1", '"127.0.0.1:1"', "HOST:PORT"),
     "allow_unauthenticated": Setting(True, ("--allow-unauthenticated",), "true", "true"),
     "tokens": Setting(Path("t"), ("--tokens", "t"), "t", '"t"', "FILE"),

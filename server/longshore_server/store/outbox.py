@@ -7,6 +7,7 @@ other; who is too far behind loses the oldest events, and that is counted. A ser
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ class Emission(NamedTuple):
     values: bool = False
     """Whether inputs, states and results are part of it."""
     most: int = 100_000
-    """How many events are kept for those that have not got them."""
+    """How many events are kept for those that have not got them,"""
+    most_bytes: int = 256 << 20
+    """and how many bytes of them; the latest one in any case."""
 
 
 SILENCE = Emission()
@@ -114,18 +117,38 @@ class Outbox(Ledger):
     def flush(self) -> None:
         if not self._rows:
             return
-        _INSERT.run(self.connection, self._rows)
+        (total,) = self.connection.execute("SELECT ifnull(max(total), 0) FROM outbox").fetchone()
+        sizes = (len(row[-3]) + len(row[-1]) for row in self._rows)
+        totals = itertools.accumulate(sizes, initial=total)
+        next(totals)
+        _INSERT.run(self.connection, [(*row, upto) for row, upto in zip(self._rows, totals, strict=True)])
         self._rows.clear()
-        first, last = self.connection.execute("SELECT min(number), max(number) FROM outbox").fetchone()
-        most = self._emitter.emission.most
-        if last - first >= most + most // SLACK:
-            _drop(self.connection, last - most)
+        self._bound(self._emitter.emission)
+
+    def _bound(self, emission: Emission) -> None:
+        """Drop the oldest events where there are too many, or too many bytes of them."""
+        first, size = self.connection.execute(
+            "SELECT number, length(data) + length(body) FROM outbox ORDER BY number LIMIT 1"
+        ).fetchone()
+        (last,) = self.connection.execute("SELECT max(number) FROM outbox").fetchone()
+        (least,) = self.connection.execute("SELECT min(total) FROM outbox").fetchone()
+        (total,) = self.connection.execute("SELECT max(total) FROM outbox").fetchone()
+        upto = 0
+        if last - first >= emission.most + emission.most // SLACK:
+            upto = last - emission.most
+        if total - least + size > emission.most_bytes + emission.most_bytes // SLACK:
+            (before,) = self.connection.execute(
+                "SELECT number FROM outbox WHERE total >= ? ORDER BY total LIMIT 1", (total - emission.most_bytes,)
+            ).fetchone()
+            upto = max(upto, min(before, last - 1))
+        if upto:
+            _drop(self.connection, upto)
 
     def published(self) -> dict[bytes, Published]:
         return self._emitted
 
 
-_INSERT = ManyRows("INSERT INTO outbox (id, time, type, subject, definition, data, codec, body) VALUES", 8)
+_INSERT = ManyRows("INSERT INTO outbox (id, time, type, subject, definition, data, codec, body, total) VALUES", 9)
 
 
 def _drop(connection: sqlite3.Connection, upto: int) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from longshore_server.clock import SECOND, Clock, resolve, sleep_until
+from longshore_server.ids import uid_text
 from longshore_server.store import outbox
 from longshore_server.store.mutations.outbox import Delivered
+from longshore_server.store.outbox import StoredEvent
 from longshore_server.store.store import Store
-from longshore_server.telemetry.sinks import EventSink, LifecycleEvent, readable
+from longshore_server.telemetry.sinks import EventSink, EventsRefusedError, LifecycleEvent, readable
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ class Delivery:
         """How many events it has taken since the start."""
         self.failures = 0
         """How often it has failed since the start."""
+        self.refused = 0
+        """How many it has refused for ever since the start."""
         self.waiting = 0
         """How many events it had not taken when it was looked at last."""
         self.dropped = 0
@@ -72,11 +76,28 @@ class Delivery:
         self.waiting, self.dropped = found.waiting, found.dropped
         if not found.events:
             return False
-        await self._hand_over([readable(event, payloads=self._sink.payloads) for event in found.events])
-        await self._store.writer.submit(Delivered(self.name, found.events[-1].number))
-        self.delivered += len(found.events)
-        self.waiting -= len(found.events)
+        await self._deliver(found.events)
         return True
+
+    async def _deliver(self, events: Sequence[StoredEvent]) -> None:
+        """Hand events over; those that are refused in halves, until it is clear which ones it will never take."""
+        try:
+            await self._hand_over([readable(event, payloads=self._sink.payloads) for event in events])
+            self.delivered += len(events)
+        except EventsRefusedError as refusal:
+            if len(events) > 1:
+                middle = len(events) // 2
+                await self._deliver(events[:middle])
+                await self._deliver(events[middle:])
+                return
+            (event,) = events
+            self.refused += 1
+            log.error(
+                "sink %r never gets %s of %s, event %s: %s",
+                self.name, event.type, event.subject, uid_text(event.id), refusal,
+            )  # fmt: skip
+        await self._store.writer.submit(Delivered(self.name, events[-1].number))
+        self.waiting -= len(events)
 
     async def _hand_over(self, events: Sequence[LifecycleEvent]) -> None:
         task = asyncio.ensure_future(self._sink.deliver(events))

@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.error import HTTPError
 
-from longshore_server.telemetry.sinks import BATCH, EventSink, LifecycleEvent
+from longshore_server.telemetry.sinks import BATCH, EventSink, EventsRefusedError, LifecycleEvent
 
 TIMEOUT = 10.0
 """Seconds that the endpoint may be silent."""
+NOT_NOW = frozenset({401, 403, 404, 405, 407, 408, 410, 421, 425, 429})
+"""Which 4xx are about the endpoint, the credentials or the moment, and may pass; all others are about what was sent."""
 
 
 class HttpSink(EventSink):
-    """Posts `{"events": [...]}`; whatever answers with 2xx has taken them all.
+    """Posts `{"events": [...]}`; whatever answers with 2xx has taken them all, with 4xx for what they are takes none.
 
     Args:
         url: where to. Redirects are not followed.
@@ -50,7 +52,10 @@ class HttpSink(EventSink):
                 pass
         except HTTPError as refusal:
             with refusal:  # it is the answer, too, and holds the connection
-                raise OSError(f"the endpoint answered {refusal.code} {refusal.reason}") from None
+                said = f"the endpoint answered {refusal.code} {refusal.reason}"
+            if 400 <= refusal.code < 500 and refusal.code not in NOT_NOW:
+                raise EventsRefusedError(said) from None
+            raise OSError(said) from None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -101,12 +101,16 @@ class _Collector(Collector):
         dropped = CounterMetricFamily(
             "longshore_events_dropped", "Events that a sink never got: it was too far behind.", labels=["sink"]
         )
+        refused = CounterMetricFamily(
+            "longshore_events_refused", "Events that a sink will never take, and does not get.", labels=["sink"]
+        )
         for sink in self._deliveries.all:
             waiting.add_metric([sink.name], sink.waiting)
             taken.add_metric([sink.name], sink.delivered)
             failures.add_metric([sink.name], sink.failures)
             dropped.add_metric([sink.name], sink.dropped)
-        yield from (waiting, taken, failures, dropped)
+            refused.add_metric([sink.name], sink.refused)
+        yield from (waiting, taken, failures, dropped, refused)
 
 
 def _jobs(host: Host) -> Iterable[Metric]:

@@ -62,6 +62,13 @@ class LifecycleEvent:
         }  # fmt: skip
 
 
+class EventsRefusedError(Exception):
+    """What a sink raises where it will never take events as they are: they are not delivered to it again.
+
+    Of several it gets the halves then, until it is clear which ones are meant.
+    """
+
+
 class EventSink(abc.ABC):
     """Something that takes lifecycle events: derive from it, and give the server one by `Server(sinks={"name": ...})`.
 
@@ -77,8 +84,8 @@ class EventSink(abc.ABC):
     async def deliver(self, events: Sequence[LifecycleEvent]) -> None:
         """Take events, in their order. Once this has returned they are not delivered again.
 
-        What it raises means: not now. The same events, and those that came since, are delivered after a while. Where it
-        takes longer than 30 seconds it is cancelled, with the same meaning.
+        `EventsRefusedError` means: never. All else that it raises means: not now; the same events, and those that came
+        since, are delivered after a while. Where it takes longer than 30 seconds it is cancelled, with that meaning.
         """
 
 

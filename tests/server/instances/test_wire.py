@@ -228,6 +228,8 @@ async def test_who_may_call_is_what_the_definition_says(tmp_path: Path) -> None:
             assert capability in status.message
         clear = pb.ClearDebounceRequest(name="debounces/pings/instances/a")
         assert (await refused(stub.ClearDebounce(clear, metadata=ada)))[1] == "CAPABILITY_MISSING"
+        logs = pb.ListDebounceLogsRequest(name=clear.name)
+        assert (await refused(stub.ListDebounceLogs(logs, metadata=ada)))[1] == "CAPABILITY_MISSING"
         assert (await stub.ClearDebounce(clear, metadata=ops)).discarded_events == 2
         # What is not there is told to those alone who could see it.
         assert (await refused(add(ada, "unknown")))[1] == "CAPABILITY_MISSING"

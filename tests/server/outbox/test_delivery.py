@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from longshore_server import (
+    DebounceContext,
+    EventsRefusedError,
     Job,
     LifecycleEvent,
     RecurringContext,
@@ -159,6 +163,113 @@ class TestBounds:
         assert 'longshore_events_dropped_total{sink="fast"} 0.0' in text
         assert 'longshore_events_delivered_total{sink="fast"} 200.0' in text
         assert 'longshore_events_waiting{sink="slow"} 0.0' in text
+
+    async def test_so_many_bytes_are_kept_and_the_latest_event_in_any_case(self, make_place) -> None:
+        ear = Ear(payloads=True)
+        ear.problem = ConnectionError("refused")
+        place = make_place(ear=ear)
+        place.harness.configure(max_outbox_bytes=1_000_000)
+
+        @place.server.debounce("pages", event=str, flush_after="1h")
+        async def pages(ctx: DebounceContext[str]) -> None: ...
+
+        def kept() -> int:
+            ((size,),) = place.rows("SELECT ifnull(sum(length(data) + length(body)), 0) FROM outbox")
+            return int(size)
+
+        await place.harness.start()
+        most = 0
+        for number in range(60):
+            await pages.add(str(number), "x" * 50_000)
+            await place.settle()
+            most = max(most, kept())
+        assert 1_000_000 < most <= 1_000_000 * 9 / 8
+        # However late it comes, it takes up where the oldest is that is left.
+        ear.problem = None
+        await place.harness.advance(60)
+        assert place.rows("SELECT count(*) FROM outbox") == [(0,)]
+        subjects = [event.subject for event in ear.heard if event.type == "job.started"]
+        assert subjects[-1] == "debounces/pages/instances/59"
+        assert 18 <= len(subjects) <= 22
+        ear.problem = ConnectionError("refused")
+        await pages.add("large", "x" * 999_000)
+        await pages.add("larger", "x" * 999_000)
+        await place.settle()
+        assert 999_000 < kept() < 1_100_000, "two of such are too many, and one is not"
+        ear.problem = None
+        await place.harness.advance(60)
+        assert ear.heard[-1].subject == "debounces/pages/instances/larger"
+
+
+class TestRefused:
+    async def test_an_event_that_a_sink_never_takes_holds_up_none_that_follow(
+        self, make_place, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ear = Ear()
+        deliver, sizes = ear.deliver, []
+
+        async def particular(events: Sequence[LifecycleEvent]) -> None:
+            sizes.append(len(events))
+            if any(event.subject.endswith(("/bad", "/worse")) for event in events):
+                raise EventsRefusedError("no such thing")
+            await deliver(events)
+
+        ear.deliver = particular  # type: ignore[method-assign]
+        place = make_place(ear=ear)
+        place.harness.configure(metrics="127.0.0.1:0")
+
+        @place.server.recurring("refresh", every=60, state=int, start_immediately=False)
+        async def refresh(ctx: RecurringContext[int]) -> None: ...
+
+        await place.harness.start()
+        ear.gate.clear()
+        await refresh.start("first", 0)
+        for name in ("a", "bad", "b", "c", "d", "worse", "e"):
+            await refresh.start(name, 0)
+        ear.gate.set()
+        await place.settle()
+        metrics = place.harness.running.metrics
+        assert metrics is not None
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{metrics.address}/").read().decode())
+        assert place.rows("SELECT count(*) FROM outbox") == [(0,)]
+        assert [event.subject.rpartition("/")[2] for event in ear.heard] == ["first", "a", "b", "c", "d", "e"]
+        assert max(sizes) == 7
+        for name, count in (("refused", 2), ("delivered", 6), ("dropped", 0)):
+            assert f'longshore_events_{name}_total{{sink="ear"}} {count}.0' in text
+        assert 'longshore_sink_failures_total{sink="ear"} 0.0' in text
+        assert 'longshore_events_waiting{sink="ear"} 0.0' in text
+        said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert [line.partition(", event ")[0] for line in said] == [
+            f"sink 'ear' never gets job.started of recurrings/refresh/instances/{name}" for name in ("bad", "worse")
+        ]
+
+    async def test_what_may_pass_amid_a_refusal_is_delivered_again_without_what_was_taken(self, make_place) -> None:
+        ear = Ear()
+        deliver, calls = ear.deliver, 0
+
+        async def shaky(events: Sequence[LifecycleEvent]) -> None:
+            nonlocal calls
+            calls += 1
+            if len(events) > 1:
+                raise EventsRefusedError("one at a time")
+            if calls == 5:
+                raise ConnectionError("the line broke")
+            await deliver(events)
+
+        ear.deliver = shaky  # type: ignore[method-assign]
+        place = make_place(ear=ear)
+
+        @place.server.recurring("refresh", every=60, state=int, start_immediately=False)
+        async def refresh(ctx: RecurringContext[int]) -> None: ...
+
+        await place.harness.start()
+        ear.gate.clear()
+        for name in "abcde":
+            await refresh.start(name, 0)
+        ear.gate.set()
+        await place.settle()
+        await place.harness.advance(1)
+        assert [event.subject[-1] for event in ear.heard] == list("abcde")
 
 
 class TestCrashes:

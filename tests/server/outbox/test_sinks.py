@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ import pytest
 from longshore_server import (
     Config,
     ConfigError,
+    EventsRefusedError,
     Job,
     LifecycleEvent,
     RecurringContext,
@@ -23,6 +25,7 @@ from longshore_server import (
 from longshore_server.config import KINDS, load
 from longshore_server.store.mutations import Mutation
 from longshore_server.store.mutations.outbox import Delivered
+from longshore_server.telemetry.http_sink import HttpSink
 from longshore_server.telemetry.sink_settings import SinkSettings
 from longshore_server.testing import Harness
 from tests.conftest import LabClock
@@ -67,6 +70,8 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.codes: list[int] = []
+        self.refuses = ""
+        """The type of events that it does not take."""
         self.requests: list[tuple[dict[str, str], Any]] = []
         self.redirected = False
         endpoint = self
@@ -75,7 +80,8 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 endpoint.requests.append((dict(self.headers), json.loads(body)))
-                self.send_response(endpoint.codes.pop(0) if endpoint.codes else 204)
+                bad = any(event["type"] == endpoint.refuses for event in endpoint.requests[-1][1]["events"])
+                self.send_response(422 if bad else endpoint.codes.pop(0) if endpoint.codes else 204)
                 self.send_header("Location", "/elsewhere")
                 self.end_headers()
 
@@ -159,6 +165,31 @@ class TestHttp:
         first, again, last = (body["events"] for _, body in endpoint.requests[:3])
         assert [event["eventId"] for event in first] == [event["eventId"] for event in again][: len(first)]
         assert [event["eventId"] for event in last][: len(first)] == [event["eventId"] for event in first]
+
+    @pytest.mark.parametrize(("code", "refuses"), [(400, True), (409, True), (413, True), (422, True), (401, False),
+                                                   (404, False), (408, False), (429, False), (500, False)])  # fmt: skip
+    async def test_what_it_answers_says_whether_it_may_ever_take_them(self, code: int, refuses: bool) -> None:
+        event = LifecycleEvent("1", "job.started", datetime(2026, 1, 1, tzinfo=UTC), "jobs/1", "job", "work")
+        with Endpoint() as endpoint:
+            endpoint.codes = [code]
+            with pytest.raises(EventsRefusedError if refuses else OSError, match=f"the endpoint answered {code} "):
+                await HttpSink(endpoint.url).deliver([event])
+
+    async def test_one_bad_event_holds_up_none_that_follow(self, tmp_path: Path) -> None:
+        with Endpoint() as endpoint:
+            endpoint.refuses = "job.started"
+            place = Place(tmp_path / "data")
+            place.harness.configure(sinks=(SinkSettings("in", endpoint.url),))
+            orders = place.server.task("order", Order)
+            await place.harness.start()
+            await orders.send("a", {})
+            while place.rows("SELECT * FROM outbox"):
+                await _taken(place)
+            (sink,) = place.harness.running.deliveries.all
+            await place.harness.stop()
+        assert (sink.refused, sink.delivered, sink.failures) == (1, 1, 0)
+        _, last = endpoint.requests[-1]
+        assert [event["type"] for event in last["events"]] == ["task.scheduled"]
 
 
 class TestOtel:
