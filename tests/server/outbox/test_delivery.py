@@ -168,10 +168,13 @@ class TestBounds:
         ear = Ear(payloads=True)
         ear.problem = ConnectionError("refused")
         place = make_place(ear=ear)
-        place.harness.configure(max_outbox_bytes=1_000_000)
+        place.harness.configure(max_outbox_bytes=1_000_000, max_payload=2_000_000)
 
         @place.server.debounce("pages", event=str, flush_after="1h")
         async def pages(ctx: DebounceContext[str]) -> None: ...
+
+        @place.server.recurring("books", every="1h", state=str, start_immediately=False)
+        async def books(ctx: RecurringContext[str]) -> None: ...
 
         def kept() -> int:
             ((size,),) = place.rows("SELECT ifnull(sum(length(data) + length(body)), 0) FROM outbox")
@@ -192,13 +195,13 @@ class TestBounds:
         assert subjects[-1] == "debounces/pages/instances/59"
         assert 18 <= len(subjects) <= 22
         ear.problem = ConnectionError("refused")
-        await pages.add("large", "x" * 999_000)
-        await pages.add("larger", "x" * 999_000)
+        for name in ("large", "larger"):
+            await books.start(name, "x" * 1_500_000)
         await place.settle()
-        assert 999_000 < kept() < 1_100_000, "two of such are too many, and one is not"
+        assert 1_500_000 < kept() < 1_501_000, "one is too large, and is the latest"
         ear.problem = None
         await place.harness.advance(60)
-        assert ear.heard[-1].subject == "debounces/pages/instances/larger"
+        assert ear.heard[-1].subject == "recurrings/books/instances/larger"
 
 
 class TestRefused:
