@@ -39,6 +39,7 @@ from longshore_server.jobs.outcomes import (
     Rejected,
     Replaced,
 )
+from longshore_server.jobs.planned import PlannedJob
 from longshore_server.jobs.queue import JobQueue, JobRequest
 from longshore_server.jobs.refs import JobRef, JobSnapshot
 from longshore_server.server import Running, Server
@@ -92,6 +93,7 @@ __all__ = [
     "OperationError",
     "OperationRef",
     "Operations",
+    "PlannedJob",
     "Principal",
     "Rate",
     "Reason",

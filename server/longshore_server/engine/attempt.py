@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,14 @@ from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import Outcome, raised, returned
 from longshore_server.errors import Reason, ServiceError, failure, reason_of
+from longshore_server.handler import planned
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.durable import handling
 from longshore_server.handler.journal import Journal, NonDeterministicError
 from longshore_server.handler.offers import TransferError
 from longshore_server.handler.operation import Operation
+from longshore_server.handler.planned import Planned
+from longshore_server.jobs.outcomes import JobNotEnqueuedError
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
@@ -265,7 +269,10 @@ class Attempt:
             delay = self._executor.retries.delay(self._type, self._record, reason_of(outcome.payload))
             if delay is not None:
                 change = TryAgain(self._record.uid, self.number, outcome.payload, delay)
-        self._executor.store.writer.submit(change, self._settled)
+        jobs: Sequence[Planned] = ()
+        if self._operation is not None and outcome.move is Move.COMPLETE:
+            jobs = self._operation.following
+        planned.submit(self._executor.store.writer, change, jobs, self._record.uid, self._settled)
 
     def _settled(self, result: object) -> None:
         if isinstance(result, ServiceError) and result.reason is Reason.INTERNAL and not self._unstorable:
@@ -273,6 +280,8 @@ class Attempt:
             self._unstorable = True
             failed = Settle(self._record.uid, self.number, Move.FAIL, failure(Reason.INTERNAL))
             self._executor.store.writer.submit(failed, self._settled)
+        elif isinstance(result, JobNotEnqueuedError):
+            self._settle(self._raised(result))
         elif isinstance(result, ServiceError):
             # The operation ended by another hand, another attempt has begun, or the store has stopped for good.
             log.info(

@@ -6,6 +6,7 @@ It works on every operation that has not ended, deferred or not, in whatever pro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
@@ -19,8 +20,10 @@ from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.requests import not_found
 from longshore_server.errors import CANCELLED, DOMAIN, Code, Reason, ServiceError, invalid
+from longshore_server.handler import planned
 from longshore_server.handler.deferral import working
 from longshore_server.handler.offers import Terms, draw_up
+from longshore_server.handler.planned import Planned
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import (
     AcknowledgeCancel,
@@ -36,6 +39,7 @@ from longshore_server.store.mutations import (
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import OperationRecord
 
+T = TypeVar("T")
 SIGNALS = 100
 """How many signals are read at once unless the caller says so."""
 
@@ -66,7 +70,7 @@ class Control:
 
     async def started(self, live: Live) -> OperationRecord:
         """Take over an operation whose handler has not begun, so that it never will. Repeatable."""
-        return await self._change(TakeOver(live.record.uid))
+        return await self._change(live, TakeOver(live.record.uid))
 
     async def attach(self, live: Live) -> OperationRecord:
         """Take over an operation for good: no handler begins it or runs it again, and one that runs is interrupted.
@@ -75,23 +79,26 @@ class Control:
         """
         work = working.get()
         own = work is not None and work.uid == live.record.uid
-        return await self._change(TakeOver(live.record.uid, running=not own))
+        return await self._change(live, TakeOver(live.record.uid, running=not own))
 
-    async def progress(self, live: Live, value: Message) -> OperationRecord:
-        """Report progress: a message of the contract's type. Raises `ServiceError`: INVALID_ARGUMENT or too large."""
+    async def progress(self, live: Live, value: Message, jobs: Sequence[Planned] = ()) -> OperationRecord:
+        """Report progress: a message of the contract's type. Raises `ServiceError`: INVALID_ARGUMENT or too large.
+
+        `jobs`, here and in what follows: are created by the same change; see `handler.planned.submit`.
+        """
         packed = self._packed("progress", value)
-        await self._engine.store.writer.submit(Report(live.record.uid, None, Move.PROGRESS, packed))
+        await self._change(live, Report(live.record.uid, None, Move.PROGRESS, packed), jobs)
         return live.record
 
     async def output(self, live: Live, value: Message) -> OperationRecord:
         """Send output. Like `progress`."""
         packed = self._packed("output", value)
-        await self._engine.store.writer.submit(Report(live.record.uid, None, Move.OUTPUT, packed))
+        await self._change(live, Report(live.record.uid, None, Move.OUTPUT, packed))
         return live.record
 
-    async def complete(self, live: Live, result: Message) -> OperationRecord:
+    async def complete(self, live: Live, result: Message, jobs: Sequence[Planned] = ()) -> OperationRecord:
         """End it with a result of the contract's type; in CANCELLING it ends as CANCELLED. Raises as `progress`."""
-        return await self.settle(live, Move.COMPLETE, self._packed("result", result))
+        return await self.settle(live, Move.COMPLETE, self._packed("result", result), jobs)
 
     async def fail(self, live: Live, error: status_pb2.Status) -> OperationRecord:
         """End it with an error as callers will see it; in CANCELLING it ends as CANCELLED.
@@ -100,9 +107,9 @@ class Control:
         """
         return await self.settle(live, Move.FAIL, self._checked(live, error).SerializeToString())
 
-    async def settle(self, live: Live, move: Move, payload: bytes) -> OperationRecord:
+    async def settle(self, live: Live, move: Move, payload: bytes, jobs: Sequence[Planned] = ()) -> OperationRecord:
         """End it: COMPLETE with a serialized Any, FAIL with a serialized Status, both already checked."""
-        return await self._end(live, Settle(live.record.uid, None, move, payload))
+        return await self._end(live, Settle(live.record.uid, None, move, payload), jobs)
 
     async def cancel(self, live: Live, reason: str) -> OperationRecord:
         """Cancel it as its provider: at once, or while a handler runs within its grace. Repeatable."""
@@ -151,30 +158,32 @@ class Control:
 
     async def consume(self, live: Live, number: int) -> OperationRecord:
         """Be done with one signal, so that nobody gets it again. Raises `ServiceError` (SIGNAL_CONSUMED)."""
-        return await self._change(ConsumeSignal(live.record.uid, number))
+        return await self._change(live, ConsumeSignal(live.record.uid, number))
 
     async def offer(self, live: Live, terms: Terms) -> OperationRecord:
         """Offer an object to its callers: the last of its downloads then. Raises as `offers.draw_up`, too."""
         engine = self._engine
         download = await draw_up(self.type_of(live), engine.transfers.objects, terms, engine.clock.now())
-        return await self._change(OfferDownload(live.record.uid, download, None))
+        return await self._change(live, OfferDownload(live.record.uid, download, None))
 
     async def revoke(self, live: Live, number: int) -> OperationRecord:
         """Take one of its downloads back, also once it has ended. Repeatable."""
-        return await self._change(RevokeDownload(live.record.uid, number))
+        return await self._change(live, RevokeDownload(live.record.uid, number))
 
-    async def _change(self, mutation: Mutation[OperationRecord]) -> OperationRecord:
-        return await self._engine.store.writer.submit(mutation)
+    async def _change(self, live: Live, mutation: Mutation[T], jobs: Sequence[Planned] = ()) -> T:
+        return await planned.submit(self._engine.store.writer, mutation, jobs, live.record.uid)
 
-    async def _end(self, live: Live, mutation: Mutation[OperationRecord]) -> OperationRecord:
+    async def _end(
+        self, live: Live, mutation: Mutation[OperationRecord], jobs: Sequence[Planned] = ()
+    ) -> OperationRecord:
         work = working.get()
         if work is None or work.uid != live.record.uid:
-            return await self._change(mutation)
+            return await self._change(live, mutation, jobs)
         # Its own work ends it: that may go on to its own end and is not interrupted, as it would be otherwise.
         work.ending = True
         try:
-            record = await self._change(mutation)
-        except ServiceError:
+            record = await self._change(live, mutation, jobs)
+        except Exception:
             work.ending = False
             raise
         work.ending = record.terminal

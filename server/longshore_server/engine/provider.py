@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
@@ -19,6 +19,7 @@ from longshore_server.engine.outcome import raised, returned
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.offers import Offer, Terms, number_of
 from longshore_server.handler.operation import InputT, Operation, OutputT, ProgressT, ResultT
+from longshore_server.handler.planned import Planned
 from longshore_server.handler.signals import Signal, received
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
@@ -102,10 +103,13 @@ class OperationControl(Generic[OperationT_co]):
         """Mark it as started; no handler will begin it. Does nothing where it is RUNNING or CANCELLING already."""
         return (await self._control.started(self._live)).state
 
-    async def progress(self: OperationControl[Operation[Any, ProgressT, Any, Any, Any]], value: ProgressT) -> State:
-        """Report progress."""
+    async def progress(
+        self: OperationControl[Operation[Any, ProgressT, Any, Any, Any]], value: ProgressT, *,
+        jobs: Sequence[Planned] = (),
+    ) -> State:  # fmt: skip
+        """Report progress. `jobs`: as of `complete`."""
         message = self._checked("progress", value, lambda type: type.progress)
-        return (await self._control.progress(self._live, message)).state
+        return (await self._control.progress(self._live, message, jobs)).state
 
     async def output(self: OperationControl[Operation[Any, Any, OutputT, Any, Any]], value: OutputT) -> State:
         """Send output to the callers."""
@@ -113,23 +117,33 @@ class OperationControl(Generic[OperationT_co]):
         return (await self._control.output(self._live, message)).state
 
     @overload
-    async def complete(self: OperationControl[Operation[Any, Any, Any, None, Any]]) -> State: ...
+    async def complete(
+        self: OperationControl[Operation[Any, Any, Any, None, Any]], *, jobs: Sequence[Planned] = ()
+    ) -> State: ...
 
     @overload
-    async def complete(self: OperationControl[Operation[Any, Any, Any, ResultT, Any]], result: ResultT) -> State: ...
+    async def complete(
+        self: OperationControl[Operation[Any, Any, Any, ResultT, Any]], result: ResultT, *, jobs: Sequence[Planned] = ()
+    ) -> State: ...
 
-    async def complete(self: OperationControl[Any], result: Any = None) -> State:
-        """End it with a result. An operation that is CANCELLING ends as CANCELLED, and the result is kept aside."""
+    async def complete(self: OperationControl[Any], result: Any = None, *, jobs: Sequence[Planned] = ()) -> State:
+        """End it with a result. An operation that is CANCELLING ends as CANCELLED, and the result is kept aside.
+
+        `jobs`: those of `JobQueue.plan`, created in the same transaction: both or neither. Where one of them has no
+        room this raises `JobNotEnqueuedError`, and the operation stays as it is; one that is being cancelled creates
+        none.
+        """
         type = self._control.type_of(self._live)
         if result is None and type.void(type.result):
             result = type.result()
         if result.__class__ is not type.result:
             raise TypeError(f"{type.name} ends with {type.result.DESCRIPTOR.full_name}, not {_name(result)}")
-        return (await self._control.complete(self._live, result)).state
+        return (await self._control.complete(self._live, result, jobs)).state
 
-    async def fail(self, error: BaseException) -> State:
-        """End it with an error: callers see all of an `OperationError`; any other is for the log alone."""
-        return await self._settle(error=error)
+    async def fail(self, error: BaseException, *, jobs: Sequence[Planned] = ()) -> State:
+        """End it with an error: callers see all of an `OperationError`; any other is for the log alone. `jobs`: as of
+        `complete`."""
+        return await self._settle(error=error, jobs=jobs)
 
     async def cancel(self, reason: str = "") -> State:
         """Cancel it as its provider, whatever the contract allows callers: at once, or while a handler runs within its
@@ -232,13 +246,15 @@ class OperationControl(Generic[OperationT_co]):
         message: Message = value
         return message
 
-    async def _settle(self, *, value: Any = None, error: BaseException | None = None) -> State:
+    async def _settle(
+        self, *, value: Any = None, error: BaseException | None = None, jobs: Sequence[Planned] = ()
+    ) -> State:
         type, limit = self._control.type_of(self._live), self._engine.executor.max_payload
         if error is None:
             outcome = returned(type, value, limit, attached=True)
         else:
             outcome = raised(type, self.name, error, limit, {"operation": self.name, "type": type.name})
-        return (await self._control.settle(self._live, outcome.move, outcome.payload)).state
+        return (await self._control.settle(self._live, outcome.move, outcome.payload, jobs)).state
 
 
 def type_of(engine: Engine, handler: object) -> OperationType:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import abc
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from longshore_server.handler import planned
+from longshore_server.handler.planned import Planned
 from longshore_server.store.mutations import Author, Defer, Mutation
 
 if TYPE_CHECKING:
@@ -64,9 +66,9 @@ class HandOver:
         """Whether what the handler still returns or raises means nothing any more."""
         return self.durable and not self.attached
 
-    async def defer(self) -> None:
-        """Returns once it is durable. Repeatable. Raises `ServiceError` when the attempt may no longer do it."""
-        await self._writer.submit(Defer(self._author), self._settled)
+    async def defer(self, jobs: Sequence[Planned] = ()) -> None:
+        """Returns once it is durable, and what is planned too. Raises `ServiceError` when the attempt may not do it."""
+        await planned.submit(self._writer, Defer(self._author), jobs, self._author.uid, self._settled)
 
     async def attach(self, work: Awaitable[T]) -> T:
         """Hand the operation over, except for its outcome, and return what `work` gives."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
@@ -14,12 +14,13 @@ from typing_extensions import TypeVar as DefaultTypeVar
 from longshore.v1 import channels_pb2
 from longshore_server.clock import Clock
 from longshore_server.contract.types import OperationType
-from longshore_server.handler import offers
+from longshore_server.handler import offers, planned
 from longshore_server.handler.deferral import Attachable, HandOver
 from longshore_server.handler.durable import Durable
 from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.offers import Objects
+from longshore_server.handler.planned import Planned
 from longshore_server.handler.reports import Reports
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
 from longshore_server.handler.transfer import Transfer
@@ -62,6 +63,8 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
         self._reports = Reports(type, record, store.writer, max_payload)
         self.hand_over = HandOver(self.author, store.writer)
         """For the engine: what this attempt has given away."""
+        self.following: list[Planned] = []
+        """For the engine: jobs that its completion creates."""
         self.input: InputT = input
         """The request that started the operation."""
         self.services: ServicesT = services
@@ -138,15 +141,28 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
             value = channels_pb2.DiagnosticOutput(channel=channel, message=value)
         return self._reports.submit(Move.OUTPUT, self._type.output, self._type.output_url, value)
 
-    async def defer(self) -> ResultT:
+    def then(self, *jobs: Planned) -> None:
+        """Have jobs created by the completion of the operation: in the transaction in which it is COMPLETED with what
+        the handler returns, or never.
+
+        They are those of `JobQueue.plan`. Where one of them has no room the attempt fails, as by the error of `create`.
+        Raises `TypeError` for what is none.
+        """
+        planned.check(jobs)
+        self.following.extend(jobs)
+
+    async def defer(self, *, jobs: Sequence[Planned] = ()) -> ResultT:
         """Hand the operation over: `return await op.defer()`. It is durable when this returns.
 
         No handler runs for it any more, not after a restart either: `server.operations.control(name)` or
         `OperationControlService` end it, its deadline, or a cancel request. What the handler then returns is ignored.
 
-        Raises `ServiceError` when another attempt has begun or the operation has ended.
+        `jobs`: those of `JobQueue.plan`, created in the same transaction: both or neither.
+
+        Raises `ServiceError` when another attempt has begun or the operation has ended, `JobNotEnqueuedError` where one
+        of the jobs has no room.
         """
-        await self.hand_over.defer()
+        await self.hand_over.defer(jobs)
         return cast("ResultT", None)
 
     async def attach(

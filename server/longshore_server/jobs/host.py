@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
@@ -22,12 +22,15 @@ from longshore_server.store import jobs as rows
 from longshore_server.store.database import StoreError
 from longshore_server.store.jobs import Body, JobRecord
 from longshore_server.store.ledger import Published
-from longshore_server.store.mutations import Author
+from longshore_server.store.mutations import Author, Mutation
 from longshore_server.store.mutations.job import DeclareQueues, PauseQueue, ReleaseJobs
 from longshore_server.store.mutations.job_creation import Admission, CreateJobs, NewJob
+from longshore_server.store.mutations.with_jobs import Joint, WithJobs
 from longshore_server.store.record import JournalEntry
 from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
+
+T = TypeVar("T")
 
 
 class Host:
@@ -145,32 +148,48 @@ class Host:
     # What code asks.
 
     async def create(
-        self, definition: Any, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *,
-        keep_rejection: bool = False,
-    ) -> list[Admission]:  # fmt: skip
+        self, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *, keep_rejection: bool = False
+    ) -> list[Admission]:
         """Create jobs, all or none. Raises `ServiceError`; what their keys refuse is in the admissions."""
-        line = self.scheduler.lines[definition.name]
-        reserved = [new.record.due is None and self.scheduler.reserve(line) for new in news]
-        waits = [new.record.due is None for new in news]
-        jobs = [new._replace(begin=begin) for new, begin in zip(news, reserved, strict=True)]
+        jobs = self._reserve(news)
         # A handler's job is its operation's work, not new work.
         refusal = self._closed() if by is None else None
-        settled = partial(self._created, line, jobs, waits)
-        return await self.store.writer.submit(CreateJobs(jobs, by, keep_rejection, refusal), settled)
+        creation = CreateJobs(jobs, by, keep_rejection, refusal)
+        return await self.store.writer.submit(creation, partial(self._created, jobs))
 
-    def _created(
-        self, line: Line, jobs: Sequence[NewJob], waits: Sequence[bool], outcome: list[Admission] | Exception
-    ) -> None:
+    def create_with(
+        self, change: Mutation[T], news: Sequence[NewJob], operation: bytes,
+        settled: Callable[[Joint[T] | Exception], object],
+    ) -> None:  # fmt: skip
+        """Make a change of an operation and create jobs with it, both or neither. `settled` gets what came of it."""
+        jobs = self._reserve(news)
+
+        def done(joint: Joint[T] | Exception) -> None:
+            self._created(jobs, joint if isinstance(joint, Exception) else joint.jobs)
+            settled(joint)
+
+        self.store.writer.submit(WithJobs(change, CreateJobs(jobs), operation), done)
+
+    def _reserve(self, news: Sequence[NewJob]) -> list[NewJob]:
+        """Each with a slot of its queue, where it may begin now and there is one."""
+        lines = self.scheduler.lines
+        return [
+            new._replace(begin=new.record.due is None and self.scheduler.reserve(lines[new.record.queue]))
+            for new in news
+        ]
+
+    def _created(self, jobs: Sequence[NewJob], outcome: list[Admission] | Exception) -> None:
         # Not where the future is awaited: who goes away cancels that, and the slot would be lost.
         admissions: list[Admission | None] = [None] * len(jobs)
         if not isinstance(outcome, Exception) and len(outcome) == len(jobs):
             admissions = list(outcome)
-        for new, waited, admission in zip(jobs, waits, admissions, strict=True):
+        for new, admission in zip(jobs, admissions, strict=True):
+            line = self.scheduler.lines[new.record.queue]
             record = None if admission is None or not admission.created else admission.job
             begun = record is not None and record.state is JobState.ACTIVE
             if begun and record is not None:
                 self.launch(line, record, new.payload)
-            if waited:
+            if new.record.due is None:
                 self.scheduler.created(line, new.begin, begun)
 
     async def find(self, uid: bytes, queue: str = "") -> JobRecord:

@@ -17,6 +17,7 @@ from longshore_server.handler.journal import Asked, place
 from longshore_server.ids import parse_uid
 from longshore_server.jobs.definition import Definition, Span
 from longshore_server.jobs.outcomes import Accepted, Coalesced, JobNotEnqueuedError, Outcome, Rejected, Replaced
+from longshore_server.jobs.planned import Origin, PlannedJob
 from longshore_server.jobs.refs import JobRef
 from longshore_server.store.jobs import Body, new_job
 from longshore_server.store.mutations.job_creation import Admission, NewJob, WhenFull, read_back
@@ -116,6 +117,24 @@ class JobQueue(Generic[PayloadT, ResultT]):
         request = JobRequest(payload, priority, delay, run_at, idempotency_key, detached)
         return self._submit(request, name, place(2))
 
+    def plan(
+        self, payload: PayloadT, *, priority: int = 0, delay: Span | None = None, run_at: datetime | None = None,
+        idempotency_key: str | None = None, detached: bool = False,
+    ) -> PlannedJob[ResultT]:  # fmt: skip
+        """A job that an operation creates by a change of its own, both or neither: by what its handler returns
+        (`Operation.then`), by `Operation.defer`, or by a call of its `OperationControl`.
+
+        Takes what `create` takes. What has no room for its key keeps the operation as it is, too. Raises for what is
+        wrong with it as `create` does.
+        """
+        request = JobRequest(payload, priority, delay, run_at, idempotency_key, detached)
+
+        def make(used: set[tuple[str, str]], origin: Origin) -> NewJob:
+            return self._new(self._require(), request, WhenFull.REJECT, used, origin)
+
+        make(set(), Origin())  # what is wrong with it is said here
+        return PlannedJob(self._require, make, lambda admission: self._refer(_uid(admission), admission))
+
     def job(self, id: str) -> JobRef[ResultT]:
         """The job with this id, or name: `jobs/{id}`. It is not looked for before it is asked something.
 
@@ -148,10 +167,13 @@ class JobQueue(Generic[PayloadT, ResultT]):
         self, requests: Sequence[JobRequest[PayloadT]], name: str | None, where: str, *, batch: bool
     ) -> list[JobRef[ResultT]]:
         found = await self._enqueue(requests, name, where, "create", WhenFull.REJECT, batch=batch)
-        for uid, admission in found:
-            if uid is None:
-                raise JobNotEnqueuedError(self.name, self._rejected(admission), admission.position, batch=batch)
-        return [self._ref(uid, admission.created) for uid, admission in found if uid is not None]
+        return [self._refer(uid, admission, batch=batch) for uid, admission in found]
+
+    def _refer(self, uid: bytes | None, admission: Admission, *, batch: bool = False) -> JobRef[ResultT]:
+        """The job that there is now. Raises `JobNotEnqueuedError` where there was no room."""
+        if uid is None:
+            raise JobNotEnqueuedError(self.name, self._rejected(admission), admission.position, batch=batch)
+        return self._ref(uid, admission.created)
 
     async def _submit(self, request: JobRequest[PayloadT], name: str | None, where: str) -> Outcome[ResultT]:
         policy = self.definition.when_full
@@ -176,11 +198,12 @@ class JobQueue(Generic[PayloadT, ResultT]):
     ) -> list[tuple[bytes | None, Admission]]:  # fmt: skip
         """Each request's job, and what became of it. In a handler the journal's, where it has one."""
         host, by = self._require(), handling.get()
+        origin = Origin() if by is None else Origin(by.author.uid, by.operation_uid)
         news = []
-        used: set[str] = set()
+        used: set[tuple[str, str]] = set()
         for position, request in enumerate(requests):
             try:
-                news.append(self._new(host, request, policy, used))
+                news.append(self._new(host, request, policy, used, origin))
             except (TypeError, ValueError, ServiceError) as error:
                 if not batch:
                     raise
@@ -188,7 +211,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
         if by is None:
             if not news:
                 return []
-            return [(_uid(a), a) for a in await host.create(self.definition, news, None)]
+            return [(_uid(a), a) for a in await host.create(news, None)]
         asked = Asked(self.name, verb, *(_asked(request) for request in requests))
         key = by.journal.claim(KIND, name or self.name, where)
         entry = by.journal.recorded(key, asked)
@@ -196,7 +219,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
             return read_back(entry.outcome)
         entry = JournalEntry(*key, by.attempt, asked.digest, asked.text, "jobs", b"")
         try:
-            found = await host.create(self.definition, news, (by.author, entry), keep_rejection=verb == "submit")
+            found = await host.create(news, (by.author, entry), keep_rejection=verb == "submit")
         except BaseException:
             by.journal.release(key)
             raise
@@ -204,12 +227,14 @@ class JobQueue(Generic[PayloadT, ResultT]):
             by.journal.release(key)
         return [(_uid(a), a) for a in found]
 
-    def _new(self, host: Host, request: JobRequest[PayloadT], policy: WhenFull, used: set[str]) -> NewJob:
+    def _new(
+        self, host: Host, request: JobRequest[PayloadT], policy: WhenFull, used: set[tuple[str, str]], origin: Origin
+    ) -> NewJob:
         """A job as the store takes it. Raises `TypeError`, `ValueError` or `ServiceError` for what is wrong with it.
 
         `used`: the idempotency keys of the batch so far.
         """
-        definition, by = self.definition, handling.get()
+        definition = self.definition
         definition.check_payload(request.payload)
         try:
             payload = Body(*codec.encode(request.payload))
@@ -223,16 +248,16 @@ class JobQueue(Generic[PayloadT, ResultT]):
         if request.idempotency_key is not None:
             if not 0 < len(request.idempotency_key) <= MAX_REQUEST_ID or not request.idempotency_key.isprintable():
                 raise ValueError(f"idempotency_key: it must have 1 to {MAX_REQUEST_ID} printable characters")
-            if request.idempotency_key in used:
+            if (self.name, request.idempotency_key) in used:
                 raise ValueError(f"idempotency_key: {request.idempotency_key!r} is that of another job of the batch")
-            used.add(request.idempotency_key)
+            used.add((self.name, request.idempotency_key))
         uid, now = host.uids.next(), host.uids.time
         record = new_job(
             uid, self.name, now, priority=request.priority,
             key="" if definition.key is None else definition.key.render(request.payload), due=_due(request, now),
             deadline=None if definition.deadline is None else now + definition.deadline,
-            parent=None if by is None else by.author.uid, operation=None if by is None else by.operation_uid,
-            detached=request.detached, trace=host.tracer.traceparent(),
+            parent=origin.parent, operation=origin.operation, detached=request.detached,
+            trace=host.tracer.traceparent(),
         )  # fmt: skip
         request_id = request.idempotency_key or ""
         digest = hashlib.sha256(payload.codec.encode() + b"\0" + payload.data).digest()[:16] if request_id else b""

@@ -99,15 +99,17 @@ class CreateJobs(Mutation[list[Admission]]):
         if self.by is not None:
             self.by[0].check(tx)
         plans = self._plan(jobs)
-        rejected = [plan for plan in plans if plan.obstacle is not None and plan.job is None]
-        if rejected:
-            done = rejected[:1]
-        else:
+        rejected = done = _rejected(plans)
+        if not rejected:
             done = [self._carry_out(tx, jobs, new, plan) for new, plan in zip(self.jobs, plans, strict=True)]
         if self.by is not None and (self.keep_rejection or not rejected):
             author, entry = self.by
             tx.note_journal(author.uid, entry._replace(outcome=written(done)))
         return done
+
+    def rejected(self, tx: Transaction) -> list[Admission]:
+        """The first for which there is no room, if any. Changes nothing; raises as `apply`."""
+        return _rejected(self._plan(tx.ledger(Jobs)))
 
     def _plan(self, jobs: Jobs) -> list[Admission]:
         """What is to become of each. Changes nothing."""
@@ -164,6 +166,10 @@ class CreateJobs(Mutation[list[Admission]]):
             expires = None if new.request_ttl is None else jobs.now + new.request_ttl
             jobs.claim_request(record.queue, new.request_id, record.uid, new.digest, expires)
         return plan._replace(job=record)
+
+
+def _rejected(plans: Sequence[Admission]) -> list[Admission]:
+    return [plan for plan in plans if plan.obstacle is not None and plan.job is None][:1]
 
 
 def _admit(jobs: Jobs, new: NewJob, planned: int) -> Admission:
