@@ -136,23 +136,23 @@ async def test_a_wait_that_went_on_while_others_got_something_goes_on_again(lab:
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_wait_whose_time_is_up_in_the_rerun_leaves_what_others_got(lab: Lab, late: bool) -> None:
     """The first wait was given up with its end recorded; the re-run waits it out, and takes nothing from the second."""
-    crash, seen = Crash(lab), []
+    crash, seen, given_up = Crash(lab), [], asyncio.Event()
 
     @lab.plays
     async def handler(request, op):
         wait = asyncio.ensure_future(op.next_signal("approve", timeout=100))
         if op.attempt == 1:
-            await lab.catch_up()
+            await lab.clock.armed(100)
             wait.cancel()
         await asyncio.wait([wait])
+        given_up.set()
         seen.append(wait.cancelled() or type(wait.exception()).__name__)
         got = await amounts(op, 1)
         await crash.here(op)
         return told([*got, *await amounts(op, 1)])
 
     name = (await lab.begin(LISTEN)).operation.name
-    await lab.clock.armed(100)
-    await lab.catch_up()
+    await given_up.wait()
     await send(lab, name, amount=1)
     await crash.reached.wait()
     await send(lab, name, amount=2)
