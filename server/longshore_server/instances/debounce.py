@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -16,13 +16,16 @@ from longshore_server.handler.codec import NotStorableError
 from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
-from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id, check_span
+from longshore_server.instances.answers import Answer, Failed, failed, optional_moment, standing
+from longshore_server.instances.definition import TIMEOUT, Definition, Host, check_event_id, check_span
+from longshore_server.instances.reducing import Line, Lines, OwnThread
 from longshore_server.instances.run import Context, Run, StateT, moment
-from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
+from longshore_server.instances.values import Shape, TooLargeError, UnreadableError, digest_of
+from longshore_server.instances.waiters import Waiter
 from longshore_server.store.instances import FlushReason as Cause
 from longshore_server.store.instances import InstanceRecord, Value
-from longshore_server.store.mutations.instance_batch import AddEvent, Clear, Flush, Window
+from longshore_server.store.mutations.instance import Taken
+from longshore_server.store.mutations.instance_batch import AddEvent, Batch, Clear, Flush, Window, batch_of
 from longshore_server.store.mutations.instance_run import FinishRun
 
 log = logging.getLogger(__name__)
@@ -177,6 +180,8 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
                 " on_event=, which makes a state of a state and an event"
             )
         self.on_event = on_event
+        self._lines = Lines()
+        self._thread = OwnThread(f"on_event of {name}")
         self.initial = initial
         self.on_error = on_error
         if initial is not None and not callable(initial) and not self.state_shape.has(initial):
@@ -203,16 +208,23 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         # The state and the timer that the instance has are those of the next batch.
         return FinishRun(run.record.uid, run.record.fence)
 
-    def reduce(self, event: EventT, id: str, stored: Value | None, count: int, limit: int) -> Value:
-        """What the batch becomes by an event; runs in the writer's thread, inside the transaction that takes it.
+    def attach(self, host: Host | None) -> None:
+        super().attach(host)
+        # What callers of a server that was killed have begun does not hold up those of the next one.
+        self._lines.clear()
+        self._thread.close()
+
+    def reduce(self, on_event: OnEvent[EventT, StateT], event: Value, id: str, batch: Batch, limit: int) -> Value:
+        """What a batch becomes by an event. Runs in the definition's own thread, for one event perhaps several times.
 
         Raises `ServiceError`: EVENT_NOT_TAKEN, STATE_TOO_LARGE, STATE_UNREADABLE.
         """
         name = f"debounces/{self.name}/instances/{id}"
         try:
-            before: Any = self._first(limit) if stored is None else self.state_shape.load(stored)
-            after = event if self.on_event is None else self.on_event(EventContext(event, before, count, id))
-            return self.state_shape.store(after, limit)
+            # Copies of its own: what it changes in place, or keeps, nobody else sees.
+            before: Any = self._first(limit) if batch.state is None else self.state_shape.load(batch.state)
+            context = EventContext(self.event_shape.load(event), before, batch.events + 1, id)
+            return self.state_shape.store(on_event(context), limit)
         except UnreadableError as error:
             raise ServiceError(Reason.STATE_UNREADABLE, f"{name}: {error}.", resource=name) from None
         except TooLargeError as error:
@@ -246,19 +258,55 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         Raises `ServiceError`: EVENT_NOT_TAKEN, EVENT_ID_REUSED, STATE_TOO_LARGE, TOO_MANY_EVENTS; `TypeError` for an
         event of another type.
         """
-        limit = self.host.max_payload
-        codec, body = self.event_shape.store(event, limit)
-        loaded = self.event_shape.load((codec, body))  # a copy: what a reducer keeps of it, nobody else changes
-        mutation = AddEvent(
-            self.address(id), self.newcomer(owner),
-            lambda stored, count: self.reduce(loaded, id, stored, count, limit), self.window,
-            check_event_id(event_id), hashlib.sha256(codec.encode() + b"\0" + body).digest(),
+        value = self.event_shape.store(event, self.host.max_payload)
+        add = AddEvent(
+            self.address(id), self.newcomer(owner), value, None, self.window, check_event_id(event_id),
+            digest_of(value),
         )  # fmt: skip
-        taken, answer = await self.host.take(mutation, wait=not no_wait)
-        assert taken is not None
+        taken, answer = await self._take(add, value, wait=not no_wait)
         record = taken.record
         status, retry_at = standing(record, answer)
         return Added(taken.created, record.batch_events, _flush_at(record), status, taken.duplicate, retry_at)
+
+    async def _take(self, add: AddEvent, event: Value, *, wait: bool) -> tuple[Taken, Answer | None]:
+        """Hand an event to the writer with what the batch becomes by it, until it is that batch."""
+        if self.on_event is None:
+            taken, answer = await self.host.take(add, wait=wait)
+            assert taken is not None
+            return taken, answer
+        with self._lines.of(add.address.id) as line:
+            while True:
+                async with line.turn:
+                    waiter = await self._reduced(self.on_event, line, add, event, wait=wait)
+                taken, answer = None, None
+                try:
+                    taken, answer = await waiter.answer()
+                finally:
+                    if taken is None or taken.duplicate:
+                        # Refused, taken before, or made of another batch: those behind it have counted on it.
+                        line.batch = None
+                if taken is not None:
+                    return taken, answer
+
+    async def _reduced(
+        self, on_event: OnEvent[EventT, StateT], line: Line, add: AddEvent, event: Value, *, wait: bool
+    ) -> Waiter:
+        host, id = self.host, add.address.id
+        if line.batch is None:
+            line.batch = batch_of(*(await host.find(add.address) or (None, None)))
+        batch = line.batch
+        work = self._thread.run(lambda: self.reduce(on_event, event, id, batch, host.max_payload))
+        try:
+            reduced: Value | ServiceError = await work
+        except ServiceError as refusal:
+            # To the writer all the same: it knows whether this event has been taken, and whether the batch is this one.
+            reduced = refusal
+        waiter = host.hand(dataclasses.replace(add, reduced=reduced, batch=batch), wait=wait)
+        if not isinstance(reduced, ServiceError):
+            count = batch.events + 1
+            line.batch = Batch() if count == self.window.max_events else Batch(count, reduced)
+            await line.went(len(reduced[1]), waiter.outcome)
+        return waiter
 
     async def flush(self, id: str, *, no_wait: bool = False) -> Flushed:
         """Hand the open batch to the handler now; a batch that waits for its retry is tried again at once.

@@ -113,9 +113,10 @@ class Declaring:
             mode: see `flush_after`.
             max_wait: in mode trailing: how long after its first event a batch is handled at the latest.
             max_events: a batch of so many is handled at once; default: no bound.
-            on_event: a plain function that makes the next state of a state and an event, quickly and without waiting,
-                for it runs inside the transaction that takes the event; what it raises refuses the event. Default:
-                the latest event is the state.
+            on_event: a plain function that makes the next state of a state and an event, without effects: it may be
+                called several times for one event. It runs in a thread of this definition's own: a slow one delays
+                the events of this definition alone. What it raises refuses the event. Default: the latest event is
+                the state.
             on_error: called with the error and a context once a batch is given up; if it returns, the next batch is
                 handled, else the instance is FAILED. The batch is kept as a dead letter either way.
 
@@ -130,7 +131,7 @@ class Declaring:
             if declared is UNSET:
                 declared = _given(event, name, "event")
             if on_event is not None and inspect.iscoroutinefunction(on_event):
-                raise TypeError("on_event: it must be a plain function: it runs inside a transaction, and cannot wait")
+                raise TypeError("on_event: it must be a plain function: it runs in a thread, and cannot wait")
             found: Debounce[Any, StateT] = Debounce(
                 name, handler, event=declared if event is UNSET else event, state=declared, flush_after=flush_after,
                 initial=initial, mode=mode, max_wait=max_wait, max_events=max_events, on_event=on_event,

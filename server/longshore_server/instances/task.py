@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, NamedTuple, get_args, get_origin
@@ -18,7 +17,7 @@ from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
 from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id
 from longshore_server.instances.run import Run, Stateful, moment
-from longshore_server.instances.values import Shape
+from longshore_server.instances.values import Shape, digest_of
 from longshore_server.store.instances import EntryType, InstanceRecord
 from longshore_server.store.mutations.instance_accept import SendEvent, Trigger
 from longshore_server.store.mutations.instance_run import FinishRun
@@ -295,9 +294,8 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
         type.
         """
         value = self.event_shape.store(event, self.host.max_payload)
-        digest = hashlib.sha256(value.codec.encode() + b"\0" + value.data).digest()
         mutation = SendEvent(
-            self.address(id), self.newcomer(owner), value, check_event_id(event_id), digest, expected_version
+            self.address(id), self.newcomer(owner), value, check_event_id(event_id), digest_of(value), expected_version
         )
         taken, answer = await self.host.take(mutation, wait=not no_wait)
         assert taken is not None

@@ -73,10 +73,11 @@ class Waiters:
                 continue
             end = _end(record, self._generations[uid])
             for one in handled:
-                _tell(waiting.get(one.number, ()), _answer(record, one, end))
-            if end is not None:
-                for waiters in waiting.values():
-                    _tell(waiters, end)
+                _tell(waiting.pop(one.number, ()), _answer(record, one, end))
+            while end is not None and waiting:
+                _tell(waiting.popitem()[1], end)
+            if not waiting:
+                del self._waiting[uid], self._generations[uid]
 
     def add(self, waiter: Waiter, record: InstanceRecord, entry: int) -> None:
         """Let one wait. `record`: as its change has left it; the same commit may have changed it further."""

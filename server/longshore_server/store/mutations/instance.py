@@ -76,11 +76,8 @@ def opened(
     return ledger.make(record, Move.RENEW, **facts | {"created": created, "generation": record.generation + 1}), True
 
 
-def append(
-    ledger: InstanceLedger, record: InstanceRecord, move: Move, type: EntryType, value: Value | None = None,
-    **facts: Any,
-) -> InstanceRecord:  # fmt: skip
-    """Let one more entry wait. Raises `ServiceError` (TOO_MANY_EVENTS)."""
+def check_room(record: InstanceRecord) -> None:
+    """Raises `ServiceError` (TOO_MANY_EVENTS) where no further entry may wait."""
     if record.waiting >= MAX_WAITING:
         raise ServiceError(
             Reason.TOO_MANY_EVENTS,
@@ -89,6 +86,14 @@ def append(
             retry_after=1.0,
             metadata={"limit": str(MAX_WAITING)},
         )
+
+
+def append(
+    ledger: InstanceLedger, record: InstanceRecord, move: Move, type: EntryType, value: Value | None = None,
+    **facts: Any,
+) -> InstanceRecord:  # fmt: skip
+    """Let one more entry wait. Raises `ServiceError` (TOO_MANY_EVENTS)."""
+    check_room(record)
     number = record.accepted + 1
     changed = ledger.make(record, move, accepted=number, waiting=record.waiting + 1, **facts)
     ledger.add_entry(record.uid, Entry(number, type, changed.updated, value))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from longshore_server.errors import Reason, ServiceError
+from longshore_server.errors import ServiceError
 from longshore_server.instance_lifecycle import Move, Status, rule
 from longshore_server.store.instances import (
     NO_TIMERS,
@@ -21,19 +20,29 @@ from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.mutations.instance import (
     IDLE,
-    MAX_WAITING,
     Address,
     Newcomer,
     Taken,
     Verb,
+    check_room,
     find,
     opened,
     seen,
 )
 from longshore_server.store.transaction import Transaction
 
-Reduce = Callable[[Value | None, int], Value]
-"""Makes the state that follows from the one before (None: a batch begins) and the number of events with this one."""
+
+class Batch(NamedTuple):
+    """What a debounce has collected."""
+
+    events: int = 0
+    state: Value | None = None
+    """What they were reduced to; None: there is none yet."""
+
+
+def batch_of(record: InstanceRecord | None, state: Value | None) -> Batch:
+    """What is collected in an instance that has this state; None: there is no such instance."""
+    return Batch() if record is None or not record.batch_events else Batch(record.batch_events, state)
 
 
 class Window(NamedTuple):
@@ -56,29 +65,34 @@ class Window(NamedTuple):
 
 @dataclass(slots=True)
 class AddEvent(Verb):
-    """An event for a debounce: reduced into the open batch, which is sealed when it is full."""
+    """An event for a debounce, which changes the open batch; that is sealed when it is full.
+
+    `reduced`: what the batch is reduced to with it, or the refusal of the event. `batch`: what that was made of; None:
+    of whatever there is. The outcome None says that the batch has become another one, and nothing is done.
+    """
 
     address: Address
     newcomer: Newcomer
-    reduce: Reduce
+    reduced: Value | ServiceError
+    batch: Batch | None
     window: Window
     event_id: str
     digest: bytes
 
-    def apply(self, tx: Transaction) -> Taken:
+    def apply(self, tx: Transaction) -> Taken | None:
         ledger, before = find(tx, self.address)
         if before is not None and seen(ledger, before, self.event_id, self.digest) is not None:
             return Taken(before, duplicate=True)
-        usable = before is not None and before.status is not Status.TERMINATED
-        count = 1 + (before.batch_events if before is not None and usable else 0)
-        # First, because nothing may have changed when it refuses the event.
-        state = self.reduce(ledger.state(before.uid) if before is not None and count > 1 else None, count)
+        count = 1 + (before.batch_events if before is not None else 0)
+        if self.batch is not None:
+            state = None if before is None else ledger.state(before.uid)
+            if self.batch != batch_of(before, state):
+                return None
+        if isinstance(self.reduced, ServiceError):
+            raise self.reduced
         full = self.window.max_events is not None and count >= self.window.max_events
-        if full and before is not None and usable and before.waiting >= MAX_WAITING:
-            raise ServiceError(
-                Reason.TOO_MANY_EVENTS, f"{before.waiting} batches of {before.name} wait already: try again later.",
-                resource=before.name, retry_after=1.0, metadata={"limit": str(MAX_WAITING)},
-            )  # fmt: skip
+        if full and before is not None:
+            check_room(before)
         record, created = opened(ledger, before, self.address, self.newcomer)
         now = max(tx.now, record.updated)
         started = now if count == 1 else record.batch_started
@@ -86,10 +100,10 @@ class AddEvent(Verb):
             record, Move.ACCEPT, version=record.version + 1, events=record.events + 1, batch_events=count,
             batch_started=started, timers={"": self.window.flush_at(started, now)},
         )  # fmt: skip
-        ledger.set_state(record.uid, state)
+        ledger.set_state(record.uid, self.reduced)
         if tx.outbox is not None:
             if created:
-                telling.begun(tx.outbox, record, state)
+                telling.begun(tx.outbox, record, self.reduced)
             if count == 1:
                 telling.batch_begun(tx.outbox, record)
         if self.event_id:
@@ -126,10 +140,11 @@ class Flush(Verb):
             return None
         if rule(record.status, Move.TRIGGER) is None:
             return Taken(record)
+        if record.batch_events:
+            check_room(record)
         if record.retry_at is not None:
             record = ledger.make(record, Move.TRIGGER, retry_at=None)
-        events = record.batch_events
-        if events:
+        if record.batch_events:
             record = seal(ledger, record, Move.TRIGGER, FlushReason.MANUAL)
         last = ledger.last_entry(record.uid) if record.waiting else None
         return Taken(record, False, None if last is None else last.number, events=0 if last is None else last.events)
