@@ -20,6 +20,7 @@ from longshore_server.contract.transfers import Transfer
 Handler = Callable[[Message, Any], Coroutine[Any, Any, Message | None]]
 """A service's method: `async (request, op) -> result`."""
 
+_EMPTY = Empty.DESCRIPTOR.full_name
 URL_PREFIX = "type.googleapis.com/"
 """What type URLs begin with (google/protobuf/any.proto)."""
 
@@ -106,4 +107,4 @@ class OperationType:
 
     def void(self, channel: type[Message]) -> bool:
         """Whether a channel is declared as empty."""
-        return channel.DESCRIPTOR.full_name == Empty.DESCRIPTOR.full_name
+        return channel.DESCRIPTOR.full_name == _EMPTY

@@ -29,7 +29,7 @@ def returned(type: OperationType, value: Any, limit: int, *, attached: bool = Fa
 
     `limit`: the most bytes that a result may have.
     """
-    if type.void(type.result) and value is None:
+    if value is None and type.void(type.result):
         value = type.result()
     if attached and value is None:
         return Outcome(Move.FAIL, failure(Reason.ATTACH_NOT_TERMINAL))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from longshore_server.auth.identity import LOCAL
 from longshore_server.errors import Reason, ServiceError
 
@@ -74,23 +71,15 @@ class Quota(Shares):
 
     def refusal(self, owner: str) -> ServiceError | None:
         """Why there may not be one more of this owner now, if so."""
+        if self.free(owner):
+            return None
         if self.full:
             return self._too_many(self._total, "server", "")
-        if not self.free(owner):
-            return self._too_many(self._share, "caller", f" for {owner}")
-        return None
+        return self._too_many(self._share, "caller", f" for {owner}")
 
-    @contextlib.contextmanager
-    def place(self, owner: str) -> Iterator[None]:
+    def place(self, owner: str) -> Place:
         """The place of one of this owner, for the length of the block. Raises `ServiceError` when there is none."""
-        refusal = self.refusal(owner)
-        if refusal is not None:
-            raise refusal
-        self.take(owner)
-        try:
-            yield
-        finally:
-            self.give(owner)
+        return Place(self, owner)
 
     def _too_many(self, limit: int, scope: str, whose: str) -> ServiceError:
         return ServiceError(
@@ -99,3 +88,22 @@ class Quota(Shares):
             retry_after=self._retry_after,
             metadata={**self._metadata, "limit": str(limit), "scope": scope},
         )
+
+
+class Place:
+    """One of what there may be at once. No generator: calls pass it one by one, and such a one costs thrice as much."""
+
+    __slots__ = ("_owner", "_quota")
+
+    def __init__(self, quota: Quota, owner: str) -> None:
+        self._quota = quota
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        refusal = self._quota.refusal(self._owner)
+        if refusal is not None:
+            raise refusal
+        self._quota.take(self._owner)
+
+    def __exit__(self, *_: object) -> None:
+        self._quota.give(self._owner)

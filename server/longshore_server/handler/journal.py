@@ -112,6 +112,8 @@ class Journal:
 
     def missed(self, kind: str) -> list[str]:
         """The names of what is recorded and this attempt has not asked for."""
+        if not self._entries:
+            return []
         return sorted(name for found, name, _ in self._entries if found == kind and (found, name) not in self._used)
 
     def recorded_keys(self) -> Iterable[Key]:

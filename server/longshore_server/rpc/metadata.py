@@ -8,6 +8,8 @@ longshore-wait          answer at the end, or after this time, for example 30s; 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from longshore.v1 import jobs_service_pb2 as jobs_pb
@@ -25,23 +27,28 @@ class Asked(NamedTuple):
     """What a start says besides its type and its input."""
 
     request_id: str
-    labels: dict[str, str]
+    labels: Mapping[str, str]
     wait: int | None
     """Microseconds; None: answer at once."""
 
 
+_NOTHING = Asked("", MappingProxyType({}), None)
+
+
 def read(context: Context, *, waits: bool = True, labels: bool = True) -> Asked:
     """What the metadata says. Raises `ServiceError` for what begins with `longshore-` and has no meaning here."""
+    said = [item for item in context.invocation_metadata() if item[0].startswith("longshore-")]
+    if not said:
+        return _NOTHING
     known = [_REQUEST_ID, *([_WAIT] if waits else []), *([f"{_LABEL}KEY"] if labels else [])]
     found: dict[str, str] = {}
-    for key, value in context.invocation_metadata():
-        if key.startswith("longshore-"):
-            if key in found:
-                raise invalid(key, "is given twice")
-            if isinstance(value, bytes) or not (key in known or (labels and key.startswith(_LABEL))):
-                # A misspelt key would lose its meaning in silence, and with it idempotency for example.
-                raise invalid(key[:80], f"is not known here; the keys are {', '.join(known)}")
-            found[key] = value
+    for key, value in said:
+        if key in found:
+            raise invalid(key, "is given twice")
+        if isinstance(value, bytes) or not (key in known or (labels and key.startswith(_LABEL))):
+            # A misspelt key would lose its meaning in silence, and with it idempotency for example.
+            raise invalid(key[:80], f"is not known here; the keys are {', '.join(known)}")
+        found[key] = value
     waited, wait = found.get(_WAIT), None
     if waited is not None:
         match = _TIME.fullmatch(waited)
@@ -56,15 +63,16 @@ def read_with(request: pb.StartRequest | pb.RunRequest, context: Context) -> Ask
     """What the fields of the request and the metadata say. Raises `ServiceError` where the two differ."""
     asked = read(context, waits=isinstance(request, pb.StartRequest))
     request_id = _one_of(request.request_id, asked)
+    labels = request.labels
     for key, value in asked.labels.items():
-        if request.labels.get(key, value) != value:
+        if labels.get(key, value) != value:
             raise _differs(f"{_LABEL}{key}"[:80], f"labels[{key[:80]!r}]")
     wait = asked.wait
     if isinstance(request, pb.StartRequest) and request.HasField("wait"):
         wait = duration(request.wait, "wait")
         if asked.wait not in (None, wait):
             raise _differs(_WAIT, "wait")
-    return Asked(request_id, {**asked.labels, **request.labels}, wait)
+    return Asked(request_id, {**asked.labels, **labels} if labels else asked.labels, wait)
 
 
 def read_retry(

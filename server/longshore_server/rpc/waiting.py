@@ -23,10 +23,8 @@ from longshore_server.store.record import OperationRecord
 T = TypeVar("T")
 
 
-def _piece(context: Context, clock: Clock, until: int | None) -> int | None:
-    """When a call that may wait until `until` has to look again at who makes it; None: it need not."""
-    if context.caller.unrestricted:
-        return until
+def _piece(context: Context, clock: Clock, until: int | None) -> int:
+    """When a call that may wait until `until` has to look again at who makes it."""
     ends = [clock.now() + HEARTBEAT, until, context.caller.expires]
     return min(end for end in ends if end is not None)
 
@@ -42,6 +40,8 @@ async def attended(
     """
     clock = engine.clock
     with engine.watches.place(context.caller.name):
+        if context.caller.unrestricted:
+            return await ask(until)  # it stays who it is: one piece
         while True:
             found = await ask(_piece(context, clock, until))
             check_expiry(context, clock)
