@@ -11,27 +11,31 @@ is wrapped in turn. Signatures and docstrings are the original's.
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "longshore_client"
-TARGET = PACKAGE / "blocking" / "handles.py"
 
-CLASSES = {
+HANDLES = {
     "operation.py": ("OperationHandle",),
     "upload.py": ("PreparedUpload", "PreparedTransfer", "Upload"),
     "method.py": ("OperationMethod", "UploadMethod"),
 }
 """What callers hold, by module, in the order in which they need each other."""
-WRAPPED = {name for names in CLASSES.values() for name in names}
+CLIENTS = {"recurring.py": ("RecurringClient",), "debounce.py": ("DebounceClient",), "task.py": ("TaskClient",)}
+"""What callers make, of a channel."""
+PARENTS = ("instances.py",)
+"""Modules of classes that those derive from."""
+WRAPPED = {name for names in HANDLES.values() for name in names}
 LEFT_OUT = {"abort", "abort_timeout"}
 """Arguments for an event of asyncio; a thread that wants to end an operation cancels it by its handle."""
 
-HEADER = '''"""The asyncio client's handles, for callers that block.
+HANDLES_HEADER = '''"""The asyncio client's handles, for callers that block.
 
 Written by client/write_blocking.py. Do not edit.
 """
@@ -65,45 +69,132 @@ HandleT = TypeVar(
 '''
 
 
+CLIENTS_HEADER = '''"""The asyncio client's clients of recurrings, debounces and tasks, for callers that block.
+
+Written by client/write_blocking.py. Do not edit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from longshore_client import debounce, recurring, task
+from longshore_client.blocking.portal import Blocking
+from longshore_client.instance_values import ValueT
+from longshore_client.instances import WAIT
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from longshore_client.blocking.channel import Channel
+    from longshore_client.debounce import DebounceCleared, DebounceFlushed, DebounceSnapshot, EventAdded
+    from longshore_client.instance_values import Declared
+    from longshore_client.instances import InstanceChange, InstanceState, InstanceStatus
+    from longshore_client.recurring import RecurringSnapshot, RecurringStarted, RecurringTriggered
+    from longshore_client.task import EventSent, TaskSnapshot, TaskTriggered
+
+EventT = TypeVar("EventT", default=Any)
+'''
+
+MODULES: Mapping[str, tuple[str, Mapping[str, Sequence[str]]]] = {
+    "handles.py": (HANDLES_HEADER, HANDLES),
+    "instances.py": (CLIENTS_HEADER, CLIENTS),
+}
+
+
 def main() -> int:
-    """Write the module, or compare it; the exit code is 1 when it is not current."""
-    text = formatted("\n\n".join([HEADER, *classes()]))
-    current = TARGET.read_text("utf-8") if TARGET.exists() else ""
-    if "--check" in sys.argv[1:]:
-        if text != current:
-            print("The blocking client is not current: run `make generate` and commit the result.", file=sys.stderr)
-        return int(text != current)
-    if text != current:
-        TARGET.write_text(text, "utf-8")
-        print(f"written: {TARGET.relative_to(PACKAGE.parent.parent)}")
+    """Write the modules, or compare them; the exit code is 1 when one is not current."""
+    stale = False
+    for name, (header, sources) in MODULES.items():
+        target = PACKAGE / "blocking" / name
+        text = formatted("\n\n".join([header, *classes(sources)]), target)
+        if text == (target.read_text("utf-8") if target.exists() else ""):
+            continue
+        stale = True
+        if "--check" not in sys.argv[1:]:
+            target.write_text(text, "utf-8")
+            print(f"written: {target.relative_to(PACKAGE.parent.parent)}")
+    if stale and "--check" in sys.argv[1:]:
+        print("The blocking client is not current: run `make generate` and commit the result.", file=sys.stderr)
+        return 1
     return 0
 
 
-def formatted(text: str) -> str:
+def formatted(text: str, target: Path) -> str:
     """A module in the project's format."""
-    command = [str(Path(sys.executable).with_name("ruff")), "format", "--stdin-filename", str(TARGET), "-"]
+    command = [str(Path(sys.executable).with_name("ruff")), "format", "--stdin-filename", str(target), "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
-def classes() -> Iterator[str]:
+def classes(sources: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The text of each class."""
-    for module, names in CLASSES.items():
-        tree = ast.parse((PACKAGE / module).read_text("utf-8"))
-        defined = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    parents = {name: node for module in PARENTS for name, node in defined(module).items()}
+    for module, names in sources.items():
+        known = {**parents, **defined(module)}
         for name in names:
-            node = defined[name]
-            generic = next(base for base in node.bases if isinstance(base, ast.Subscript))
-            base = generic.value.id if isinstance(generic.value, ast.Name) else ""
-            members = [*defined[base].body, *node.body] if base in defined else node.body
-            variables = ast.unparse(generic.slice).strip("()")
+            node = known[name]
+            variables = ", ".join(type_variables(node))
             inner = variables.replace("HandleT", "Any")
+            source = f"{module.removesuffix('.py')}.{name}"
+            texts = [text for member in [*inherited(node, known), *node.body] for text in converted(member)]
+            if sources is CLIENTS:
+                texts.insert(0, constructor(node, source))
             yield "\n".join(
                 [
-                    f"class {name}(Blocking[{module.removesuffix('.py')}.{name}[{inner}]], Generic[{variables}]):",
+                    f"class {name}(Blocking[{source}[{inner}]], Generic[{variables}]):",
                     indented(quoted(docstring(node))),
-                    *(indented(text) for member in members for text in converted(member)),
+                    *map(indented, texts),
                 ]
             )
+
+
+def defined(module: str) -> dict[str, ast.ClassDef]:
+    """The classes of a module, by name."""
+    tree = ast.parse((PACKAGE / module).read_text("utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def subscripted(node: ast.ClassDef) -> Iterator[tuple[str, list[ast.expr]]]:
+    """The bases of a class that have arguments, by name, with these."""
+    for base in node.bases:
+        if isinstance(base, ast.Subscript) and isinstance(base.value, ast.Name):
+            yield base.value.id, base.slice.elts if isinstance(base.slice, ast.Tuple) else [base.slice]
+
+
+def type_variables(node: ast.ClassDef) -> list[str]:
+    """The type variables of a class: what `Generic` says, or else those among the arguments of its base."""
+    bases = dict(subscripted(node))
+    given = bases.get("Generic") or next(iter(bases.values()))
+    return [name for name in map(ast.unparse, given) if name.endswith("T")]
+
+
+def inherited(node: ast.ClassDef, known: Mapping[str, ast.ClassDef]) -> list[ast.stmt]:
+    """The members of the class that a class derives from, with what it says for that one's type variables."""
+    for name, given in subscripted(node):
+        if name in known:
+            variables = dict(zip(type_variables(known[name]), given, strict=True))
+            return [Said(variables).visit(copy.deepcopy(member)) for member in known[name].body]
+    return []
+
+
+class Said(ast.NodeTransformer):
+    """Writes for type variables what is said for them."""
+
+    def __init__(self, variables: Mapping[str, ast.expr]) -> None:
+        self._variables = variables
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._variables.get(node.id, node)
+
+
+def constructor(node: ast.ClassDef, source: str) -> str:
+    """How callers make one: as its original, of the channel that blocks."""
+    (member,) = (member for member in node.body if isinstance(member, ast.FunctionDef) and member.name == "__init__")
+    _, *taken = arguments(member)
+    call = ", ".join(["channel.inner", *map(passed, taken)])
+    return f"def __init__({signature(member)}) -> None:\n    super().__init__(channel.portal, {source}({call}))\n"
 
 
 def converted(member: ast.stmt) -> Iterator[str]:
@@ -194,7 +285,7 @@ def docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> st
         said = re.sub(rf"^    \w+: [^\n]*`{name}`.*\n", "", said, flags=re.MULTILINE)
     said = said.replace("; with reason ABORTED if it had not settled in time", "")
     said = re.sub(r"; a coroutine function is awaited(?: before the next)?", "; in a thread of the client's", said)
-    return said.replace(", or coroutine function,", "")
+    return re.sub(r"\bawait ", "", said.replace(", or coroutine function,", ""))
 
 
 def attribute_doc(member: ast.FunctionDef | ast.AsyncFunctionDef, assigned: ast.AnnAssign) -> str:

@@ -20,13 +20,17 @@ from longshore_client.blocking.handles import (
     Upload,
     UploadMethod,
 )
+from longshore_client.blocking.instances import DebounceClient, RecurringClient, TaskClient
 
 __all__ = [
     "Channel",
+    "DebounceClient",
     "OperationHandle",
     "OperationMethod",
     "PreparedTransfer",
     "PreparedUpload",
+    "RecurringClient",
+    "TaskClient",
     "Upload",
     "UploadMethod",
     "connect",
