@@ -20,11 +20,10 @@ from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler import planned
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.durable import handling
-from longshore_server.handler.journal import Journal, NonDeterministicError
+from longshore_server.handler.journal import Journal
 from longshore_server.handler.offers import TransferError
 from longshore_server.handler.operation import Operation
 from longshore_server.handler.planned import Planned
-from longshore_server.jobs.outcomes import JobNotEnqueuedError
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Mutation, Settle, TryAgain
 from longshore_server.store.record import OperationRecord
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from longshore_server.engine.executor import Executor
 
 log = logging.getLogger(__name__)
+
+_OVER = (Reason.STALE_ATTEMPT, Reason.OPERATION_ENDED, Reason.OPERATION_NOT_FOUND, Reason.STORE_UNAVAILABLE)
+"""Why an outcome comes to nothing."""
 
 
 class Ending(enum.Enum):
@@ -61,6 +63,7 @@ class Attempt:
         self._graced = False
         self._unstorable = False
         self._span = UNRECORDED
+        self._following: Sequence[Planned] = ()
         self.holds_slot = True
         """Whether it counts among the attempts that its type may have at once."""
         self.task = executor.loop.create_task(self._run(), name=self._record.name, context=executor.context.copy())
@@ -173,25 +176,11 @@ class Attempt:
         finally:
             self._in_handler = False
         if self._ending is None and outcome is not None and outcome.move is Move.COMPLETE:
-            problem = self._missed(operation)
+            problem = operation.check_steps(fixed=self._type.fixed_steps)
         problem = operation.fatal or problem
         if problem is not None:
             outcome = self._raised(problem)
         return outcome if self._ending is None else self._interrupted()
-
-    def _missed(self, operation: Operation[Any, Any, Any, Any, Any]) -> NonDeterministicError | None:
-        """Why the attempt fails that has not asked for all steps that are recorded; None: it is reported at most.
-
-        One that was asked to stop or to cancel may leave out what it likes.
-        """
-        names = ", ".join(map(repr, operation.missed_steps))
-        if not names or operation.stopping or operation.cancelled:
-            return None
-        problem = f"the handler completed without asking for what is recorded of the steps {names}"
-        if self._type.fixed_steps:
-            return NonDeterministicError(f"{self._record.name}: {problem}", f"T{problem[1:]}.")
-        log.warning("%s: %s: were they removed, or renamed?", self._record.name, problem, extra=self._fields)
-        return None
 
     def _end_span(self, outcome: Outcome | None) -> None:
         if self._operation is not None and self._operation.hand_over.complete:
@@ -269,10 +258,10 @@ class Attempt:
             delay = self._executor.retries.delay(self._type, self._record, reason_of(outcome.payload))
             if delay is not None:
                 change = TryAgain(self._record.uid, self.number, outcome.payload, delay)
-        jobs: Sequence[Planned] = ()
+        self._following = ()
         if self._operation is not None and outcome.move is Move.COMPLETE:
-            jobs = self._operation.following
-        planned.submit(self._executor.store.writer, change, jobs, self._record.uid, self._settled)
+            self._following = self._operation.following
+        planned.submit(self._executor.store.writer, change, self._following, self._record.uid, self._settled)
 
     def _settled(self, result: object) -> None:
         if isinstance(result, ServiceError) and result.reason is Reason.INTERNAL and not self._unstorable:
@@ -280,7 +269,8 @@ class Attempt:
             self._unstorable = True
             failed = Settle(self._record.uid, self.number, Move.FAIL, failure(Reason.INTERNAL))
             self._executor.store.writer.submit(failed, self._settled)
-        elif isinstance(result, JobNotEnqueuedError):
+        elif self._following and isinstance(result, Exception) and getattr(result, "reason", None) not in _OVER:
+            # What was to begin with it cannot: it has not completed.
             self._settle(self._raised(result))
         elif isinstance(result, ServiceError):
             # The operation ended by another hand, another attempt has begun, or the store has stopped for good.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.handler import codec, steps
 from longshore_server.handler.facts import Flag
-from longshore_server.handler.journal import Asked, Journal, Key, place
+from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
 from longshore_server.handler.log import AttemptLog
 from longshore_server.handler.steps import Running, StepRetry, Steps
 from longshore_server.ids import uid_text
@@ -23,6 +24,8 @@ from longshore_server.tracer import Tracer
 
 if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -102,10 +105,20 @@ class Durable:
         """Why this attempt cannot succeed any more, whatever the handler returns."""
         return self.journal.fatal
 
-    @property
-    def missed_steps(self) -> list[str]:
-        """For the engine: the names of the steps that are recorded and that this attempt has not asked for."""
-        return self.journal.missed(STEP)
+    def check_steps(self, *, fixed: bool) -> NonDeterministicError | None:
+        """For the engine: why this attempt fails, which has completed without asking for all steps that are recorded.
+
+        Where they are not `fixed` that is reported at most. One that was asked to stop or to cancel may leave out what
+        it likes.
+        """
+        names = ", ".join(map(repr, self.journal.missed(STEP)))
+        if not names or self.stopping or self.cancelled:
+            return None
+        problem = f"the handler completed without asking for what is recorded of the steps {names}"
+        if fixed:
+            return NonDeterministicError(f"{self.name}: {problem}", f"T{problem[1:]}.")
+        log.warning("%s: %s: were they removed, or renamed?", self.name, problem, extra=dict(self.fields))
+        return None
 
     @cached_property
     def log(self) -> AttemptLog:

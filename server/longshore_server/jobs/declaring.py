@@ -28,7 +28,8 @@ class DeclaringJobs:
         on_stale: Literal["retry", "fail", "block"] = "retry", concurrency: int = 16, rate: Rate | None = None,
         retry: JobRetry | None = None, timeout: Span | None = None, deadline: Span | None = None,
         heartbeat: Span | None = None, max_claims: int = 5, cancel_grace: Span | None = None,
-        retention: Span | None = None, idempotency_ttl: Span | None = None, log_level: LogLevel = "error",
+        retention: Span | None = None, idempotency_ttl: Span | None = None,
+        on_step_change: Literal["report", "fail"] = "report", log_level: LogLevel = "error",
     ) -> Callable[
         [Callable[[PayloadT, Job[ResultT]], Awaitable[ResultT]]], JobQueue[PayloadT, ResultT]
     ]:  # fmt: skip
@@ -59,6 +60,9 @@ class DeclaringJobs:
             retention: how long an ended job is kept; a DEAD one is until it is dismissed. Default: as the server's
                 configuration says for operations.
             idempotency_ttl: how long an idempotency key stands for its job. Default: as long as the job is kept.
+            on_step_change: what becomes of a job whose function completes without having asked for a step that is
+                recorded, removed or renamed by a deploy for example: the log says so, or it fails with reason
+                NON_DETERMINISTIC.
             log_level: the least of the queue's lifecycle events that a sink `log:` writes: debug, info, warning, error
                 (the default: failures alone) or off.
 
@@ -68,7 +72,7 @@ class DeclaringJobs:
             raise TypeError(f"a queue has a name: write @server.job('...') above {name!r}")
         options = Options(
             key, max_active, max_queued, when_full, on_stale, concurrency, rate, retry, timeout, deadline, heartbeat,
-            max_claims, cancel_grace, retention, idempotency_ttl, log_level,
+            max_claims, cancel_grace, retention, idempotency_ttl, on_step_change, log_level,
         )  # fmt: skip
 
         def declare(

@@ -76,6 +76,7 @@ class Options:
     cancel_grace: Span | None = None
     retention: Span | None = None
     idempotency_ttl: Span | None = None
+    on_step_change: Literal["report", "fail"] = "report"
     log_level: LogLevel = "error"
 
 
@@ -118,6 +119,7 @@ class Definition:
         self.cancel_grace = CANCEL_GRACE if grace is None else grace
         self.retention = _span("retention", options.retention)
         self.idempotency_ttl = _span("idempotency_ttl", options.idempotency_ttl)
+        self.fixed_steps = _one_of("on_step_change", options.on_step_change, ("report", "fail")) == "fail"
         self.level = level_of(options.log_level)
         if options.key is None and (options.max_active, options.max_queued, options.when_full) != (1, 0, "reject"):
             raise ValueError("max_active, max_queued and when_full are of a key: say which, key='{field}'")

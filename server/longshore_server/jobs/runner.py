@@ -233,13 +233,8 @@ class Run:
         if len(stored.data) > limit:
             message = f"The result is {len(stored.data)} bytes, more than the {limit} that the server sends."
             return Outcome(JobMove.FAIL, error=failure(Reason.RESULT_TOO_LARGE, message), problem=message)
-        if job.missed_steps:
-            names = ", ".join(map(repr, job.missed_steps))
-            log.warning(
-                "%s completed without asking for what is recorded of the steps %s: were they removed, or renamed?",
-                self._begun.name, names, extra=self._fields,
-            )  # fmt: skip
-        return Outcome(JobMove.COMPLETE, Body(*stored))
+        changed = job.check_steps(fixed=self._definition.fixed_steps)
+        return Outcome(JobMove.COMPLETE, Body(*stored)) if changed is None else self._raised(changed)
 
     def _raised(self, error: BaseException) -> Outcome:
         if isinstance(error, JobCancelledError):

@@ -172,6 +172,20 @@ async def test_a_handler_whose_jobs_have_no_room_fails_and_says_so(
     assert len(await yard.jobs()) == 1
 
 
+async def test_a_handler_whose_jobs_are_refused_fails_too(yard: Yard) -> None:
+    _, count = queues(yard)
+
+    @yard.plays
+    async def handler(request: Any, op: Any) -> lab_pb2.PlayResult:
+        op.then(count.plan(2, idempotency_key="x"))
+        return lab_pb2.PlayResult()
+
+    await yard.start()
+    await count.create(1, idempotency_key="x")
+    ended = await yard.run()
+    assert (ended.state, reason_of(ended.error)) == (OperationSnapshot.STATE_FAILED, "HANDLER_ERROR")
+
+
 async def test_a_handler_defers_to_a_job_that_ends_the_operation(yard: Yard) -> None:
     @yard.job("drive")
     async def drive(payload: str, job: Job[None]) -> None:
