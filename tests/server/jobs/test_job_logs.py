@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longshore_server import Job
-from longshore_server.store.mutations.job import DeleteJob
+from longshore_server.store.mutations.job import AdvanceJobs, DeleteJob
 from tests.server.jobs.conftest import Yard
 
 
@@ -46,3 +46,23 @@ async def test_a_job_s_lines_and_steps_are_kept_until_it_is_deleted(yard: Yard) 
     await yard.catch_up()
     tables = yard.tables()
     assert not any(tables[name] for name in ("logs", "logbooks", "step_failures"))
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["deleted", "its retention is over"])
+async def test_a_line_in_the_batch_that_deletes_its_job_goes_with_it(yard: Yard, over: bool) -> None:
+    jobs: list[Job[Any]] = []
+
+    @yard.job("load", retention="1m")
+    async def load(payload: Load, job: Job[None]) -> None:
+        jobs.append(job)
+
+    await yard.start()
+    await (await load.create(Load())).wait()
+    (job,) = jobs
+    # In one step of the loop, so that they are one batch.
+    job.log.info("the last word")
+    if over:
+        yard.clock.advance(61)
+    await yard.engine.store.writer.submit(AdvanceJobs() if over else DeleteJob(job.author.uid))
+    tables = yard.tables()
+    assert not any(tables[name] for name in ("jobs", "logs", "logbooks"))

@@ -273,6 +273,7 @@ class DeleteJob(Mutation[None]):
         if not head.terminal:
             problem = f"{head.name} is {head.state.name}: cancel it before deleting it."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
+        tx.flush()  # lines that this batch has of it are rows first, and go with it
         jobs.delete(head)
 
 
@@ -335,6 +336,7 @@ class AdvanceJobs(Mutation[int | None]):
         for head in jobs.select("due <= ? AND due IS NOT NULL ORDER BY due LIMIT ?", jobs.now, BATCH):
             if head.stand is Stand.DELAYED:
                 jobs.note(head, stand=Stand.BLOCKED if head.key else Stand.READY, due=None)
+        tx.flush()  # lines that this batch has of what goes are rows first, and go with it
         for head in jobs.select("expires <= ? AND expires IS NOT NULL ORDER BY expires LIMIT ?", jobs.now, BATCH):
             jobs.delete(head)
         jobs.flush()
