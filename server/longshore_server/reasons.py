@@ -188,6 +188,10 @@ class Reason(enum.Enum):
         Code.RESOURCE_EXHAUSTED, "The upload has more bytes than its contract or its store allows.", Again.NO,
         "Send less: the metadata `limit` says how much.",
     )
+    TOO_MANY_JOBS = (
+        Code.RESOURCE_EXHAUSTED, "As many jobs of the queue have not ended as there may be.", Again.LATER,
+        "Operators: look at `longshore jobs queues`; the metadata `queue` says which, and `limit` how many.",
+    )
     TOO_MANY_TRANSFERS = (
         Code.RESOURCE_EXHAUSTED, "As many transfers are under way as the server, or this caller, may have.",
         Again.LATER, "Try again after the delay; what was sent is kept.",

@@ -609,6 +609,7 @@ class QueueSettings(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_TTL_FIELD_NUMBER: _builtins.int
     ON_STEP_CHANGE_FIELD_NUMBER: _builtins.int
+    MAX_LIVE_FIELD_NUMBER: _builtins.int
     function: _builtins.str
     """The function that runs its jobs: `module.name`."""
     payload_type: _builtins.str
@@ -631,6 +632,8 @@ class QueueSettings(_message.Message):
     """After how many attempts in a row that came to no outcome a job is DEAD."""
     on_step_change: _annotations_pb2.OnStepChange.ValueType
     """What becomes of a job whose function completes without having asked for a step that is recorded."""
+    max_live: _builtins.int
+    """How many of its jobs there may be that have not ended."""
     @_builtins.property
     def rate(self) -> Global___QueueSettings.Rate:
         """How many may begin in a time. Absent: as many as there are slots."""
@@ -685,10 +688,11 @@ class QueueSettings(_message.Message):
         retention: _duration_pb2.Duration | None = ...,
         idempotency_ttl: _duration_pb2.Duration | None = ...,
         on_step_change: _annotations_pb2.OnStepChange.ValueType = ...,
+        max_live: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_queued", b"_max_queued", "cancel_grace", b"cancel_grace", "deadline", b"deadline", "heartbeat", b"heartbeat", "idempotency_ttl", b"idempotency_ttl", "max_queued", b"max_queued", "rate", b"rate", "retention", b"retention", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_queued", b"_max_queued", "cancel_grace", b"cancel_grace", "concurrency", b"concurrency", "deadline", b"deadline", "function", b"function", "heartbeat", b"heartbeat", "idempotency_ttl", b"idempotency_ttl", "key", b"key", "max_active", b"max_active", "max_claims", b"max_claims", "max_queued", b"max_queued", "on_stale", b"on_stale", "on_step_change", b"on_step_change", "payload_type", b"payload_type", "rate", b"rate", "result_type", b"result_type", "retention", b"retention", "retry", b"retry", "timeout", b"timeout", "when_full", b"when_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_queued", b"_max_queued", "cancel_grace", b"cancel_grace", "concurrency", b"concurrency", "deadline", b"deadline", "function", b"function", "heartbeat", b"heartbeat", "idempotency_ttl", b"idempotency_ttl", "key", b"key", "max_active", b"max_active", "max_claims", b"max_claims", "max_live", b"max_live", "max_queued", b"max_queued", "on_stale", b"on_stale", "on_step_change", b"on_step_change", "payload_type", b"payload_type", "rate", b"rate", "result_type", b"result_type", "retention", b"retention", "retry", b"retry", "timeout", b"timeout", "when_full", b"when_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_queued: _TypeAlias = _typing.Literal["max_queued"]  # noqa: Y015
     _WhichOneofArgType__max_queued: _TypeAlias = _typing.Literal["_max_queued", b"_max_queued"]  # noqa: Y015

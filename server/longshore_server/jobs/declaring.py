@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from longshore_server.handler.log import LogLevel
 from longshore_server.jobs.context import Job
-from longshore_server.jobs.definition import Definition, JobRetry, Options, Rate, Span
+from longshore_server.jobs.definition import MAX_LIVE, Definition, JobRetry, Options, Rate, Span
 from longshore_server.jobs.queue import JobQueue
 
 PayloadT = TypeVar("PayloadT")
@@ -25,7 +25,8 @@ class DeclaringJobs:
     def job(
         self, name: str, *, key: str | None = None, max_active: int = 1, max_queued: int | None = 0,
         when_full: Literal["reject", "coalesce", "replace_oldest"] = "reject",
-        on_stale: Literal["retry", "fail", "block"] = "retry", concurrency: int = 16, rate: Rate | None = None,
+        on_stale: Literal["retry", "fail", "block"] = "retry", max_live: int = MAX_LIVE, concurrency: int = 16,
+        rate: Rate | None = None,
         retry: JobRetry | None = None, timeout: Span | None = None, deadline: Span | None = None,
         heartbeat: Span | None = None, max_claims: int = 5, cancel_grace: Span | None = None,
         retention: Span | None = None, idempotency_ttl: Span | None = None,
@@ -48,6 +49,7 @@ class DeclaringJobs:
             on_stale: what becomes of an attempt that is not heard of within `heartbeat`: another one is made, the job
                 fails, or it keeps its key as STALE until somebody retries or cancels it. Either way the attempt can
                 change nothing any more.
+            max_live: how many jobs of the queue there may be that have not ended; one more is refused (TOO_MANY_JOBS).
             concurrency: how many jobs of the queue run at once.
             rate: how many may begin in a time. Default: as many as there are slots.
             retry: whether a failed attempt is made again. Default: the job has FAILED then.
@@ -71,8 +73,8 @@ class DeclaringJobs:
         if not isinstance(name, str):
             raise TypeError(f"a queue has a name: write @server.job('...') above {name!r}")
         options = Options(
-            key, max_active, max_queued, when_full, on_stale, concurrency, rate, retry, timeout, deadline, heartbeat,
-            max_claims, cancel_grace, retention, idempotency_ttl, on_step_change, log_level,
+            key, max_active, max_queued, when_full, on_stale, max_live, concurrency, rate, retry, timeout, deadline,
+            heartbeat, max_claims, cancel_grace, retention, idempotency_ttl, on_step_change, log_level,
         )  # fmt: skip
 
         def declare(

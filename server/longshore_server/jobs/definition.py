@@ -27,6 +27,7 @@ Span = float | timedelta | str
 Handler = Callable[[Any, Any], Awaitable[Any]]
 MOST = 1_000_000
 """The most that a count of an option may be."""
+MAX_LIVE = 1_000_000
 CANCEL_GRACE = 10 * SECOND
 
 
@@ -66,6 +67,7 @@ class Options:
     max_queued: int | None = 0
     when_full: Literal["reject", "coalesce", "replace_oldest"] = "reject"
     on_stale: Literal["retry", "fail", "block"] = "retry"
+    max_live: int = MAX_LIVE
     concurrency: int = 16
     rate: Rate | None = None
     retry: JobRetry | None = None
@@ -104,6 +106,7 @@ class Definition:
         self.max_queued = None if options.max_queued is None else _count("max_queued", options.max_queued, least=0)
         self.when_full = _word("when_full", WhenFull, options.when_full)
         self.on_stale = _ON_STALE[_one_of("on_stale", options.on_stale, _ON_STALE)]
+        self.max_live = _count("max_live", options.max_live, most=1000 * MOST)
         self.concurrency = _count("concurrency", options.concurrency)
         if not isinstance(options.rate, Rate | None):
             raise TypeError(f"rate: {options.rate!r} is no Rate: write rate=Rate(10, per='1s')")
@@ -186,9 +189,9 @@ def _annotations(function: Handler) -> tuple[Any, Any]:
 _ON_STALE = {"retry": JobMove.REQUEUE, "fail": JobMove.FAIL, "block": JobMove.LOSE}
 
 
-def _count(option: str, value: Any, least: int = 1) -> int:
-    if type(value) is not int or not least <= value <= MOST:
-        raise ValueError(f"{option}: {value!r} is no whole number from {least} to {MOST:,}")
+def _count(option: str, value: Any, least: int = 1, most: int = MOST) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{option}: {value!r} is no whole number from {least} to {most:,}")
     return value
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from longshore_server.clock import Clock
-from longshore_server.errors import ServiceError
+from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.durable import Durable
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import ENDED, JobState
@@ -151,9 +151,10 @@ class Host:
         self, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *, keep_rejection: bool = False
     ) -> list[Admission]:
         """Create jobs, all or none. Raises `ServiceError`; what their keys refuse is in the admissions."""
-        jobs = self._reserve(news)
-        # A handler's job is its operation's work, not new work.
-        refusal = self._closed() if by is None else None
+        jobs, refusal = self._reserve(news)
+        if by is None:
+            # A handler's job is its operation's work, not new work.
+            refusal = self._closed() or refusal
         creation = CreateJobs(jobs, by, keep_rejection, refusal)
         return await self.store.writer.submit(creation, partial(self._created, jobs))
 
@@ -162,21 +163,24 @@ class Host:
         settled: Callable[[Joint[T] | Exception], object],
     ) -> None:  # fmt: skip
         """Make a change of an operation and create jobs with it, both or neither. `settled` gets what came of it."""
-        jobs = self._reserve(news)
+        jobs, refusal = self._reserve(news)
 
         def done(joint: Joint[T] | Exception) -> None:
             self._created(jobs, joint if isinstance(joint, Exception) else joint.jobs)
             settled(joint)
 
-        self.store.writer.submit(WithJobs(change, CreateJobs(jobs), operation), done)
+        self.store.writer.submit(WithJobs(change, CreateJobs(jobs, refusal=refusal), operation), done)
 
-    def _reserve(self, news: Sequence[NewJob]) -> list[NewJob]:
-        """Each with a slot of its queue, where it may begin now and there is one."""
-        lines = self.scheduler.lines
-        return [
-            new._replace(begin=new.record.due is None and self.scheduler.reserve(lines[new.record.queue]))
-            for new in news
-        ]
+    def _reserve(self, news: Sequence[NewJob]) -> tuple[list[NewJob], ServiceError | None]:
+        """Each with a slot of its queue, where it may begin now and there is one; and why there may not be so many."""
+        jobs, refusal = [], None
+        for new in news:
+            line = self.scheduler.lines[new.record.queue]
+            line.pending += 1
+            if self.tally.live(new.record.queue) + line.pending > line.definition.max_live:
+                refusal = _too_many(line)
+            jobs.append(new._replace(begin=new.record.due is None and self.scheduler.reserve(line)))
+        return jobs, refusal
 
     def _created(self, jobs: Sequence[NewJob], outcome: list[Admission] | Exception) -> None:
         # Not where the future is awaited: who goes away cancels that, and the slot would be lost.
@@ -185,6 +189,7 @@ class Host:
             admissions = list(outcome)
         for new, admission in zip(jobs, admissions, strict=True):
             line = self.scheduler.lines[new.record.queue]
+            line.pending -= 1
             record = None if admission is None or not admission.created else admission.job
             begun = record is not None and record.state is JobState.ACTIVE
             if begun and record is not None:
@@ -275,6 +280,15 @@ class Host:
         """Let who waits for a job see where it stands."""
         for future in self._waiters.get(uid, ()):
             _tell(future, None)
+
+
+def _too_many(line: Line) -> ServiceError:
+    name, limit = line.definition.name, line.definition.max_live
+    problem = (
+        f"{limit} jobs of the queue {name!r} may be live, and there would be more: try again when some have ended."
+    )
+    metadata = {"queue": name, "limit": str(limit)}
+    return ServiceError(Reason.TOO_MANY_JOBS, problem, retry_after=5.0, metadata=metadata)
 
 
 def _tell(waiter: asyncio.Future[JobRecord | None], ended: JobRecord | None) -> None:

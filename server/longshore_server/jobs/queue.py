@@ -89,8 +89,9 @@ class JobQueue(Generic[PayloadT, ResultT]):
 
         Raises `JobNotEnqueuedError` where its key has no room, whatever the queue does then for `submit`; `TypeError`
         for another payload than the function takes; `ServiceError` for a payload that makes no key or is too large, for
-        an idempotency key that has made a job of another payload (REQUEST_ID_REUSED), and outside of handlers when
-        the server stops; in handlers `DuplicateNameError` and `NonDeterministicError`. Nothing is written then.
+        an idempotency key that has made a job of another payload (REQUEST_ID_REUSED), where the queue is full
+        (TOO_MANY_JOBS), and outside of handlers when the server stops; in handlers `DuplicateNameError` and
+        `NonDeterministicError`. Nothing is written then.
         """
         request = JobRequest(payload, priority, delay, run_at, idempotency_key, detached)
         # No coroutine itself: in a task of its own it would find only asyncio as its caller.

@@ -31,7 +31,7 @@ CLAIMS = 256
 class Line:
     """One queue in this server."""
 
-    __slots__ = ("backlog", "claiming", "coming", "definition", "paused", "running", "timer")
+    __slots__ = ("backlog", "claiming", "coming", "definition", "paused", "pending", "running", "timer")
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
@@ -39,6 +39,8 @@ class Line:
         """Slots that are taken, those of jobs whose commit is under way included."""
         self.coming = 0
         """Jobs whose commit is under way and that have no slot."""
+        self.pending = 0
+        """Jobs whose commit is under way."""
         self.backlog = True
         """Whether some may be ready. At the start nobody knows."""
         self.claiming = False

@@ -43,6 +43,11 @@ class Tally:
         found = self._standing.get(queue)
         return 0 if found is None else found[state * _STANDS + stand]
 
+    def live(self, queue: str) -> int:
+        """How many have not ended."""
+        found = self._standing.get(queue)
+        return 0 if found is None else sum(found[: JobState.COMPLETED * _STANDS])
+
     def ended(self, queue: str, state: JobState) -> int:
         """How many have ended so since the server began."""
         found = self._ended.get(queue)

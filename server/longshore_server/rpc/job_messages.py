@@ -115,7 +115,7 @@ def _settings(definition: Definition, row: QueueRow) -> pb.QueueSettings:
         deadline=_duration(definition.deadline), heartbeat=_duration(definition.heartbeat),
         max_claims=definition.max_claims, cancel_grace=_duration(definition.cancel_grace),
         retention=_duration(row.retention), idempotency_ttl=_duration(definition.idempotency_ttl),
-        on_step_change=(
+        max_live=definition.max_live, on_step_change=(
             annotations_pb2.ON_STEP_CHANGE_FAIL if definition.fixed_steps else annotations_pb2.ON_STEP_CHANGE_REPORT
         ),
     )  # fmt: skip
