@@ -60,7 +60,7 @@ class TaskSnapshot(InstanceSnapshot):
     idle: bool = False
     """Whether nothing is scheduled, waits or runs."""
     timers: Mapping[str, datetime] = field(default_factory=dict)
-    """When its timers fire, by their names; the one that code did not name is the empty name."""
+    """When its timers fire, by their names, the next one first; the one that code did not name is the empty name."""
     event_count: int = 0
     """How many events were handled."""
     execute_count: int = 0
@@ -158,10 +158,12 @@ class TaskClient(InstanceClient[TaskSnapshot, ValueT], Generic[ValueT, EventT]):
         return TaskTriggered(answer.triggered, InstanceStatus(answer.status), moment(answer, "retry_time"))
 
     def _snapshot(self, wire: pb.TaskSnapshot) -> TaskSnapshot:
+        timers = {name: to_datetime(stamp) for name, stamp in wire.timers.items()}
         return TaskSnapshot(
             **facts(wire.facts),
             idle=wire.idle,
-            timers={name: to_datetime(stamp) for name, stamp in wire.timers.items()},
+            # A map of protobuf comes in any order.
+            timers=dict(sorted(timers.items(), key=lambda timer: (timer[1], timer[0]))),
             event_count=wire.event_count,
             execute_count=wire.execute_count,
             waiting_events=wire.waiting_events,
