@@ -23,6 +23,7 @@ from longshore_server import (
     OperationError,
     Reason,
     ServiceError,
+    StoreError,
 )
 from longshore_server.store.mutations.job import RetryJob
 from tests.server.jobs.conftest import Yard
@@ -125,6 +126,23 @@ async def test_p4_a_live_run_and_a_replay_saw_different_types(yard: Yard) -> Non
     await ref.wait()
     live, again = ([value for attempt, value in seen if attempt == number] for number in (1, 2))
     assert live == again == [None, Load("B2"), [1, 2], True]
+
+
+async def test_p4_a_run_of_an_unknown_job_name_failed_and_nobody_was_told(yard: Yard) -> None:
+    """A job whose queue is gone is not taken up to fail: the next version does not start without saying so."""
+
+    @yard.job("load")
+    async def load(payload: Load, job: Job[None]) -> None: ...
+
+    await yard.start()
+    await load.create(Load(), delay="1h")
+    await yard.stop()
+    next_version = Yard(yard.data)
+    with pytest.raises(StoreError, match=r"1 in 'load'\. Declare the queues again"):
+        await next_version.start()
+    await next_version.stop()
+    await yard.start()
+    assert [record.state for record in await yard.jobs()] == [JobState.QUEUED], "it waits for its queue"
 
 
 async def test_p5_a_key_of_one_queue_blocked_all_others(yard: Yard) -> None:
