@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from datetime import timedelta
 from typing import Any
@@ -184,13 +185,14 @@ class TestDebounces:
 
         await world.start()
         await send.add("fails", Ping(1))
-        await send.add("runs", Ping(1), no_wait=True)
+        running = asyncio.ensure_future(send.add("runs", Ping(1)))
         await send.add("paused", Ping(1))
         await send.pause("paused")
         await gate.reached.wait()
         await pass_time(world, 50 * DAY)
         assert left(world) == ["fails", "paused", "runs"]
         gate.opened.set()
+        await running
         await send.resume("paused")
         await pass_time(world, HOUR)
         assert left(world) == ["fails"]
@@ -230,7 +232,7 @@ class TestDebounces:
         assert (await send.status("a")).dead_letters == 1
         broken.clear()
         await send.resume("a")
-        await world.settled()
+        await send.flush("a")
         status = await send.status("a")
         assert (status.dead_letters, status.waiting_batches, status.run_count) == (0, 0, 3)
 
@@ -242,7 +244,7 @@ class TestDebounces:
         await send.flush("a")
         await pass_time(world, HOUR / 2)
         await send.resume("a")
-        await world.settled()
+        await send.flush("a")
         await pass_time(world, HOUR / 2 + 1)
         assert (await send.status("a")).dead_letters == 1
         await pass_time(world, HOUR / 2)
@@ -268,9 +270,34 @@ class TestDebounces:
         await pass_time(world, DAY)
         assert "the sweep" not in caplog.text
         gate.opened.set()
-        await world.settled()
+        await send.flush("a")
         status = await send.status("a")
         assert (status.status, status.run_count, status.waiting_batches) == (Status.ACTIVE, 1, 0)
+
+    @pytest.mark.parametrize("sweep_first", [True, False])
+    async def test_an_event_of_the_sweeps_own_batch_is_not_lost(
+        self, world: World, broken: set[int], sweep_first: bool
+    ) -> None:
+        send = self.declare(world, broken)
+        await world.start()
+        await send.add("a", Ping(1))
+        await send.flush("a")
+        world.clock.advance(60)
+        writer = world.engine.store.writer
+        sweep = _later(writer, SweepInstances({(Kind.DEBOUNCE, "pings"): 1}))
+        both = [sweep, send.add("a", Ping(2))]
+        results = await asyncio.gather(*(both if sweep_first else reversed(both)))
+        added = next(result for result in results if not isinstance(result, int))
+        assert sweep_first in results
+        assert (added.created, added.event_count) == (sweep_first, 1)
+        await world.advance(5)
+        assert (await send.status("a")).run_count == (1 if sweep_first else 2)
+
+
+async def _later(writer: Any, mutation: Mutation[int]) -> int:
+    """Submit it once a task runs it."""
+    result: int = await writer.submit(mutation)
+    return result
 
 
 @pytest.mark.parametrize("crash", [True, False], ids=["crash", "stop"])
