@@ -32,7 +32,8 @@ def tracing() -> TracerProvider:
     """What the server's spans go to."""
     provider = TracerProvider(sampler=ParentBasedTraceIdRatio(SAMPLED))
     nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # open for as long as the process lives
-    provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=nowhere)))
+    exporter = ConsoleSpanExporter(out=nowhere, formatter=lambda span: span.to_json(indent=None))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 

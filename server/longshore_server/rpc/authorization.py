@@ -7,6 +7,7 @@ the call's own gate asks for, is told PERMISSION_DENIED and the name of the gate
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from longshore_server.auth.identity import Principal
@@ -63,10 +64,10 @@ class Authorization:
         def visible(record: OperationRecord) -> bool:
             return record.owner == caller.name or self.observes(caller, record)
 
-        capabilities = tuple(sorted(caller.capabilities))
         return Terms(
-            owner=caller.name, capabilities=capabilities, request_id=request_id, labels=labels, visible=visible
-        )
+            owner=caller.name, capabilities=_sorted(caller.capabilities), request_id=request_id, labels=labels,
+            visible=visible,
+        )  # fmt: skip
 
     async def find(self, caller: Principal, name: str, gate: Gate = "observe") -> Live:
         """The operation that `name` means, for a call behind `gate`.
@@ -132,6 +133,12 @@ class Authorization:
             owned=tuple(type.name for type in seen if type.owned),
             owner=caller.name,
         )
+
+
+@lru_cache(maxsize=256)
+def _sorted(capabilities: frozenset[str]) -> tuple[str, ...]:
+    # Kept: callers are few, and each has the same capabilities in every start.
+    return tuple(sorted(capabilities))
 
 
 def _no_upload(name: str) -> ServiceError:

@@ -67,10 +67,24 @@ class Context:
             telling.add_done_callback(_telling.discard)
             self._task.cancel()
 
+    def recognise(self) -> bool:
+        """Find out who calls, where that can be told at once; False: `identify` does. Raises as that does."""
+        self._version = self._callers.version
+        known = self._callers.known(self)
+        if known is None:
+            return False
+        self.caller = known
+        return True
+
     async def identify(self) -> None:
         """Find out who calls. Raises `ServiceError` (UNAUTHENTICATED)."""
         self._version = self._callers.version
         self.caller = await self._callers.of(self)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the caller is still who it was, as far as that can be told at once; False: ask `still`."""
+        return self._callers.holds(self.caller, self._version)
 
     async def still(self) -> None:
         """Look again at who calls. Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller` any more."""
@@ -115,7 +129,8 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
             span = traced(context.invocation_metadata)
             try:
                 try:
-                    await context.identify()
+                    if not context.recognise():
+                        await context.identify()
                     answer = await function(decode(request_type, data), context)
                     code = _OK
                     return answer
@@ -148,10 +163,11 @@ def stream(
             span = traced(context.invocation_metadata)
             try:
                 try:
-                    await context.identify()
+                    if not context.recognise():
+                        await context.identify()
                     restricted = not context.caller.unrestricted
                     async for batch in function(decode(request_type, data), context):
-                        if restricted:
+                        if restricted and not context.holds:
                             await context.still()
                         for message in batch:
                             yield message

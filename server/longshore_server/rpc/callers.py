@@ -31,11 +31,25 @@ class Callers:
         self._authentication = authentication
         self._certificates = certificates
 
+    def known(self, call: Call) -> Principal | None:
+        """The principal of a call, where that can be told at once; None: ask `of`. Raises as that does."""
+        authentication = self._authentication
+        return LOCAL if authentication is None else authentication.known(*self._shown(call))
+
     async def of(self, call: Call) -> Principal:
         """The principal of a call. Raises `ServiceError` (UNAUTHENTICATED)."""
         authentication = self._authentication
         if authentication is None:
             return LOCAL
+        authorization, certificate = self._shown(call)
+        known = authentication.known(authorization, certificate)
+        if known is not None:
+            return known
+        names = names_of(certificate) if certificate else ()
+        return await authentication.identify(Credentials(authorization, names, certificate))
+
+    def _shown(self, call: Call) -> tuple[str, bytes]:
+        """The metadata `authorization` and the certificate of a call; each empty where there is none."""
         authorization = ""
         for key, value in call.invocation_metadata() or ():
             if key == "authorization":
@@ -46,16 +60,16 @@ class Callers:
         if self._certificates:
             # Empty on a Unix socket, which has no TLS.
             certificate = next(iter(call.auth_context().get(_CERTIFICATE, ())), b"")
-        known = authentication.known(authorization, certificate)
-        if known is not None:
-            return known
-        names = names_of(certificate) if certificate else ()
-        return await authentication.identify(Credentials(authorization, names, certificate))
+        return authorization, certificate
 
     @property
     def version(self) -> int:
         """Of what `of` says: at another one it may say something else of the same call."""
         return 0 if self._authentication is None else self._authentication.version
+
+    def holds(self, caller: Principal, version: int) -> bool:
+        """Whether who was `caller` at `version` still is, as far as that can be told at once; False: ask `still`."""
+        return self._authentication is None or self._authentication.holds(caller, version)
 
     async def still(self, call: Call, caller: Principal, version: int) -> int:
         """Look again at who makes a call that goes on, and was `caller` at `version`. Returns the version of now.
@@ -63,7 +77,7 @@ class Callers:
         Raises `ServiceError` (UNAUTHENTICATED) if it is not `caller` any more, with all that it could do.
         """
         authentication = self._authentication
-        if authentication is None or authentication.holds(caller, version):
+        if authentication is None or self.holds(caller, version):
             return version
         await authentication.look()
         version = authentication.version

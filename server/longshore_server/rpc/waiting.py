@@ -25,8 +25,10 @@ T = TypeVar("T")
 
 def _piece(context: Context, clock: Clock, until: int | None) -> int:
     """When a call that may wait until `until` has to look again at who makes it."""
-    ends = [clock.now() + HEARTBEAT, until, context.caller.expires]
-    return min(end for end in ends if end is not None)
+    due, expires = clock.now() + HEARTBEAT, context.caller.expires
+    if until is not None and until < due:
+        due = until
+    return due if expires is None or due < expires else expires
 
 
 async def attended(
@@ -45,7 +47,8 @@ async def attended(
         while True:
             found = await ask(_piece(context, clock, until))
             check_expiry(context, clock)
-            await context.still()
+            if not context.holds:
+                await context.still()
             if done(found) or (until is not None and clock.now() >= until):
                 return found
 

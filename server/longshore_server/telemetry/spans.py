@@ -119,12 +119,13 @@ class _Head:
         """As that of a tracer."""
         above = INVALID_SPAN if parent is _ROOT else get_current_span(parent)
         sender = above.get_span_context()
-        self._trace = sender.trace_id if sender.is_valid else self._ids.generate_trace_id()
-        self._said = self._sampler.should_sample(parent, self._trace, name, kind, attributes, ())
-        if self._said.decision.is_recording():
+        begins = above is INVALID_SPAN or not sender.is_valid
+        self._trace = self._ids.generate_trace_id() if begins else sender.trace_id
+        self._said = said = self._sampler.should_sample(parent, self._trace, name, kind, attributes, ())
+        if said.decision.is_recording():
             span: OtelSpan = self._tracer.start_span(name, parent, kind, attributes)
             return span
-        if not sender.is_valid:
+        if begins:
             return _Unsampled(INVALID_SPAN_CONTEXT)
         if not sender.trace_flags.sampled:
             return above
@@ -162,7 +163,7 @@ class Spans:
         """See `Tracer`. Every call has a task and so a context of its own: what is made current there ends with it."""
         around = get_current()
         current = get_current_span(around)
-        if current is not self._outside and current.get_span_context().is_valid:
+        if current is not INVALID_SPAN and current is not self._outside and current.get_span_context().is_valid:
             # An interceptor of somebody else's has made the span of this call.
             return UNRECORDED
         parent = _ROOT
