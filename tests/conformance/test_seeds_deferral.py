@@ -155,9 +155,22 @@ async def test_or_rejects_it(shop: Shop) -> None:
     assert (caught.value.reason, caught.value.message) == ("REJECTED", "too dear")
 
 
-async def test_control_publishes_cancellation_after_the_original_handler_has_returned(shop: Shop) -> None:
+@pytest.mark.parametrize("what", ["progress", "completion", "failure", "cancellation"])
+async def test_control_publishes_progress_completion_failure_or_cancellation_after_the_handler_has_returned(
+    shop: Shop, what: str
+) -> None:
     control = await shop.server.operations.control(await shop.review(), OrdersService.process)
-    assert await control.cancel("withdrawn") is State.CANCELLED
+    publish = {
+        "progress": lambda: control.progress(FULFILLING),
+        "completion": lambda: control.complete(RESULT),
+        "failure": lambda: control.fail(OperationError("REJECTED", "too dear")),
+        "cancellation": lambda: control.cancel("withdrawn"),
+    }
+    await publish[what]()
+    told = {"progress": "Progress", "completion": "Completed", "failure": "Failed", "cancellation": "Cancelled"}
+    if what == "progress":
+        await control.complete(RESULT)
+    assert told[what] in (await shop.events(control.name))[3:], "caller-visible, after what the handler has told"
     with pytest.raises(ServiceError) as caught:
         await control.progress(FULFILLING)
     assert caught.value.reason is Reason.OPERATION_ENDED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import stat
 from datetime import UTC, datetime
@@ -60,6 +62,31 @@ async def test_a_wrong_token_is_refused(change: str, tmp_path: Path) -> None:
     reason, message = await refusal(TokenFile(path, ManualClock()), carrying(wrong))
     assert reason is Reason.CREDENTIALS_INVALID
     assert message == "The token is not known here: it was revoked, or is another server's."
+
+
+@pytest.mark.parametrize("change", ["none", "secret", "id"])
+async def test_a_token_is_compared_in_constant_time_whether_or_not_there_is_such_an_id(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it compared itself: of what is compared nobody can choose a byte."""
+    path = tmp_path / "tokens.toml"
+    token = bearer(path, "ada")
+    sent = {"none": token, "secret": token[:-4] + "AAAA", "id": token.replace(token.split("_")[1], "00000000")}[change]
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    known = TokenFile(path, ManualClock())
+    if change == "none":
+        assert await known.authenticate(carrying(sent)) is not None
+    else:
+        await refusal(known, carrying(sent))
+    [(of_sent, of_known)] = compared
+    assert of_sent == hashlib.sha256(sent.encode()).digest()
+    assert len(of_known) == len(of_sent)
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic YTpi", "Bearer", "Bearer eyJ.a.b", "Bearer something-else"])
