@@ -315,7 +315,8 @@ Global___Gate: _TypeAlias = Gate  # noqa: Y015
 class OperationContract(_message.Message):
     """The contract of one operation type. All fields are set by the author of the contract, once; the server only reads them.
 
-    A field that this version of the server does not enforce yet is refused at start-up with "not yet supported".
+    Everything here is enforced. A field that this version of the server does not know, because a newer one has added it,
+    is refused at start-up and never ignored.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
