@@ -61,6 +61,7 @@ class DebounceModel(Model):
         self.timers = {"": min(due, self.started + MAX_WAIT)}
         if len(self.state) == MAX_EVENTS:
             self.seal("MAX_EVENTS")
+            self.ask(self.queue[-1])
         self.commit()
         return created, False
 
@@ -77,7 +78,10 @@ class DebounceModel(Model):
         self.retry_at = None
         if self.state:
             self.seal("MANUAL")
-        events = len(self.queue[-1].value["events"]) if self.queue else None
+        events = None
+        if self.queue:
+            events = len(self.queue[-1].value["events"])
+            self.ask(self.queue[-1])
         if changes:
             self.commit()
         return events
@@ -144,10 +148,15 @@ class DebounceMachine(Machine):
         )  # fmt: skip
         async def numbers(ctx: Any) -> None:
             assert isinstance(ctx.flush_reason, FlushReason)
+            if self.is_beside(ctx):
+                self.batches[ctx.key] = ctx.state
+                return
             started = round(ctx.started_at.timestamp()) - 1_767_225_600
             await self.behave(ctx, ctx.state, ctx.event_count, started, ctx.flush_reason.name)
 
         self.definition = numbers
+        self.batches: dict[str, list[int]] = {}
+        """Those of the instance beside that were handled."""
         self.serve()
 
     def facts(self, record: Any, stored: Any) -> dict[str, Any]:
@@ -157,27 +166,35 @@ class DebounceMachine(Machine):
             **super().facts(record, stored), "open": record.batch_events, "held": [events for (events,) in held]
         }  # fmt: skip
 
-    @rule(event=st.integers(0, 2), event_id=st.sampled_from(["", "", "", "x", "y"]), fuse=FUSES)
-    def add(self, event: int, event_id: str, fuse: int) -> None:
+    @rule(event=st.integers(0, 2), event_id=st.sampled_from(["", "", "", "x", "y"]), fuse=FUSES, wait=st.booleans())
+    def add(self, event: int, event_id: str, fuse: int, wait: bool = False) -> None:
         async def add() -> Any:
             try:
-                added = await self.definition.add("a", event, event_id=event_id, no_wait=True)
+                added = await self.definition.add("a", event, event_id=event_id, no_wait=not wait)
             except ServiceError as error:
                 return error.reason
             return added.created, added.duplicate
 
-        answer, expected = self.both(add(), self.model.add, event, event_id, fuse=fuse)
+        answer, expected = self.both(add(), self.model.add, event, event_id, fuse=fuse, wait=wait)
         assert answer is None or answer == expected
 
-    @rule(fuse=FUSES)
-    def flush(self, fuse: int) -> None:
-        answer, events = self.both(self.definition.flush("a", no_wait=True), self.model.flush, fuse=fuse)
+    @rule(fuse=FUSES, wait=st.booleans())
+    def flush(self, fuse: int, wait: bool = False) -> None:
+        verb = self.definition.flush("a", no_wait=not wait)
+        answer, events = self.both(verb, self.model.flush, fuse=fuse, wait=wait)
         assert answer is None or (answer.flushed, answer.event_count) == (events is not None, events or 0)
 
     @rule(fuse=FUSES)
     def clear(self, fuse: int) -> None:
         answer, gone = self.both(self.definition.clear("a"), self.model.clear, fuse=fuse)
         assert answer is None or answer.discarded_events == gone
+
+    async def beside(self, number: int) -> None:
+        await self.definition.add("b", number, event_id=str(number))
+
+    def came_beside(self, state: Any) -> list[int]:
+        """In handled batches, and in the open one."""
+        return sorted([event for batch in self.batches.values() for event in batch] + (state or []))
 
 
 TestDebounce = DebounceMachine.TestCase

@@ -46,6 +46,7 @@ class RecurringModel(Model):
         self.state, self.version = [], self.version + 1
         if self.immediately:
             self.queue.append(Work("start", self.now))
+            self.ask(self.queue[-1])
         else:
             self.timers = {"": self.after(self.now, self.now)}
         self.commit()
@@ -55,6 +56,7 @@ class RecurringModel(Model):
         if not self.lives or self.status != "ACTIVE":
             return False
         self.queue.append(Work("trigger", self.now))
+        self.ask(self.queue[-1])
         self.commit()
         return True
 
@@ -70,7 +72,7 @@ class RecurringModel(Model):
 
     def take(self) -> Work:
         if self.work is not None and self.work.queued:
-            self.queue.remove(self.work)
+            self.queue = [work for work in self.queue if work is not self.work]
         due = self.timers.get("", self.now + 1)
         if self.queue and not due <= self.queue[0].planned:
             return self.queue[0]
@@ -136,6 +138,8 @@ class RecurringMachine(Machine):
         )  # fmt: skip
         async def refresh(ctx: Any) -> None:
             ctx.state.append(["run", *self.sight(ctx)])
+            if self.is_beside(ctx):
+                return
             await self.behave(ctx, *self.sight(ctx))
             if self.mode == "ends":
                 ctx.terminate("over")
@@ -146,15 +150,26 @@ class RecurringMachine(Machine):
     def sight(self, ctx: Any) -> tuple[Any, ...]:
         return ctx.run_count, round(ctx.planned_at.timestamp()) - 1_767_225_600
 
-    @rule(fuse=FUSES)
-    def start(self, fuse: int) -> None:
-        answer, created = self.both(self.definition.start("a", [], no_wait=True), self.model.start, fuse=fuse)
+    @rule(fuse=FUSES, wait=st.booleans())
+    def start(self, fuse: int, wait: bool = False) -> None:
+        verb = self.definition.start("a", [], no_wait=not wait)
+        answer, created = self.both(verb, self.model.start, fuse=fuse, wait=wait)
         assert answer is None or answer.created == created
 
-    @rule(fuse=FUSES)
-    def trigger(self, fuse: int) -> None:
-        answer, triggered = self.both(self.definition.trigger("a", no_wait=True), self.model.trigger, fuse=fuse)
+    @rule(fuse=FUSES, wait=st.booleans())
+    def trigger(self, fuse: int, wait: bool = False) -> None:
+        verb = self.definition.trigger("a", no_wait=not wait)
+        answer, triggered = self.both(verb, self.model.trigger, fuse=fuse, wait=wait)
         assert answer is None or answer.triggered == triggered
+
+    async def beside(self, number: int) -> None:
+        await self.definition.start("b", [])
+
+    def came_beside(self, state: Any) -> list[int]:
+        """As many runs as it likes, but each once and in order."""
+        runs = [run for _, run, _ in state]
+        assert runs == list(range(1, len(runs) + 1))
+        return list(range(1, self.sent + 1))
 
 
 TestRecurring = RecurringMachine.TestCase

@@ -27,21 +27,27 @@ class TaskModel(Model):
 
     def begin(self) -> None:
         super().begin()
-        self.ids: dict[str, list[Any]] = {}
+        self.ids: dict[str, Work] = {}
 
     # Verbs.
 
     def send(self, event: list[Any], event_id: str, expected: int | None) -> Any:
         there = self.lives and self.status != "TERMINATED"
         if there and event_id in self.ids:
-            return (False, True) if self.ids[event_id] == event else Reason.EVENT_ID_REUSED
+            before = self.ids[event_id]
+            if before.value != event:
+                return Reason.EVENT_ID_REUSED
+            if any(work is before for work in self.queue):
+                self.ask(before)
+            return False, True
         busy = there and (self.queue or self.work)
         if expected is not None and (busy or expected != (self.version if there else 0)):
             return Reason.VERSION_MISMATCH
         created = self.open()
-        if event_id:
-            self.ids[event_id] = event
         self.queue.append(Work("event", self.now, event))
+        if event_id:
+            self.ids[event_id] = self.queue[-1]
+        self.ask(self.queue[-1])
         self.commit()
         return created, False
 
@@ -49,6 +55,7 @@ class TaskModel(Model):
         if not self.lives or self.status != "ACTIVE":
             return False
         self.queue.append(Work("trigger", self.now))
+        self.ask(self.queue[-1])
         self.commit()
         return True
 
@@ -119,6 +126,8 @@ class TaskMachine(Machine):
         class Plain(Task[list[Any], list[Any]]):
             async def on_event(self, event: list[Any], ctx: TaskEventContext[list[Any]]) -> None:
                 note(ctx, event)
+                if machine.is_beside(ctx):
+                    return
                 await machine.behave(ctx, "event", event, ctx.event_count, ctx.is_first_event)
                 what, name, delay = event
                 if what == "schedule":
@@ -130,6 +139,8 @@ class TaskMachine(Machine):
 
             async def execute(self, ctx: ExecuteContext[list[Any]]) -> None:
                 note(ctx, ctx.timer)
+                if machine.is_beside(ctx):
+                    return
                 await machine.behave(ctx, "execute", ctx.timer, ctx.event_count, ctx.execute_count)
                 if machine.mode == "ends":
                     ctx.terminate("over")
@@ -152,25 +163,34 @@ class TaskMachine(Machine):
 
     @rule(
         event=EVENTS, event_id=st.sampled_from(["", "", "", "x", "y"]), fuse=FUSES,
-        expected=st.sampled_from([None, None, None, 0, 1, 2]),
+        expected=st.sampled_from([None, None, None, 0, 1, 2]), wait=st.booleans(),
     )  # fmt: skip
-    def send(self, event: list[Any], event_id: str, expected: int | None, fuse: int) -> None:
+    def send(
+        self, event: list[Any], event_id: str, expected: int | None, fuse: int, wait: bool = False
+    ) -> None:  # fmt: skip
         async def send() -> Any:
             try:
                 sent = await self.definition.send(
-                    "a", event, event_id=event_id, expected_version=expected, no_wait=True
+                    "a", event, event_id=event_id, expected_version=expected, no_wait=not wait
                 )  # fmt: skip
             except ServiceError as error:
                 return error.reason
             return sent.created, sent.duplicate
 
-        answer, expectation = self.both(send(), self.model.send, event, event_id, expected, fuse=fuse)
+        answer, expectation = self.both(send(), self.model.send, event, event_id, expected, fuse=fuse, wait=wait)
         assert answer is None or answer == expectation
 
-    @rule(fuse=FUSES)
-    def trigger(self, fuse: int) -> None:
-        answer, triggered = self.both(self.definition.trigger("a", no_wait=True), self.model.trigger, fuse=fuse)
+    @rule(fuse=FUSES, wait=st.booleans())
+    def trigger(self, fuse: int, wait: bool = False) -> None:
+        verb = self.definition.trigger("a", no_wait=not wait)
+        answer, triggered = self.both(verb, self.model.trigger, fuse=fuse, wait=wait)
         assert answer is None or answer.triggered == triggered
+
+    async def beside(self, number: int) -> None:
+        await self.definition.send("b", ["note", "", number], event_id=str(number))
+
+    def came_beside(self, state: Any) -> list[int]:
+        return [note[2] for note in state if isinstance(note, list)]
 
 
 TestTask = TaskMachine.TestCase
@@ -186,3 +206,16 @@ def test_what_waits_is_handled_in_the_order_of_its_times() -> None:
             machine.send(["note", "", 0], "", None, fuse=0)
         machine.resume(fuse=0)
         assert machine.model.state == [["schedule", "x", 5], "x", ["note", "", 0], ["note", "", 0], "idle"]
+
+
+def test_who_waits_behind_what_fails_for_good_is_told() -> None:
+    with TaskMachine.playing(tidies=False, rescues=False) as machine:
+        machine.change_mode("fails")
+        for event_id in ("x", "x", "y", "y"):
+            machine.send(["note", "", 0], event_id, None, fuse=0, wait=True)
+        # The first one has failed, and is tried again later: who sends it again is told just that.
+        assert [waiter.told for _, waiter in machine.waiting] == [True, True, False, False]
+        machine.advance(10, fuse=0)
+        assert machine.model.status == "FAILED"
+        machine.agrees()
+        assert machine.waiting == []
