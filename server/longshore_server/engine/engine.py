@@ -40,6 +40,7 @@ from longshore_server.jobs.queue import JobQueue
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.database import StoreError
 from longshore_server.store.instances import InstanceLedger
+from longshore_server.store.job_sequels import Sequels
 from longshore_server.store.jobs import Jobs
 from longshore_server.store.ledger import Commit
 from longshore_server.store.logs import Logs
@@ -400,6 +401,8 @@ class Engine:
         jobs = commit.others.get(Jobs)
         if jobs is not None:
             self.jobs.publish(jobs)
+        if commit.others.get(Sequels):
+            self.jobs.scheduler.note(self.clock.now())
         for uid, (record, _) in operations.items():
             if record is None or (
                 record.cancel_requested is None and record.stop_requested is None and not record.failures

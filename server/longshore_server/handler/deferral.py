@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from longshore_server.handler import planned
 from longshore_server.handler.planned import Planned
 from longshore_server.store.mutations import Author, Defer, Mutation
+from longshore_server.store.mutations.job_end import AttachJob
 
 if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
@@ -40,7 +41,7 @@ class Attachable(abc.ABC):
     def attachment(
         self, author: Author, result: type[Any], progress: type[Any] | None, shared: bool,
         mapping: Callable[[Any], Any] | None,
-    ) -> Mutation[Any]:  # fmt: skip
+    ) -> AttachJob:  # fmt: skip
         """What hands over to it what `author` works on.
 
         `result`: what that must end with. `progress`: what it reports; None: nothing. `mapping`: makes that of the

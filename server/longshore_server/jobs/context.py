@@ -41,7 +41,8 @@ class Job(Durable, Generic[ResultT]):
             max_payload=host.max_payload,
             fields={"job": record.name, "queue": record.queue, "attempt": record.attempt},
         )  # fmt: skip
-        self._run = run
+        self.run = run
+        """For the engine: the attempt, with what it holds."""
         self._definition = definition
         self._record = record
         self.payload = payload
@@ -102,11 +103,11 @@ class Job(Durable, Generic[ResultT]):
         if not isinstance(value, Message):
             raise TypeError(f"{self.name}: progress is numbers or a protobuf message, not {type(value).__name__}")
         stored = codec.encode(value)
-        if len(stored.data) > self._run.host.max_payload:
-            limit = self._run.host.max_payload
+        if len(stored.data) > self.run.host.max_payload:
+            limit = self.run.host.max_payload
             raise ValueError(f"{self.name}: progress of {len(stored.data)} bytes, more than the {limit} there may be")
         reports = []
-        for attachment in self._run.record.attachments:
+        for attachment in self.run.record.attachments:
             report = progress.translate(attachment.progress, value) if attachment.progress else None
             if report is not None:
                 reports.append((attachment.target, report))
@@ -120,14 +121,17 @@ class Job(Durable, Generic[ResultT]):
         return self._report(None, ())
 
     async def attach(self, job: Attachable, *, shared: bool = False) -> ResultT:
-        """Hand this job over to another one: `return await job.attach(other)`. It ends as that one does.
+        """Hand this job over to another one: `return await job.attach(other)`. It ends as that one does, and has no
+        slot and no place of its key from now on.
 
         Raises `TypeError` where the other has another result, `ServiceError` where neither would ever end, and for one
-        that was created elsewhere, unless `shared`.
+        that was created elsewhere, unless `shared`, or has been attached a thousand times.
         """
-        await self.hand_over.give(job.attachment(self.author, self._definition.result, None, shared, None))
+        attach = job.attachment(self.author, self._definition.result, None, shared, None)
+        async with self.run.host.waiting.before(self.run, attach.uid):
+            await self.hand_over.give(attach)
         return cast("ResultT", None)
 
     def _report(self, value: Body | None, reports: Any) -> Awaitable[None]:
-        self._run.heard()
+        self.run.heard()
         return self._writer.submit(ReportJob(self.author, self._definition.heartbeat, value, reports))

@@ -17,6 +17,7 @@ from longshore_server.jobs.queue import JobQueue
 from longshore_server.jobs.runner import Ending, Run
 from longshore_server.jobs.scheduler import Line, Scheduler
 from longshore_server.jobs.tally import Tally
+from longshore_server.jobs.waiting import Waiting
 from longshore_server.store import job_pages
 from longshore_server.store import jobs as rows
 from longshore_server.store.database import StoreError
@@ -62,6 +63,7 @@ class Host:
         self.uids: Uids
         self.runs: dict[bytes, Run] = {}
         """The attempts that run here, by job."""
+        self.waiting = Waiting(store, self.scheduler)
         self.tally = Tally()
         """How many jobs there are."""
         self._waiters: dict[bytes, dict[asyncio.Future[JobRecord | None], None]] = {}

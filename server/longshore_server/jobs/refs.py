@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -20,10 +21,11 @@ from longshore_server.handler.journal import Asked
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobState, Stand
 from longshore_server.jobs import progress as reports
+from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import Definition, shown
 from longshore_server.jobs.outcomes import JobCancelledError, JobFailedError
 from longshore_server.store.jobs import Body, JobRecord
-from longshore_server.store.mutations import Author, Mutation
+from longshore_server.store.mutations import Author
 from longshore_server.store.mutations.job_end import AttachJob, CancelJob
 
 if TYPE_CHECKING:
@@ -117,8 +119,11 @@ class JobRef(Attachable, Generic[ResultT]):
         Args:
             timeout: default: as long as it takes.
 
+        In a job the slot is lent to others meanwhile, and taken back before this returns.
+
         Raises `JobCancelledError`, `JobFailedError` with the reason; `TimeoutError` when the time is up; `ServiceError`
-        (JOB_NOT_FOUND) at once where there is no such job, or it is deleted meanwhile.
+        JOB_NOT_FOUND at once where there is no such job, or it is deleted meanwhile, and ILLEGAL_MOVE in a job before
+        whose end it cannot end: it waits for the key of that, for example.
         """
         limit = None if timeout is None else span(timeout, zero=True)
         inside, host = handling.get(), self._host()
@@ -135,7 +140,10 @@ class JobRef(Attachable, Generic[ResultT]):
             until = None
             if limit is not None:
                 until = await inside.until((UNTIL, *key[1:]), asked, limit / SECOND)
-            record = await host.wait(self._uid, self._definition.name, until, inside)
+            # Only jobs have slots and keys that others could need.
+            job = inside.run if isinstance(inside, Job) else None
+            async with nullcontext() if job is None else host.waiting.of(job, self._uid, timed=until is not None):
+                record = await host.wait(self._uid, self._definition.name, until, inside)
             entry = await inside.record(key, asked, _ending(record))
         return self._decoded(codec.Encoded(entry.codec, entry.outcome))
 
@@ -171,7 +179,7 @@ class JobRef(Attachable, Generic[ResultT]):
     def attachment(
         self, author: Author, result: type[Any], progress: type[Any] | None, shared: bool,
         mapping: Callable[[Any], Any] | None,
-    ) -> Mutation[JobRecord]:  # fmt: skip
+    ) -> AttachJob:  # fmt: skip
         """For the engine: see `Attachable`."""
         own = Empty if self._definition.result in (None, type(None)) and result is Empty else self._definition.result
         if own != result:

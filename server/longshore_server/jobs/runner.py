@@ -22,6 +22,7 @@ from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import fits, shown
 from longshore_server.jobs.outcomes import JobCancelledError
+from longshore_server.jobs.scheduler import Slot
 from longshore_server.store.jobs import Body, JobRecord
 from longshore_server.store.mutations.job import LoseJob, SettleJob
 from longshore_server.tracer import UNRECORDED
@@ -71,8 +72,10 @@ class Run:
         self._graced = False
         self._span = UNRECORDED
         self._unstorable = False
-        self.holds_slot = True
-        """Whether it counts among the attempts that its queue may have at once."""
+        self.slot: Slot = Slot.HELD
+        """What it has of those that its queue may run at once."""
+        self.waits = 0
+        """For how many other jobs its function waits just now."""
         self.task = host.loop.create_task(self._run(), name=record.name, context=host.context.copy())
 
     @property

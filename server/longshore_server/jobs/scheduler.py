@@ -6,16 +6,22 @@ after by one timer, for the earliest of all that is due, expires or was kept for
 
 from __future__ import annotations
 
+import asyncio
+import enum
 import logging
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from longshore_server.clock import SECOND, Timer
+from longshore_server.clock import SECOND, Timer, resolve
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import Stand
 from longshore_server.jobs.definition import Definition
 from longshore_server.store.jobs import JobRecord, QueueRow
 from longshore_server.store.mutations.job import AdvanceJobs, Claimed, ClaimJobs
+from longshore_server.store.mutations.job_end import BATCH
 
 if TYPE_CHECKING:
     from longshore_server.jobs.host import Host
@@ -28,10 +34,20 @@ CLAIMS = 256
 """The most jobs that one claim begins: callers' changes wait behind it."""
 
 
+class Slot(enum.Enum):
+    """What an attempt has of the slots of its queue."""
+
+    HELD = "held"
+    LENT = "lent"  # its function waits for another job
+    GONE = "gone"  # it is over, or ends with another job
+
+
 class Line:
     """One queue in this server."""
 
-    __slots__ = ("backlog", "claiming", "coming", "definition", "paused", "pending", "running", "timer")
+    __slots__ = (
+        "backlog", "claiming", "coming", "definition", "paused", "pending", "returning", "running", "timer",
+    )  # fmt: skip
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
@@ -47,6 +63,8 @@ class Line:
         self.paused = False
         self.timer: Timer | None = None
         """For when the queue's rate allows the next one."""
+        self.returning: deque[tuple[Run, asyncio.Future[None]]] = deque()
+        """Attempts that have lent their slots and want them back."""
 
 
 class Scheduler:
@@ -61,6 +79,10 @@ class Scheduler:
         self._timer_at = 0
         self._advancing = False
         self._meanwhile: int | None = None
+        self._stuck: set[bytes | int] = set()
+        """What time cannot change: it is left out, and tried again a little later."""
+        self._careful: Timer | None = None
+        """Set where something is stuck: one job is then looked after at a time, so that it is known which."""
 
     def start(self) -> None:
         """Begin with what the store holds."""
@@ -72,8 +94,9 @@ class Scheduler:
     def stop(self) -> None:
         """Begin nothing more."""
         self.open = False
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._careful):
+            if timer is not None:
+                timer.cancel()
         for line in self.lines.values():
             if line.timer is not None:
                 line.timer.cancel()
@@ -82,7 +105,7 @@ class Scheduler:
 
     def reserve(self, line: Line) -> bool:
         """Take a slot for a job that is being created, if one is free and nobody waits for it."""
-        free = line.running < line.definition.concurrency and not line.backlog and not line.coming
+        free = line.running < line.definition.concurrency and not (line.backlog or line.coming or line.returning)
         if free and self.open and not line.paused and line.timer is None:
             line.running += 1
             return True
@@ -100,10 +123,38 @@ class Scheduler:
 
     def free(self, run: Run) -> None:
         """An attempt needs its slot no more. Repeatable."""
-        if run.holds_slot:
-            run.holds_slot = False
+        held, run.slot = run.slot, Slot.GONE
+        if held is Slot.HELD:
             run.line.running -= 1
             self.next(run.line)
+
+    def lend(self, run: Run) -> None:
+        """The function of an attempt waits for another job, which may need its slot: until `take_back` of as many."""
+        run.waits += 1
+        if run.slot is Slot.HELD:
+            run.slot = Slot.LENT
+            run.line.running -= 1
+            self.next(run.line)
+
+    def take_back(self, run: Run) -> asyncio.Future[None]:
+        """One wait is over. The future is done once the attempt has a slot again, or needs none."""
+        run.waits -= 1
+        back: asyncio.Future[None] = self._host.loop.create_future()
+        if run.waits or run.slot is not Slot.LENT:
+            back.set_result(None)
+        else:
+            run.line.returning.append((run, back))
+            self._give_back(run.line)
+        return back
+
+    def _give_back(self, line: Line) -> None:
+        """Slots that are free go to those who have lent theirs, before any job begins."""
+        while line.returning and (line.running < line.definition.concurrency or not _wants(line.returning[0][0])):
+            run, back = line.returning.popleft()
+            if _wants(run):
+                run.slot = Slot.HELD
+                line.running += 1
+            resolve(back)
 
     def paused(self, line: Line, outcome: QueueRow | Exception) -> None:
         """The queue was paused, or resumed."""
@@ -113,6 +164,7 @@ class Scheduler:
 
     def next(self, line: Line) -> None:
         """Claim as many jobs as there are slots, where some may be ready."""
+        self._give_back(line)
         slots = min(line.definition.concurrency - line.running, CLAIMS)
         if line.backlog and slots > 0 and self.open and not line.paused and not line.claiming and line.timer is None:
             line.claiming, line.backlog = True, False
@@ -169,14 +221,38 @@ class Scheduler:
 
     def _advance(self) -> None:
         self._timer, self._advancing = None, True
-        self._host.store.writer.submit(AdvanceJobs(), self._advanced)
+        advance = AdvanceJobs(BATCH if self._careful is None else 1, frozenset(self._stuck))
+        self._host.store.writer.submit(advance, partial(self._advanced, advance))
 
-    def _advanced(self, following: int | Exception | None) -> None:
+    def _advanced(self, advance: AdvanceJobs, following: int | Exception | None) -> None:
         self._advancing = False
         if isinstance(following, Exception):
-            log.error("jobs that are due wait for the store: %s", following)
-            following = self._host.clock.now() + AGAIN
+            following = self._failed(advance, following)
         meanwhile, self._meanwhile = self._meanwhile, None
         for when in (following, meanwhile):
             if when is not None:
                 self.note(when)
+
+    def _failed(self, advance: AdvanceJobs, error: Exception) -> int:
+        """Time could not be looked after. Returns when to try again."""
+        now = self._host.clock.now()
+        if not isinstance(error, ServiceError) or error.reason is not Reason.INTERNAL or advance.at is None:
+            log.error("jobs that are due wait for the store: %s", error)
+            return now + AGAIN
+        if self._careful is None:
+            self._careful = self._host.clock.call_at(now + AGAIN, self._relieve)
+        elif advance.limit == 1:
+            stuck = advance.at if isinstance(advance.at, int) else f"jobs/{uid_text(advance.at)}"
+            log.error("%s is due and cannot be changed: it is left for a minute", stuck)
+            self._stuck.add(advance.at)
+        return now
+
+    def _relieve(self) -> None:
+        self._careful = None
+        self._stuck.clear()
+        self.note(self._host.clock.now())
+
+
+def _wants(run: Run) -> bool:
+    """Whether an attempt that has lent its slot goes on without one."""
+    return run.slot is Slot.LENT and not run.waits

@@ -54,8 +54,7 @@ def counts(connection: sqlite3.Connection) -> dict[tuple[str, JobState, Stand], 
     # Those that are queued and neither ready nor blocked are delayed.
     rows = connection.execute(
         "SELECT queue, 1, count(*) FROM jobs INDEXED BY jobs_ready WHERE stand = 1 GROUP BY queue UNION ALL"
-        " SELECT queue, 2, count(*) FROM jobs INDEXED BY jobs_key WHERE key <> '' AND ended IS NULL AND stand = 2"
-        " GROUP BY queue"
+        " SELECT queue, 2, sum(jobs) FROM job_keys WHERE stand = 2 GROUP BY queue"
     ).fetchall()
     for queue, stand, count in rows:
         found[queue, JobState.QUEUED, Stand(stand)] = count

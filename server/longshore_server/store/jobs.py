@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -96,7 +96,12 @@ class JobRecord(Revision):
     @property
     def occupies(self) -> bool:
         """Whether it counts among the active jobs of its key."""
-        return self.ended is None and self.stand <= Stand.READY
+        return self.counted is not None and self.stand <= Stand.READY
+
+    @property
+    def counted(self) -> Stand | None:
+        """What it counts as among the jobs of its key; None: it does not. One that ends with another holds no place."""
+        return self.stand if self.key and self.ended is None and not self.deferred else None
 
 
 def new_job(
@@ -149,24 +154,46 @@ class QueueRow(NamedTuple):
         return following if self.interval and following > now else None
 
 
-class KeyMember(NamedTuple):
-    """A job that has not ended, as its key counts it."""
+class KeyCount(NamedTuple):
+    """How many jobs of a key have not ended: those that have begun, and those that wait."""
 
-    uid: bytes
-    state: JobState
-    stand: Stand
+    begun: int
+    ready: int
+    waiting: int
+
+    @property
+    def occupied(self) -> int:
+        """How many places are taken."""
+        return self.begun + self.ready
+
+    @property
+    def queued(self) -> int:
+        """How many have not begun."""
+        return self.ready + self.waiting
+
+
+class KeyHolders(NamedTuple):
+    """Jobs of a key, the oldest of each kind."""
+
+    queued: bytes | None
+    active: bytes | None
+    begun: bytes | None
+    """It may be active, be cancelled, or be stale."""
+    stale: bool
+    """Whether one is."""
 
 
 class _Change:
-    """One job inside the transaction. `stored` is the revision that its row has now; 0: it has none yet. `before`: the
-    job as it was when the transaction began."""
+    """One job inside the transaction. `stored` is the revision that its row has now, 0: it has none yet, and `counted`
+    what its key counts that row as. `before`: the job as it was when the transaction began."""
 
-    __slots__ = ("before", "record", "stored")
+    __slots__ = ("before", "counted", "record", "stored")
 
-    def __init__(self, record: JobRecord, stored: int, before: JobRecord | None) -> None:
+    def __init__(self, record: JobRecord, before: JobRecord | None) -> None:
         self.record = record
-        self.stored = stored
         self.before = before
+        self.stored = 0 if before is None else before.revision
+        self.counted = None if before is None else before.counted
 
 
 class Jobs(Ledger):
@@ -209,9 +236,17 @@ class Jobs(Ledger):
             raise ServiceError(Reason.STALE_ATTEMPT, message, resource=head.name)
         return head
 
+    def running(self, uid: bytes, attempt: int) -> JobRecord:
+        """The fence of what only an attempt that has not handed its job over may do. Raises as `current`."""
+        head = self.current(uid, attempt)
+        if head.deferred:
+            message = f"Attempt {attempt} of {head.name} has attached another job, with which that ends."
+            raise ServiceError(Reason.STALE_ATTEMPT, message, resource=head.name)
+        return head
+
     def insert(self, record: JobRecord, payload: Body) -> JobRecord:
         """Add a new job."""
-        self._changes[record.uid] = self._unwritten[record.uid] = _Change(record, 0, None)
+        self._changes[record.uid] = self._unwritten[record.uid] = _Change(record, None)
         self._write_body(record.uid, Part.PAYLOAD, payload)
         if record.key:
             self._keys.add((record.queue, record.key))
@@ -251,7 +286,7 @@ class Jobs(Ledger):
         record = head.evolve(**facts)
         change = self._changes.get(head.uid)
         if change is None:
-            change = self._changes[head.uid] = _Change(record, head.revision, head)
+            change = self._changes[head.uid] = _Change(record, head)
         else:
             change.record = record
         self._unwritten[head.uid] = change
@@ -269,20 +304,32 @@ class Jobs(Ledger):
 
     def attach(self, head: JobRecord, attachment: Attachment) -> JobRecord:
         """Let something end with the job. Repeatable."""
+        if any(attachment.target == found.target for found in head.attachments):
+            return head
         self.flush()  # the job's own row comes first
+        head = self.head(head.uid)  # its key may have got room by what the other one has given away
         self.connection.execute(
-            "INSERT OR IGNORE INTO attachments (uid, target, kind, progress) VALUES (?, ?, ?, ?)",
-            (head.uid, *attachment),
+            "INSERT INTO attachments (uid, target, kind, progress) VALUES (?, ?, ?, ?)", (head.uid, *attachment)
         )
-        return self.note(head, attachments=attachments(self.connection, head.uid))
+        return self.note(head, attachments=(*head.attachments, attachment))
 
-    def children(self, parent: bytes) -> list[JobRecord]:
-        """The jobs that an operation or a job has created, that have not ended and that its end reaches."""
+    def detach(self, target: bytes) -> None:
+        """Let a job end with no other one any more."""
+        self.flush()
+        for (uid,) in self.connection.execute("SELECT uid FROM attachments WHERE target = ?", (target,)).fetchall():
+            head = self.head(bytes(uid))
+            if not head.terminal:
+                self.note(head, attachments=tuple(found for found in head.attachments if found.target != target))
+        self.connection.execute("DELETE FROM attachments WHERE target = ?", (target,))
+
+    def children(self, parent: bytes, after: bytes, limit: int) -> list[bytes]:
+        """Some of the jobs that an operation or a job has created, that have not ended and that its end reaches."""
         self.flush()
         rows = self.connection.execute(
-            "SELECT uid FROM jobs WHERE parent = ? AND ended IS NULL AND detached = 0 ORDER BY uid", (parent,)
-        ).fetchall()
-        return [self.head(bytes(uid)) for (uid,) in rows]
+            "SELECT uid FROM jobs WHERE parent = ? AND ended IS NULL AND uid > ? AND detached = 0 ORDER BY uid LIMIT ?",
+            (parent, after, limit),
+        )
+        return [bytes(uid) for (uid,) in rows]
 
     def delete(self, head: JobRecord) -> None:
         """Remove an ended job with everything that belongs to it."""
@@ -293,21 +340,30 @@ class Jobs(Ledger):
 
     # Keys.
 
-    def members(self, queue: str, key: str, limit: int) -> list[KeyMember]:
-        """At most `limit` jobs of a key that have not ended: those that occupy it, then those that wait."""
+    def key_count(self, queue: str, key: str) -> KeyCount:
+        """How many jobs of a key there are."""
         if (queue, key) in self._keys:
             self.flush()
-        rows = self.connection.execute(_MEMBERS, (queue, key, limit))
-        return [KeyMember(bytes(uid), JobState(state), Stand(stand)) for uid, state, stand in rows]
+        rows = self.connection.execute("SELECT stand, jobs FROM job_keys WHERE queue = ? AND key = ?", (queue, key))
+        by_stand = dict(rows.fetchall())
+        waiting = by_stand.get(Stand.BLOCKED, 0) + by_stand.get(Stand.DELAYED, 0)
+        return KeyCount(by_stand.get(Stand.NONE, 0), by_stand.get(Stand.READY, 0), waiting)
+
+    def key_holders(self, queue: str, key: str) -> KeyHolders:
+        """Which jobs of a key are there for others that come."""
+        if (queue, key) in self._keys:
+            self.flush()
+        (queued,) = self.connection.execute(_OLDEST_QUEUED, (queue, key)).fetchone()
+        active, begun, stale = self.connection.execute(_OLDEST_BEGUN, (queue, key)).fetchone()
+        return KeyHolders(queued, active, begun, bool(stale))
 
     def _promote(self, queue: str, key: str) -> None:
         """Let those become READY for which their key has room."""
-        slots = self.queue(queue).slots
-        members = self.members(queue, key, 2 * slots)
-        occupied = sum(member.stand <= Stand.READY for member in members)
-        waiting = [member.uid for member in members if member.stand is Stand.BLOCKED]
-        for uid in waiting[: max(0, slots - occupied)]:
-            self.note(self.head(uid), stand=Stand.READY)
+        count = self.key_count(queue, key)
+        room = self.queue(queue).slots - count.occupied
+        if room > 0 and count.waiting:
+            for (uid,) in self.connection.execute(_BLOCKED, (queue, key, room)).fetchall():
+                self.note(self.head(bytes(uid)), stand=Stand.READY)
 
     # Queues.
 
@@ -350,11 +406,25 @@ class Jobs(Ledger):
         ).fetchall()
         return [self.head(bytes(uid)) for (uid,) in rows]
 
-    def select(self, where: str, *values: Any) -> list[JobRecord]:
+    def select(self, where: str, *values: Any) -> list[bytes]:
         """The jobs for which a condition of our own text holds."""
         self.flush()
-        rows = self.connection.execute(f"SELECT uid FROM jobs WHERE {where}", values).fetchall()  # noqa: S608
-        return [self.head(bytes(uid)) for (uid,) in rows]
+        return [bytes(uid) for (uid,) in self.connection.execute(f"SELECT uid FROM jobs WHERE {where}", values)]  # noqa: S608
+
+    def next_event(self, skip: Collection[object]) -> int | None:
+        """When time next changes a job: one is due, expires, or has been kept for long enough; None: never.
+
+        `skip`: whatever these are due for. Of jobs that are not, so many are looked at, too.
+        """
+        self.flush()
+        found = []
+        for column, more in (("due", ""), ("deadline", "AND ended IS NULL"), ("expires", "")):
+            rows = self.connection.execute(
+                f"SELECT {column}, uid FROM jobs WHERE {column} IS NOT NULL {more} ORDER BY {column} LIMIT ?",  # noqa: S608
+                (1 + len(skip),),
+            )
+            found += [when for when, uid in rows if uid not in skip][:1]
+        return min(found, default=None)
 
     # Idempotency keys.
 
@@ -395,21 +465,38 @@ class Jobs(Ledger):
 
     def _write(self) -> None:
         inserts, updates = [], []
+        counts: dict[tuple[str, str, int], int] = {}
         for uid, change in self._unwritten.items():
             if change.stored == 0:
                 inserts.append((bytearray(uid), *_values(change.record), *_constants(change.record)))
             elif change.record.revision != change.stored:
                 updates.append((bytearray(uid), change.stored, *_values(change.record)))
             change.stored = change.record.revision
+            record = change.record
+            if record.counted is not change.counted:
+                for stand, step in ((change.counted, -1), (record.counted, 1)):
+                    if stand is not None:
+                        place = (record.queue, record.key, int(stand))
+                        counts[place] = counts.get(place, 0) + step
+                change.counted = record.counted
         self._unwritten.clear()
         self._keys.clear()
         INSERT_JOBS.run(self.connection, inserts)
         if UPDATE_JOBS.run(self.connection, updates) != len(updates):
             raise RuntimeError("a job is not at the revision in the store that the writer knows")
+        self._count(counts)
         # The last one of a part counts: a statement cannot write one row twice.
         bodies = {(bytes(uid), part): (uid, part, codec, body) for uid, part, codec, body in self._bodies}
         self._bodies.clear()
         WRITE_BODIES.run(self.connection, list(bodies.values()))
+
+    def _count(self, counts: Mapping[tuple[str, str, int], int]) -> None:
+        """Count what has been written, by key and stand."""
+        more = [(*place, step) for place, step in counts.items() if step > 0]
+        fewer = [(*place, step) for place, step in counts.items() if step < 0]
+        self.connection.executemany(_COUNT_UP, more)
+        self.connection.executemany(_COUNT_DOWN, fewer)
+        self.connection.executemany(_COUNTED_OUT, [(queue, key, stand) for queue, key, stand, _ in fewer])
 
     def _write_body(self, uid: bytes, part: Part, body: Body | None) -> None:
         if body is None:
@@ -433,8 +520,14 @@ WRITE_BODIES = ManyRows(
 )  # fmt: skip
 _SET_QUEUE = """INSERT OR REPLACE INTO queues (name, slots, retention, interval, burst, allowed, paused)
                 VALUES (?, ?, ?, ?, ?, ?, ?)"""
-_MEMBERS = """SELECT uid, state, stand FROM jobs WHERE queue = ? AND key = ? AND key <> '' AND ended IS NULL
-              ORDER BY stand, priority DESC, uid LIMIT ?"""
+_OLDEST_QUEUED = "SELECT min(uid) FROM jobs WHERE queue = ? AND key = ? AND key <> '' AND stand >= 1"
+_OF_KEY = "FROM jobs WHERE queue = ? AND key = ? AND key <> '' AND ended IS NULL AND deferred = 0"
+_OLDEST_BEGUN = f"SELECT min(uid) FILTER (WHERE state = 2), min(uid), max(state = 4) {_OF_KEY} AND stand = 0"
+_BLOCKED = f"SELECT uid {_OF_KEY} AND stand = 2 ORDER BY priority DESC, uid LIMIT ?"
+_COUNT_UP = """INSERT INTO job_keys (queue, key, stand, jobs) VALUES (?, ?, ?, ?)
+               ON CONFLICT (queue, key, stand) DO UPDATE SET jobs = jobs + excluded.jobs"""
+_COUNT_DOWN = "UPDATE job_keys SET jobs = jobs + ?4 WHERE queue = ?1 AND key = ?2 AND stand = ?3"
+_COUNTED_OUT = "DELETE FROM job_keys WHERE queue = ?1 AND key = ?2 AND stand = ?3 AND jobs = 0"
 
 
 def _values(r: JobRecord) -> tuple[Any, ...]:
@@ -504,13 +597,3 @@ def queue_row(connection: sqlite3.Connection, name: str) -> QueueRow:
         "SELECT name, slots, retention, interval, burst, allowed, paused FROM queues WHERE name = ?", (name,)
     ).fetchone()
     return QueueRow._make((*row[:-1], bool(row[-1])))
-
-
-def next_event(connection: sqlite3.Connection) -> int | None:
-    """When time next changes a job: one is due, expires, or has been kept for long enough; None: never."""
-    (found,) = connection.execute(
-        """SELECT min(at) FROM (SELECT min(due) AS at FROM jobs WHERE due IS NOT NULL
-           UNION ALL SELECT min(deadline) FROM jobs WHERE deadline IS NOT NULL AND ended IS NULL
-           UNION ALL SELECT min(expires) FROM jobs WHERE expires IS NOT NULL)"""
-    ).fetchone()
-    return None if found is None else int(found)

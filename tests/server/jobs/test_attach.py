@@ -315,24 +315,6 @@ async def test_a_chain_of_attached_jobs_ends_the_operation_over_a_restart(yard: 
     assert [(record.queue, record.attempt) for record in await yard.jobs()] == [("outer", 1), ("inner", 2)]
 
 
-async def test_jobs_that_would_wait_for_each_other_are_refused(yard: Yard) -> None:
-    refused: list[str] = []
-
-    @yard.job("loop", key="{key}", max_queued=1)
-    async def loop(payload: lab_pb2.PlayRequest, job: Job[lab_pb2.PlayResult]) -> lab_pb2.PlayResult:
-        for ref in (loop.job(job.id), await loop.create(payload)):
-            try:
-                await job.attach(ref, shared=True)
-            except ServiceError as error:
-                refused.append(error.message)
-        return Result()
-
-    await yard.start()
-    await (await loop.create(Play(key="k"))).wait()
-    assert "itself: neither would end" in refused[0]
-    assert "waits for the key 'k'" in refused[1]
-
-
 async def test_a_job_of_another_result_is_a_mistake_before_anything_is_handed_over(yard: Yard) -> None:
     problems: list[str] = []
 

@@ -191,10 +191,12 @@ async def test_a_queue_works_only_while_its_server_runs(yard: Yard) -> None:
     [
         ("SELECT uid FROM jobs WHERE queue = 'q' AND stand = 1 ORDER BY priority DESC, uid LIMIT 1", "jobs_ready"),
         (
-            """SELECT uid FROM jobs WHERE queue = 'q' AND key = 'k' AND key <> '' AND ended IS NULL
-               ORDER BY stand, priority DESC, uid LIMIT 3""",
+            """SELECT uid FROM jobs WHERE queue = 'q' AND key = 'k' AND key <> '' AND ended IS NULL AND deferred = 0
+               AND stand = 2 ORDER BY priority DESC, uid LIMIT 3""",
             "jobs_key",
         ),
+        ("SELECT min(uid) FROM jobs WHERE queue = 'q' AND key = 'k' AND key <> '' AND stand >= 1", "jobs_waiting"),
+        ("SELECT uid FROM attachments WHERE target = x'00'", "attachments_target"),
         ("SELECT uid FROM jobs WHERE due <= 1 AND due IS NOT NULL ORDER BY due LIMIT 1", "jobs_due"),
         ("SELECT uid FROM jobs WHERE deadline <= 1 AND deadline IS NOT NULL AND ended IS NULL", "jobs_deadline"),
         ("SELECT uid FROM jobs WHERE expires <= 1 AND expires IS NOT NULL ORDER BY expires LIMIT 1", "jobs_expiry"),

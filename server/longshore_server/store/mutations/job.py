@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from longshore_server.clock import SECOND
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState, Stand
 from longshore_server.lifecycle import Move, State
 from longshore_server.store import job_retries
+from longshore_server.store.job_sequels import Sequels
 from longshore_server.store.jobs import (
     Body,
     JobRecord,
     Jobs,
     QueueRow,
-    next_event,
     payload,
 )
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.attempt import Report
 from longshore_server.store.mutations.base import Mutation
-from longshore_server.store.mutations.job_end import JobAttempt, _operation, end, reach_children
+from longshore_server.store.mutations.job_end import BATCH, JobAttempt, end, operation_of, resume
 from longshore_server.store.transaction import Transaction
 
-BATCH = 256
-"""The most jobs that time changes in one transaction: callers' changes wait behind it."""
+LATER = 60 * SECOND
+"""How long an ended job is kept after its time where what is attached to it has yet to end."""
 
 
 def claim(jobs: Jobs, head: JobRecord, lease: int | None) -> JobRecord:
@@ -88,13 +89,14 @@ class ReportJob(Mutation[None]):
     def apply(self, tx: Transaction) -> None:
         jobs = tx.ledger(Jobs)
         head = jobs.current(self.author.uid, self.author.attempt)
-        facts: dict[str, Any] = {"lease": None if self.lease is None else jobs.now + self.lease}
+        # Of one that has handed its job over nothing more need be heard.
+        facts: dict[str, Any] = {"lease": None if self.lease is None or head.deferred else jobs.now + self.lease}
         if self.progress is None:
             jobs.note(head, **facts)
             return
         jobs.make(head, JobMove.PROGRESS, progress=self.progress, **facts)
         for uid, value in self.reports:
-            operation = _operation(tx, uid)
+            operation = operation_of(tx, uid)
             if operation is not None and operation.state in (State.RUNNING, State.CANCELLING):
                 Report(uid, None, Move.PROGRESS, value).apply(tx)
 
@@ -122,7 +124,7 @@ class SettleJob(Mutation[JobRecord]):
 
     def apply(self, tx: Transaction) -> JobRecord:
         jobs = tx.ledger(Jobs)
-        head = jobs.head(self.uid) if self.attempt is None else jobs.current(self.uid, self.attempt)
+        head = jobs.head(self.uid) if self.attempt is None else jobs.running(self.uid, self.attempt)
         if head.state is JobState.CANCELLING:
             return end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
         facts: dict[str, Any] = {} if self.error is None else {"error": self.error, "problem": self.problem}
@@ -198,7 +200,7 @@ class ReleaseJobs(Mutation[list[JobRecord]]):
         done = []
         for queue, most in self.max_claims.items():
             running = "queue = ? AND state IN (2, 3) AND ended IS NULL AND deferred = 0 ORDER BY uid"
-            for head in jobs.select(running, queue):
+            for head in map(jobs.head, jobs.select(running, queue)):
                 if head.state is JobState.CANCELLING:
                     done.append(end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason)))
                 elif not self.crashed:
@@ -242,6 +244,7 @@ class RetryJob(Mutation[JobRecord]):
             expires=None, cancel_requested=None, cancel_reason="", result=None, started=None,
             deadline=None if self.deadline is None else max(jobs.now, head.updated) + self.deadline,
         )  # fmt: skip
+        jobs.detach(record.uid)  # what it has ended with is over for it
         job_retries.note(tx.connection, record.uid, self.request_id)
         job_retries.forget(tx.connection, record.uid, since)
         if record.key:
@@ -272,6 +275,9 @@ class DeleteJob(Mutation[None]):
         head = jobs.head(self.uid)
         if not head.terminal:
             problem = f"{head.name} is {head.state.name}: cancel it before deleting it."
+            raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
+        if tx.ledger(Sequels).pending(head.uid):
+            problem = f"What is attached to {head.name} has yet to end with it: delete it after that."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
         tx.flush()  # lines that this batch has of it are rows first, and go with it
         jobs.delete(head)
@@ -313,31 +319,48 @@ class PauseQueue(Mutation[QueueRow]):
 
 @dataclass(slots=True)
 class AdvanceJobs(Mutation[int | None]):
-    """Do what time brings, a bounded number of it: deadlines first, then what is due, then what was kept long enough.
+    """Do what time brings, a bounded number of it: what ends have left to do, deadlines, what is due, what was kept for
+    long enough.
 
-    Returns when time next changes a job; None: never.
+    Returns when time next changes a job; None: never. Where it fails, `at` says with what, a job or the number of a
+    sequel, and it can be asked to `skip` that. `limit`: the most of each kind; with 1 what it says is exact.
     """
+
+    limit: int = BATCH
+    skip: frozenset[bytes | int] = frozenset()
+    at: bytes | int | None = field(default=None, init=False)
 
     @property
     def patient(self) -> bool:
         return True
 
     def apply(self, tx: Transaction) -> int | None:
-        jobs = tx.ledger(Jobs)
-        for head in jobs.select("deadline <= ? AND deadline IS NOT NULL AND ended IS NULL LIMIT ?", jobs.now, BATCH):
-            found = jobs.head(head.uid)
-            if found.terminal:
+        jobs, sequels = tx.ledger(Jobs), tx.ledger(Sequels)
+        numbers = sequels.postponed(self.limit, self.skip)
+        self.at = numbers[0] if numbers else None
+        resume(tx, numbers)
+        for head in self._each(tx, "deadline <= ? AND deadline IS NOT NULL AND ended IS NULL"):
+            if head.terminal:
                 continue  # it has ended with another
-            if found.state is JobState.CANCELLING:
-                end(tx, found, JobMove.CANCEL, error=failure(Reason.CANCELLED, found.cancel_reason))
+            if head.state is JobState.CANCELLING:
+                end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
             else:
-                end(tx, found, JobMove.EXPIRE, error=failure(Reason.DEADLINE_EXCEEDED))
-                reach_children(tx, found.uid, f"The deadline of {found.name} is over.")
-        for head in jobs.select("due <= ? AND due IS NOT NULL ORDER BY due LIMIT ?", jobs.now, BATCH):
+                end(tx, head, JobMove.EXPIRE, error=failure(Reason.DEADLINE_EXCEEDED))
+        for head in self._each(tx, "due <= ? AND due IS NOT NULL"):
             if head.stand is Stand.DELAYED:
                 jobs.note(head, stand=Stand.BLOCKED if head.key else Stand.READY, due=None)
-        tx.flush()  # lines that this batch has of what goes are rows first, and go with it
-        for head in jobs.select("expires <= ? AND expires IS NOT NULL ORDER BY expires LIMIT ?", jobs.now, BATCH):
-            jobs.delete(head)
-        jobs.flush()
-        return next_event(tx.connection)
+        for head in self._each(tx, "expires <= ? AND expires IS NOT NULL"):
+            if sequels.pending(head.uid):
+                jobs.note(head, expires=jobs.now + LATER)
+            else:
+                jobs.delete(head)
+        tx.flush()
+        return jobs.now if sequels.postponed(1, self.skip) else jobs.next_event(self.skip)
+
+    def _each(self, tx: Transaction, condition: str) -> Iterator[JobRecord]:
+        tx.flush()  # where that fails, it is with what was changed last; and lines of what goes are rows before they go
+        jobs = tx.ledger(Jobs)
+        for uid in jobs.select(f"{condition} LIMIT ?", jobs.now, self.limit + len(self.skip)):
+            if uid not in self.skip:
+                self.at = uid
+                yield jobs.head(uid)

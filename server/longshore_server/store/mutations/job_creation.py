@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.ids import uid_text
-from longshore_server.job_lifecycle import JobMove, JobState, Stand
+from longshore_server.job_lifecycle import JobMove, Stand
 from longshore_server.store.jobs import (
     Body,
     JobRecord,
     Jobs,
-    KeyMember,
 )
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
@@ -153,8 +152,7 @@ class CreateJobs(Mutation[list[Admission]]):
             end(tx, jobs.head(plan.replaced), JobMove.REPLACE, error=failure(Reason.REPLACED))
         record = new.record
         if record.key and record.stand is Stand.READY:
-            members = jobs.members(record.queue, record.key, new.slots)
-            if sum(member.stand <= Stand.READY for member in members) >= new.slots:
+            if jobs.key_count(record.queue, record.key).occupied >= new.slots:
                 record = record.evolve(stand=Stand.BLOCKED)
         record = jobs.insert(record, new.payload)
         if tx.outbox is not None:
@@ -175,29 +173,22 @@ def _rejected(plans: Sequence[Admission]) -> list[Admission]:
 def _admit(jobs: Jobs, new: NewJob, planned: int) -> Admission:
     """Whether the key of a new job has room for it, besides so many that come before it."""
     record = new.record
-    limit = new.slots + (new.max_queued or 0)
-    members = jobs.members(record.queue, record.key, limit)
-    if new.max_queued is None or len(members) + planned < limit:
+    count = jobs.key_count(record.queue, record.key)
+    if new.max_queued is None or count.occupied + count.waiting + planned < new.slots + new.max_queued:
         return Admission(record, True)
-    waiting = [member for member in members if member.state is JobState.QUEUED]
-    active = len(members) - len(waiting)
-    oldest = _oldest(waiting) or _oldest(members)
-    stale = any(member.state is JobState.STALE for member in members)
-    # A stale one does nobody's work, and neither does what waits behind it.
-    if new.when_full is WhenFull.COALESCE and oldest is not None and not stale:
-        return Admission(jobs.head(oldest.uid), key=record.key)
-    if new.when_full is WhenFull.REPLACE_OLDEST and waiting:
-        return Admission(record, True, replaced=_oldest(waiting).uid, key=record.key)  # type: ignore[union-attr]
+    found = jobs.key_holders(record.queue, record.key)
+    # One that is cancelled, or stale, does nobody's work; nor does what waits behind a stale one.
+    able = None if found.stale else (found.queued or found.active)
+    if new.when_full is WhenFull.COALESCE and able is not None:
+        return Admission(jobs.head(able), key=record.key)
+    if new.when_full is WhenFull.REPLACE_OLDEST and found.queued is not None:
+        return Admission(record, True, replaced=found.queued, key=record.key)
     obstacle = Obstacle.QUEUE_DEPTH if new.max_queued else Obstacle.ACTIVE_LIMIT
-    if stale:
+    if found.stale:
         obstacle = Obstacle.STALE_BLOCKED
     bound = new.slots if obstacle is Obstacle.ACTIVE_LIMIT else (new.max_queued or 0)
-    existing = None if oldest is None else oldest.uid
-    return Admission(None, False, None, obstacle, record.key, active, len(waiting) + planned, bound, existing)
-
-
-def _oldest(members: Sequence[KeyMember]) -> KeyMember | None:
-    return min(members, key=lambda member: member.uid, default=None)
+    existing = found.queued or found.begun
+    return Admission(None, False, None, obstacle, record.key, count.begun, count.queued + planned, bound, existing)
 
 
 def read_back(data: bytes) -> list[tuple[bytes | None, Admission]]:

@@ -1,10 +1,12 @@
 """How jobs end, and what ends with them: what is attached to them, and what a cancel or a deadline reaches.
 
 Whatever ends a job ends in the same transaction what is attached to it, and lets the next job of its key become ready.
+Where that is more than one transaction should hold, those that follow go on with it; see `job_sequels`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,9 @@ from google.protobuf.empty_pb2 import Empty
 from google.rpc import error_details_pb2, status_pb2
 
 from longshore_server.errors import Reason, ServiceError, failure
-from longshore_server.job_lifecycle import JobMove, JobState, Stand
+from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.lifecycle import Move
+from longshore_server.store.job_sequels import Sequel, Sequels
 from longshore_server.store.jobs import (
     Attachment,
     Body,
@@ -29,6 +32,10 @@ from longshore_server.store.record import OperationRecord
 from longshore_server.store.transaction import Transaction
 
 URL_PREFIX = "type.googleapis.com/"
+BATCH = 256
+"""The most jobs that time, an end or a cancel changes in one transaction: callers' changes wait behind it."""
+MOST_ATTACHED = 1000
+"""The most operations and jobs that end with one job: each report of its progress is theirs, too."""
 
 
 class JobAttempt(Author):
@@ -41,21 +48,80 @@ class JobAttempt(Author):
 
     def hand_over(self, tx: Transaction) -> None:
         jobs = tx.ledger(Jobs)
-        jobs.note(jobs.current(self.uid, self.attempt), deferred=True, lease=None)
+        head = jobs.note(jobs.running(self.uid, self.attempt), deferred=True, lease=None)
+        if head.state is JobState.CANCELLING:
+            # It has had its grace: nothing runs any more that could use the rest of it.
+            end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
 
 
 def end(tx: Transaction, head: JobRecord, move: JobMove, exhausted: str = "", **facts: Any) -> JobRecord:
     """End a job, and with it what is attached to it. `facts`: `result`, or `error` and `problem`.
 
-    `exhausted`: see `SettleJob`.
+    `exhausted`: see `SettleJob`. Where it is cancelled, or too late, so is what it has created and not detached.
     """
-    jobs = tx.ledger(Jobs)
-    record = jobs.make(head, move, **facts)
+    record = _end(tx, head, move, exhausted, **facts)
+    _carry_out(tx)
+    return record
+
+
+def _end(tx: Transaction, head: JobRecord, move: JobMove, exhausted: str = "", **facts: Any) -> JobRecord:
+    """End a job. What comes of that is added to what is to be carried out."""
+    record = tx.ledger(Jobs).make(head, move, **facts)
     if tx.outbox is not None:
         telling.job_ended(tx.outbox, head, record, move, exhausted)
-    for attachment in record.attachments:
-        _settle(tx, attachment, record)
+    if record.attachments:
+        tx.ledger(Sequels).add(Sequel(record.uid, reach=False))
+    if move in (JobMove.CANCEL, JobMove.EXPIRE) and record.attempt:
+        late = move is JobMove.EXPIRE
+        reason = f"The deadline of {record.name} is over." if late else record.cancel_reason
+        tx.ledger(Sequels).add(Sequel(record.uid, reach=True, reason=reason))
     return record
+
+
+def _carry_out(tx: Transaction) -> None:
+    """Do what ends and cancels have brought with them, each of which may bring more; what is too much, later."""
+    sequels = tx.ledger(Sequels)
+    if sequels.busy:
+        return  # who does it comes to this, too: however long a chain is, it is no deeper
+    sequels.busy = True
+    room = BATCH
+    while (sequel := sequels.next()) is not None:
+        if room <= 0:
+            sequels.add(sequel)
+            sequels.postpone()
+            break
+        room -= _cancel_children(tx, sequel) if sequel.reach else _end_attached(tx, sequel.uid)
+    sequels.busy = False
+
+
+def resume(tx: Transaction, numbers: Iterable[int]) -> None:
+    """Go on with what was too much for earlier transactions."""
+    for number in numbers:
+        tx.ledger(Sequels).resume(number)
+    _carry_out(tx)
+
+
+def _end_attached(tx: Transaction, uid: bytes) -> int:
+    """End what is attached to a job; how many those are."""
+    job = tx.ledger(Jobs).find(uid)
+    if job is None or not job.terminal:
+        return 0  # it is run again
+    for attachment in job.attachments:
+        _settle(tx, attachment, job)
+    return len(job.attachments)
+
+
+def _cancel_children(tx: Transaction, sequel: Sequel) -> int:
+    """Cancel some of what an operation or a job has created and not detached; how many those are."""
+    jobs = tx.ledger(Jobs)
+    found = jobs.children(sequel.uid, sequel.after, BATCH)
+    for uid in found:
+        head = jobs.head(uid)
+        if not head.terminal:
+            _cancel(tx, head, sequel.reason)
+    if len(found) == BATCH:
+        tx.ledger(Sequels).add(sequel._replace(after=found[-1]))
+    return len(found)
 
 
 def _settle(tx: Transaction, attachment: Attachment, job: JobRecord) -> None:
@@ -65,14 +131,15 @@ def _settle(tx: Transaction, attachment: Attachment, job: JobRecord) -> None:
         target = tx.ledger(Jobs).find(attachment.target)
         if target is None or not target.resident or not target.deferred:
             return
-        if target.state is JobState.CANCELLING or job.state is JobState.CANCELLED:
-            end(tx, target, JobMove.CANCEL, error=failure(Reason.CANCELLED, job.cancel_reason))
+        if job.state is JobState.CANCELLED:
+            error = failure(Reason.CANCELLED, job.cancel_reason)
+            _end(tx, target, JobMove.CANCEL, error=error, cancel_reason=job.cancel_reason)
         elif job.state is JobState.COMPLETED:
-            end(tx, target, JobMove.COMPLETE, result=job.result)
+            _end(tx, target, JobMove.COMPLETE, result=job.result)
         else:
-            end(tx, target, JobMove.FAIL, error=error, problem=job.problem)
+            _end(tx, target, JobMove.FAIL, error=error, problem=job.problem)
         return
-    operation = _operation(tx, attachment.target)
+    operation = operation_of(tx, attachment.target)
     if operation is None or operation.terminal:
         return
     settle = Settle(operation.uid, None, Move.FAIL, _in_domain(error, operation.type.rpartition(".")[0]))
@@ -83,11 +150,12 @@ def _settle(tx: Transaction, attachment: Attachment, job: JobRecord) -> None:
     settle.apply(tx)
 
 
-def _operation(tx: Transaction, uid: bytes) -> OperationRecord | None:
+def operation_of(tx: Transaction, uid: bytes) -> OperationRecord | None:
+    """An operation with which something is to happen; None: it was deleted."""
     try:
         return tx.head(uid)
     except ServiceError:
-        return None  # deleted
+        return None
 
 
 def _packed(result: Body | None) -> bytes:
@@ -125,35 +193,21 @@ class AttachJob(Mutation[JobRecord]):
         jobs = tx.ledger(Jobs)
         self.author.check(tx)
         head = jobs.head(self.uid)
-        kind = TargetKind.JOB if isinstance(self.author, JobAttempt) else TargetKind.OPERATION
-        attachment = Attachment(self.author.uid, kind, self.progress)
-        if kind is TargetKind.JOB:
-            self._check_chain(jobs, head)
         if head.parent != self.author.uid and not self.shared:
             problem = f"{head.name} was created elsewhere, and others may wait for it: attach it with shared=True."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
+        if len(head.attachments) >= MOST_ATTACHED:
+            problem = f"{MOST_ATTACHED} operations and jobs end with {head.name} already: wait for it, `job.wait()`."
+            raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
         self.author.hand_over(tx)
-        if head.terminal:
-            _settle(tx, attachment, head)
-            return head
-        return jobs.attach(head, attachment)
-
-    def _check_chain(self, jobs: Jobs, head: JobRecord) -> None:
-        """Raises `ServiceError` (ILLEGAL_MOVE) where the one would wait for the other for ever."""
-        own = jobs.head(self.author.uid)
-        problem = ""
-        if head.stand is Stand.BLOCKED and (head.queue, head.key) == (own.queue, own.key):
-            problem = f"waits for the key {own.key!r}, which {own.name} has"
-        ends = [own.uid]
-        while ends:
-            uid = ends.pop()
-            if uid == head.uid:
-                problem = f"ends with {own.name} itself"
-                break
-            found = jobs.find(uid)
-            ends += [] if found is None else [attachment.target for attachment in found.attachments]
-        if problem:
-            raise ServiceError(Reason.ILLEGAL_MOVE, f"{head.name} {problem}: neither would end.", resource=head.name)
+        kind = TargetKind.JOB if isinstance(self.author, JobAttempt) else TargetKind.OPERATION
+        attachment = Attachment(self.author.uid, kind, self.progress)
+        head = jobs.head(self.uid)  # a job that is being cancelled has ended, and this may have ended with it
+        if not head.terminal:
+            return jobs.attach(head, attachment)
+        _settle(tx, attachment, head)
+        _carry_out(tx)
+        return head
 
 
 @dataclass(slots=True)
@@ -166,36 +220,26 @@ class CancelJob(Mutation[JobRecord]):
     def apply(self, tx: Transaction) -> JobRecord:
         jobs = tx.ledger(Jobs)
         head = jobs.head(self.uid)
-        return head if head.terminal else _cancel(tx, head, self.reason)
+        if head.terminal:
+            return head
+        head = _cancel(tx, head, self.reason)
+        _carry_out(tx)
+        return jobs.head(head.uid)  # what it has created may have been all that it waited for
 
 
 def _cancel(tx: Transaction, head: JobRecord, reason: str) -> JobRecord:
+    """Cancel a job that has not ended. What it has created is added to what is to be carried out."""
     jobs = tx.ledger(Jobs)
     if head.state is JobState.CANCELLING:
         return head
     facts: dict[str, Any] = {"cancel_requested": max(jobs.now, head.updated), "cancel_reason": reason}
     if head.state is JobState.ACTIVE and not head.deferred:
-        record = jobs.make(head, JobMove.REQUEST_CANCEL, **facts)
-        reach_children(tx, head.uid, reason)
-        return record
-    if head.state is JobState.ACTIVE:
-        # What it waits for may be its own, and then ends it.
-        head = jobs.note(head, **facts)
-        reach_children(tx, head.uid, reason)
-        head = jobs.head(head.uid)
-        facts = {}
-    return head if head.terminal else end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, reason), **facts)
-
-
-def reach_children(tx: Transaction, parent: bytes, reason: str) -> None:
-    """Cancel what an operation or a job has created and not detached."""
-    for head in tx.ledger(Jobs).children(parent):
-        # One of them may have ended another.
-        found = tx.ledger(Jobs).head(head.uid)
-        if not found.terminal:
-            _cancel(tx, found, reason)
+        tx.ledger(Sequels).add(Sequel(head.uid, reach=True, reason=reason))
+        return jobs.make(head, JobMove.REQUEST_CANCEL, **facts)
+    return _end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, reason), **facts)
 
 
 def reach(tx: Transaction, operation: OperationRecord, reason: str) -> None:
     """Cancel the jobs of an operation that is cancelled, or whose deadline is over."""
-    reach_children(tx, operation.uid, reason)
+    tx.ledger(Sequels).add(Sequel(operation.uid, reach=True, reason=reason))
+    _carry_out(tx)

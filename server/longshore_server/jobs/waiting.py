@@ -1,0 +1,82 @@
+"""Jobs whose functions wait for other jobs: they lend their slots meanwhile, and never wait in a circle."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.ids import uid_text
+from longshore_server.jobs.scheduler import Scheduler, Slot
+from longshore_server.store import job_waits
+
+if TYPE_CHECKING:
+    from longshore_server.jobs.runner import Run
+    from longshore_server.store.store import Store
+
+
+class Waiting:
+    """Which jobs wait for which others, in the functions that run here."""
+
+    def __init__(self, store: Store, scheduler: Scheduler) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._numbers = itertools.count()
+        self._edges: dict[int, tuple[bytes, bytes]] = {}
+        """Who waits, and for whom, in the order in which they began."""
+
+    @asynccontextmanager
+    async def of(self, run: Run, other: bytes, *, timed: bool) -> AsyncIterator[None]:
+        """Within it the function of `run` waits for the job `other`, and lends its slot.
+
+        `timed`: not for longer than it has said. Raises `ServiceError` (ILLEGAL_MOVE) where `other` cannot end before
+        `run` has: it waits for a key that the job of `run` has, for example.
+        """
+        number = next(self._numbers)
+        self._scheduler.lend(run)
+        interrupted = False
+        try:
+            if not timed and run.slot is not Slot.GONE:
+                self._edges[number] = (run.record.uid, other)
+                await self._check(number, hands_over=False)
+            yield
+        except asyncio.CancelledError:
+            interrupted = True
+            raise
+        finally:
+            self._edges.pop(number, None)
+            back = self._scheduler.take_back(run)
+            if not interrupted:  # who is to stop need not wait for that
+                await back
+
+    @asynccontextmanager
+    async def before(self, run: Run, other: bytes) -> AsyncIterator[None]:
+        """Within it the job of `run` is handed over to `other`. Raises as `of`."""
+        number = next(self._numbers)
+        self._edges[number] = (run.record.uid, other)
+        try:
+            await self._check(number, hands_over=True)
+            yield
+        finally:
+            del self._edges[number]
+
+    async def _check(self, number: int, *, hands_over: bool) -> None:
+        own, other = self._edges[number]
+        # Those that came later look at this one: of two that close a circle at once, one is refused.
+        waiting: dict[bytes, list[bytes]] = {}
+        for earlier, (waiter, target) in self._edges.items():
+            if earlier < number:
+                waiting.setdefault(waiter, []).append(target)
+        why = await self._store.read(
+            lambda connection: job_waits.obstacle(connection, own, other, waiting, hands_over=hands_over)
+        )
+        if why:
+            name, asked = f"jobs/{uid_text(own)}", f"jobs/{uid_text(other)}"
+            told = f"{name} cannot wait for {asked}, which cannot end before it does: {why}. Wait with a timeout, give "
+            told += "the two keys that differ, or `return await job.attach(...)`, which gives the key away."
+            if hands_over:
+                told = f"{name} cannot end with {asked}, which cannot end before it does: {why}. Attach another one."
+            raise ServiceError(Reason.ILLEGAL_MOVE, told, resource=asked)

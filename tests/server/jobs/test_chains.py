@@ -1,0 +1,189 @@
+"""Thousands that end with one job, or are cancelled with one: bounded work in each transaction, and none forgotten."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshore_server.errors import Reason, ServiceError, failure
+from longshore_server.job_lifecycle import JobMove, JobState
+from longshore_server.store.jobs import JobRecord
+from longshore_server.store.mutations.job import ClaimJobs, DeleteJob, SettleJob
+from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
+from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt
+from tests.server.jobs.conftest import DONE, Site, Yard
+
+
+@pytest.mark.parametrize("links", [500, 5000])
+async def test_the_end_of_a_long_chain_is_that_of_all_its_jobs_in_bounded_transactions(site: Site, links: int) -> None:
+    uids = await site.chain(links)
+    await site.store.writer.submit(SettleJob(uids[-1], 1, JobMove.COMPLETE, DONE))
+    assert len(site.changed) == 1
+    await site.follow()
+    assert await site.states() == {JobState.COMPLETED: links + 1}
+    assert max(site.changed) <= BATCH + 2
+
+
+async def test_a_chain_within_the_bound_ends_in_one_transaction(site: Site) -> None:
+    uids = await site.chain(BATCH - 1)
+    await site.store.writer.submit(SettleJob(uids[-1], 1, JobMove.COMPLETE, DONE))
+    assert await site.states() == {JobState.COMPLETED: BATCH}
+
+
+@pytest.mark.parametrize("way", ["cancel", "deadline"])
+async def test_a_cancel_and_a_deadline_go_down_a_long_chain(site: Site, way: str) -> None:
+    facts = {"deadline": site.clock.now() + 1} if way == "deadline" else {}
+    uids = await site.chain(2000, **facts)
+    if way == "cancel":
+        assert (await site.store.writer.submit(CancelJob(uids[0], "enough"))).state is JobState.CANCELLED
+    else:
+        site.clock.advance_to(site.clock.now() + 1)
+    await site.follow()
+    first = JobState.CANCELLED if way == "cancel" else JobState.EXPIRED
+    last: Any = await site.store.read(
+        lambda connection: connection.execute("SELECT cancel_reason FROM jobs WHERE state = 3").fetchall()
+    )
+    expected = {JobState.CANCELLING: 1, JobState.CANCELLED: 2000}
+    if way == "deadline":
+        expected = {JobState.CANCELLING: 1, JobState.CANCELLED: 1999, first: 1}
+    assert await site.states() == expected
+    assert len(last) == 1
+    assert max(site.changed) <= BATCH + 2
+
+
+async def test_what_one_parent_has_created_is_cancelled_in_batches_over_a_restart(site: Site, tmp_path: Path) -> None:
+    (parent,) = await site.create(site.new())
+    await site.store.writer.submit(ClaimJobs("q", 1, None))
+    await site.create(*(site.new(parent=parent) for _ in range(1000)))
+    site.changed.clear()
+    await site.store.writer.submit(CancelJob(parent, "enough"))
+    assert (await site.states())[JobState.CANCELLED] == BATCH
+    await site.store.close()
+    again = Site(tmp_path / "site")
+    await again.store.open()
+    try:
+        await again.follow()
+        assert await again.states() == {JobState.CANCELLING: 1, JobState.CANCELLED: 1000}
+        assert max(site.changed + again.changed) <= BATCH + 1
+    finally:
+        await again.store.close()
+
+
+async def test_a_job_is_kept_until_all_has_ended_that_ends_with_it(site: Site) -> None:
+    uids = await site.chain(600)
+    await site.store.writer.submit(SettleJob(uids[-1], 1, JobMove.COMPLETE, DONE))
+    (left,) = await site.store.read(lambda c: c.execute("SELECT uid FROM job_sequels").fetchall())
+    with pytest.raises(ServiceError, match="has yet to end with it") as caught:
+        await site.store.writer.submit(DeleteJob(bytes(left[0])))
+    assert caught.value.reason is Reason.ILLEGAL_MOVE
+    site.clock.advance_to(site.clock.now() + 10**6)
+    await site.follow()
+    assert (await site.states())[JobState.COMPLETED] <= 601
+    for _ in range(2):
+        site.clock.advance(61)
+        await site.follow()
+    assert await site.states() == {}
+
+
+async def test_so_many_end_with_one_job_and_no_more(site: Site) -> None:
+    shared, *others = await site.create(*(site.new() for _ in range(MOST_ATTACHED + 2)))
+    for _ in range(3):
+        await site.store.writer.submit(ClaimJobs("q", 500, None))
+    futures = [site.store.writer.submit(AttachJob(JobAttempt(uid, 1), shared, shared=True)) for uid in others]
+    for future in futures[:-1]:
+        await future
+    with pytest.raises(ServiceError, match=r"1000 operations and jobs end with .* already: wait for it"):
+        await futures[-1]
+    await site.store.writer.submit(SettleJob(shared, 1, JobMove.FAIL, error=failure(Reason.INTERNAL)))
+    await site.follow()
+    assert await site.states() == {JobState.FAILED: MOST_ATTACHED + 1, JobState.ACTIVE: 1}
+
+
+async def test_a_job_of_a_long_line_is_created_at_the_cost_of_one_of_a_short_line(site: Site) -> None:
+    """Counted in steps of SQLite's machine: no row of the line is looked at."""
+
+    class Counting(CreateJobs):
+        steps = 0
+
+        def apply(self, tx: Any) -> Any:
+            def count() -> int:
+                self.steps += 1
+                return 0
+
+            tx.connection.set_progress_handler(count, 10)
+            try:
+                found = super().apply(tx)
+                tx.flush()
+            finally:
+                tx.connection.set_progress_handler(None, 0)
+            return found
+
+    async def cost(when_full: WhenFull) -> int:
+        new = site.new("k", priority=1)._replace(max_queued=4000, when_full=when_full)
+        counting = Counting([new])
+        await site.store.writer.submit(counting)
+        return counting.steps
+
+    costs = []
+    for count in (100, 3900):
+        await site.create(*(site.new("k") for _ in range(count)))
+        costs.append(await cost(WhenFull.REJECT))
+    assert costs[1] <= 1.5 * costs[0] + 10
+    for when_full in (WhenFull.COALESCE, WhenFull.REPLACE_OLDEST, WhenFull.REJECT):
+        assert await cost(when_full) <= 3 * costs[0] + 30
+
+
+@pytest.mark.parametrize("place", ["deadline", "due", "expires"])
+async def test_a_job_that_cannot_be_changed_keeps_no_other_from_its_time(yard: Yard, place: str) -> None:
+    @yard.job("load", deadline="3h", retention="1h")
+    async def load(payload: str, job: Any) -> str:
+        return payload
+
+    await yard.start()
+    delay = None if place == "expires" else "2h" if place == "due" else "100h"
+    refs = [await load.create(str(number), delay=delay) for number in range(5)]
+    if place == "expires":
+        for ref in refs:
+            await ref.wait()
+    broken = (await yard.jobs())[1]
+    await yard.harness.stop()
+    with sqlite3.connect(yard.data / "longshore.db") as database:
+        database.execute("INSERT INTO job_bodies (uid, part, codec, body) VALUES (?, 5, '', X'FF')", (broken.uid,))
+    database.close()
+    await yard.harness.start()
+    yard.clock.advance(3600 if place == "expires" else 7200 if place == "due" else 10800)
+    for _ in range(5):
+        await yard.catch_up()
+    await others_are_done(yard, broken, place)
+    late = await load.create("late", delay="1h")
+    yard.clock.advance(3600)
+    assert await late.wait() == "late", "time goes on"
+    # Mended, it goes on with the next look.
+    await yard.engine.store.writer.submit(Mended(broken.uid))
+    yard.clock.advance(60)
+    for _ in range(5):
+        await yard.catch_up()
+    states = {record.uid: record.state for record in await yard.jobs()}
+    assert states.get(broken.uid) in {
+        "deadline": (JobState.EXPIRED, None), "due": (JobState.COMPLETED, JobState.EXPIRED), "expires": (None,),
+    }[place]  # fmt: skip
+
+
+class Mended(SettleJob):
+    def __init__(self, uid: bytes) -> None:
+        super().__init__(uid, None, JobMove.FAIL)
+
+    def apply(self, tx: Any) -> Any:
+        tx.connection.execute("DELETE FROM job_bodies WHERE uid = ? AND part = 5", (self.uid,))
+
+
+async def others_are_done(yard: Yard, broken: JobRecord, place: str) -> None:
+    rows = await yard.engine.store.read(
+        lambda connection: connection.execute("SELECT uid, state FROM jobs WHERE uid <> ?", (broken.uid,)).fetchall()
+    )
+    states = [JobState(state) for _, state in rows]
+    expected = {"deadline": [JobState.EXPIRED] * 4, "due": [JobState.COMPLETED] * 4, "expires": []}[place]
+    assert states == expected
