@@ -9,6 +9,7 @@ import pytest
 from lab.v1 import lab_pb2
 
 from longshore_server import OperationError
+from longshore_server.store.mutations import RunApart
 from tests.conftest import Lab, State
 from tests.server.retrying import RetryHandlers
 
@@ -115,3 +116,22 @@ async def test_what_waited_beside_a_suspect_goes_on_after_it(scene: Scene) -> No
     await lab.clock.armed(1)
     lab.clock.advance(1)
     assert (await lab.end(new.name)).state == State.STATE_COMPLETED
+
+
+async def test_suspects_whose_mark_cannot_be_stored_are_run_all_the_same(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = scene.lab
+    await lab.restart()
+    await scene.next("long")
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    await lab.run()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(RunApart, "apply", broken)
+    lab.clock.advance(9)
+    await scene.next("poison")
+    assert (await lab.run()).state == State.STATE_COMPLETED, "nothing waits any more"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lab.v1 import lab_pb2
 
+from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
 from longshore_server.lifecycle import Move
 from longshore_server.store.mutations import Begin, Settle, TryAgain
@@ -23,7 +24,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, kind: type[Any], move: Move | None
     def broken(self: Any, tx: Any) -> Any:
         if not first and move in (None, getattr(self, "move", None)):
             first.append(self)
-        if self in first:
+        if any(self is one for one in first):
             raise RuntimeError("a mistake of ours")
         return applied(self, tx)
 
@@ -75,3 +76,26 @@ async def test_a_begin_that_the_store_does_not_take_fails_it(make_lab: Any, monk
     ended = await lab.end(second)
     assert (ended.state, reason_of_end(ended)) == (State.STATE_FAILED, "INTERNAL")
     assert (await lab.end(third)).state == State.STATE_COMPLETED
+
+
+@pytest.mark.parametrize("cancels", [False, True], ids=["deadline", "grace"])
+async def test_what_is_overdue_is_ended_again_a_minute_later(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, cancels: bool
+) -> None:
+    @lab.plays
+    async def handler(request: Any, op: Any) -> Any:
+        return await op.defer()
+
+    name = (await lab.begin("Play" if cancels else "PlayMinute")).operation.name
+    await lab.reached(name, "started")
+    await lab.catch_up()
+    if cancels:
+        await lab.operations.Cancel(pb.CancelRequest(name=name))
+    refusing(monkeypatch, Settle)
+    lab.clock.advance(10 if cancels else 60)
+    await lab.clock.armed(60)
+    assert (await lab.get(name)).state in (State.STATE_RUNNING, State.STATE_CANCELLING)
+    lab.clock.advance(60)
+    ended = await lab.end(name)
+    assert ended.state == (State.STATE_CANCELLED if cancels else State.STATE_FAILED)
+    assert reason_of_end(ended) == ("CANCELLED" if cancels else "DEADLINE_EXCEEDED")

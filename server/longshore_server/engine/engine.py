@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from longshore_server.clock import Clock, resolve
+from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.contract.template import MAX_ID
 from longshore_server.contract.types import OperationType
 from longshore_server.engine import deploys, recovery
@@ -64,6 +64,8 @@ from longshore_server.transfers import stores as objects
 
 log = logging.getLogger(__name__)
 
+AGAIN = 60 * SECOND
+"""How long after an end that could not be stored the next try comes."""
 NO_STORES: Mapping[str, objects.Store] = MappingProxyType({})
 
 
@@ -436,18 +438,27 @@ class Engine:
             live.attempt.end(Ending.SETTLED)
 
     def _overdue(self, live: Live) -> None:
-        if not live.record.terminal:
-            settle = Settle(live.record.uid, None, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
-            self.store.writer.submit(settle).add_done_callback(_log_refusal)
+        self._expire(live, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
 
     def _again(self, live: Live) -> None:
         if not self._isolation.take(live):
             self.executor.rerun(live)
 
     def _grace_over(self, live: Live) -> None:
-        cancelled = failure(Reason.CANCELLED, live.record.cancel_reason)
-        settle = Settle(live.record.uid, None, Move.CANCEL, cancelled)
-        self.store.writer.submit(settle).add_done_callback(_log_refusal)
+        self._expire(live, Move.CANCEL, failure(Reason.CANCELLED, live.record.cancel_reason))
+
+    def _expire(self, live: Live, move: Move, error: bytes) -> None:
+        """End an operation whose time is over, whatever it is at."""
+
+        def settled(outcome: OperationRecord | Exception) -> None:
+            if isinstance(outcome, ServiceError) and outcome.reason is Reason.INTERNAL:
+                # Nothing else would end it before the next start.
+                self.clock.call_at(self.clock.now() + AGAIN, lambda: self._expire(live, move, error))
+            elif isinstance(outcome, Exception):
+                log.info("an operation that was due had ended already: %s", outcome)
+
+        if not live.record.terminal:
+            self.store.writer.submit(Settle(live.record.uid, None, move, error), settled)
 
     def _closed(self) -> ServiceError | None:
         return None if self.accepting else self.not_accepting()
@@ -457,8 +468,3 @@ class Engine:
         if self.draining:
             return ServiceError(Reason.SERVER_DRAINING, Reason.SERVER_DRAINING.meaning, retry_after=1.0)
         return ServiceError(Reason.SERVER_STARTING, Reason.SERVER_STARTING.meaning, retry_after=0.5)
-
-
-def _log_refusal(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled() and future.exception() is not None:
-        log.info("an operation that was due had ended already: %s", future.exception())

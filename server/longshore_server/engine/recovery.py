@@ -134,6 +134,9 @@ class Isolation:
                 await self._writer.submit(RunApart(self._epoch, False))
         finally:
             self._under_way = False
+            for live in self._waiting:
+                self._executor.rerun(live)  # the store has refused the mark: nobody else would begin them
+            self._waiting.clear()
             self._executor.release()
 
     def _next_group(self) -> list[Live]:
