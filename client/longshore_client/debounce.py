@@ -112,8 +112,8 @@ class DebounceClient(InstanceClient[DebounceSnapshot, ValueT], Generic[EventT, V
         Args:
             id: 1 to 128 letters, digits, '.', '_', '~' and '-'.
             event: The event.
-            event_id: The same id is the same event, and counts once while it is among the latest 1000. Default: a new
-                one, which makes the retries of this call safe.
+            event_id: The same id is the same event, and counts once while its batch is not handled, and while it is
+                among the latest 1000. Default: a new one, which makes the retries of this call safe.
             no_wait: Do not wait for a batch to be handled.
             timeout: Seconds to wait for it.
 
@@ -134,13 +134,15 @@ class DebounceClient(InstanceClient[DebounceSnapshot, ValueT], Generic[EventT, V
             InstanceStatus(answer.status), moment(answer, "retry_time"),
         )  # fmt: skip
 
-    async def flush(self, id: str, *, no_wait: bool = False, timeout: float = WAIT) -> DebounceFlushed:
+    async def flush(
+        self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
+    ) -> DebounceFlushed:
         """Hand the open batch over now. A batch that waits for its retry is tried again at once.
-
-        Where the connection breaks before the answer it is asked for again, for what has been collected since.
 
         Args:
             id: Which.
+            request_id: The same id is the same request, and flushes once. Default: a new one, which makes the retries
+                of this call safe.
             no_wait: Do not wait for the handler.
             timeout: Seconds to wait for it.
 
@@ -148,8 +150,9 @@ class DebounceClient(InstanceClient[DebounceSnapshot, ValueT], Generic[EventT, V
             StillRunning: The handler had not ended when the time was up. It goes on.
         """
         answer = await self._wait(
-            "FlushDebounce", pb.FlushDebounceResponse, timeout, name=self.name(id), no_wait=no_wait
-        )
+            "FlushDebounce", pb.FlushDebounceResponse, timeout, name=self.name(id), no_wait=no_wait,
+            request_id=request_id or str(uuid.uuid4()),
+        )  # fmt: skip
         return DebounceFlushed(
             answer.flushed, answer.event_count, InstanceStatus(answer.status), moment(answer, "retry_time")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,13 +96,15 @@ class RecurringClient(InstanceClient[RecurringSnapshot, ValueT]):
         )
         return RecurringStarted(answer.created, name, InstanceStatus(answer.status), moment(answer, "retry_time"))
 
-    async def trigger(self, id: str, *, no_wait: bool = False, timeout: float = WAIT) -> RecurringTriggered:
+    async def trigger(
+        self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
+    ) -> RecurringTriggered:
         """Run an instance now, whatever its schedule says. A run that waits for its retry gives way.
-
-        Where the connection breaks before the answer it is asked for again, and may run once more.
 
         Args:
             id: Which.
+            request_id: The same id is the same request, and is done once. Default: a new one, which makes the retries
+                of this call safe.
             no_wait: Do not wait for the run.
             timeout: Seconds to wait for it.
 
@@ -109,8 +112,9 @@ class RecurringClient(InstanceClient[RecurringSnapshot, ValueT]):
             StillRunning: The run had not ended when the time was up. It goes on.
         """
         answer = await self._wait(
-            "TriggerRecurring", pb.TriggerRecurringResponse, timeout, name=self.name(id), no_wait=no_wait
-        )
+            "TriggerRecurring", pb.TriggerRecurringResponse, timeout, name=self.name(id), no_wait=no_wait,
+            request_id=request_id or str(uuid.uuid4()),
+        )  # fmt: skip
         return RecurringTriggered(answer.triggered, InstanceStatus(answer.status), moment(answer, "retry_time"))
 
     def _snapshot(self, wire: pb.RecurringSnapshot) -> RecurringSnapshot:

@@ -141,20 +141,25 @@ class TaskClient(InstanceClient[TaskSnapshot, ValueT], Generic[ValueT, EventT]):
             answer.version, moment(answer, "retry_time"),
         )  # fmt: skip
 
-    async def trigger(self, id: str, *, no_wait: bool = False, timeout: float = WAIT) -> TaskTriggered:
+    async def trigger(
+        self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
+    ) -> TaskTriggered:
         """Let `execute` run, after what was accepted before.
-
-        Where the connection breaks before the answer it is asked for again, and may run once more.
 
         Args:
             id: Which.
+            request_id: The same id is the same request, and is done once. Default: a new one, which makes the retries
+                of this call safe.
             no_wait: Do not wait for the execution.
             timeout: Seconds to wait for it.
 
         Raises:
             StillRunning: The execution had not ended when the time was up. It goes on.
         """
-        answer = await self._wait("TriggerTask", pb.TriggerTaskResponse, timeout, name=self.name(id), no_wait=no_wait)
+        answer = await self._wait(
+            "TriggerTask", pb.TriggerTaskResponse, timeout, name=self.name(id), no_wait=no_wait,
+            request_id=request_id or str(uuid.uuid4()),
+        )  # fmt: skip
         return TaskTriggered(answer.triggered, InstanceStatus(answer.status), moment(answer, "retry_time"))
 
     def _snapshot(self, wire: pb.TaskSnapshot) -> TaskSnapshot:

@@ -109,20 +109,22 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
         """
         return self._portal.run(self._inner.start(id=id, state=state, no_wait=no_wait, timeout=timeout))
 
-    def trigger(self, id: str, *, no_wait: bool = False, timeout: float = WAIT) -> RecurringTriggered:
+    def trigger(
+        self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
+    ) -> RecurringTriggered:
         """Run an instance now, whatever its schedule says. A run that waits for its retry gives way.
-
-        Where the connection breaks before the answer it is asked for again, and may run once more.
 
         Args:
             id: Which.
+            request_id: The same id is the same request, and is done once. Default: a new one, which makes the retries
+                of this call safe.
             no_wait: Do not wait for the run.
             timeout: Seconds to wait for it.
 
         Raises:
             StillRunning: The run had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.trigger(id=id, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.trigger(id=id, request_id=request_id, no_wait=no_wait, timeout=timeout))
 
 
 class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[EventT, ValueT]):
@@ -202,8 +204,8 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
         Args:
             id: 1 to 128 letters, digits, '.', '_', '~' and '-'.
             event: The event.
-            event_id: The same id is the same event, and counts once while it is among the latest 1000. Default: a new
-                one, which makes the retries of this call safe.
+            event_id: The same id is the same event, and counts once while its batch is not handled, and while it is
+                among the latest 1000. Default: a new one, which makes the retries of this call safe.
             no_wait: Do not wait for a batch to be handled.
             timeout: Seconds to wait for it.
 
@@ -219,20 +221,22 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
             self._inner.add(id=id, event=event, event_id=event_id, no_wait=no_wait, timeout=timeout)
         )
 
-    def flush(self, id: str, *, no_wait: bool = False, timeout: float = WAIT) -> DebounceFlushed:
+    def flush(
+        self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
+    ) -> DebounceFlushed:
         """Hand the open batch over now. A batch that waits for its retry is tried again at once.
-
-        Where the connection breaks before the answer it is asked for again, for what has been collected since.
 
         Args:
             id: Which.
+            request_id: The same id is the same request, and flushes once. Default: a new one, which makes the retries
+                of this call safe.
             no_wait: Do not wait for the handler.
             timeout: Seconds to wait for it.
 
         Raises:
             StillRunning: The handler had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.flush(id=id, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.flush(id=id, request_id=request_id, no_wait=no_wait, timeout=timeout))
 
     def clear(self, id: str) -> DebounceCleared:
         """Discard all that was collected and not handled, dead letters too; a batch whose handler runs goes on.
@@ -354,17 +358,19 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
             )
         )
 
-    def trigger(self, id: str, *, no_wait: bool = False, timeout: float = WAIT) -> TaskTriggered:
+    def trigger(
+        self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
+    ) -> TaskTriggered:
         """Let `execute` run, after what was accepted before.
-
-        Where the connection breaks before the answer it is asked for again, and may run once more.
 
         Args:
             id: Which.
+            request_id: The same id is the same request, and is done once. Default: a new one, which makes the retries
+                of this call safe.
             no_wait: Do not wait for the execution.
             timeout: Seconds to wait for it.
 
         Raises:
             StillRunning: The execution had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.trigger(id=id, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.trigger(id=id, request_id=request_id, no_wait=no_wait, timeout=timeout))

@@ -27,7 +27,7 @@ from longshore.v1 import instances_pb2 as longshore_dot_v1_dot_instances__pb2
 from longshore.v1 import records_pb2 as longshore_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#longshore/v1/debounce_service.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1clongshore/v1/instances.proto\x1a\x1alongshore/v1/records.proto\"n\n\x0f\x41\x64\x64\x45ventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x0f\n\x07no_wait\x18\x04 \x01(\x08\"\xd9\x01\n\x10\x41\x64\x64\x45ventResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\x03\x12.\n\nflush_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06status\x18\x05 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x14\x46lushDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07no_wait\x18\x02 \x01(\x08\"\x9b\x01\n\x15\x46lushDebounceResponse\x12\x0f\n\x07\x66lushed\x18\x01 \x01(\x08\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x14\x43learDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"p\n\x15\x43learDebounceResponse\x12\x0f\n\x07\x63leared\x18\x01 \x01(\x08\x12\x18\n\x10\x64iscarded_events\x18\x02 \x01(\x03\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"\xfb\x01\n\x10\x44\x65\x62ounceSnapshot\x12*\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceFacts\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x34\n\x10\x62\x61tch_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nflush_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fwaiting_batches\x18\x05 \x01(\x03\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x03\x12\x11\n\trun_count\x18\x07 \x01(\x03\"\"\n\x12GetDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\'\n\x17GetDebounceStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"{\n\x14ListDebouncesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"c\n\x15ListDebouncesResponse\x12\x31\n\tinstances\x18\x01 \x03(\x0b\x32\x1e.longshore.v1.DebounceSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x17ListDebounceLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"$\n\x14PauseDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x15ResumeDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x18TerminateDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x32\xed\x06\n\x0f\x44\x65\x62ounceService\x12I\n\x08\x41\x64\x64\x45vent\x12\x1d.longshore.v1.AddEventRequest\x1a\x1e.longshore.v1.AddEventResponse\x12X\n\rFlushDebounce\x12\".longshore.v1.FlushDebounceRequest\x1a#.longshore.v1.FlushDebounceResponse\x12X\n\rClearDebounce\x12\".longshore.v1.ClearDebounceRequest\x1a#.longshore.v1.ClearDebounceResponse\x12O\n\x0bGetDebounce\x12 .longshore.v1.GetDebounceRequest\x1a\x1e.longshore.v1.DebounceSnapshot\x12V\n\x10GetDebounceState\x12%.longshore.v1.GetDebounceStateRequest\x1a\x1b.longshore.v1.InstanceState\x12X\n\rListDebounces\x12\".longshore.v1.ListDebouncesRequest\x1a#.longshore.v1.ListDebouncesResponse\x12U\n\x10ListDebounceLogs\x12%.longshore.v1.ListDebounceLogsRequest\x1a\x1a.longshore.v1.InstanceLogs\x12Q\n\rPauseDebounce\x12\".longshore.v1.PauseDebounceRequest\x1a\x1c.longshore.v1.InstanceChange\x12S\n\x0eResumeDebounce\x12#.longshore.v1.ResumeDebounceRequest\x1a\x1c.longshore.v1.InstanceChange\x12Y\n\x11TerminateDebounce\x12&.longshore.v1.TerminateDebounceRequest\x1a\x1c.longshore.v1.InstanceChangeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#longshore/v1/debounce_service.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1clongshore/v1/instances.proto\x1a\x1alongshore/v1/records.proto\"n\n\x0f\x41\x64\x64\x45ventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x0f\n\x07no_wait\x18\x04 \x01(\x08\"\xd9\x01\n\x10\x41\x64\x64\x45ventResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\x03\x12.\n\nflush_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06status\x18\x05 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x14\x46lushDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07no_wait\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x9b\x01\n\x15\x46lushDebounceResponse\x12\x0f\n\x07\x66lushed\x18\x01 \x01(\x08\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x14\x43learDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"p\n\x15\x43learDebounceResponse\x12\x0f\n\x07\x63leared\x18\x01 \x01(\x08\x12\x18\n\x10\x64iscarded_events\x18\x02 \x01(\x03\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"\xfb\x01\n\x10\x44\x65\x62ounceSnapshot\x12*\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceFacts\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x34\n\x10\x62\x61tch_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nflush_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fwaiting_batches\x18\x05 \x01(\x03\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x06 \x01(\x03\x12\x11\n\trun_count\x18\x07 \x01(\x03\"\"\n\x12GetDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\'\n\x17GetDebounceStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"{\n\x14ListDebouncesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"c\n\x15ListDebouncesResponse\x12\x31\n\tinstances\x18\x01 \x03(\x0b\x32\x1e.longshore.v1.DebounceSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"z\n\x17ListDebounceLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"$\n\x14PauseDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x15ResumeDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x18TerminateDebounceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x32\xed\x06\n\x0f\x44\x65\x62ounceService\x12I\n\x08\x41\x64\x64\x45vent\x12\x1d.longshore.v1.AddEventRequest\x1a\x1e.longshore.v1.AddEventResponse\x12X\n\rFlushDebounce\x12\".longshore.v1.FlushDebounceRequest\x1a#.longshore.v1.FlushDebounceResponse\x12X\n\rClearDebounce\x12\".longshore.v1.ClearDebounceRequest\x1a#.longshore.v1.ClearDebounceResponse\x12O\n\x0bGetDebounce\x12 .longshore.v1.GetDebounceRequest\x1a\x1e.longshore.v1.DebounceSnapshot\x12V\n\x10GetDebounceState\x12%.longshore.v1.GetDebounceStateRequest\x1a\x1b.longshore.v1.InstanceState\x12X\n\rListDebounces\x12\".longshore.v1.ListDebouncesRequest\x1a#.longshore.v1.ListDebouncesResponse\x12U\n\x10ListDebounceLogs\x12%.longshore.v1.ListDebounceLogsRequest\x1a\x1a.longshore.v1.InstanceLogs\x12Q\n\rPauseDebounce\x12\".longshore.v1.PauseDebounceRequest\x1a\x1c.longshore.v1.InstanceChange\x12S\n\x0eResumeDebounce\x12#.longshore.v1.ResumeDebounceRequest\x1a\x1c.longshore.v1.InstanceChange\x12Y\n\x11TerminateDebounce\x12&.longshore.v1.TerminateDebounceRequest\x1a\x1c.longshore.v1.InstanceChangeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,31 +39,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDEVENTRESPONSE']._serialized_start=257
   _globals['_ADDEVENTRESPONSE']._serialized_end=474
   _globals['_FLUSHDEBOUNCEREQUEST']._serialized_start=476
-  _globals['_FLUSHDEBOUNCEREQUEST']._serialized_end=529
-  _globals['_FLUSHDEBOUNCERESPONSE']._serialized_start=532
-  _globals['_FLUSHDEBOUNCERESPONSE']._serialized_end=687
-  _globals['_CLEARDEBOUNCEREQUEST']._serialized_start=689
-  _globals['_CLEARDEBOUNCEREQUEST']._serialized_end=725
-  _globals['_CLEARDEBOUNCERESPONSE']._serialized_start=727
-  _globals['_CLEARDEBOUNCERESPONSE']._serialized_end=839
-  _globals['_DEBOUNCESNAPSHOT']._serialized_start=842
-  _globals['_DEBOUNCESNAPSHOT']._serialized_end=1093
-  _globals['_GETDEBOUNCEREQUEST']._serialized_start=1095
-  _globals['_GETDEBOUNCEREQUEST']._serialized_end=1129
-  _globals['_GETDEBOUNCESTATEREQUEST']._serialized_start=1131
-  _globals['_GETDEBOUNCESTATEREQUEST']._serialized_end=1170
-  _globals['_LISTDEBOUNCESREQUEST']._serialized_start=1172
-  _globals['_LISTDEBOUNCESREQUEST']._serialized_end=1295
-  _globals['_LISTDEBOUNCESRESPONSE']._serialized_start=1297
-  _globals['_LISTDEBOUNCESRESPONSE']._serialized_end=1396
-  _globals['_LISTDEBOUNCELOGSREQUEST']._serialized_start=1398
-  _globals['_LISTDEBOUNCELOGSREQUEST']._serialized_end=1520
-  _globals['_PAUSEDEBOUNCEREQUEST']._serialized_start=1522
-  _globals['_PAUSEDEBOUNCEREQUEST']._serialized_end=1558
-  _globals['_RESUMEDEBOUNCEREQUEST']._serialized_start=1560
-  _globals['_RESUMEDEBOUNCEREQUEST']._serialized_end=1597
-  _globals['_TERMINATEDEBOUNCEREQUEST']._serialized_start=1599
-  _globals['_TERMINATEDEBOUNCEREQUEST']._serialized_end=1670
-  _globals['_DEBOUNCESERVICE']._serialized_start=1673
-  _globals['_DEBOUNCESERVICE']._serialized_end=2550
+  _globals['_FLUSHDEBOUNCEREQUEST']._serialized_end=549
+  _globals['_FLUSHDEBOUNCERESPONSE']._serialized_start=552
+  _globals['_FLUSHDEBOUNCERESPONSE']._serialized_end=707
+  _globals['_CLEARDEBOUNCEREQUEST']._serialized_start=709
+  _globals['_CLEARDEBOUNCEREQUEST']._serialized_end=745
+  _globals['_CLEARDEBOUNCERESPONSE']._serialized_start=747
+  _globals['_CLEARDEBOUNCERESPONSE']._serialized_end=859
+  _globals['_DEBOUNCESNAPSHOT']._serialized_start=862
+  _globals['_DEBOUNCESNAPSHOT']._serialized_end=1113
+  _globals['_GETDEBOUNCEREQUEST']._serialized_start=1115
+  _globals['_GETDEBOUNCEREQUEST']._serialized_end=1149
+  _globals['_GETDEBOUNCESTATEREQUEST']._serialized_start=1151
+  _globals['_GETDEBOUNCESTATEREQUEST']._serialized_end=1190
+  _globals['_LISTDEBOUNCESREQUEST']._serialized_start=1192
+  _globals['_LISTDEBOUNCESREQUEST']._serialized_end=1315
+  _globals['_LISTDEBOUNCESRESPONSE']._serialized_start=1317
+  _globals['_LISTDEBOUNCESRESPONSE']._serialized_end=1416
+  _globals['_LISTDEBOUNCELOGSREQUEST']._serialized_start=1418
+  _globals['_LISTDEBOUNCELOGSREQUEST']._serialized_end=1540
+  _globals['_PAUSEDEBOUNCEREQUEST']._serialized_start=1542
+  _globals['_PAUSEDEBOUNCEREQUEST']._serialized_end=1578
+  _globals['_RESUMEDEBOUNCEREQUEST']._serialized_start=1580
+  _globals['_RESUMEDEBOUNCEREQUEST']._serialized_end=1617
+  _globals['_TERMINATEDEBOUNCEREQUEST']._serialized_start=1619
+  _globals['_TERMINATEDEBOUNCEREQUEST']._serialized_end=1690
+  _globals['_DEBOUNCESERVICE']._serialized_start=1693
+  _globals['_DEBOUNCESERVICE']._serialized_end=2570
 # @@protoc_insertion_point(module_scope)

@@ -36,7 +36,9 @@ class AddEventRequest(_message.Message):
     is INVALID_ARGUMENT, an unknown definition NOT_FOUND.
     """
     event_id: _builtins.str
-    """The same id is the same event, and counts once while it is among the latest 1000; empty: none. At most 128 bytes."""
+    """The same id is the same event, and counts once while its batch is not handled, and while it is among the latest
+    1000; one that is repeated waits for its batch where that is being handled. Empty: none. At most 128 bytes.
+    """
     no_wait: _builtins.bool
     """Answer at once, also where this event fills the batch."""
     @_builtins.property
@@ -113,19 +115,25 @@ class FlushDebounceRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     NO_WAIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`debounces/{definition}/instances/{id}`. Another form is INVALID_ARGUMENT, an unknown definition NOT_FOUND."""
     no_wait: _builtins.bool
     """Answer at once, not after the handler has run."""
+    request_id: _builtins.str
+    """The same id is the same request, and flushes once while it is among the latest 1000; it waits for the same batch.
+    Empty: none. At most 128 bytes.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         no_wait: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "no_wait", b"no_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "no_wait", b"no_wait", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

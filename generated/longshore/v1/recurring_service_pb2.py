@@ -27,7 +27,7 @@ from longshore.v1 import instances_pb2 as longshore_dot_v1_dot_instances__pb2
 from longshore.v1 import records_pb2 as longshore_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$longshore/v1/recurring_service.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1clongshore/v1/instances.proto\x1a\x1alongshore/v1/records.proto\"b\n\x15StartRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05input\x18\x02 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12\x0f\n\x07no_wait\x18\x03 \x01(\x08\"\x87\x01\n\x16StartRecurringResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x17TriggerRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07no_wait\x18\x02 \x01(\x08\"\x8b\x01\n\x18TriggerRecurringResponse\x12\x11\n\ttriggered\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\x11RecurringSnapshot\x12*\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceFacts\x12\x11\n\trun_count\x18\x02 \x01(\x03\x12\x31\n\rnext_run_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x13GetRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x18GetRecurringStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"|\n\x15ListRecurringsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"e\n\x16ListRecurringsResponse\x12\x32\n\tinstances\x18\x01 \x03(\x0b\x32\x1f.longshore.v1.RecurringSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x18ListRecurringLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"%\n\x15PauseRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x16ResumeRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x19TerminateRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x32\xbf\x06\n\x10RecurringService\x12[\n\x0eStartRecurring\x12#.longshore.v1.StartRecurringRequest\x1a$.longshore.v1.StartRecurringResponse\x12\x61\n\x10TriggerRecurring\x12%.longshore.v1.TriggerRecurringRequest\x1a&.longshore.v1.TriggerRecurringResponse\x12R\n\x0cGetRecurring\x12!.longshore.v1.GetRecurringRequest\x1a\x1f.longshore.v1.RecurringSnapshot\x12X\n\x11GetRecurringState\x12&.longshore.v1.GetRecurringStateRequest\x1a\x1b.longshore.v1.InstanceState\x12[\n\x0eListRecurrings\x12#.longshore.v1.ListRecurringsRequest\x1a$.longshore.v1.ListRecurringsResponse\x12W\n\x11ListRecurringLogs\x12&.longshore.v1.ListRecurringLogsRequest\x1a\x1a.longshore.v1.InstanceLogs\x12S\n\x0ePauseRecurring\x12#.longshore.v1.PauseRecurringRequest\x1a\x1c.longshore.v1.InstanceChange\x12U\n\x0fResumeRecurring\x12$.longshore.v1.ResumeRecurringRequest\x1a\x1c.longshore.v1.InstanceChange\x12[\n\x12TerminateRecurring\x12\'.longshore.v1.TerminateRecurringRequest\x1a\x1c.longshore.v1.InstanceChangeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$longshore/v1/recurring_service.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1clongshore/v1/instances.proto\x1a\x1alongshore/v1/records.proto\"b\n\x15StartRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05input\x18\x02 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12\x0f\n\x07no_wait\x18\x03 \x01(\x08\"\x87\x01\n\x16StartRecurringResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x17TriggerRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07no_wait\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x8b\x01\n\x18TriggerRecurringResponse\x12\x11\n\ttriggered\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x85\x01\n\x11RecurringSnapshot\x12*\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceFacts\x12\x11\n\trun_count\x18\x02 \x01(\x03\x12\x31\n\rnext_run_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x13GetRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x18GetRecurringStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"|\n\x15ListRecurringsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"e\n\x16ListRecurringsResponse\x12\x32\n\tinstances\x18\x01 \x03(\x0b\x32\x1f.longshore.v1.RecurringSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x18ListRecurringLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"%\n\x15PauseRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x16ResumeRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x19TerminateRecurringRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x32\xbf\x06\n\x10RecurringService\x12[\n\x0eStartRecurring\x12#.longshore.v1.StartRecurringRequest\x1a$.longshore.v1.StartRecurringResponse\x12\x61\n\x10TriggerRecurring\x12%.longshore.v1.TriggerRecurringRequest\x1a&.longshore.v1.TriggerRecurringResponse\x12R\n\x0cGetRecurring\x12!.longshore.v1.GetRecurringRequest\x1a\x1f.longshore.v1.RecurringSnapshot\x12X\n\x11GetRecurringState\x12&.longshore.v1.GetRecurringStateRequest\x1a\x1b.longshore.v1.InstanceState\x12[\n\x0eListRecurrings\x12#.longshore.v1.ListRecurringsRequest\x1a$.longshore.v1.ListRecurringsResponse\x12W\n\x11ListRecurringLogs\x12&.longshore.v1.ListRecurringLogsRequest\x1a\x1a.longshore.v1.InstanceLogs\x12S\n\x0ePauseRecurring\x12#.longshore.v1.PauseRecurringRequest\x1a\x1c.longshore.v1.InstanceChange\x12U\n\x0fResumeRecurring\x12$.longshore.v1.ResumeRecurringRequest\x1a\x1c.longshore.v1.InstanceChange\x12[\n\x12TerminateRecurring\x12\'.longshore.v1.TerminateRecurringRequest\x1a\x1c.longshore.v1.InstanceChangeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTRECURRINGRESPONSE']._serialized_start=246
   _globals['_STARTRECURRINGRESPONSE']._serialized_end=381
   _globals['_TRIGGERRECURRINGREQUEST']._serialized_start=383
-  _globals['_TRIGGERRECURRINGREQUEST']._serialized_end=439
-  _globals['_TRIGGERRECURRINGRESPONSE']._serialized_start=442
-  _globals['_TRIGGERRECURRINGRESPONSE']._serialized_end=581
-  _globals['_RECURRINGSNAPSHOT']._serialized_start=584
-  _globals['_RECURRINGSNAPSHOT']._serialized_end=717
-  _globals['_GETRECURRINGREQUEST']._serialized_start=719
-  _globals['_GETRECURRINGREQUEST']._serialized_end=754
-  _globals['_GETRECURRINGSTATEREQUEST']._serialized_start=756
-  _globals['_GETRECURRINGSTATEREQUEST']._serialized_end=796
-  _globals['_LISTRECURRINGSREQUEST']._serialized_start=798
-  _globals['_LISTRECURRINGSREQUEST']._serialized_end=922
-  _globals['_LISTRECURRINGSRESPONSE']._serialized_start=924
-  _globals['_LISTRECURRINGSRESPONSE']._serialized_end=1025
-  _globals['_LISTRECURRINGLOGSREQUEST']._serialized_start=1027
-  _globals['_LISTRECURRINGLOGSREQUEST']._serialized_end=1150
-  _globals['_PAUSERECURRINGREQUEST']._serialized_start=1152
-  _globals['_PAUSERECURRINGREQUEST']._serialized_end=1189
-  _globals['_RESUMERECURRINGREQUEST']._serialized_start=1191
-  _globals['_RESUMERECURRINGREQUEST']._serialized_end=1229
-  _globals['_TERMINATERECURRINGREQUEST']._serialized_start=1231
-  _globals['_TERMINATERECURRINGREQUEST']._serialized_end=1303
-  _globals['_RECURRINGSERVICE']._serialized_start=1306
-  _globals['_RECURRINGSERVICE']._serialized_end=2137
+  _globals['_TRIGGERRECURRINGREQUEST']._serialized_end=459
+  _globals['_TRIGGERRECURRINGRESPONSE']._serialized_start=462
+  _globals['_TRIGGERRECURRINGRESPONSE']._serialized_end=601
+  _globals['_RECURRINGSNAPSHOT']._serialized_start=604
+  _globals['_RECURRINGSNAPSHOT']._serialized_end=737
+  _globals['_GETRECURRINGREQUEST']._serialized_start=739
+  _globals['_GETRECURRINGREQUEST']._serialized_end=774
+  _globals['_GETRECURRINGSTATEREQUEST']._serialized_start=776
+  _globals['_GETRECURRINGSTATEREQUEST']._serialized_end=816
+  _globals['_LISTRECURRINGSREQUEST']._serialized_start=818
+  _globals['_LISTRECURRINGSREQUEST']._serialized_end=942
+  _globals['_LISTRECURRINGSRESPONSE']._serialized_start=944
+  _globals['_LISTRECURRINGSRESPONSE']._serialized_end=1045
+  _globals['_LISTRECURRINGLOGSREQUEST']._serialized_start=1047
+  _globals['_LISTRECURRINGLOGSREQUEST']._serialized_end=1170
+  _globals['_PAUSERECURRINGREQUEST']._serialized_start=1172
+  _globals['_PAUSERECURRINGREQUEST']._serialized_end=1209
+  _globals['_RESUMERECURRINGREQUEST']._serialized_start=1211
+  _globals['_RESUMERECURRINGREQUEST']._serialized_end=1249
+  _globals['_TERMINATERECURRINGREQUEST']._serialized_start=1251
+  _globals['_TERMINATERECURRINGREQUEST']._serialized_end=1323
+  _globals['_RECURRINGSERVICE']._serialized_start=1326
+  _globals['_RECURRINGSERVICE']._serialized_end=2157
 # @@protoc_insertion_point(module_scope)

@@ -95,19 +95,25 @@ class TriggerRecurringRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     NO_WAIT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`recurrings/{definition}/instances/{id}`. Another form is INVALID_ARGUMENT, an unknown definition NOT_FOUND."""
     no_wait: _builtins.bool
     """Answer at once, not after the run."""
+    request_id: _builtins.str
+    """The same id is the same request, and is done once while it is among the latest 1000; it waits for the same run.
+    Empty: none. At most 128 bytes.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         no_wait: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "no_wait", b"no_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "no_wait", b"no_wait", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from longshore.v1 import instances_pb2 as longshore_dot_v1_dot_instances__pb2
 from longshore.v1 import records_pb2 as longshore_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flongshore/v1/task_service.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1clongshore/v1/instances.proto\x1a\x1alongshore/v1/records.proto\"\xa3\x01\n\x10SendEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07no_wait\x18\x05 \x01(\x08\x42\x13\n\x11_expected_version\"\xd9\x01\n\x11SendEventResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\rschedule_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x12TriggerTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07no_wait\x18\x02 \x01(\x08\"\x86\x01\n\x13TriggerTaskResponse\x12\x11\n\ttriggered\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8f\x02\n\x0cTaskSnapshot\x12*\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceFacts\x12\x0c\n\x04idle\x18\x02 \x01(\x08\x12\x36\n\x06timers\x18\x03 \x03(\x0b\x32&.longshore.v1.TaskSnapshot.TimersEntry\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x12\x15\n\rexecute_count\x18\x05 \x01(\x03\x12\x16\n\x0ewaiting_events\x18\x06 \x01(\x03\x1aI\n\x0bTimersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x02\x38\x01\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13GetTaskStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"w\n\x10ListTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"[\n\x11ListTasksResponse\x12-\n\tinstances\x18\x01 \x03(\x0b\x32\x1a.longshore.v1.TaskSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x13ListTaskLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\" \n\x10PauseTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11ResumeTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x14TerminateTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x32\xcc\x05\n\x0bTaskService\x12L\n\tSendEvent\x12\x1e.longshore.v1.SendEventRequest\x1a\x1f.longshore.v1.SendEventResponse\x12R\n\x0bTriggerTask\x12 .longshore.v1.TriggerTaskRequest\x1a!.longshore.v1.TriggerTaskResponse\x12\x43\n\x07GetTask\x12\x1c.longshore.v1.GetTaskRequest\x1a\x1a.longshore.v1.TaskSnapshot\x12N\n\x0cGetTaskState\x12!.longshore.v1.GetTaskStateRequest\x1a\x1b.longshore.v1.InstanceState\x12L\n\tListTasks\x12\x1e.longshore.v1.ListTasksRequest\x1a\x1f.longshore.v1.ListTasksResponse\x12M\n\x0cListTaskLogs\x12!.longshore.v1.ListTaskLogsRequest\x1a\x1a.longshore.v1.InstanceLogs\x12I\n\tPauseTask\x12\x1e.longshore.v1.PauseTaskRequest\x1a\x1c.longshore.v1.InstanceChange\x12K\n\nResumeTask\x12\x1f.longshore.v1.ResumeTaskRequest\x1a\x1c.longshore.v1.InstanceChange\x12Q\n\rTerminateTask\x12\".longshore.v1.TerminateTaskRequest\x1a\x1c.longshore.v1.InstanceChangeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flongshore/v1/task_service.proto\x12\x0clongshore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1clongshore/v1/instances.proto\x1a\x1alongshore/v1/records.proto\"\xa3\x01\n\x10SendEventRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x1d\n\x10\x65xpected_version\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07no_wait\x18\x05 \x01(\x08\x42\x13\n\x11_expected_version\"\xd9\x01\n\x11SendEventResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x31\n\rschedule_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"G\n\x12TriggerTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07no_wait\x18\x02 \x01(\x08\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x86\x01\n\x13TriggerTaskResponse\x12\x11\n\ttriggered\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12.\n\nretry_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8f\x02\n\x0cTaskSnapshot\x12*\n\x05\x66\x61\x63ts\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceFacts\x12\x0c\n\x04idle\x18\x02 \x01(\x08\x12\x36\n\x06timers\x18\x03 \x03(\x0b\x32&.longshore.v1.TaskSnapshot.TimersEntry\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x12\x15\n\rexecute_count\x18\x05 \x01(\x03\x12\x16\n\x0ewaiting_events\x18\x06 \x01(\x03\x1aI\n\x0bTimersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x02\x38\x01\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13GetTaskStateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"w\n\x10ListTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\"[\n\x11ListTasksResponse\x12-\n\tinstances\x18\x01 \x03(\x0b\x32\x1a.longshore.v1.TaskSnapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x13ListTaskLogsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x05level\x18\x02 \x01(\x0e\x32\x1b.longshore.v1.LogLine.Level\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\" \n\x10PauseTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11ResumeTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x14TerminateTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05purge\x18\x03 \x01(\x08\x32\xcc\x05\n\x0bTaskService\x12L\n\tSendEvent\x12\x1e.longshore.v1.SendEventRequest\x1a\x1f.longshore.v1.SendEventResponse\x12R\n\x0bTriggerTask\x12 .longshore.v1.TriggerTaskRequest\x1a!.longshore.v1.TriggerTaskResponse\x12\x43\n\x07GetTask\x12\x1c.longshore.v1.GetTaskRequest\x1a\x1a.longshore.v1.TaskSnapshot\x12N\n\x0cGetTaskState\x12!.longshore.v1.GetTaskStateRequest\x1a\x1b.longshore.v1.InstanceState\x12L\n\tListTasks\x12\x1e.longshore.v1.ListTasksRequest\x1a\x1f.longshore.v1.ListTasksResponse\x12M\n\x0cListTaskLogs\x12!.longshore.v1.ListTaskLogsRequest\x1a\x1a.longshore.v1.InstanceLogs\x12I\n\tPauseTask\x12\x1e.longshore.v1.PauseTaskRequest\x1a\x1c.longshore.v1.InstanceChange\x12K\n\nResumeTask\x12\x1f.longshore.v1.ResumeTaskRequest\x1a\x1c.longshore.v1.InstanceChange\x12Q\n\rTerminateTask\x12\".longshore.v1.TerminateTaskRequest\x1a\x1c.longshore.v1.InstanceChangeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,29 +41,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SENDEVENTRESPONSE']._serialized_start=307
   _globals['_SENDEVENTRESPONSE']._serialized_end=524
   _globals['_TRIGGERTASKREQUEST']._serialized_start=526
-  _globals['_TRIGGERTASKREQUEST']._serialized_end=577
-  _globals['_TRIGGERTASKRESPONSE']._serialized_start=580
-  _globals['_TRIGGERTASKRESPONSE']._serialized_end=714
-  _globals['_TASKSNAPSHOT']._serialized_start=717
-  _globals['_TASKSNAPSHOT']._serialized_end=988
-  _globals['_TASKSNAPSHOT_TIMERSENTRY']._serialized_start=915
-  _globals['_TASKSNAPSHOT_TIMERSENTRY']._serialized_end=988
-  _globals['_GETTASKREQUEST']._serialized_start=990
-  _globals['_GETTASKREQUEST']._serialized_end=1020
-  _globals['_GETTASKSTATEREQUEST']._serialized_start=1022
-  _globals['_GETTASKSTATEREQUEST']._serialized_end=1057
-  _globals['_LISTTASKSREQUEST']._serialized_start=1059
-  _globals['_LISTTASKSREQUEST']._serialized_end=1178
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1180
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1271
-  _globals['_LISTTASKLOGSREQUEST']._serialized_start=1273
-  _globals['_LISTTASKLOGSREQUEST']._serialized_end=1391
-  _globals['_PAUSETASKREQUEST']._serialized_start=1393
-  _globals['_PAUSETASKREQUEST']._serialized_end=1425
-  _globals['_RESUMETASKREQUEST']._serialized_start=1427
-  _globals['_RESUMETASKREQUEST']._serialized_end=1460
-  _globals['_TERMINATETASKREQUEST']._serialized_start=1462
-  _globals['_TERMINATETASKREQUEST']._serialized_end=1529
-  _globals['_TASKSERVICE']._serialized_start=1532
-  _globals['_TASKSERVICE']._serialized_end=2248
+  _globals['_TRIGGERTASKREQUEST']._serialized_end=597
+  _globals['_TRIGGERTASKRESPONSE']._serialized_start=600
+  _globals['_TRIGGERTASKRESPONSE']._serialized_end=734
+  _globals['_TASKSNAPSHOT']._serialized_start=737
+  _globals['_TASKSNAPSHOT']._serialized_end=1008
+  _globals['_TASKSNAPSHOT_TIMERSENTRY']._serialized_start=935
+  _globals['_TASKSNAPSHOT_TIMERSENTRY']._serialized_end=1008
+  _globals['_GETTASKREQUEST']._serialized_start=1010
+  _globals['_GETTASKREQUEST']._serialized_end=1040
+  _globals['_GETTASKSTATEREQUEST']._serialized_start=1042
+  _globals['_GETTASKSTATEREQUEST']._serialized_end=1077
+  _globals['_LISTTASKSREQUEST']._serialized_start=1079
+  _globals['_LISTTASKSREQUEST']._serialized_end=1198
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1200
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1291
+  _globals['_LISTTASKLOGSREQUEST']._serialized_start=1293
+  _globals['_LISTTASKLOGSREQUEST']._serialized_end=1411
+  _globals['_PAUSETASKREQUEST']._serialized_start=1413
+  _globals['_PAUSETASKREQUEST']._serialized_end=1445
+  _globals['_RESUMETASKREQUEST']._serialized_start=1447
+  _globals['_RESUMETASKREQUEST']._serialized_end=1480
+  _globals['_TERMINATETASKREQUEST']._serialized_start=1482
+  _globals['_TERMINATETASKREQUEST']._serialized_end=1549
+  _globals['_TASKSERVICE']._serialized_start=1552
+  _globals['_TASKSERVICE']._serialized_end=2268
 # @@protoc_insertion_point(module_scope)

@@ -17,7 +17,7 @@ from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer, Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import TIMEOUT, Definition, Host, check_event_id, check_span
+from longshore_server.instances.definition import TIMEOUT, Definition, Host, check_key, check_span
 from longshore_server.instances.reducing import Line, Lines, OwnThread
 from longshore_server.instances.run import Context, Run, StateT, moment
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError, digest_of
@@ -251,7 +251,8 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         Args:
             id: of the instance: 1 to 128 letters, digits, '.', '_', '~' and '-'.
             event: it is reduced by `on_event`.
-            event_id: the same id is the same event, and counts once, as long as it is among the latest 1000.
+            event_id: the same id is the same event, and counts once, as long as its batch is not handled, and as it is
+                among the latest 1000.
             no_wait: answer at once, also when this event fills the batch; else after the batch's handler has run then.
             owner: the principal on whose behalf; None: the service's own code.
 
@@ -260,7 +261,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         """
         value = self.event_shape.store(event, self.host.max_payload)
         add = AddEvent(
-            self.address(id), self.newcomer(owner), value, None, self.window, check_event_id(event_id),
+            self.address(id), self.newcomer(owner), value, None, self.window, check_key("event_id", event_id),
             digest_of(value),
         )  # fmt: skip
         taken, answer = await self._take(add, value, wait=not no_wait)
@@ -308,17 +309,20 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
             await line.went(len(reduced[1]), waiter.outcome)
         return waiter
 
-    async def flush(self, id: str, *, no_wait: bool = False) -> Flushed:
+    async def flush(self, id: str, *, request_id: str = "", no_wait: bool = False) -> Flushed:
         """Hand the open batch to the handler now; a batch that waits for its retry is tried again at once.
 
-        Answers after the handler has run for all that was collected, unless `no_wait`.
+        Answers after the handler has run for all that was collected, unless `no_wait`. `request_id`: the same id is the
+        same request, and flushes once, as long as it is among the latest 1000.
         """
-        taken, answer = await self.host.take(Flush(self.address(id)), wait=not no_wait)
+        flush = Flush(self.address(id), check_key("request_id", request_id))
+        taken, answer = await self.host.take(flush, wait=not no_wait)
         if taken is None:
             return Flushed(False, 0, Status.NOT_FOUND)
         status, retry_at = standing(taken.record, answer)
         # A batch that was cleared before its handler could run was not handed over.
-        flushed = taken.entry is not None and (answer is None or answer.handled is not None)
+        handed = taken.entry is not None or taken.duplicate
+        flushed = handed and (answer is None or answer.handled is not None)
         return Flushed(flushed, taken.events, status, retry_at)
 
     async def clear(self, id: str) -> Cleared:

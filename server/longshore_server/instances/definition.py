@@ -316,11 +316,15 @@ def check_id(id: str) -> str:
         raise invalid("id", str(error).removeprefix("id: ")) from None
 
 
-def check_event_id(event_id: str) -> str:
-    """The idempotency key of an event. Raises `ServiceError` (INVALID_ARGUMENT)."""
-    if len(event_id.encode("utf-8", "replace")) > MAX_VALUE:
-        raise invalid("event_id", f"must not be longer than {MAX_VALUE} bytes")
-    return event_id
+def check_key(field: str, key: str) -> str:
+    """The idempotency key of an event, or of a request. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise invalid(field, "holds what no text can: half of a character") from None
+    if size > MAX_VALUE:
+        raise invalid(field, f"must not be longer than {MAX_VALUE} bytes")
+    return key
 
 
 def _reserved(capability: str) -> str | None:

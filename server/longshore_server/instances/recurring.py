@@ -11,7 +11,7 @@ from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances import schedule
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import TIMEOUT, Definition
+from longshore_server.instances.definition import TIMEOUT, Definition, check_key
 from longshore_server.instances.run import Run, Stateful, StateT, moment
 from longshore_server.instances.schedule import Rate
 from longshore_server.store.instances import NO_TIMERS, EntryType, InstanceRecord
@@ -196,15 +196,17 @@ class Recurring(Definition[StateT]):
         assert taken is not None
         return Started(taken.created, taken.record.name, *standing(taken.record, answer))
 
-    async def trigger(self, id: str, *, no_wait: bool = False) -> Triggered:
+    async def trigger(self, id: str, *, request_id: str = "", no_wait: bool = False) -> Triggered:
         """Run an instance now, whatever its schedule says. Durable when it answers, which is after that run.
 
-        A run that waits for its retry gives way. `no_wait`: answer at once.
+        A run that waits for its retry gives way. `no_wait`: answer at once. `request_id`: the same id is the same
+        request, and is done once, as long as it is among the latest 1000.
         """
-        taken, answer = await self.host.take(Trigger(self.address(id)), wait=not no_wait)
+        trigger = Trigger(self.address(id), check_key("request_id", request_id))
+        taken, answer = await self.host.take(trigger, wait=not no_wait)
         if taken is None:
             return Triggered(False, Status.NOT_FOUND)
-        return Triggered(taken.entry is not None, *standing(taken.record, answer))
+        return Triggered(taken.entry is not None or taken.duplicate, *standing(taken.record, answer))
 
     async def status(self, id: str) -> RecurringStatus:
         """How an instance stands."""

@@ -15,7 +15,7 @@ from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Failed, failed, optional_moment, standing
-from longshore_server.instances.definition import TIMEOUT, Definition, check_event_id
+from longshore_server.instances.definition import TIMEOUT, Definition, check_key
 from longshore_server.instances.run import Run, Stateful, moment
 from longshore_server.instances.values import Shape, digest_of
 from longshore_server.store.instances import EntryType, InstanceRecord
@@ -295,8 +295,9 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
         """
         value = self.event_shape.store(event, self.host.max_payload)
         mutation = SendEvent(
-            self.address(id), self.newcomer(owner), value, check_event_id(event_id), digest_of(value), expected_version
-        )
+            self.address(id), self.newcomer(owner), value, check_key("event_id", event_id), digest_of(value),
+            expected_version,
+        )  # fmt: skip
         taken, answer = await self.host.take(mutation, wait=not no_wait)
         assert taken is not None
         record = taken.record if answer is None or answer.record is None else answer.record
@@ -305,12 +306,16 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
             taken.created, record.name, _scheduled_at(record), status, record.version, taken.duplicate, retry_at
         )
 
-    async def trigger(self, id: str, *, no_wait: bool = False) -> TaskTriggered:
-        """Let `execute` run, after what was accepted before. Answers after that, unless `no_wait`."""
-        taken, answer = await self.host.take(Trigger(self.address(id)), wait=not no_wait)
+    async def trigger(self, id: str, *, request_id: str = "", no_wait: bool = False) -> TaskTriggered:
+        """Let `execute` run, after what was accepted before. Answers after that, unless `no_wait`.
+
+        `request_id`: the same id is the same request, and is done once, as long as it is among the latest 1000.
+        """
+        trigger = Trigger(self.address(id), check_key("request_id", request_id))
+        taken, answer = await self.host.take(trigger, wait=not no_wait)
         if taken is None:
             return TaskTriggered(False, Status.NOT_FOUND)
-        return TaskTriggered(taken.entry is not None, *standing(taken.record, answer))
+        return TaskTriggered(taken.entry is not None or taken.duplicate, *standing(taken.record, answer))
 
     async def status(self, id: str) -> TaskStatus:
         """How an instance stands."""

@@ -51,7 +51,7 @@ class DebounceService:
 
     async def _flush(self, request: pb.FlushDebounceRequest, context: Context) -> bytes:
         definition, id = self._instances.find(context, request.name)
-        found = await definition.flush(id, no_wait=request.no_wait)
+        found = await definition.flush(id, request_id=request.request_id, no_wait=request.no_wait)
         response = pb.FlushDebounceResponse(
             flushed=found.flushed, event_count=found.event_count, status=status(found.status)
         )

@@ -45,7 +45,7 @@ class RecurringService:
 
     async def _trigger(self, request: pb.TriggerRecurringRequest, context: Context) -> bytes:
         definition, id = self._instances.find(context, request.name)
-        found = await definition.trigger(id, no_wait=request.no_wait)
+        found = await definition.trigger(id, request_id=request.request_id, no_wait=request.no_wait)
         response = pb.TriggerRecurringResponse(triggered=found.triggered, status=status(found.status))
         set_moment(response.retry_time, found.retry_at)
         return response.SerializeToString()

@@ -55,7 +55,7 @@ class TaskService:
 
     async def _trigger(self, request: pb.TriggerTaskRequest, context: Context) -> bytes:
         definition, id = self._instances.find(context, request.name)
-        found = await definition.trigger(id, no_wait=request.no_wait)
+        found = await definition.trigger(id, request_id=request.request_id, no_wait=request.no_wait)
         response = pb.TriggerTaskResponse(triggered=found.triggered, status=status(found.status))
         set_moment(response.retry_time, found.retry_at)
         return response.SerializeToString()

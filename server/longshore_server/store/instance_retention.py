@@ -22,7 +22,7 @@ def expired(
     """At most `limit` instances of a definition that are quiet since `before` or earlier, the longest first, each with
     the number of its rows."""
     rows = connection.execute(
-        "SELECT uid, 1 + (SELECT count(*) FROM instance_event_ids AS e WHERE e.uid = i.uid)"
+        "SELECT uid, 1 + (SELECT count(*) FROM instance_ids AS e WHERE e.uid = i.uid)"
         "  + coalesce((SELECT lines - dropped FROM logbooks AS l WHERE l.uid = i.uid), 0)"
         " FROM instances AS i WHERE kind = ? AND definition = ? AND quiet <= ? ORDER BY quiet LIMIT ?",
         (kind, definition, before, limit),

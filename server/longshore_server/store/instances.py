@@ -16,7 +16,7 @@ from longshore_server.store.ledger import Ledger, Published
 from longshore_server.store.statements import ManyRows
 
 KEPT_IDS = 1000
-"""How many of the latest ids of events an instance remembers, at least."""
+"""How many of the latest ids of one use an instance remembers, beside those of events that are not handled."""
 NO_TIMERS: Mapping[str, int] = MappingProxyType({})
 
 Value = tuple[str, bytes]
@@ -55,6 +55,25 @@ class Entry(NamedTuple):
     """when the first of them came,"""
     cause: FlushReason = FlushReason.NONE
     """and why it was sealed."""
+
+
+class Use(enum.IntEnum):
+    """What an id of a caller's is for."""
+
+    EVENT = 1
+    REQUEST = 2
+    """To run the handler, or to flush."""
+
+
+class Known(NamedTuple):
+    """What an id stands for."""
+
+    number: int
+    """Of the entry; of an event in the open batch of a debounce: that the batch will have."""
+    digest: bytes = b""
+    """Tells one event from another."""
+    events: int = 0
+    """Of a flush: how many its batch holds."""
 
 
 class Handled(NamedTuple):
@@ -225,15 +244,22 @@ class InstanceLedger(Ledger):
     def waits(self, uid: bytes, number: int) -> bool:
         """Whether an entry has not come to its end."""
         self._write_entries()
-        sql = "SELECT 1 FROM instance_entries WHERE uid = ? AND number = ?"
+        sql = "SELECT 1 FROM instance_entries WHERE uid = ? AND number = ? AND error IS NULL"
         return self.connection.execute(sql, (uid, number)).fetchone() is not None
 
-    def event_id(self, uid: bytes, event_id: str) -> tuple[int, bytes] | None:
-        """The number and the digest of the event that has this id."""
+    def waiting_start(self, uid: bytes) -> int | None:
+        """The number of the start that has not come to its end; None: it has, or there was none."""
+        self._write_entries()
+        sql = "SELECT number FROM instance_entries WHERE uid = ? AND type = ?"
+        row = self.connection.execute(sql, (uid, EntryType.START)).fetchone()
+        return None if row is None else int(row[0])
+
+    def known(self, uid: bytes, use: Use, id: str) -> Known | None:
+        """What an id stands for; None: it is new, or forgotten."""
         row = self.connection.execute(
-            "SELECT number, digest FROM instance_event_ids WHERE uid = ? AND event_id = ?", (uid, event_id)
+            "SELECT number, digest, events FROM instance_ids WHERE uid = ? AND use = ? AND id = ?", (uid, use, id)
         ).fetchone()
-        return None if row is None else (int(row[0]), bytes(row[1]))
+        return None if row is None else Known(int(row[0]), bytes(row[1]), int(row[2]))
 
     # Changing.
 
@@ -308,19 +334,33 @@ class InstanceLedger(Ledger):
             self.handled(uid, Handled(number, dropped=True))
         return sum(events for _, events in dropped)
 
-    def add_event_id(self, uid: bytes, event_id: str, number: int, digest: bytes) -> None:
-        """Remember the id of an event, and forget that of one long ago. Written at once: the next may have the same."""
+    def remember(self, record: InstanceRecord, use: Use, id: str, known: Known) -> None:
+        """Remember what an id stands for, and forget some of those of long ago. Written at once: the next may have the
+        same."""
+        uid = record.uid
+        (latest,) = self.connection.execute(
+            "SELECT coalesce(max(place), 0) FROM instance_ids WHERE uid = ? AND use = ?", (uid, use)
+        ).fetchone()
         self.connection.execute(
-            "INSERT INTO instance_event_ids (uid, event_id, number, digest) VALUES (?, ?, ?, ?)",
-            (uid, event_id, number, digest),
+            "INSERT INTO instance_ids (uid, use, id, place, number, events, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (uid, use, id, latest + 1, known.number, known.events, known.digest),
         )
-        self.connection.execute(
-            "DELETE FROM instance_event_ids WHERE uid = ? AND number <= ?", (uid, number - KEPT_IDS)
-        )
+        # Two for each that comes, however many there are: a large batch leaves many at once.
+        oldest = self.connection.execute(
+            "SELECT place, number FROM instance_ids WHERE uid = ? AND use = ? AND place <= ? ORDER BY place LIMIT 2",
+            (uid, use, latest + 1 - KEPT_IDS),
+        ).fetchall()
+        for place, number in oldest:
+            # Of flushes any number may wait for one batch.
+            if use is Use.EVENT and (number > record.accepted or self.waits(uid, number)):
+                break
+            self.connection.execute(
+                "DELETE FROM instance_ids WHERE uid = ? AND use = ? AND place = ?", (uid, use, place)
+            )
 
-    def forget_event_ids(self, uid: bytes) -> None:
+    def forget_ids(self, uid: bytes) -> None:
         """A new generation knows nothing of the old one's."""
-        self.connection.execute("DELETE FROM instance_event_ids WHERE uid = ?", (uid,))
+        self.connection.execute("DELETE FROM instance_ids WHERE uid = ?", (uid,))
 
     def handled(self, uid: bytes, handled: Handled) -> None:
         """Tell those who wait for an entry."""

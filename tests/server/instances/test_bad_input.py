@@ -23,7 +23,7 @@ from longshore_server.errors import ServiceError
 from tests.conftest import LabHandlers, refused
 from tests.server.instances.laboratory import Ping, Token, World
 
-TABLES = ("instances", "instance_states", "instance_entries", "instance_event_ids")
+TABLES = ("instances", "instance_states", "instance_entries", "instance_ids")
 LIMIT = 1024
 
 

@@ -21,7 +21,7 @@ from tests.server.instances.laboratory import Gate, Ping, Token, World
 
 DAY = 86_400
 HOUR = 3600
-TABLES = ("instances", "instance_states", "instance_entries", "instance_event_ids")
+TABLES = ("instances", "instance_states", "instance_entries", "instance_ids")
 
 
 async def swept(world: World) -> None:
@@ -336,7 +336,7 @@ class _Many(Mutation[None]):
             uid = number.to_bytes(16)
             ledger.insert(like.evolve(uid=uid, id=f"more-{number}"))
             tx.connection.executemany(
-                "INSERT INTO instance_event_ids VALUES (?, ?, ?, x'')", [(uid, str(n), n) for n in range(self.ids)]
+                "INSERT INTO instance_ids VALUES (?, 1, ?, ?, 0, 0, x'')", [(uid, str(n), n) for n in range(self.ids)]
             )
 
 

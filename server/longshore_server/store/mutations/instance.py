@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Move, Status, rule
-from longshore_server.store.instances import NO_TIMERS, Entry, EntryType, InstanceLedger, InstanceRecord, Value
+from longshore_server.store.instances import (
+    NO_TIMERS,
+    Entry,
+    EntryType,
+    InstanceLedger,
+    InstanceRecord,
+    Known,
+    Use,
+    Value,
+)
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 
@@ -67,7 +76,7 @@ def opened(
     if rule(record.status, Move.RENEW) is None:
         return record, False
     ledger.set_state(record.uid, None)
-    ledger.forget_event_ids(record.uid)
+    ledger.forget_ids(record.uid)
     blank = InstanceRecord(record.uid, *address, newcomer.owner, ledger.now, ledger.now)
     # What counts on: a stale handler, or a reader of the old generation, must not take the new one for its own.
     kept = ("created", "updated", "status", "revision", "version", "generation", "accepted", "fence")
@@ -100,21 +109,26 @@ def append(
     return changed
 
 
-def seen(ledger: InstanceLedger, record: InstanceRecord | None, event_id: str, digest: bytes) -> int | None:
-    """The number of the event that had this id before. Raises `ServiceError` (EVENT_ID_REUSED)."""
+def repeated(ledger: InstanceLedger, record: InstanceRecord, known: Known) -> Taken:
+    """What is answered to what was taken before: who repeats it waits for what it stands for."""
+    entry = known.number if ledger.waits(record.uid, known.number) else None
+    return Taken(record, entry=entry, duplicate=True, events=known.events)
+
+
+def taken_before(ledger: InstanceLedger, record: InstanceRecord | None, event_id: str, digest: bytes) -> Taken | None:
+    """What is answered to an event whose id is known; None: it is new. Raises `ServiceError` (EVENT_ID_REUSED)."""
     if not event_id or record is None or record.status is Status.TERMINATED:
         return None
-    found = ledger.event_id(record.uid, event_id)
-    if found is None:
+    known = ledger.known(record.uid, Use.EVENT, event_id)
+    if known is None:
         return None
-    number, before = found
-    if before != digest:
+    if known.digest != digest:
         raise ServiceError(
             Reason.EVENT_ID_REUSED,
             f"event_id {event_id!r} was used for another event of {record.name}: use a new id for a new event.",
             resource=record.name,
         )
-    return number
+    return repeated(ledger, record, known)
 
 
 class End(NamedTuple):

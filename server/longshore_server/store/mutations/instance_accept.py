@@ -8,9 +8,19 @@ from typing import Any
 
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Move, Status, rule
-from longshore_server.store.instances import EntryType, InstanceRecord, Value
+from longshore_server.store.instances import EntryType, InstanceRecord, Known, Use, Value
 from longshore_server.store.mutations import telling
-from longshore_server.store.mutations.instance import Address, Newcomer, Taken, Verb, append, find, opened, seen
+from longshore_server.store.mutations.instance import (
+    Address,
+    Newcomer,
+    Taken,
+    Verb,
+    append,
+    find,
+    opened,
+    repeated,
+    taken_before,
+)
 from longshore_server.store.transaction import Transaction
 
 
@@ -28,7 +38,7 @@ class StartRecurring(Verb):
         ledger, before = find(tx, self.address)
         record, created = opened(ledger, before, self.address, self.newcomer)
         if not created:
-            return Taken(record)
+            return Taken(record, entry=ledger.waiting_start(record.uid) if record.waiting else None)
         ledger.set_state(record.uid, self.state)
         if tx.outbox is not None:
             telling.begun(tx.outbox, record, self.state)
@@ -55,16 +65,16 @@ class SendEvent(Verb):
 
     def apply(self, tx: Transaction) -> Taken:
         ledger, before = find(tx, self.address)
-        number = seen(ledger, before, self.event_id, self.digest)
-        if number is not None and before is not None:
-            return Taken(before, False, number if ledger.waits(before.uid, number) else None, True)
+        found = taken_before(ledger, before, self.event_id, self.digest)
+        if found is not None:
+            return found
         self._check_version(before)
         record, created = opened(ledger, before, self.address, self.newcomer)
         record = append(ledger, record, Move.ACCEPT, EntryType.EVENT, self.event)
         if created and tx.outbox is not None:
             telling.begun(tx.outbox, record, self.event)
         if self.event_id:
-            ledger.add_event_id(record.uid, self.event_id, record.accepted, self.digest)
+            ledger.remember(record, Use.EVENT, self.event_id, Known(record.accepted, self.digest))
         return Taken(record, created, record.accepted)
 
     def _check_version(self, record: InstanceRecord | None) -> None:
@@ -85,15 +95,24 @@ class SendEvent(Verb):
 
 @dataclass(slots=True)
 class Trigger(Verb):
-    """Run the handler now: of a recurring or a task. None: there is no such instance."""
+    """Run the handler now: of a recurring or a task. None: there is no such instance.
+
+    One whose id is known was taken before, whatever the status is by now.
+    """
 
     address: Address
+    request_id: str
 
     def apply(self, tx: Transaction) -> Taken | None:
         ledger, record = find(tx, self.address)
         if record is None:
             return None
+        known = ledger.known(record.uid, Use.REQUEST, self.request_id) if self.request_id else None
+        if known is not None:
+            return repeated(ledger, record, known)
         if rule(record.status, Move.TRIGGER) is None:
             return Taken(record)
         record = append(ledger, record, Move.TRIGGER, EntryType.TRIGGER)
+        if self.request_id:
+            ledger.remember(record, Use.REQUEST, self.request_id, Known(record.accepted))
         return Taken(record, False, record.accepted)

@@ -14,6 +14,8 @@ from longshore_server.store.instances import (
     FlushReason,
     InstanceLedger,
     InstanceRecord,
+    Known,
+    Use,
     Value,
 )
 from longshore_server.store.mutations import telling
@@ -27,7 +29,8 @@ from longshore_server.store.mutations.instance import (
     check_room,
     find,
     opened,
-    seen,
+    repeated,
+    taken_before,
 )
 from longshore_server.store.transaction import Transaction
 
@@ -81,8 +84,9 @@ class AddEvent(Verb):
 
     def apply(self, tx: Transaction) -> Taken | None:
         ledger, before = find(tx, self.address)
-        if before is not None and seen(ledger, before, self.event_id, self.digest) is not None:
-            return Taken(before, duplicate=True)
+        found = taken_before(ledger, before, self.event_id, self.digest)
+        if found is not None:
+            return found
         count = 1 + (before.batch_events if before is not None else 0)
         if self.batch is not None:
             state = None if before is None else ledger.state(before.uid)
@@ -107,7 +111,7 @@ class AddEvent(Verb):
             if count == 1:
                 telling.batch_begun(tx.outbox, record)
         if self.event_id:
-            ledger.add_event_id(record.uid, self.event_id, record.events, self.digest)
+            ledger.remember(record, Use.EVENT, self.event_id, Known(record.accepted + 1, self.digest))
         if not full:
             return Taken(record, created)
         sealed = seal(ledger, record, Move.ACCEPT, FlushReason.MAX_EVENTS)
@@ -130,14 +134,21 @@ def seal(ledger: InstanceLedger, record: InstanceRecord, move: Move, cause: Flus
 
 @dataclass(slots=True)
 class Flush(Verb):
-    """Flush the open batch of a debounce now; a batch that waits for a retry is tried again at once."""
+    """Flush the open batch of a debounce now; a batch that waits for a retry is tried again at once.
+
+    One whose id is known was done before. That of one that has found nothing to wait for is not kept.
+    """
 
     address: Address
+    request_id: str
 
     def apply(self, tx: Transaction) -> Taken | None:
         ledger, record = find(tx, self.address)
         if record is None:
             return None
+        known = ledger.known(record.uid, Use.REQUEST, self.request_id) if self.request_id else None
+        if known is not None:
+            return repeated(ledger, record, known)
         if rule(record.status, Move.TRIGGER) is None:
             return Taken(record)
         if record.batch_events:
@@ -146,8 +157,12 @@ class Flush(Verb):
             record = ledger.make(record, Move.TRIGGER, retry_at=None)
         if record.batch_events:
             record = seal(ledger, record, Move.TRIGGER, FlushReason.MANUAL)
-        last = ledger.last_entry(record.uid) if record.waiting else None
-        return Taken(record, False, None if last is None else last.number, events=0 if last is None else last.events)
+        if not record.waiting:
+            return Taken(record)
+        last = ledger.last_entry(record.uid)
+        if self.request_id:
+            ledger.remember(record, Use.REQUEST, self.request_id, Known(last.number, events=last.events))
+        return Taken(record, entry=last.number, events=last.events)
 
 
 @dataclass(slots=True)
