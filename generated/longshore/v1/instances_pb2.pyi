@@ -38,7 +38,9 @@ class _InstanceStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instan
     INSTANCE_STATUS_FAILED: _InstanceStatus.ValueType  # 3
     """A handler has failed for good. Nothing is lost: it goes on where it was once somebody resumes it."""
     INSTANCE_STATUS_TERMINATED: _InstanceStatus.ValueType  # 4
-    """It has ended. Its last state is kept; a start, or an event, begins another generation under the same name."""
+    """It has ended. Its last state is kept until the definition's retention is over; a start, or an event, begins another
+    generation under the same name.
+    """
     INSTANCE_STATUS_NOT_FOUND: _InstanceStatus.ValueType  # 5
     """There is no instance of this name."""
 
@@ -54,7 +56,9 @@ INSTANCE_STATUS_PAUSED: InstanceStatus.ValueType  # 2
 INSTANCE_STATUS_FAILED: InstanceStatus.ValueType  # 3
 """A handler has failed for good. Nothing is lost: it goes on where it was once somebody resumes it."""
 INSTANCE_STATUS_TERMINATED: InstanceStatus.ValueType  # 4
-"""It has ended. Its last state is kept; a start, or an event, begins another generation under the same name."""
+"""It has ended. Its last state is kept until the definition's retention is over; a start, or an event, begins another
+generation under the same name.
+"""
 INSTANCE_STATUS_NOT_FOUND: InstanceStatus.ValueType  # 5
 """There is no instance of this name."""
 Global___InstanceStatus: _TypeAlias = InstanceStatus  # noqa: Y015
