@@ -148,10 +148,12 @@ async def test_a_writer_that_breaks_leaves_nobody_waiting(lab: Lab) -> None:
         raise RuntimeError("a mistake of ours")
 
     writer = lab.engine.store.writer
-    before, broken, after = writer.submit(Nothing()), writer.submit(Nothing(), breaks), writer.submit(Nothing())
+    before, broken = writer.submit(Nothing()), writer.submit(Nothing(), breaks)
+    after = [writer.submit(Nothing(), breaks), writer.submit(Nothing())]
     async with asyncio.timeout(30):
         await before
         await broken
-        with pytest.raises(ServiceError, match="The store has stopped"):
-            await after
+        for future in after:
+            with pytest.raises(ServiceError, match="The store has stopped"):
+                await future
     assert lab.harness.running.failed.is_set()

@@ -13,23 +13,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import sqlite3
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.histogram import Histogram
 from longshore_server.store import queries
+from longshore_server.store.batches import Batches, is_final, may_pass, nothing
 from longshore_server.store.database import Database
-from longshore_server.store.ledger import Commit, Ledger, Published
-from longshore_server.store.mutations import Accept, Mutation
-from longshore_server.store.mutations.job_end import reach
+from longshore_server.store.ledger import Commit
+from longshore_server.store.mutations import Mutation
 from longshore_server.store.outbox import Emitter
 from longshore_server.store.record import OperationRecord
-from longshore_server.store.transaction import Transaction
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -58,13 +55,6 @@ class _Batch(NamedTuple):
     full: bool = False  # for want of room some of it is queued again
 
 
-_Written = tuple[list[Any], Commit]
-
-
-class CommitError(Exception):
-    """COMMIT itself failed: what is on the disk is unknown, so the writer stops."""
-
-
 class Writer:
     """Owns the writing connection and the heads of all live operations."""
 
@@ -74,10 +64,8 @@ class Writer:
     ) -> None:  # fmt: skip
         self._database = database
         self._clock = clock
-        self._max_events = max_events
-        self._retention = retention
+        self._transactions = Batches(database, clock, max_events=max_events, retention=retention, emitter=emitter)
         self._publish = publish
-        self._emitter = emitter
         # Kept, because asyncio.get_running_loop() makes a system call every time.
         self._loop = asyncio.get_running_loop()
         # Turns and what they publish run in nobody's context: a submitter's variables are its own.
@@ -87,17 +75,11 @@ class Writer:
         self._busy = False
         self._task: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
-        self._heads: dict[bytes, OperationRecord] = {}
-        self._others: dict[type[Ledger], dict[bytes, Any]] = {}
         self._failed: str | None = None
         self._closing = False
         self._abandoned = False
-        self.committing = 0
-        """Number of the latest batch whose COMMIT has begun (written by the database's thread)."""
         self.published = 0
         """Number of the latest batch that is visible."""
-        self.commits = Histogram()
-        """How long each COMMIT took, in seconds."""
         self.batches = Histogram(_SIZES)
         """How many mutations each transaction had."""
         self.batch = BATCH
@@ -114,7 +96,7 @@ class Writer:
     async def start(self) -> list[OperationRecord]:
         """Begin to write. Returns every live operation."""
         live = await self._database.run(lambda: queries.live(self._database.raw))
-        self._heads = {record.uid: record for record in live}
+        self._transactions.open(live)
         return live
 
     def submit(self, mutation: Mutation[T], settled: Settled | None = None) -> asyncio.Future[T]:
@@ -138,6 +120,16 @@ class Writer:
     def loop(self) -> asyncio.AbstractEventLoop:
         """Where `submit` may be called, and nowhere else."""
         return self._loop
+
+    @property
+    def committing(self) -> int:
+        """Number of the latest batch whose COMMIT has begun."""
+        return self._transactions.number
+
+    @property
+    def commits(self) -> Histogram:
+        """How long each COMMIT took, in seconds."""
+        return self._transactions.commits
 
     @property
     def backlog(self) -> int:
@@ -235,13 +227,14 @@ class Writer:
 
     def _refuse_all(self, reason: str) -> None:
         """The writer has stopped: whoever waits is told, and so is the server, once."""
-        try:
-            while self._queue:
+        while self._queue:
+            try:
                 _resolve(self._queue.popleft(), _unavailable(reason))
-        finally:
-            self._mark(self.committing)
-            tell, self.on_failure = self.on_failure, lambda _: None
-            tell(reason)
+            except Exception:
+                log.exception("one of those who wait for a change could not be told that it is refused")
+        self._mark(self.committing)
+        tell, self.on_failure = self.on_failure, lambda _: None
+        tell(reason)
 
     # From here on: in the database's thread.
 
@@ -254,19 +247,19 @@ class Writer:
             return _NO_BATCH
         if self._failed is None:
             try:
-                outcomes, published = self._write([item.mutation for item in items])
+                outcomes, published = self._transactions.write([item.mutation for item in items])
                 return _Batch(outcomes, published, self.committing, True)
             except Exception as error:  # noqa: BLE001 - the callers get it, the writer goes on
-                if isinstance(error, CommitError) or _is_one_of(_DAMAGE, error):
+                if is_final(error):
                     self._failed = f"The store has stopped: {error}. Restart the server once the disk works."
                     log.critical("%s", self._failed)
                 else:
                     # Disk full or I/O error: nothing of this batch is stored, the next one may succeed.
                     log.error("a batch of %d changes was not written: %s", len(items), error)
-                    full = self.patient and _is_one_of(_PASSING, error) and self._put_back(items)
+                    full = self.patient and may_pass(error) and self._put_back(items)
                     refusal = _unavailable(f"The store cannot write: {error}.")
-                    return _Batch([refusal] * len(items), _nothing(), self.committing, False, full)
-        return _Batch([_unavailable(self._failed)] * len(items), _nothing(), 0, False)
+                    return _Batch([refusal] * len(items), nothing(), self.committing, False, full)
+        return _Batch([_unavailable(self._failed)] * len(items), nothing(), 0, False)
 
     def _put_back(self, items: deque[_Item]) -> bool:
         """Leave in the queue what waits for room, in its order. Whether there is any: then `items` has all others, also
@@ -283,123 +276,8 @@ class Writer:
         self._queue.extendleft(reversed(patient))
         return True
 
-    def _write(self, items: Sequence[Mutation[Any]]) -> _Written:
-        connection = self._database.raw
-        now = self._clock.now()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            tx = self._transaction(self._heads, now, self._others)
-            starts = [item for item in items if type(item) is Accept]
-            if len(starts) > 1:
-                keys = [item.request_key for item in starts]
-                tx.prefetch([k for k in keys if k is not None], [s.record.id for s in starts if s.template])
-            outcomes = [_apply(item, tx) for item in items]
-            tx.flush()
-            published = tx.published()
-        except BaseException as error:  # noqa: BLE001 - whatever it was, the transaction must not stay open
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if _is_one_of(_DISK, error) or len(items) == 1:
-                return self._give_up(error, items)
-            return self._replay(items, now)
-        self._commit(connection)
-        self._adopt(published)
-        return outcomes, published
 
-    def _give_up(self, error: BaseException, items: Sequence[Mutation[Any]]) -> _Written:
-        if _is_one_of(_DISK, error) or not isinstance(error, Exception):
-            raise error
-        log.error("%s was not written", type(items[0]).__name__, exc_info=error)
-        return [ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning)], _nothing()
-
-    def _replay(self, items: Sequence[Mutation[Any]], now: int) -> _Written:
-        """One item broke the batch: write the others, each under a savepoint, and refuse only that one."""
-        connection = self._database.raw
-        heads = dict(self._heads)
-        others = {kind: dict(kept) for kind, kept in self._others.items()}
-        outcomes: list[Any] = []
-        published = _nothing()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for item in items:
-                connection.execute("SAVEPOINT item")
-                tx = self._transaction(heads, now, others)
-                try:
-                    outcome = _apply(item, tx)
-                    tx.flush()
-                except Exception as error:
-                    if _is_one_of(_DISK, error):
-                        raise
-                    connection.execute("ROLLBACK TO item")
-                    connection.execute("RELEASE item")
-                    log.error("%s was not written", type(item).__name__, exc_info=error)
-                    outcomes.append(ServiceError(Reason.INTERNAL, Reason.INTERNAL.meaning))
-                    continue
-                connection.execute("RELEASE item")
-                outcomes.append(outcome)
-                done = tx.published()
-                _merge(published.operations, heads, done.operations)
-                for kind, changes in done.others.items():
-                    _merge(published.others.setdefault(kind, {}), others.setdefault(kind, {}), changes)
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-        self._commit(connection)
-        self._adopt(published)
-        return outcomes, published
-
-    def _transaction(
-        self, heads: Mapping[bytes, OperationRecord], now: int, others: Mapping[type[Ledger], Mapping[bytes, Any]]
-    ) -> Transaction:
-        return Transaction(
-            self._database.raw, heads, now, self._max_events, self._retention, others, reach, self._emitter
-        )
-
-    def _commit(self, connection: sqlite3.Connection) -> None:
-        self.committing += 1
-        begin = perf_counter()
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if _is_one_of(_FULL, error) and not connection.in_transaction:
-                # In WAL mode this is where a full disk shows. The end of the transaction comes last and found no room:
-                # SQLite has taken all of it back, and so would a recovery.
-                raise
-            raise CommitError(str(error)) from error
-        self.commits.observe(perf_counter() - begin)
-
-    def _adopt(self, published: Commit) -> None:
-        for uid, (record, _) in published.operations.items():
-            if record is None or record.terminal:
-                self._heads.pop(uid, None)
-            else:
-                self._heads[uid] = record
-        for kind, changes in published.others.items():
-            kept = self._others.setdefault(kind, {})
-            for uid, (record, _) in changes.items():
-                if record is None or not record.resident:
-                    kept.pop(uid, None)
-                else:
-                    kept[uid] = record
-
-
-def _nothing() -> Commit:
-    return Commit({}, {})
-
-
-_NO_BATCH = _Batch([], _nothing(), 0, False)
-
-
-def _merge(published: dict[bytes, Published], heads: dict[bytes, Any], changes: dict[bytes, Published]) -> None:
-    """Add what one item did to what the batch has done. Later items see all of it, the ended ones too."""
-    for uid, (record, events) in changes.items():
-        before = published.get(uid)
-        published[uid] = Published(record, [*(before.events if before else []), *events])
-        if record is not None:
-            heads[uid] = record
-        else:
-            heads.pop(uid, None)
+_NO_BATCH = _Batch([], nothing(), 0, False)
 
 
 def _resolve(item: _Item, outcome: Any) -> None:
@@ -413,29 +291,6 @@ def _resolve(item: _Item, outcome: Any) -> None:
             item.future.set_result(outcome)
     if item.settled is not None:
         item.settled(outcome)
-
-
-def _apply(item: Mutation[Any], tx: Transaction) -> Any:
-    """The item's outcome, or the refusal that it raised before it changed anything."""
-    try:
-        return item.apply(tx)
-    except ServiceError as refusal:
-        return refusal
-
-
-_PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN})
-"""Trying again later makes sense: a full disk is emptied, a network disk comes back, a backup lets go of its lock, and
-files are closed that left no room for another one."""
-_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-"""The file is no whole database any more: what was written into it next would only make that worse."""
-_DISK = _PASSING | _DAMAGE
-"""The disk, and not the item, is at fault."""
-_FULL = frozenset({sqlite3.SQLITE_FULL})
-
-
-def _is_one_of(codes: frozenset[int], error: BaseException) -> bool:
-    """Whether SQLite says one of these. Extended codes keep the primary one in the low byte."""
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in codes
 
 
 def _unavailable(reason: str) -> ServiceError:
