@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ from longshore_server.instances.task import TaskDefinition
 
 IDLE = 10.0
 """Seconds of each measurement."""
+ROUNDS = 5
+"""How many there are of each; what is said is the median, and the range."""
 AT_ONCE = 500
 
 
@@ -39,11 +42,15 @@ def cpu() -> float:
 
 
 async def idle(what: str) -> None:
-    """Measure for a while, after what came before has settled."""
+    """Measure several times, after what came before has settled."""
     await asyncio.sleep(2)
-    before = cpu()
-    await asyncio.sleep(IDLE)
-    print(f"{what:40} {(cpu() - before) / IDLE * 1000:6.2f} ms of CPU a second", flush=True)
+    used = []
+    for _ in range(ROUNDS):
+        before = cpu()
+        await asyncio.sleep(IDLE)
+        used.append((cpu() - before) / IDLE * 1000)
+    said = f"{statistics.median(used):.2f} ({min(used):.2f} to {max(used):.2f})"
+    print(f"{what:40} {said} ms of CPU a second", flush=True)
 
 
 async def fill(task: TaskDefinition[int, int], count: int) -> None:
