@@ -55,6 +55,7 @@ class StagedPart:
         self._sha256 = hashlib.sha256()
         self._crc32c = 0
         self._hashed = 0
+        self._named = False  # whether its folder is synced since it is there
         self._syncing = threading.Lock()
         self._unsynced: OSError | None = None
 
@@ -68,9 +69,8 @@ class StagedPart:
         if os.fstat(self._file).st_size < size:
             raise LostError(f"{self.path} is shorter than the {size} bytes that were recorded")
         os.ftruncate(self._file, size)
-        if not size:
-            # Not only where it is new: whoever has made it may not have come to this.
-            sync_folder(self.path.parent)
+        # Not only where it is new: whoever has made it may not have come to syncing the folder.
+        self._named = size > 0
         self.size = size
         if self._hashed != size:
             # Left by another process, or cut: what was hashed is not what there is.
@@ -112,12 +112,16 @@ class StagedPart:
                 raise self._unsynced
             try:
                 os.fdatasync(self._file)
+                self._name()
             except OSError as error:
                 self._unsynced = error
                 raise
 
     def digests(self) -> Digests:
-        """Of all that is written; what was hashed while it came is not read again."""
+        """Of all that is written; what was hashed while it came is not read again. The file is there from now on, even
+        if it is empty."""
+        with self._syncing:
+            self._name()
         while self._hashed < self.size:
             data = os.pread(self._file, min(COPY, self.size - self._hashed), self._hashed)
             if not data:
@@ -130,6 +134,12 @@ class StagedPart:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _name(self) -> None:
+        """Not when it is opened: where hundreds begin at once, nobody else would get at the disk meanwhile."""
+        if not self._named:
+            sync_folder(self.path.parent)
+            self._named = True
 
     def _hash(self, data: bytes) -> None:
         self._sha256.update(data)

@@ -77,21 +77,33 @@ async def test_what_a_call_could_not_record_is_not_recorded_once_it_is_over(
     assert got.committed_size == 0
 
 
-async def test_the_folder_of_a_file_that_a_dying_server_has_made_is_synced(
-    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [0, 3000])
+@pytest.mark.parametrize("left", [False, True])
+async def test_the_folder_of_a_file_is_synced_before_anything_of_that_is_recorded_and_not_when_it_is_opened(
+    left: bool, size: int, lab: BytesLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have died before it came to that; bytes in a file that no folder names are lost with the power."""
+    """Bytes in a file that no folder names are lost with the power. `left`: a server has made it, and died before it
+    came to that."""
     operation = await waiting(lab)
+    name, data = operation.upload.name, DATA[:size]
     folder = stored(lab, ".longshore/staging")
-    (folder / f"{operation.uid}.0").touch()
-    synced: list[str] = []
+    if left:
+        (folder / f"{operation.uid}.0").touch()
+    done: list[str] = []
     real = os.fsync
 
     def fsync(file: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        if Path(f"/proc/self/fd/{file}").readlink() == folder:
+            done.append("synced")
         real(file)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    got = await send(lab.transfers, header(operation.upload.name), chunks(DATA[:3000]))
-    assert got.committed_size == 3000
-    assert str(folder) in synced
+    lab.engine.store.writer.on_write = lambda mutation: done.append(type(mutation).__name__)
+    await send(lab.transfers, header(name))
+    assert done == [], "where hundreds begin at once, nobody else would get at the disk"
+    if data:
+        await send(lab.transfers, header(name), chunks(data))
+        assert set(done[1:]) == {"AdvanceUpload"}
+    assert (await send(lab.transfers, header(name), commit(data))).state == State.STATE_COMMITTED
+    assert done[0] == "synced"
+    assert "synced" not in done[1 : done.index("CommitUpload")], "once is enough"
