@@ -8,20 +8,18 @@ every statement lets the event loop's thread take the interpreter, and getting i
 
 from __future__ import annotations
 
-import enum
 import itertools
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from longshore_server.errors import Reason, ServiceError, reason_of
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import TERMINAL, EventType, Move, State, UploadState, rule
-from longshore_server.store import events, queries, statements, transfers
+from longshore_server.store import events, operation_rows, queries, statements, transfers
 from longshore_server.store.ledger import Commit, Ledger, Published
+from longshore_server.store.operation_rows import ALL, EXTENT
 from longshore_server.store.outbox import Emitter, Outbox
 from longshore_server.store.record import Event, JournalEntry, OperationRecord
 
@@ -38,14 +36,6 @@ Reach = Callable[["Transaction", OperationRecord, str], None]
 """Cancels, in the same transaction, what an operation has caused: why is said in a sentence."""
 Claim = tuple[bytes, bytes]
 """Whose a key or a name is: uid, and the digest of the request that took it."""
-
-
-class _Extent(enum.IntEnum):
-    """How much of an operation's row has changed: the fewer columns a statement sets, the faster it is."""
-
-    REPORTED = 0  # progress and output
-    COMPLETED = 1  # that, and the end as COMPLETED
-    ALL = 2
 
 
 class _Change:
@@ -194,14 +184,14 @@ class Transaction:
         ):
             # Nobody will take the bytes any more.
             facts["upload"] = head.upload.failed(Reason.UPLOAD_ABORTED.name, now)
-        extent = _ALL if facts else _EXTENT.get(event, _ALL)
+        extent = ALL if facts else EXTENT.get(event, ALL)
         facts.update(state=allowed.target, revision=head.revision + 1, sequence=sequence, updated=now)
         if event is EventType.PROGRESS:
             facts.update(progress=payload, progress_sequence=sequence)
         elif event is EventType.COMPLETED:
             facts["result"] = payload
             if head.stop_requested is not None:
-                facts["stopped"], extent = True, _ALL
+                facts["stopped"], extent = True, ALL
         elif event is EventType.FAILED or event is EventType.CANCELLED:
             facts.update(error=payload, reason=reason_of(payload or b""))
         if allowed.target in TERMINAL:
@@ -210,7 +200,7 @@ class Transaction:
             if kept is not None:
                 facts["expires"] = now + kept
         if sequence - head.first_sequence >= self._max_events + self._max_events // SLACK:
-            facts["first_sequence"], extent = sequence - self._max_events + 1, _ALL
+            facts["first_sequence"], extent = sequence - self._max_events + 1, ALL
         record = head.evolve(**facts)
         if "upload" in facts or "downloads" in facts:
             self._transfers.add(record.uid)
@@ -235,7 +225,7 @@ class Transaction:
         if "upload" in facts or "downloads" in facts:
             self._transfers.add(head.uid)
         record = head.evolve(**facts)
-        self._change(head, record, _ALL)
+        self._change(head, record, ALL)
         return record
 
     def amend(self, head: OperationRecord, **facts: Any) -> OperationRecord:
@@ -296,11 +286,11 @@ class Transaction:
                     r.labels or r.request_id or r.parent or r.retried_from or r.trace or r.deferred
                     or uid in self._transfers
                 ):  # fmt: skip
-                    inserts.append(_inserted(key, r))
+                    inserts.append(operation_rows.inserted(key, r))
                 else:
-                    plain.append(_inserted_plain(key, r))
+                    plain.append(operation_rows.inserted_plain(key, r))
             elif r.revision != change.stored:
-                updates[change.extent].append(_UPDATED[change.extent](key, r, change.stored))
+                updates[change.extent].append(operation_rows.UPDATED[change.extent](key, r, change.stored))
             change.stored = r.revision
             for event in change.events[change.written :]:
                 log.append((key, event.sequence, int(event.type), bytearray(event.body)))  # noqa: PERF401 - extend is slower here
@@ -313,7 +303,7 @@ class Transaction:
         statements.INSERT_LABELS.run(connection, _taken(self._labels))
         statements.INSERT_NAMES.run(connection, _taken(self._new_names))
         statements.INSERT_REQUESTS.run(connection, _taken(self._new_requests))
-        for statement, rows in zip(_UPDATES, updates, strict=True):
+        for statement, rows in zip(operation_rows.UPDATES, updates, strict=True):
             if statement.run(connection, rows) != len(rows):
                 raise RuntimeError("an operation is not at the revision in the store that the writer knows")
         if self._renames:
@@ -346,63 +336,6 @@ class Transaction:
         if extent > change.extent:
             change.extent = extent
         return change
-
-
-def _inserted_plain(key: bytearray, r: OperationRecord) -> tuple[Any, ...]:
-    return (
-        key, r.id, r.type, int(r.state), r.revision, r.sequence, r.attempt, int(r.under_way), r.begun, r.created,
-        r.updated, r.started, r.deadline, r.owner, _listed(r.capabilities) if r.capabilities else "[]", r.contract,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=1024)
-def _listed(capabilities: tuple[str, ...]) -> str:
-    # Kept: callers are few, and each has the same capabilities in every start.
-    return json.dumps(capabilities)
-
-
-def _inserted(key: bytearray, r: OperationRecord) -> tuple[Any, ...]:
-    labels = json.dumps(r.labels, sort_keys=True) if r.labels else "{}"
-    return (
-        *_inserted_plain(key, r),
-        labels,
-        r.request_id,
-        r.parent,
-        r.retried_from,
-        r.trace,
-        int(r.deferred),
-        _transfers(r),
-    )
-
-
-def _reported(key: bytearray, r: OperationRecord, stored: int) -> tuple[Any, ...]:
-    return (key, stored, r.revision, r.sequence, r.progress_sequence, r.updated)
-
-
-def _completed(key: bytearray, r: OperationRecord, stored: int) -> tuple[Any, ...]:
-    return (key, stored, int(r.state), r.revision, r.sequence, r.progress_sequence, r.updated, r.ended, r.expires)
-
-
-def _updated(key: bytearray, r: OperationRecord, stored: int) -> tuple[Any, ...]:
-    return (
-        key, stored, int(r.state), r.revision, r.sequence, r.first_sequence, r.progress_sequence, r.attempt, r.crashes,
-        r.under_way, r.begun, r.updated, r.started, r.ended, r.cancel_requested, r.cancel_reason, r.failures,
-        r.next_attempt, r.deferred, r.stop_requested, r.stopped, r.signals, len(r.pending), r.reason, r.expires,
-        _transfers(r),
-    )  # fmt: skip
-
-
-def _transfers(r: OperationRecord) -> int:
-    return (r.upload is not None) + len(r.downloads)
-
-
-# By extent. Plain numbers and a tuple: an enum's member hashes and compares in Python.
-_ALL = int(_Extent.ALL)
-_EXTENT = {EventType.PROGRESS: int(_Extent.REPORTED), EventType.OUTPUT: int(_Extent.REPORTED)} | {
-    EventType.COMPLETED: int(_Extent.COMPLETED)
-}
-_UPDATED = (_reported, _completed, _updated)
-_UPDATES = (statements.UPDATE_REPORTED, statements.UPDATE_COMPLETED, statements.UPDATE_OPERATIONS)
 
 
 def _taken(rows: list[Any]) -> Iterable[Any]:
