@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 import json
 import os
@@ -30,6 +31,9 @@ from tests.faults.process import HERE, ServerProcess
 
 INSTANCES = 4
 MICROSECOND = 2e-6
+PATIENCE = 1.0
+OVERTAKERS = 6 * INSTANCES
+"""What is due is late when, so many seconds later, so many runs begin before it: two of each of the others."""
 
 
 def text(value: Any) -> instances_pb2.InstanceValue:
@@ -164,6 +168,7 @@ def judge(server: ServerProcess, load: Load, lines: Path, kills: int) -> None:
         numbers = [attempt for attempt, _ in attempts]
         assert numbers == sorted(set(numbers)), f"{key}: an attempt began twice"
     assert len(runs) > len(by_key), "no run was interrupted"
+    check_order(runs, boots(server))
     assert load.again > kills // 2, "the callers hardly noticed"
     states, left = stored(server)
     for n in range(INSTANCES):
@@ -180,6 +185,33 @@ def judge(server: ServerProcess, load: Load, lines: Path, kills: int) -> None:
         assert fired == Counter(map(str, range(load.sent[name]))), name
     assert left == [], "something waits that nobody handles"
     assert min(load.sent.values()) > kills
+
+
+def check_order(runs: list[Any], starts: list[float]) -> None:
+    """Nothing that is due waits while a server runs, its own instance does nothing, and the others go on.
+
+    How long it takes says nothing, as a busy machine is late with everything. What waits alone is late by more than
+    the kills.
+    """
+    runs = sorted(runs, key=lambda run: float(run[3]))
+    begins = [began for _, _, _, began, _, _ in runs]
+    latest: dict[str, float] = {}
+    held = 0
+    for position, (name, _, attempt, began, due, _) in enumerate(runs):
+        if due and attempt == 1:
+            start = starts[bisect.bisect(starts, began) - 1]
+            since = max(due, start, latest.get(name, 0)) + PATIENCE
+            others = runs[bisect.bisect(begins, since) : position]
+            assert len(others) < OVERTAKERS, f"{name} was due at {due}, began at {began} after {others}"
+            held += 1
+        latest[name] = began
+    assert held > 50
+
+
+def boots(server: ServerProcess) -> list[float]:
+    """When each of the servers began."""
+    with server.database() as database:
+        return [row[0] / 1e6 for row in database.execute("SELECT started FROM boots ORDER BY epoch")]
 
 
 def check_beat(planned: list[float], effects: list[int]) -> None:

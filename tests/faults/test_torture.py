@@ -169,6 +169,7 @@ ENOUGH = {
     "deferred operations": 3, "reports of controllers": 4, "ended by control": 2, "ended ones disturbed": 3,
     "failed attempts made again": 2, "stops acknowledged": 5, "retries acknowledged": 3, "deletes acknowledged": 3,
     "jobs": 10, "steps of jobs": 8, "sleeps of jobs": 8, "delayed jobs": 2, "ended with their jobs": 4,
+    "jobs held against younger ones": 2, "jobs attached to jobs": 1,
 }  # fmt: skip
 ENOUGH_OF_MANY = {name: least * 10 for name, least in ENOUGH.items()} | {
     "effects asked for again": 5, "cancels that came in time": 10, "next attempts seen": 20,
