@@ -157,7 +157,8 @@ class ModelQueue:
         return [job for job in self.jobs.values() if job.running]
 
     def alive(self, key: str) -> list[ModelJob]:
-        return [job for job in self.jobs.values() if job.key == key and not job.ended]
+        """Those that a key counts: what ends with another has left it."""
+        return [job for job in self.jobs.values() if job.key == key and not job.ended and not job.attached]
 
     # What is asked for.
 
@@ -183,8 +184,9 @@ class ModelQueue:
         stale = any(job.state is JobState.STALE for job in alive)
         outcome: tuple[str, int | None] = ("accepted", None)
         if len(alive) >= policy.max_active + policy.max_queued:
-            if not strict and policy.when_full == "coalesce" and not stale:
-                return "coalesced", (waiting or alive)[0].number
+            able = waiting or [job for job in alive if job.state is JobState.ACTIVE]
+            if not strict and policy.when_full == "coalesce" and able and not stale:
+                return "coalesced", able[0].number
             if strict or policy.when_full != "replace_oldest" or not waiting:
                 return "STALE_BLOCKED" if stale else "QUEUE_DEPTH" if policy.max_queued else "ACTIVE_LIMIT", None
             waiting[0].become(JobState.REPLACED)
@@ -215,6 +217,7 @@ class ModelQueue:
     def attach(self, job: ModelJob) -> None:
         """It makes another job, and ends as that one does."""
         job.child, job.lease, job.timeout = ModelChild(), None, None
+        self.promote()
 
     def finish_child(self, job: ModelJob, how: str) -> None:
         """The function of what it is attached to has returned, or raised."""
