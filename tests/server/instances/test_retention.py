@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 import sqlite3
 from datetime import timedelta
 from typing import Any
@@ -292,6 +294,64 @@ class TestDebounces:
         assert (added.created, added.event_count) == (sweep_first, 1)
         await world.advance(5)
         assert (await send.status("a")).run_count == (1 if sweep_first else 2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_happens_no_event_is_swept_but_in_a_dead_letter_that_is_old_enough(
+    world: World, seed: int
+) -> None:
+    """A random life of three debounces: each event is handled, collected, kept as a letter, or was one for long."""
+    kept, dice = 20, random.Random(seed)
+    added, handled = set[int](), set[int]()
+    given_up: dict[int, float] = {}
+    broken = False
+
+    def collect(ctx: Any) -> list[int]:
+        return [*ctx.state, ctx.event]
+
+    async def note(error: BaseException, ctx: Any) -> None:
+        given_up.update(dict.fromkeys(ctx.state, world.now()))
+        if ctx.id != "a":
+            raise error
+
+    @world.server.debounce(
+        "pings", event=int, state=list, initial=list, on_event=collect, on_error=note, flush_after=5, retention=kept
+    )
+    async def send(ctx: Any) -> None:
+        if broken:
+            raise RuntimeError
+        handled.update(ctx.state)
+
+    await world.start()
+    begun = 0
+    for number in range(150):
+        id = dice.choice("abc")
+        match dice.randrange(8):
+            case 0 | 1 | 2:
+                begun += (await send.add(id, number)).created
+                added.add(number)
+            case 3:
+                await send.flush(id)
+            case 4:
+                await send.resume(id)
+            case 5:
+                await (send.pause if dice.random() < 0.3 else send.resume)(id)
+            case 6:
+                broken = not broken
+            case _:
+                await pass_time(world, dice.choice((1, 9, 30, 30)))
+        for event in handled:
+            given_up.pop(event, None)
+        found = {
+            event
+            for table in ("instance_states", "instance_entries")
+            for (body,) in world.rows(f"SELECT body FROM {table}")
+            for event in json.loads(body)
+        }
+        lost = added - found - handled
+        assert all(world.now() - given_up.get(event, world.now()) >= kept for event in lost)
+    assert begun > 3, "some were swept, and began anew"
+    assert handled
 
 
 async def _later(writer: Any, mutation: Mutation[int]) -> int:
