@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import logging
@@ -253,7 +254,8 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
             event: it is reduced by `on_event`.
             event_id: the same id is the same event, and counts once, as long as its batch is not handled, and as it is
                 among the latest 1000.
-            no_wait: answer at once, also when this event fills the batch; else after the batch's handler has run then.
+            no_wait: answer at once, also when this event fills the batch; else after the batch's handler has run then,
+                unless that waits for the handler that adds.
             owner: the principal on whose behalf; None: the service's own code.
 
         Raises `ServiceError`: EVENT_NOT_TAKEN, EVENT_ID_REUSED, STATE_TOO_LARGE, TOO_MANY_EVENTS; `TypeError` for an
@@ -264,7 +266,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
             self.address(id), self.newcomer(owner), value, None, self.window, check_key("event_id", event_id),
             digest_of(value),
         )  # fmt: skip
-        taken, answer = await self._take(add, value, wait=not no_wait)
+        taken, answer = await self._take(add, value, wait=not no_wait and not self.host.circular(add.address))
         record = taken.record
         status, retry_at = standing(record, answer)
         return Added(taken.created, record.batch_events, _flush_at(record), status, taken.duplicate, retry_at)
@@ -306,7 +308,11 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         if not isinstance(reduced, ServiceError):
             count = batch.events + 1
             line.batch = Batch() if count == self.window.max_events else Batch(count, reduced)
-            await line.went(len(reduced[1]), waiter.outcome)
+            try:
+                await line.went(len(reduced[1]), waiter.outcome)
+            except asyncio.CancelledError:
+                waiter.leave()
+                raise
         return waiter
 
     async def flush(self, id: str, *, request_id: str = "", no_wait: bool = False) -> Flushed:

@@ -14,7 +14,7 @@ from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
 from longshore_server.instances.definition import Chance, Definition
 from longshore_server.instances.runner import Runner
-from longshore_server.instances.waiters import Waiter, Waiters
+from longshore_server.instances.waiters import Waiter, Waiters, running
 from longshore_server.store import instances as rows
 from longshore_server.store.instance_retention import Retention
 from longshore_server.store.instances import InstanceRecord, Value
@@ -65,6 +65,8 @@ class Instances:
         self._uids = Uids(self._clock, await self._store.read(rows.marks))
         for definition in self.definitions.values():
             definition.attach(self)
+        # First: what runs again may be of a definition that is not there, and waits with the others for that.
+        await self._runner.recover()
         stored = await self._store.read(rows.definitions)
         parked = {key: count for key, count in stored.items() if key not in self.definitions}
         for (kind, name), count in parked.items():
@@ -74,7 +76,6 @@ class Instances:
             )  # fmt: skip
         if stored:
             await self._store.writer.submit(Park(parked, self.definitions))
-        await self._runner.recover()
 
     def start(self, services: Any) -> None:
         """Run handlers from now on."""
@@ -132,17 +133,25 @@ class Instances:
         """Change the store, and wait until the handler has run for what that accepts; None: there is nothing to wait
         for, or nothing runs now.
 
-        Raises `ServiceError`: the verb's own refusal, or UNAVAILABLE.
+        Raises `ServiceError`: the verb's own refusal, or UNAVAILABLE; `RuntimeError` in a handler that would wait for
+        itself.
         """
         return await self.hand(verb, wait=wait).answer()
 
     def hand(self, verb: Verb, *, wait: bool) -> Waiter:
-        """As `take`, in two: what is handed over first comes first. Raises `ServiceError` (UNAVAILABLE)."""
+        """As `take`, in two: what is handed over first comes first.
+
+        Raises `ServiceError` (UNAVAILABLE), and `RuntimeError` in a handler that would wait for itself.
+        """
         self._admit()
-        waiter = Waiter(self._waiters, inside=handling.get() is not None)
         wait = wait and self._runner.started
+        waiter = Waiter(self._waiters, verb.address if wait else None, inside=handling.get() is not None)
         waiter.outcome = self._store.writer.submit(verb, waiter.accepted if wait else None)
         return waiter
+
+    def circular(self, address: Address) -> bool:
+        """Whether what runs here is a handler that would wait for itself by waiting for an instance."""
+        return self._waiters.circular(running.get(), address)
 
     async def find(self, address: Address) -> tuple[InstanceRecord, Value | None] | None:
         """An instance and its state."""

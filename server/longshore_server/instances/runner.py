@@ -14,9 +14,11 @@ from longshore_server.instance_lifecycle import Kind
 from longshore_server.instances.definition import Chance, Definition, InterruptedRunError
 from longshore_server.instances.run import Surroundings
 from longshore_server.instances.scheduler import Scheduler
+from longshore_server.instances.waiters import running
 from longshore_server.store import instances as rows
 from longshore_server.store.instances import InstanceRecord
 from longshore_server.store.mutations import Nothing
+from longshore_server.store.mutations.instance import Address
 from longshore_server.store.mutations.instance_run import BeginRun, FailRun, LoseRun, Work
 from longshore_server.store.store import Store
 
@@ -130,6 +132,7 @@ class Runner:
         record = work.record
         definition = self._definitions[record.kind, record.definition]
         self._works[record.uid] = work
+        running.set(Address(record.kind, record.definition, record.id))
         try:
             change = await definition.handle(work, self._around, self._chance)
         except InterruptedRunError:

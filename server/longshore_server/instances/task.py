@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, NamedTuple, get_args, get_origin
 from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND
-from longshore_server.contract.durations import span
+from longshore_server.contract.durations import LONGEST, span
 from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
@@ -48,7 +48,8 @@ class TaskContext(Stateful[StateT | None], Generic[StateT]):
                 time that has passed means at once.
             name: tells several timers of one instance apart.
 
-        Raises `ValueError` for a negative delay, a time without a zone, a name that is too long, or one timer too many.
+        Raises `ValueError` for a negative delay, a time without a zone or more than 1,000,000,000 seconds from now, a
+        name that is too long, or one timer too many.
         """
         if len(name.encode()) > MAX_NAME:
             raise ValueError(f"name: it must not be longer than {MAX_NAME} bytes")
@@ -88,7 +89,10 @@ class TaskContext(Stateful[StateT | None], Generic[StateT]):
             if when.tzinfo is None:
                 raise ValueError(f"when: {when} has no time zone: write datetime.now(UTC), for example")
             # What is past is due at once, however long it is past.
-            return max(round(when.timestamp() * SECOND), self._run.started)
+            due = max(round(when.timestamp() * SECOND), self._run.started)
+            if due > self._run.around.now() + LONGEST * SECOND:
+                raise ValueError(f"when: {when} is more than {LONGEST:,} seconds from now")
+            return due
         try:
             return self._run.around.now() + span(when, zero=True)
         except ValueError as error:

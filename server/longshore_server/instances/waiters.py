@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Iterable, Mapping
 
 from longshore_server.errors import ServiceError
 from longshore_server.instance_lifecycle import Status
 from longshore_server.instances.answers import Answer
-from longshore_server.store.instances import Handled, InstanceRecord
+from longshore_server.store.instances import Handled, InstanceRecord, instance_name
 from longshore_server.store.ledger import Published
-from longshore_server.store.mutations.instance import Taken
+from longshore_server.store.mutations.instance import Address, Taken
+
+running: contextvars.ContextVar[Address | None] = contextvars.ContextVar("longshore_instance", default=None)
+"""The instance whose handler runs here, if any."""
 
 
 class Waiter:
@@ -18,19 +22,25 @@ class Waiter:
 
     Args:
         waiters: where it waits.
+        target: for which instance; None: for none.
         inside: whether a handler waits that is not told by an error when the server stops.
+
+    Raises `RuntimeError` in a handler that would wait for itself.
     """
 
     outcome: asyncio.Future[Taken | None]
     """What became of the change; set by who has submitted it."""
 
-    def __init__(self, waiters: Waiters, *, inside: bool) -> None:
+    def __init__(self, waiters: Waiters, target: Address | None, *, inside: bool) -> None:
         self.inside = inside
+        self.by = running.get()
+        self.target = target
         self.told: asyncio.Future[Answer] | None = None
         """None: there is nothing to wait for."""
         self._waiters = waiters
         self._place: tuple[bytes, int] | None = None
         self._left = False
+        waiters.enter(self)
 
     def accepted(self, taken: Taken | Exception | None) -> None:
         """In the step that publishes the change."""
@@ -49,9 +59,13 @@ class Waiter:
             taken = await self.outcome
             return taken, None if self.told is None else await self.told
         finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Wait no more. Repeatable."""
+        if not self._left:
             self._left = True
-            if self._place is not None:
-                self._waiters.remove(self, *self._place)
+            self._waiters.leave(self, self._place)
 
 
 class Waiters:
@@ -63,6 +77,31 @@ class Waiters:
         self._generations: dict[bytes, int] = {}
         self._latest: Mapping[bytes, Published] = {}
         self._refusal: ServiceError | None = None
+        self._inside: dict[Waiter, None] = {}
+        """Those that handlers of instances wait by: while they do, theirs waits for another one."""
+
+    def enter(self, waiter: Waiter) -> None:
+        """Somebody is about to wait. Raises `RuntimeError` for a handler that would wait for itself."""
+        if waiter.by is None or waiter.target is None:
+            return
+        if self.circular(waiter.by, waiter.target):
+            by, target = instance_name(*waiter.by), instance_name(*waiter.target)
+            how = "" if by == target else f", whose handler waits for {by}"
+            raise RuntimeError(
+                f"a handler of {by} waits for {target}{how}: neither would end. Give no_wait=True where what is sent is"
+                " to be handled later"
+            )
+        self._inside[waiter] = None
+
+    def circular(self, by: Address | None, target: Address) -> bool:
+        """Whether a handler of an instance would wait for itself by waiting for another one, or for its own."""
+        reached, further = set[Address | None](), [target]
+        while further:
+            reached.update(further)
+            further = [
+                one.target for one in self._inside if one.by in reached and one.target and one.target not in reached
+            ]
+        return by in reached
 
     def publish(self, changes: Mapping[bytes, Published]) -> None:
         """What a commit has brought. Before `add` of what the same commit has accepted."""
@@ -97,8 +136,12 @@ class Waiters:
         self._waiting.setdefault(record.uid, {}).setdefault(entry, {})[waiter] = None
         self._generations[record.uid] = record.generation
 
-    def remove(self, waiter: Waiter, uid: bytes, entry: int) -> None:
+    def leave(self, waiter: Waiter, place: tuple[bytes, int] | None) -> None:
         """One has its answer, or has left without it."""
+        self._inside.pop(waiter, None)
+        if place is None:
+            return
+        uid, entry = place
         waiting = self._waiting.get(uid, {})
         waiters = waiting.get(entry, {})
         if waiter in waiters:

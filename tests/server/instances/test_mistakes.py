@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from longshore_server import Server
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.store.mutations.instance import MAX_WAITING, Address
 from longshore_server.store.mutations.instance_accept import SendEvent
-from tests.server.instances.laboratory import Ping, Token, World
+from tests.conftest import LabHandlers
+from tests.server.instances.laboratory import Gate, Ping, Token, World
 
 TASK = Address(Kind.TASK, "order", "a")
 
@@ -122,3 +124,46 @@ async def test_an_event_that_on_event_cannot_take_is_refused_and_leaves_nothing(
     assert await refused(pings.add("a", Ping(-1))) is Reason.EVENT_NOT_TAKEN
     await world.advance(5)
     assert batches == [2]
+
+
+async def test_batches_that_are_flushed_are_bounded_too(world: World) -> None:
+    gate = Gate()
+
+    @world.server.debounce("pings", state=Ping, flush_after="1h")
+    async def pings(ctx: Any) -> None:
+        await gate.hold()
+
+    await world.start()
+    for number in range(MAX_WAITING):
+        await pings.add("a", Ping(number))
+        await pings.flush("a", no_wait=True)
+    await pings.add("a", Ping(0))
+    assert await refused(pings.flush("a", no_wait=True)) is Reason.TOO_MANY_EVENTS
+    status = await pings.status("a")
+    assert (status.waiting_batches, status.event_count) == (MAX_WAITING, 1)
+
+
+async def test_what_was_under_way_and_is_no_more_defined_waits_for_its_definition_without_a_crash(world: World) -> None:
+    gate = Gate()
+
+    def declare(server: Server) -> Any:
+        @server.recurring("refresh", every=60, state=Token, max_crashes=2)
+        async def refresh(ctx: Any) -> None:
+            await gate.hold()
+
+        return refresh
+
+    refresh = declare(world.server)
+    await world.start()
+    await refresh.start("a", Token(), no_wait=True)
+    await gate.reached.wait()
+    await world.restart(Server(LabHandlers()))
+    await world.settled()
+    assert world.rows("SELECT under_way, crashes, due < 0 FROM instances") == [(0, 0, 1)]
+    gate.opened.set()
+    again = Server(LabHandlers())
+    refresh = declare(again)
+    await world.restart(again)
+    await world.settled()
+    status = await refresh.status("a")
+    assert (status.status, status.run_count) == (Status.ACTIVE, 1)

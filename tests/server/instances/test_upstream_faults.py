@@ -295,7 +295,8 @@ class Timers(Task[Token, Ping]):
         assert ctx.cancel_schedule(name="c") is False
         ctx.schedule(0, name="c")
         assert ctx.cancel_schedule(name="c") is True
-        for wrong in (-1, "x", datetime(2026, 1, 1), object()):  # noqa: DTZ001 - what it must not take
+        never, naive = datetime.max.replace(tzinfo=UTC), datetime(2026, 1, 1)  # noqa: DTZ001 - what it must not take
+        for wrong in (-1, "x", naive, never, object()):
             with pytest.raises((ValueError, TypeError)):
                 ctx.schedule(wrong)  # type: ignore[arg-type]
 
