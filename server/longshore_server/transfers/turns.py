@@ -2,8 +2,8 @@
 
 Hundreds of senders would take all that there is, and every other call waits for the writer several times. So only a few
 calls hash and write at once, each in its turn, in threads that give way to all others; while the writer works, one
-turn begins with each of its own, and no more; and what goes on is recorded no more often than the writer and the disk
-bear. Who waits for a turn is not read: the sender's window closes.
+turn begins with every second of its own, and no more; and what goes on is recorded no more often than the writer and
+the disk bear. Who waits for a turn is not read: the sender's window closes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 AT_ONCE = 2
 """How many calls hash and write at once."""
+EVERY = 2
+"""With each how manieth turn of a writer that works one of them begins: with every one, others waited twice as long."""
 THREADS = 4
 """How many threads there are for what takes the processor or the disk long: to hash, to write and to sync."""
 NICE = 10
@@ -69,7 +71,8 @@ class Turns:
         """A turn of the call whose task this is, for the length of the block. First come, first served."""
         async with self._places:
             async with self._next:
-                await self._store.writer.turn()
+                for _ in range(EVERY):
+                    await self._store.writer.turn()
             yield
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

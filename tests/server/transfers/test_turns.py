@@ -17,7 +17,7 @@ from longshore_server.clock import SECOND
 from longshore_server.store.mutations import Mutation
 from longshore_server.testing import ManualClock
 from longshore_server.transfers.staging import Chunk, StagedPart
-from longshore_server.transfers.turns import AT_ONCE, RECORDS, TELL, THREADS, Turns
+from longshore_server.transfers.turns import AT_ONCE, EVERY, RECORDS, TELL, THREADS, Turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, commit
 from tests.server.transfers.uploading import State, sending, waiting
@@ -103,7 +103,9 @@ async def turns(writer: Working, clock: ManualClock) -> AsyncIterator[Turns]:
     made.end()
 
 
-async def test_one_begins_with_each_turn_of_the_writer_and_they_take_turns(turns: Turns, writer: Working) -> None:
+async def test_one_begins_with_every_second_turn_of_the_writer_and_they_take_turns(
+    turns: Turns, writer: Working
+) -> None:
     begun: asyncio.Queue[str] = asyncio.Queue()
     on = asyncio.Event()
 
@@ -116,7 +118,9 @@ async def test_one_begins_with_each_turn_of_the_writer_and_they_take_turns(turns
     tasks = [asyncio.create_task(call(name)) for name in "abc"]
     seen = ""
     for _ in range(6):
-        await writer.end()
+        for _ in range(EVERY):
+            assert begun.empty()
+            await writer.end()
         seen += await begun.get()
         if len(seen) == AT_ONCE:
             on.set()
