@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from longshore_server import JobFailedError
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import JobState
 from longshore_server.store import jobs as rows
@@ -22,6 +24,20 @@ from longshore_server.testing import ManualClock
 from tests.conftest import Lab
 
 DONE = Body("json", b"1")
+
+
+@dataclass
+class Load:
+    """What the jobs of most tests are about."""
+
+    name: str = "x"
+
+
+async def failed(ref: Any) -> JobFailedError:
+    """How a job has failed."""
+    with pytest.raises(JobFailedError) as caught:
+        await ref.wait()
+    return caught.value
 
 
 class Yard(Lab):

@@ -1,6 +1,6 @@
 """What was proven wrong with the jobs of durably and of Trellis, each held here under its own name.
 
-Others have their tests elsewhere. test_running.py: an error of the code that nobody tries again, backoff without a
+Others have their tests elsewhere. test_failing.py: an error of the code that nobody tries again, backoff without a
 delay, dead letters and deadlines that need another process, a run that crashes its server for ever, a late finisher, a
 run whose job has no definition any more. test_creation.py: a handle that does not outlive its process. test_attach.py:
 an attach that maps no result, a cancel that reaches no handler.

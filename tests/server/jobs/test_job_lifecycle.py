@@ -1,9 +1,8 @@
-"""Every pair (state, move), against real rows through the writer; the page; and a race of claims."""
+"""Every pair (state, move), against real rows through the writer."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from longshore_server.job_lifecycle import ENDED, RULES, JobMove, JobState, Stan
 from longshore_server.store import jobs as rows
 from longshore_server.store.jobs import Body, JobRecord, Jobs, QueueRow, new_job
 from longshore_server.store.mutations import Mutation
-from longshore_server.store.mutations.job import ClaimJobs, DeclareQueues, ReportJob, SettleJob
+from longshore_server.store.mutations.job import DeclareQueues
 from longshore_server.store.mutations.job_creation import CreateJobs, NewJob, WhenFull
-from longshore_server.store.mutations.job_end import JobAttempt
 from longshore_server.store.store import Store
 from longshore_server.store.transaction import Transaction
 from longshore_server.testing import ManualClock
@@ -106,49 +104,6 @@ async def test_every_move_is_made_or_refused_as_the_table_says(store: Store, sta
 def test_every_state_is_reached_and_what_has_ended_is_left_by_an_admin_alone() -> None:
     assert {r.target for r in RULES} == set(JobState)
     assert {r.by for r in RULES if r.source in ENDED} == {"admin"}
-
-
-async def test_eight_claimers_never_have_one_job_twice(store: Store) -> None:
-    """A thousand rounds: whoever claims has the only valid fence, and a stale one can change nothing."""
-    rng = random.Random(5)
-    uids = Uids(ManualClock(), None)
-    running: dict[bytes, int] = {}
-    stale: list[JobAttempt] = []
-    done = refused = 0
-    for _ in range(1000):
-        record = new_job(
-            uids.next(), "q", store._clock.now(), key=rng.choice(["", "a", "b"]), priority=rng.randint(0, 3)
-        )
-        new = NewJob(record, Body("json", b"null"), 2, None, WhenFull.REJECT, False, None)
-        store.writer.submit(CreateJobs([new]))
-        claims = await asyncio.gather(*(store.writer.submit(ClaimJobs("q", rng.randint(1, 2), None)) for _ in range(8)))
-        taken = [claimed for claim in claims for claimed, _ in claim.jobs]
-        assert len({job.uid for job in taken}) == len(taken)
-        for job in taken:
-            assert job.uid not in running, "two runners with a valid fence"
-            running[job.uid] = job.attempt
-        members = [job for job in await store.read(every) if job.key == "a" and job.occupies]
-        assert len(members) <= 2
-        for uid in [uid for uid in running if rng.random() < 0.7]:
-            attempt = running.pop(uid)
-            again = rng.random() < 0.3
-            move = JobMove.REQUEUE if again else JobMove.COMPLETE
-            settled = SettleJob(uid, attempt, move, None if again else Body("json", b"1"), b"" if again else None)
-            await store.writer.submit(settled)
-            done += not again
-            stale.append(JobAttempt(uid, attempt))
-        if stale:
-            with pytest.raises(ServiceError) as caught:
-                await store.writer.submit(ReportJob(rng.choice(stale), None, Body("json", b"0")))
-            assert caught.value.reason is Reason.STALE_ATTEMPT
-            refused += 1
-    assert done > 900
-    assert refused > 900
-
-
-def every(connection: Any) -> list[JobRecord]:
-    uids = [uid for (uid,) in connection.execute("SELECT uid FROM jobs WHERE ended IS NULL")]
-    return [record for uid in uids if (record := rows.load(connection, uid)) is not None]
 
 
 async def test_one_broken_change_takes_nothing_of_its_batch_with_it(store: Store) -> None:
