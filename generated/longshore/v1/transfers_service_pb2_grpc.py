@@ -99,6 +99,9 @@ class TransfersServiceServicer(object):
 
     def QueryUpload(self, request, context):
         """Returns an upload: above all how many bytes of it are durable. Also while a call sends more.
+
+        Right after a call broke, the server may still have bytes of it to count, or not know yet that it broke: the next call
+        then is OUT_OF_RANGE (WRONG_OFFSET) at what this one said. Go on at the `committed_size` of that refusal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,11 @@ class TransfersServiceStub:
     uploads under way), ALREADY_EXISTS (OBJECT_EXISTS) and UNAVAILABLE (the server is stopping, or the store is away).
     """
     QueryUpload: _grpc.UnaryUnaryMultiCallable[_transfers_service_pb2.QueryUploadRequest, _operation_pb2.UploadGrant]
-    """Returns an upload: above all how many bytes of it are durable. Also while a call sends more."""
+    """Returns an upload: above all how many bytes of it are durable. Also while a call sends more.
+
+    Right after a call broke, the server may still have bytes of it to count, or not know yet that it broke: the next call
+    then is OUT_OF_RANGE (WRONG_OFFSET) at what this one said. Go on at the `committed_size` of that refusal.
+    """
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_transfers_service_pb2.AbortUploadRequest, _operation_pb2.UploadGrant]
     """Gives an upload up: it fails with reason UPLOAD_ABORTED, its bytes are dropped, and its operation is told. One that
     has ended stays as it is; one that is being put in its place is FAILED_PRECONDITION (UPLOAD_COMMITTED). Needs
@@ -106,7 +110,11 @@ class TransfersServiceAsyncStub(TransfersServiceStub):
     uploads under way), ALREADY_EXISTS (OBJECT_EXISTS) and UNAVAILABLE (the server is stopping, or the store is away).
     """
     QueryUpload: _aio.UnaryUnaryMultiCallable[_transfers_service_pb2.QueryUploadRequest, _operation_pb2.UploadGrant]  # type: ignore[assignment]
-    """Returns an upload: above all how many bytes of it are durable. Also while a call sends more."""
+    """Returns an upload: above all how many bytes of it are durable. Also while a call sends more.
+
+    Right after a call broke, the server may still have bytes of it to count, or not know yet that it broke: the next call
+    then is OUT_OF_RANGE (WRONG_OFFSET) at what this one said. Go on at the `committed_size` of that refusal.
+    """
     AbortUpload: _aio.UnaryUnaryMultiCallable[_transfers_service_pb2.AbortUploadRequest, _operation_pb2.UploadGrant]  # type: ignore[assignment]
     """Gives an upload up: it fails with reason UPLOAD_ABORTED, its bytes are dropped, and its operation is told. One that
     has ended stays as it is; one that is being put in its place is FAILED_PRECONDITION (UPLOAD_COMMITTED). Needs
@@ -165,7 +173,11 @@ class TransfersServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _transfers_service_pb2.QueryUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operation_pb2.UploadGrant, _abc.Awaitable[_operation_pb2.UploadGrant]]:
-        """Returns an upload: above all how many bytes of it are durable. Also while a call sends more."""
+        """Returns an upload: above all how many bytes of it are durable. Also while a call sends more.
+
+        Right after a call broke, the server may still have bytes of it to count, or not know yet that it broke: the next call
+        then is OUT_OF_RANGE (WRONG_OFFSET) at what this one said. Go on at the `committed_size` of that refusal.
+        """
 
     @_abc_1.abstractmethod
     def AbortUpload(
