@@ -17,17 +17,26 @@ Retention = Mapping[tuple[Kind, str], int]
 
 
 def expired(
-    connection: sqlite3.Connection, kind: Kind, definition: str, before: int, limit: int
+    connection: sqlite3.Connection, kind: Kind, definition: str, before: int, limit: int, most: int
 ) -> list[tuple[bytes, int]]:
     """At most `limit` instances of a definition that are quiet since `before` or earlier, the longest first, each with
-    the number of its rows."""
+    the number of its rows, counted up to `most` and some."""
     rows = connection.execute(
-        "SELECT uid, 1 + (SELECT count(*) FROM instance_ids AS e WHERE e.uid = i.uid)"
+        "SELECT uid, 1 + (SELECT count(*) FROM (SELECT 1 FROM instance_ids AS e WHERE e.uid = i.uid LIMIT ?))"
         "  + coalesce((SELECT lines - dropped FROM logbooks AS l WHERE l.uid = i.uid), 0)"
         " FROM instances AS i WHERE kind = ? AND definition = ? AND quiet <= ? ORDER BY quiet LIMIT ?",
-        (kind, definition, before, limit),
+        (most, kind, definition, before, limit),
     )
     return [(bytes(uid), int(size)) for uid, size in rows.fetchall()]
+
+
+def forget_ids(connection: sqlite3.Connection, uid: bytes, limit: int) -> None:
+    """Forget the oldest ids of an instance's events, at most so many."""
+    connection.execute(
+        "DELETE FROM instance_ids WHERE uid = ?1 AND use = 1"
+        " AND place < ?2 + (SELECT min(place) FROM instance_ids WHERE uid = ?1 AND use = 1)",
+        (uid, limit),
+    )
 
 
 def buried(connection: sqlite3.Connection, definition: str, before: int, limit: int) -> list[tuple[bytes, int]]:

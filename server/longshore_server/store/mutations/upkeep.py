@@ -71,7 +71,7 @@ class Sweep(Mutation[int]):
 @dataclass(slots=True)
 class SweepInstances(Mutation[int]):
     """Delete instances, and dead letters of debounces, that have been kept for long enough: a bounded number of them.
-    Returns how many; 0: none was due.
+    Returns how many; 0: none was due. One that knows the ids of very many events forgets some of these, and counts.
     """
 
     retention: Retention
@@ -86,12 +86,16 @@ class SweepInstances(Mutation[int]):
         deleted = rows = 0
         for (kind, definition), kept in self.retention.items():
             before = tx.now - kept
-            for uid, size in instance_retention.expired(tx.connection, kind, definition, before, SWEEP_INSTANCES):
+            found = instance_retention.expired(tx.connection, kind, definition, before, SWEEP_INSTANCES, SWEEP_EVENTS)
+            for uid, size in found:
                 record = ledger.get(uid)
                 assert record is not None
                 rows += size
                 if deleted and (deleted >= SWEEP_INSTANCES or rows > SWEEP_EVENTS):
                     return deleted
+                if size > SWEEP_EVENTS:
+                    instance_retention.forget_ids(tx.connection, uid, SWEEP_EVENTS)
+                    return 1
                 ledger.delete(record)
                 deleted += 1
             if kind is Kind.DEBOUNCE:
