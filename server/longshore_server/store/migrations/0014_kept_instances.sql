@@ -11,4 +11,7 @@ CREATE INDEX instances_quiet ON instances (kind, definition, quiet) WHERE quiet 
 -- Of a dead letter: when it became one, and whose.
 ALTER TABLE instance_entries ADD COLUMN buried INTEGER;
 ALTER TABLE instance_entries ADD COLUMN definition TEXT;
+UPDATE instance_entries
+   SET (buried, definition) = (SELECT updated, definition FROM instances AS i WHERE i.uid = instance_entries.uid)
+ WHERE error IS NOT NULL;
 CREATE INDEX instance_entries_buried ON instance_entries (definition, buried) WHERE buried IS NOT NULL;
