@@ -227,6 +227,29 @@ def machine(world: World) -> Any:
             if self.low + by >= 0:
                 assert world.run(refused(send(world.call("Upload"), sent, close=True)))[1] == "SIZE_MISMATCH"
 
+        @precondition(lambda self: not self.finished)
+        @rule()
+        def commit_another_digest(self) -> None:
+            self.settle("Upload")
+            another = commit(self.data[: self.low], sha256=hashlib.sha256(b"another").digest())
+            sent = [header(self.name), another]
+            assert world.run(refused(send(world.call("Upload"), sent, close=True)))[1] == "DIGEST_MISMATCH"
+
+        @precondition(lambda self: not self.finished)
+        @rule(sizes=SIZES, more=st.integers(1, 3000), part=st.integers(1, 63))
+        def send_less_than_is_committed_and_nothing_of_another_part(
+            self, sizes: list[int], more: int, part: int
+        ) -> None:
+            """What has come is kept, and a part of which nothing comes is none."""
+            self.settle("Upload")
+            sent = requests("Upload", self.name, self.data, self.low, sizes)
+            self.high += sum(sizes)
+            total = pb.UploadRequest(commit=pb.UploadCommit(total_size=self.high + more))
+            assert world.run(refused(send(world.call("Upload"), [*sent, total], close=True)))[1] == "SIZE_MISMATCH"
+            self.low = self.high
+            empty = [header(self.name, part)]
+            assert world.run(send(world.call("Upload"), empty, close=True)) == self.low
+
         @rule(face=FACES)
         def query(self, face: str) -> None:
             committed, complete = world.run(world.query(face, self.name))
