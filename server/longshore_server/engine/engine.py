@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from longshore_server.clock import SECOND, Clock, resolve
+from longshore_server.clock import Clock, resolve
 from longshore_server.contract.template import MAX_ID
 from longshore_server.contract.types import OperationType
 from longshore_server.engine import deploys, recovery
@@ -22,6 +22,7 @@ from longshore_server.engine.attempt import Ending
 from longshore_server.engine.deadlines import Deadlines
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live, Table
+from longshore_server.engine.overdue import Overdue
 from longshore_server.engine.quotas import Quota
 from longshore_server.engine.requests import Requests, Started, not_found
 from longshore_server.engine.retries import Chance
@@ -30,14 +31,14 @@ from longshore_server.engine.sweeper import Sweeper
 from longshore_server.engine.transfers import Transfers
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
-from longshore_server.errors import Reason, ServiceError, failure, invalid
+from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.handler.durable import Durable
 from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.instances.definition import Definition
 from longshore_server.instances.host import Instances
 from longshore_server.jobs.host import Host
 from longshore_server.jobs.queue import JobQueue
-from longshore_server.lifecycle import Move, State
+from longshore_server.lifecycle import State
 from longshore_server.store.database import StoreError
 from longshore_server.store.instances import InstanceLedger
 from longshore_server.store.job_sequels import Sequels
@@ -49,7 +50,6 @@ from longshore_server.store.mutations import (
     Boot,
     Interrupt,
     Nothing,
-    Settle,
     Shutdown,
     StoreContracts,
 )
@@ -64,8 +64,6 @@ from longshore_server.transfers import stores as objects
 
 log = logging.getLogger(__name__)
 
-AGAIN = 60 * SECOND
-"""How long after an end that could not be stored the next try comes."""
 NO_STORES: Mapping[str, objects.Store] = MappingProxyType({})
 
 
@@ -130,8 +128,9 @@ class Engine:
             Reason.TOO_MANY_OPERATIONS, "operations have not ended", total=limits.max_live,
             share=limits.max_live_per_owner, retry_after=5.0,
         )  # fmt: skip
-        self.deadlines = Deadlines(clock, self._overdue)
-        self.waits = Waits(clock, lambda live: self.types[live.record.type].cancel_grace, self._again, self._grace_over)
+        overdue = Overdue(self.store, clock)
+        self.deadlines = Deadlines(clock, overdue.deadline)
+        self.waits = Waits(clock, lambda live: self.types[live.record.type].cancel_grace, self._again, overdue.grace)
         self.requests = Requests(self.types, self.store, self.start, max_payload=limits.max_payload)
         self.instances = Instances(
             definitions, self.store, clock, chance, limits.max_payload,
@@ -437,28 +436,9 @@ class Engine:
         if live.attempt is not None:
             live.attempt.end(Ending.SETTLED)
 
-    def _overdue(self, live: Live) -> None:
-        self._expire(live, Move.FAIL, failure(Reason.DEADLINE_EXCEEDED))
-
     def _again(self, live: Live) -> None:
         if not self._isolation.take(live):
             self.executor.rerun(live)
-
-    def _grace_over(self, live: Live) -> None:
-        self._expire(live, Move.CANCEL, failure(Reason.CANCELLED, live.record.cancel_reason))
-
-    def _expire(self, live: Live, move: Move, error: bytes) -> None:
-        """End an operation whose time is over, whatever it is at."""
-
-        def settled(outcome: OperationRecord | Exception) -> None:
-            if isinstance(outcome, ServiceError) and outcome.reason is Reason.INTERNAL:
-                # Nothing else would end it before the next start.
-                self.clock.call_at(self.clock.now() + AGAIN, lambda: self._expire(live, move, error))
-            elif isinstance(outcome, Exception):
-                log.info("an operation that was due had ended already: %s", outcome)
-
-        if not live.record.terminal:
-            self.store.writer.submit(Settle(live.record.uid, None, move, error), settled)
 
     def _closed(self) -> ServiceError | None:
         return None if self.accepting else self.not_accepting()
