@@ -19,7 +19,7 @@ from benchmarks.processes import BUILD, BenchError, Process
 from longshore_server.clock import SystemClock
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import JobMove
-from longshore_server.store.jobs import Body, QueueRow, new_job
+from longshore_server.store.job_record import Body, QueueRow, new_job
 from longshore_server.store.mutations.job import ClaimJobs, DeclareQueues, SettleJob
 from longshore_server.store.mutations.job_creation import CreateJobs, NewJob, WhenFull
 from longshore_server.store.store import Store

@@ -12,9 +12,9 @@ from longshore_server.job_lifecycle import JobState
 from longshore_server.jobs.host import Host
 from longshore_server.jobs.scheduler import Line
 from longshore_server.store import job_attempts, job_pages
-from longshore_server.store import jobs as rows
+from longshore_server.store import job_rows as rows
 from longshore_server.store.job_attempts import JobAttemptRow
-from longshore_server.store.jobs import Body, JobRecord, QueueRow
+from longshore_server.store.job_record import Body, JobRecord, QueueRow
 from longshore_server.store.mutations import Mutation
 from longshore_server.store.mutations.dead_letters import ForEachJob
 from longshore_server.store.mutations.job import DismissJob, RetryJob

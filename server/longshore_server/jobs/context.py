@@ -15,7 +15,7 @@ from longshore_server.handler.journal import Journal
 from longshore_server.ids import uid_text
 from longshore_server.jobs import progress
 from longshore_server.jobs.definition import Definition
-from longshore_server.store.jobs import Body, JobRecord
+from longshore_server.store.job_record import Body, JobRecord
 from longshore_server.store.mutations.job import ReportJob
 from longshore_server.store.mutations.job_end import JobAttempt
 

@@ -19,7 +19,7 @@ from longshore_server.handler.log import LogLevel, level_of
 from longshore_server.handler.steps import StepRetry
 from longshore_server.job_lifecycle import JobMove
 from longshore_server.jobs.key import KeyTemplate
-from longshore_server.store.jobs import QueueRow
+from longshore_server.store.job_record import QueueRow
 from longshore_server.store.mutations.job_creation import WhenFull
 
 Span = float | timedelta | str

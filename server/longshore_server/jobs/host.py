@@ -19,9 +19,9 @@ from longshore_server.jobs.scheduler import Line, Scheduler
 from longshore_server.jobs.tally import Tally
 from longshore_server.jobs.waiting import Waiting
 from longshore_server.store import job_pages
-from longshore_server.store import jobs as rows
+from longshore_server.store import job_rows as rows
 from longshore_server.store.database import StoreError
-from longshore_server.store.jobs import Body, JobRecord
+from longshore_server.store.job_record import Body, JobRecord
 from longshore_server.store.ledger import Published
 from longshore_server.store.mutations import Author, Mutation
 from longshore_server.store.mutations.job import DeclareQueues, PauseQueue, ReleaseJobs

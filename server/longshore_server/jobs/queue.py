@@ -19,7 +19,7 @@ from longshore_server.jobs.definition import Definition, Span
 from longshore_server.jobs.outcomes import Accepted, Coalesced, JobNotEnqueuedError, Outcome, Rejected, Replaced
 from longshore_server.jobs.planned import Origin, PlannedJob
 from longshore_server.jobs.refs import JobRef
-from longshore_server.store.jobs import Body, new_job
+from longshore_server.store.job_record import Body, new_job
 from longshore_server.store.mutations.job_creation import Admission, NewJob, WhenFull, read_back
 from longshore_server.store.record import JournalEntry
 

@@ -24,7 +24,7 @@ from longshore_server.jobs import progress as reports
 from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import Definition, shown
 from longshore_server.jobs.outcomes import JobCancelledError, JobFailedError
-from longshore_server.store.jobs import Body, JobRecord
+from longshore_server.store.job_record import Body, JobRecord
 from longshore_server.store.mutations import Author
 from longshore_server.store.mutations.job_end import AttachJob, CancelJob
 

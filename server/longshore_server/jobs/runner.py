@@ -23,7 +23,7 @@ from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import fits, shown
 from longshore_server.jobs.outcomes import JobCancelledError
 from longshore_server.jobs.scheduler import Slot
-from longshore_server.store.jobs import Body, JobRecord
+from longshore_server.store.job_record import Body, JobRecord
 from longshore_server.store.mutations.job import LoseJob, SettleJob
 from longshore_server.tracer import UNRECORDED
 

@@ -19,7 +19,7 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import Stand
 from longshore_server.jobs.definition import Definition
-from longshore_server.store.jobs import JobRecord, QueueRow
+from longshore_server.store.job_record import JobRecord, QueueRow
 from longshore_server.store.mutations.job import AdvanceJobs, Claimed, ClaimJobs
 from longshore_server.store.mutations.job_end import BATCH
 

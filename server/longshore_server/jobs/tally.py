@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from longshore_server.job_lifecycle import JobState, Stand
-from longshore_server.store.jobs import JobRecord
+from longshore_server.store.job_record import JobRecord
 
 _STATES, _STANDS = len(JobState) + 1, len(Stand)
 

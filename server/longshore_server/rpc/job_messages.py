@@ -20,7 +20,7 @@ from longshore_server.jobs.scheduler import Line
 from longshore_server.jobs.tally import Tally
 from longshore_server.rpc.wire import set_time
 from longshore_server.store.job_attempts import JobAttemptRow
-from longshore_server.store.jobs import Attachment, Body, JobRecord, QueueRow, TargetKind
+from longshore_server.store.job_record import Attachment, Body, JobRecord, QueueRow, TargetKind
 from longshore_server.store.mutations.job_creation import WhenFull
 
 

@@ -22,7 +22,7 @@ from longshore_server.rpc.paging import Fit, make_token, read_page, read_size, r
 from longshore_server.rpc.records import log_page, step_page
 from longshore_server.rpc.wire import set_time
 from longshore_server.store import queries
-from longshore_server.store.jobs import JobRecord, QueueRow
+from longshore_server.store.job_record import JobRecord, QueueRow
 from longshore_server.store.search import Condition
 
 SERVICE = "longshore.v1.JobsService"

@@ -9,7 +9,8 @@ from typing import Any
 from longshore_server.ids import parse_uid
 from longshore_server.job_lifecycle import ENDED, JobState, Stand
 from longshore_server.store import queries
-from longshore_server.store.jobs import JobRecord, load
+from longshore_server.store.job_record import JobRecord
+from longshore_server.store.job_rows import load
 from longshore_server.store.search import BRANCHES, EXAMINED, Condition, Search, Source, Value
 
 

@@ -6,181 +6,28 @@ rows can tell, which jobs of a key there are or which one is next, is asked afte
 
 from __future__ import annotations
 
-import enum
 import sqlite3
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from longshore_server.errors import Reason, ServiceError, reason_of
-from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import ENDED, JobMove, JobState, Stand, rule
-from longshore_server.store import job_attempts
+from longshore_server.store import job_attempts, job_keys
+from longshore_server.store.job_keys import KeyCount, KeyHolders
+from longshore_server.store.job_record import Attachment, Body, JobRecord, Part, QueueRow
+from longshore_server.store.job_rows import CHANGING, COLUMNS, changing, constant, job_not_found, load, queue_row
 from longshore_server.store.ledger import Ledger, Published
-from longshore_server.store.record import Revision
 from longshore_server.store.statements import ManyRows, update
 
-
-class Body(NamedTuple):
-    """A value as stored; see `handler/codec.py`."""
-
-    codec: str
-    data: bytes
-
-
-class Part(enum.IntEnum):
-    """What a job has besides its row."""
-
-    PAYLOAD = 1
-    PROGRESS = 2
-    RESULT = 3
-    ERROR = 4
-    """Serialized `google.rpc.Status`: what those learn who wait for it."""
-    PROBLEM = 5
-    """What the code raised, for operators."""
-
-
-@dataclass(frozen=True, eq=False)
-class JobRecord(Revision):
-    """One revision of a job. Times in microseconds since the epoch."""
-
-    uid: bytes
-    queue: str
-    state: JobState
-    stand: Stand
-    revision: int
-    attempt: int
-    failures: int
-    claims: int
-    priority: int
-    key: str
-    due: int | None
-    deadline: int | None
-    created: int
-    updated: int
-    started: int | None
-    begun: int | None
-    ended: int | None
-    lease: int | None
-    parent: bytes | None
-    operation: bytes | None
-    detached: bool
-    deferred: bool
-    cancel_requested: int | None
-    cancel_reason: str
-    reason: str
-    trace: str
-    expires: int | None
-    attachments: tuple[Attachment, ...] = ()
-    """What ends with it."""
-    progress: Body | None = None
-    result: Body | None = None
-    error: bytes | None = None
-    problem: str = ""
-
-    @property
-    def name(self) -> str:
-        """`jobs/{id}`."""
-        return f"jobs/{uid_text(self.uid)}"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether it has ended."""
-        return self.ended is not None
-
-    @property
-    def resident(self) -> bool:
-        """Whether it is about to change: there may be millions that are not."""
-        return self.state in (JobState.ACTIVE, JobState.CANCELLING)
-
-    @property
-    def occupies(self) -> bool:
-        """Whether it counts among the active jobs of its key."""
-        return self.counted is not None and self.stand <= Stand.READY
-
-    @property
-    def counted(self) -> Stand | None:
-        """What it counts as among the jobs of its key; None: it does not. One that ends with another holds no place."""
-        return self.stand if self.key and self.ended is None and not self.deferred else None
-
-
-def new_job(
-    uid: bytes, queue: str, created: int, *, priority: int = 0, key: str = "", due: int | None = None,
-    deadline: int | None = None, parent: bytes | None = None, operation: bytes | None = None, detached: bool = False,
-    trace: str = "",
-) -> JobRecord:  # fmt: skip
-    """The first revision of a job: QUEUED, and DELAYED where it is due later."""
-    record = object.__new__(JobRecord)
-    record.__dict__.update(
-        uid=uid, queue=queue, state=JobState.QUEUED, stand=Stand.READY if due is None else Stand.DELAYED, revision=1,
-        attempt=0, failures=0, claims=0, priority=priority, key=key, due=due, deadline=deadline, created=created,
-        updated=created, started=None, begun=None, ended=None, lease=None, parent=parent, operation=operation,
-        detached=detached, deferred=False, attachments=(), cancel_requested=None, cancel_reason="", reason="",
-        trace=trace, expires=None, progress=None, result=None, error=None, problem="",
-    )  # fmt: skip
-    return record
-
-
-class TargetKind(enum.IntEnum):
-    """What can end with a job."""
-
-    OPERATION = 1
-    JOB = 2
-
-
-class Attachment(NamedTuple):
-    """Something that ends with a job. `progress`: how the job's goes on to it; see `longshore_server.jobs.progress`."""
-
-    target: bytes
-    kind: TargetKind
-    progress: str = ""
-
-
-class QueueRow(NamedTuple):
-    """One queue: what its definition says, and what is durable about it. Times in microseconds."""
-
-    name: str
-    slots: int
-    """How many jobs of one key may be active."""
-    retention: int | None
-    interval: int
-    burst: int
-    allowed: int = 0
-    paused: bool = False
-
-    def next_claim(self, now: int) -> int | None:
-        """When the rate allows the next claim; None: now."""
-        following = self.allowed + self.interval - self.burst
-        return following if self.interval and following > now else None
-
-
-class KeyCount(NamedTuple):
-    """How many jobs of a key have not ended: those that have begun, and those that wait."""
-
-    begun: int
-    ready: int
-    waiting: int
-
-    @property
-    def occupied(self) -> int:
-        """How many places are taken."""
-        return self.begun + self.ready
-
-    @property
-    def queued(self) -> int:
-        """How many have not begun."""
-        return self.ready + self.waiting
-
-
-class KeyHolders(NamedTuple):
-    """Jobs of a key, the oldest of each kind."""
-
-    queued: bytes | None
-    active: bytes | None
-    begun: bytes | None
-    """It may be active, be cancelled, or be stale."""
-    stale: bool
-    """Whether one is."""
+_PARTS = ((Part.PROGRESS, "progress"), (Part.RESULT, "result"), (Part.ERROR, "error"), (Part.PROBLEM, "problem"))
+_INSERT_JOBS = ManyRows(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES", len(COLUMNS))
+_UPDATE_JOBS = update("jobs", CHANGING)
+_WRITE_BODIES = ManyRows(
+    "INSERT INTO job_bodies (uid, part, codec, body) VALUES", 4,
+    "ON CONFLICT (uid, part) DO UPDATE SET codec = excluded.codec, body = excluded.body",
+)  # fmt: skip
+_SET_QUEUE = """INSERT OR REPLACE INTO queues (name, slots, retention, interval, burst, allowed, paused)
+                VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
 class _Change:
@@ -344,26 +191,21 @@ class Jobs(Ledger):
         """How many jobs of a key there are."""
         if (queue, key) in self._keys:
             self.flush()
-        rows = self.connection.execute("SELECT stand, jobs FROM job_keys WHERE queue = ? AND key = ?", (queue, key))
-        by_stand = dict(rows.fetchall())
-        waiting = by_stand.get(Stand.BLOCKED, 0) + by_stand.get(Stand.DELAYED, 0)
-        return KeyCount(by_stand.get(Stand.NONE, 0), by_stand.get(Stand.READY, 0), waiting)
+        return job_keys.count(self.connection, queue, key)
 
     def key_holders(self, queue: str, key: str) -> KeyHolders:
         """Which jobs of a key are there for others that come."""
         if (queue, key) in self._keys:
             self.flush()
-        (queued,) = self.connection.execute(_OLDEST_QUEUED, (queue, key)).fetchone()
-        active, begun, stale = self.connection.execute(_OLDEST_BEGUN, (queue, key)).fetchone()
-        return KeyHolders(queued, active, begun, bool(stale))
+        return job_keys.holders(self.connection, queue, key)
 
     def _promote(self, queue: str, key: str) -> None:
         """Let those become READY for which their key has room."""
         count = self.key_count(queue, key)
         room = self.queue(queue).slots - count.occupied
         if room > 0 and count.waiting:
-            for (uid,) in self.connection.execute(_BLOCKED, (queue, key, room)).fetchall():
-                self.note(self.head(bytes(uid)), stand=Stand.READY)
+            for uid in job_keys.blocked(self.connection, queue, key, room):
+                self.note(self.head(uid), stand=Stand.READY)
 
     # Queues.
 
@@ -468,9 +310,9 @@ class Jobs(Ledger):
         counts: dict[tuple[str, str, int], int] = {}
         for uid, change in self._unwritten.items():
             if change.stored == 0:
-                inserts.append((bytearray(uid), *_values(change.record), *_constants(change.record)))
+                inserts.append((bytearray(uid), *changing(change.record), *constant(change.record)))
             elif change.record.revision != change.stored:
-                updates.append((bytearray(uid), change.stored, *_values(change.record)))
+                updates.append((bytearray(uid), change.stored, *changing(change.record)))
             change.stored = change.record.revision
             record = change.record
             if record.counted is not change.counted:
@@ -481,119 +323,17 @@ class Jobs(Ledger):
                 change.counted = record.counted
         self._unwritten.clear()
         self._keys.clear()
-        INSERT_JOBS.run(self.connection, inserts)
-        if UPDATE_JOBS.run(self.connection, updates) != len(updates):
+        _INSERT_JOBS.run(self.connection, inserts)
+        if _UPDATE_JOBS.run(self.connection, updates) != len(updates):
             raise RuntimeError("a job is not at the revision in the store that the writer knows")
-        self._count(counts)
+        if counts:
+            job_keys.note(self.connection, counts)
         # The last one of a part counts: a statement cannot write one row twice.
         bodies = {(bytes(uid), part): (uid, part, codec, body) for uid, part, codec, body in self._bodies}
         self._bodies.clear()
-        WRITE_BODIES.run(self.connection, list(bodies.values()))
-
-    def _count(self, counts: Mapping[tuple[str, str, int], int]) -> None:
-        """Count what has been written, by key and stand."""
-        more = [(*place, step) for place, step in counts.items() if step > 0]
-        fewer = [(*place, step) for place, step in counts.items() if step < 0]
-        self.connection.executemany(_COUNT_UP, more)
-        self.connection.executemany(_COUNT_DOWN, fewer)
-        self.connection.executemany(_COUNTED_OUT, [(queue, key, stand) for queue, key, stand, _ in fewer])
+        _WRITE_BODIES.run(self.connection, list(bodies.values()))
 
     def _write_body(self, uid: bytes, part: Part, body: Body | None) -> None:
         if body is None:
             body = Body("", b"")
         self._bodies.append((bytearray(uid), int(part), body.codec, bytearray(body.data)))
-
-
-_PARTS = ((Part.PROGRESS, "progress"), (Part.RESULT, "result"), (Part.ERROR, "error"), (Part.PROBLEM, "problem"))
-_CHANGING = (
-    "state", "stand", "revision", "attempt", "failures", "claims", "due", "deadline", "updated", "started", "begun",
-    "ended", "lease", "deferred", "attached", "cancel_requested", "cancel_reason", "reason", "expires",
-)  # fmt: skip
-_CONSTANT = ("queue", "priority", "key", "created", "parent", "operation", "detached", "trace")
-COLUMNS = ("uid", *_CHANGING, *_CONSTANT)
-
-INSERT_JOBS = ManyRows(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES", len(COLUMNS))
-UPDATE_JOBS = update("jobs", _CHANGING)
-WRITE_BODIES = ManyRows(
-    "INSERT INTO job_bodies (uid, part, codec, body) VALUES", 4,
-    "ON CONFLICT (uid, part) DO UPDATE SET codec = excluded.codec, body = excluded.body",
-)  # fmt: skip
-_SET_QUEUE = """INSERT OR REPLACE INTO queues (name, slots, retention, interval, burst, allowed, paused)
-                VALUES (?, ?, ?, ?, ?, ?, ?)"""
-_OLDEST_QUEUED = "SELECT min(uid) FROM jobs WHERE queue = ? AND key = ? AND key <> '' AND stand >= 1"
-_OF_KEY = "FROM jobs WHERE queue = ? AND key = ? AND key <> '' AND ended IS NULL AND deferred = 0"
-_OLDEST_BEGUN = f"SELECT min(uid) FILTER (WHERE state = 2), min(uid), max(state = 4) {_OF_KEY} AND stand = 0"
-_BLOCKED = f"SELECT uid {_OF_KEY} AND stand = 2 ORDER BY priority DESC, uid LIMIT ?"
-_COUNT_UP = """INSERT INTO job_keys (queue, key, stand, jobs) VALUES (?, ?, ?, ?)
-               ON CONFLICT (queue, key, stand) DO UPDATE SET jobs = jobs + excluded.jobs"""
-_COUNT_DOWN = "UPDATE job_keys SET jobs = jobs + ?4 WHERE queue = ?1 AND key = ?2 AND stand = ?3"
-_COUNTED_OUT = "DELETE FROM job_keys WHERE queue = ?1 AND key = ?2 AND stand = ?3 AND jobs = 0"
-
-
-def _values(r: JobRecord) -> tuple[Any, ...]:
-    return (
-        int(r.state), int(r.stand), r.revision, r.attempt, r.failures, r.claims, r.due, r.deadline, r.updated,
-        r.started, r.begun, r.ended, r.lease, int(r.deferred), len(r.attachments), r.cancel_requested, r.cancel_reason,
-        r.reason, r.expires,
-    )  # fmt: skip
-
-
-def _constants(r: JobRecord) -> tuple[Any, ...]:
-    return (r.queue, r.priority, r.key, r.created, r.parent, r.operation, int(r.detached), r.trace)
-
-
-def job_not_found(uid: bytes) -> ServiceError:
-    """The refusal of a job that does not exist, or no more."""
-    name = f"jobs/{uid_text(uid)}"
-    return ServiceError(Reason.JOB_NOT_FOUND, f"{name} does not exist, or does no more.", resource=name)
-
-
-# Reading.
-
-_LOAD = f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE uid = ?"  # noqa: S608 - only our own text
-
-
-def load(connection: sqlite3.Connection, uid: bytes, *, result: bool = True) -> JobRecord | None:
-    """The job with this uid. `result`: False leaves that out, which may be large."""
-    row = connection.execute(_LOAD, (uid,)).fetchone()
-    if row is None:
-        return None
-    facts: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-    facts.update(state=JobState(facts["state"]), stand=Stand(facts["stand"]))
-    facts.update(deferred=bool(facts["deferred"]), detached=bool(facts["detached"]))
-    bodies = {
-        part: Body(codec, bytes(body))
-        for part, codec, body in connection.execute(
-            "SELECT part, codec, body FROM job_bodies WHERE uid = ? AND part > 1 AND part <> ?",
-            (uid, 0 if result else int(Part.RESULT)),
-        )
-        if codec or body
-    }
-    error, problem, attached = bodies.get(Part.ERROR), bodies.get(Part.PROBLEM), facts.pop("attached")
-    record = object.__new__(JobRecord)
-    record.__dict__.update(
-        facts, attachments=attachments(connection, uid) if attached else (), progress=bodies.get(Part.PROGRESS),
-        result=bodies.get(Part.RESULT), error=None if error is None else error.data,
-        problem="" if problem is None else problem.data.decode(),
-    )  # fmt: skip
-    return record
-
-
-def payload(connection: sqlite3.Connection, uid: bytes) -> Body:
-    """What a job that there is has to work on."""
-    codec, data = connection.execute("SELECT codec, body FROM job_bodies WHERE uid = ? AND part = 1", (uid,)).fetchone()
-    return Body(codec, bytes(data))
-
-
-def attachments(connection: sqlite3.Connection, uid: bytes) -> tuple[Attachment, ...]:
-    """What ends with the job."""
-    rows = connection.execute("SELECT target, kind, progress FROM attachments WHERE uid = ? ORDER BY target", (uid,))
-    return tuple(Attachment(bytes(target), TargetKind(kind), progress) for target, kind, progress in rows)
-
-
-def queue_row(connection: sqlite3.Connection, name: str) -> QueueRow:
-    """One queue."""
-    row = connection.execute(
-        "SELECT name, slots, retention, interval, burst, allowed, paused FROM queues WHERE name = ?", (name,)
-    ).fetchone()
-    return QueueRow._make((*row[:-1], bool(row[-1])))

@@ -13,8 +13,9 @@ import pytest
 from longshore_server import JobFailedError
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import JobState
-from longshore_server.store import jobs as rows
-from longshore_server.store.jobs import Body, JobRecord, Jobs, QueueRow, new_job
+from longshore_server.store import job_rows as rows
+from longshore_server.store.job_record import Body, JobRecord, QueueRow, new_job
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.ledger import Commit
 from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeclareQueues
 from longshore_server.store.mutations.job_creation import CreateJobs, NewJob, WhenFull

@@ -20,7 +20,9 @@ from longshore_server.job_lifecycle import ENDED, JobState, Stand
 from longshore_server.rpc import filters
 from longshore_server.store import job_pages
 from longshore_server.store.database import migrate
-from longshore_server.store.jobs import Body, JobRecord, Jobs, QueueRow, load, new_job
+from longshore_server.store.job_record import Body, JobRecord, QueueRow, new_job
+from longshore_server.store.job_rows import load
+from longshore_server.store.jobs import Jobs
 from longshore_server.testing import ManualClock
 from tests.server.test_pages import OPERATORS, plans, quoted, stamp
 

@@ -10,7 +10,7 @@ import pytest
 
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
-from longshore_server.store.jobs import JobRecord
+from longshore_server.store.job_record import JobRecord
 from longshore_server.store.mutations.job import ClaimJobs, DeleteJob, SettleJob
 from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
 from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt

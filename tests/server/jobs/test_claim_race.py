@@ -23,7 +23,8 @@ import pytest
 from longshore_server import Reason, ServiceError, StoreError
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import JobMove
-from longshore_server.store.jobs import Body, JobRecord, Jobs, QueueRow, new_job
+from longshore_server.store.job_record import Body, JobRecord, QueueRow, new_job
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import Mutation
 from longshore_server.store.mutations.job import Claimed, ClaimJobs, DeclareQueues, LoseJob, ReportJob, SettleJob
 from longshore_server.store.mutations.job_creation import Admission, CreateJobs, NewJob, WhenFull

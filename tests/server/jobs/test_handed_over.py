@@ -11,7 +11,8 @@ import pytest
 from longshore_server import Coalesced, Job, JobCancelledError, JobState, Reason, Rejected, ServiceError
 from longshore_server.errors import failure
 from longshore_server.job_lifecycle import JobMove
-from longshore_server.store.jobs import JobRecord, load
+from longshore_server.store.job_record import JobRecord
+from longshore_server.store.job_rows import load
 from longshore_server.store.mutations import Record
 from longshore_server.store.mutations.job import ClaimJobs, LoseJob, ReportJob, RetryJob, SettleJob
 from longshore_server.store.mutations.job_end import AttachJob, CancelJob, JobAttempt

@@ -12,8 +12,9 @@ import pytest
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import ENDED, RULES, JobMove, JobState, Stand, rule
-from longshore_server.store import jobs as rows
-from longshore_server.store.jobs import Body, JobRecord, Jobs, QueueRow, new_job
+from longshore_server.store import job_rows as rows
+from longshore_server.store.job_record import Body, JobRecord, QueueRow, new_job
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import Mutation
 from longshore_server.store.mutations.job import DeclareQueues
 from longshore_server.store.mutations.job_creation import CreateJobs, NewJob, WhenFull

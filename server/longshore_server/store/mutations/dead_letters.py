@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from longshore_server.store.jobs import JobRecord, Jobs
+from longshore_server.store.job_record import JobRecord
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 

@@ -11,14 +11,10 @@ from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState, Stand
 from longshore_server.lifecycle import Move, State
 from longshore_server.store import job_retries
+from longshore_server.store.job_record import Body, JobRecord, QueueRow
+from longshore_server.store.job_rows import payload
 from longshore_server.store.job_sequels import Sequels
-from longshore_server.store.jobs import (
-    Body,
-    JobRecord,
-    Jobs,
-    QueueRow,
-    payload,
-)
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.attempt import Report
 from longshore_server.store.mutations.base import Mutation

@@ -11,11 +11,8 @@ from typing import NamedTuple
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobMove, Stand
-from longshore_server.store.jobs import (
-    Body,
-    JobRecord,
-    Jobs,
-)
+from longshore_server.store.job_record import Body, JobRecord
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
 from longshore_server.store.mutations.job import claim

@@ -17,14 +17,9 @@ from google.rpc import error_details_pb2, status_pb2
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.lifecycle import Move
+from longshore_server.store.job_record import Attachment, Body, JobRecord, TargetKind
 from longshore_server.store.job_sequels import Sequel, Sequels
-from longshore_server.store.jobs import (
-    Attachment,
-    Body,
-    JobRecord,
-    Jobs,
-    TargetKind,
-)
+from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
 from longshore_server.store.mutations.settle import Settle

@@ -11,7 +11,7 @@ from google.rpc import status_pb2
 from longshore_server.errors import Reason, reason_of
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.store.instances import Entry, InstanceRecord, Value
-from longshore_server.store.jobs import JobRecord
+from longshore_server.store.job_record import JobRecord
 from longshore_server.store.outbox import EventType, Outbox
 
 _OVER = frozenset({JobMove.CANCEL, JobMove.REPLACE, JobMove.EXPIRE})
