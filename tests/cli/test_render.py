@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from acme.orders.v1.orders_pb2 import OrderItem, ProcessOrderProgress, ProcessOrderRequest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from rich.console import Console
 
 import longshore_client as lc
 from longshore.v1.channels_pb2 import CounterProgress, MilestoneProgress
 from longshore_client.channel import connect
+from longshore_client.cli.bars import Bars
 from longshore_client.cli.reflection import Types
 from longshore_client.cli.render import PlainRenderer, describe, elapsed, event_dict
 
@@ -157,3 +160,20 @@ show.event(lc.Completed(None, sequence=9, revision=9, attempt=1, time=datetime.n
     assert "stage 3" in text
     assert "3/3" in text
     assert "completed in" in text
+
+
+def test_a_bar_of_bytes_says_how_fast_it_goes_and_how_long_it_will_take() -> None:
+    bars, shown, now = Bars(), io.StringIO(), 100.0
+    bars._console = Console(file=shown, force_terminal=True, width=120)
+    rich = bars._open()
+    rich.get_time = lambda: now
+    for sent in (0, 10, 20):
+        bars.bytes("sending report.pdf", sent * 1_000_000, 100_000_000)
+        now += 1.0
+    rich.refresh()
+    (task,) = rich.tasks
+    assert task.fields["facts"] == "20.0 MB of 100.0 MB  10.0 MB/s  8 s left"
+    assert task.fields["facts"] in shown.getvalue()
+    bars.bytes_done()
+    assert rich.tasks == []
+    bars.close()
