@@ -14,7 +14,7 @@ from lab.v1.lab_pb2 import PlayRequest, PlayResult
 
 from longshore_server import Job, JobCancelledError, JobFailedError, JobRetry, Replaced
 from longshore_server.handler import codec
-from longshore_server.store import job_rows as rows
+from longshore_server.store import jobs as rows
 from tests.server.boundaries import Fate, Scenario, at_every_commit
 
 
@@ -24,6 +24,8 @@ class Load:
     number: int
     seconds: int = 0
     fails: bool = False
+    heeds: bool = False
+    """Whether it works until it is cancelled."""
 
 
 class Queues(Scenario):
@@ -38,6 +40,9 @@ class Queues(Scenario):
         )  # fmt: skip
         async def load(payload: Load, job: Job[PlayResult]) -> PlayResult:
             await job.step("work", self.effects.update, [payload.number])
+            if payload.heeds:
+                await job.cancelled.wait()
+                raise JobCancelledError
             if payload.seconds:
                 await job.sleep(payload.seconds)
             await job.progress(payload.number)
@@ -58,7 +63,8 @@ class Queues(Scenario):
             assert outcome.replaced.id == first.id
             refs = [first, second, outcome.job, await load.create(Load("d", 4), delay=30, name="later")]
             refs += await load.create_many([Load("m", 5), Load("n", 6, fails=True)], name="many")
-            refs += [await load.create(Load("c", 7, seconds=3600), name="cancelled")]
+            refs += [await load.create(Load("c", 7, heeds=True), name="cancelled")]
+            await op.sleep(1)  # until it runs, whoever was quicker
             await refs[-1].cancel("no more")
             for ref in refs:
                 with suppress(JobFailedError, JobCancelledError):
