@@ -14,7 +14,7 @@ from lab.v1.lab_pb2 import PlayRequest, PlayResult
 
 from longshore_server import Job, JobCancelledError, JobFailedError, JobRetry, Replaced
 from longshore_server.handler import codec
-from longshore_server.store import jobs as rows
+from longshore_server.store import job_rows as rows
 from tests.server.boundaries import Fate, Scenario, at_every_commit
 
 
