@@ -39,15 +39,16 @@ Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
 def azurite() -> list[str]:
-    """What runs Azurite, built once. Needs node and npm."""
-    TOOLS.mkdir(parents=True, exist_ok=True)
-    program = TOOLS / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    if not program.exists():
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(Path(__file__).with_name("azurite") / name, TOOLS)
+    """What runs Azurite, installed once. Needs node and npm."""
+    source, modules = Path(__file__).with_name("azurite"), TOOLS / "node_modules"
+    lock = TOOLS / "package-lock.json"
+    # npm writes the file of that name among the modules when all of them are there.
+    done = (modules / ".package-lock.json").exists()
+    if not done or lock.read_bytes() != (source / lock.name).read_bytes():
+        shutil.copytree(source, TOOLS, dirs_exist_ok=True)
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
         subprocess.run(command, cwd=TOOLS, check=True, capture_output=True)
-    return ["node", str(program)]
+    return ["node", str(modules / "azurite" / "dist" / "src" / "blob" / "main.js")]
 
 
 @contextlib.contextmanager
