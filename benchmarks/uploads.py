@@ -125,5 +125,5 @@ def _others(loadgen: Loadgen, ours: Process, rounds: int, seconds: float) -> Non
     for kind, title in titles.items():
         ratios = [each[0] / idle[0] for each, idle in zip(found[kind], found["idle"], strict=True)]
         p99, rate = (statistics.median(column) for column in zip(*found[kind], strict=True))
-        verdict = processes.verdict(ratios, P99, at_most=True) if kind == "paced" else ""
+        verdict = processes.verdict(ratios, P99, at_most=True) if kind != "idle" else ""
         print(f"{title:<28}{p99:>8.1f}{statistics.median(ratios):>9.2f}{rate:>8.0f}{verdict}")
