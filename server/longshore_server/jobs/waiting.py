@@ -65,11 +65,10 @@ class Waiting:
 
     async def _check(self, number: int, *, hands_over: bool) -> None:
         own, other = self._edges[number]
-        # Those that came later look at this one: of two that close a circle at once, one is refused.
+        # In the step in which it began: of two that close a circle at once, the later one is refused.
         waiting: dict[bytes, list[bytes]] = {}
-        for earlier, (waiter, target) in self._edges.items():
-            if earlier < number:
-                waiting.setdefault(waiter, []).append(target)
+        for waiter, target in self._edges.values():
+            waiting.setdefault(waiter, []).append(target)
         why = await self._store.read(
             lambda connection: job_waits.obstacle(connection, own, other, waiting, hands_over=hands_over)
         )

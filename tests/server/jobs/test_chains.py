@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from longshore_server import Job, JobRequest
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.store.job_record import JobRecord
-from longshore_server.store.mutations.job import ClaimJobs, DeleteJob, SettleJob
+from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeleteJob, SettleJob
 from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
 from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt
 from tests.server.jobs.conftest import DONE, Site, Yard
@@ -75,17 +76,35 @@ async def test_what_one_parent_has_created_is_cancelled_in_batches_over_a_restar
 async def test_a_job_is_kept_until_all_has_ended_that_ends_with_it(site: Site) -> None:
     uids = await site.chain(600)
     await site.store.writer.submit(SettleJob(uids[-1], 1, JobMove.COMPLETE, DONE))
-    (left,) = await site.store.read(lambda c: c.execute("SELECT uid FROM job_sequels").fetchall())
+    ((number, left),) = await site.store.read(lambda c: c.execute("SELECT number, uid FROM job_sequels").fetchall())
     with pytest.raises(ServiceError, match="has yet to end with it") as caught:
-        await site.store.writer.submit(DeleteJob(bytes(left[0])))
+        await site.store.writer.submit(DeleteJob(bytes(left)))
     assert caught.value.reason is Reason.ILLEGAL_MOVE
-    site.clock.advance_to(site.clock.now() + 10**6)
+    site.clock.advance(1)
+    await site.store.writer.submit(AdvanceJobs(skip=frozenset({number})))
+    assert await site.store.read(lambda c: c.execute("SELECT uid FROM jobs WHERE ended > 0").fetchall()) == [(left,)]
     await site.follow()
     assert (await site.states())[JobState.COMPLETED] <= 601
     for _ in range(2):
         site.clock.advance(61)
         await site.follow()
     assert await site.states() == {}
+
+
+async def test_a_cancel_that_is_too_much_for_one_transaction_goes_on_by_itself(yard: Yard) -> None:
+    @yard.job("load")
+    async def load(payload: str, job: Job[None]) -> None:
+        if payload:
+            await load.create_many([JobRequest("", delay="1h")] * (2 * BATCH), name="many")
+            await job.cancelled.wait()
+
+    await yard.start()
+    parent = await load.create("parent")
+    await yard.catch_up()
+    await parent.cancel()
+    for _ in range(3):
+        await yard.catch_up()
+    assert {record.state for record in await yard.jobs()} == {JobState.CANCELLED}
 
 
 async def test_so_many_end_with_one_job_and_no_more(site: Site) -> None:
