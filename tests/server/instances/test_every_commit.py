@@ -81,6 +81,7 @@ class Recurrings(Story):
     async def tell(self, channel: lc.Channel) -> None:
         client: lc.RecurringClient[Any] = lc.RecurringClient(channel, "refresh")
         await self.ask(client.start("a", []))
+        await self.ask(client.trigger("a"))
         await self.harness.advance(60)
         await self.ask(client.pause("a"))
         await self.harness.advance(150)
@@ -175,6 +176,7 @@ class Tasks(Story):
         self.fails = False
         await self.ask(client.resume("a"))
         await self.harness.advance(5)
+        await self.ask(client.trigger("a"))
         await self.ask(client.send("a", ["end", 1]))
         await self.harness.advance(1)
         await self.ask(client.send("a", ["v", 60]))
