@@ -36,10 +36,9 @@ class JobChecks:
         for uid, row in self._stored.jobs.items():
             self._children[uid_text(row["parent"])].append(uid)
         errands = [uid for uid, row in self._stored.jobs.items() if row["queue"] == "errand"]
-        self._begins = sorted(
-            (int(note.token), uid) for uid in errands for note in self._stored.notes[uid] if note.name == "ran"
-        )
-        """When which job of the queue began an attempt."""
+        ran = {uid: [int(n.token) for n in self._stored.notes[uid] if n.name == "ran"] for uid in errands}
+        self._begins = sorted((min(times), uid) for uid, times in ran.items() if times)
+        """When which job of the queue began: its first attempt, as one that was in crashes is run before others."""
 
     def all(self) -> None:
         """Every check."""

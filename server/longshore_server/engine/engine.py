@@ -177,7 +177,7 @@ class Engine:
             max_input=self._limits.max_input, closed=self._closed, contracts=numbers, live=self._live,
             tracer=self.tracer,
         )  # fmt: skip
-        self._isolation = recovery.Isolation(self.executor, self.store.writer, self.clock, self._epoch)
+        self._isolation = recovery.Isolation(self.executor, self.jobs, self.store.writer, self.clock, self._epoch)
         for record in records:
             self.deadlines.add(self.table.add(record))
             self._live.take(record.owner)
@@ -187,13 +187,14 @@ class Engine:
         """Let what the last server left behind go on, then accept new work. Returns how many operations go on."""
         self.executor.services = services
         self.executor.context = contextvars.copy_context()
+        self.jobs.services, self.jobs.context = services, self.executor.context
         count = await recovery.recover(
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._past,
-            self._isolation,
+            self._isolation, self.jobs,
         )  # fmt: skip
         await self.transfers.start()
         self.accepting = True
-        await self.jobs.recover(services, self.executor.context)
+        self.jobs.start()
         self.instances.start(services)
         await self.sweeper.start(self.store)
         return count

@@ -16,6 +16,7 @@ from longshore_server.job_lifecycle import ENDED, JobState
 from longshore_server.jobs.queue import JobQueue
 from longshore_server.jobs.runner import Ending, Run
 from longshore_server.jobs.scheduler import Line, Scheduler
+from longshore_server.jobs.suspect import SuspectJob
 from longshore_server.jobs.tally import Tally
 from longshore_server.jobs.waiting import Waiting
 from longshore_server.store import job_pages
@@ -24,7 +25,7 @@ from longshore_server.store.database import StoreError
 from longshore_server.store.job_record import Body, JobRecord
 from longshore_server.store.ledger import Published
 from longshore_server.store.mutations import Author, Mutation
-from longshore_server.store.mutations.job import DeclareQueues, PauseQueue, ReleaseJobs
+from longshore_server.store.mutations.job import ClaimJob, DeclareQueues, PauseQueue, ReleaseJobs
 from longshore_server.store.mutations.job_creation import Admission, CreateJobs, NewJob
 from longshore_server.store.mutations.with_jobs import Joint, WithJobs
 from longshore_server.store.record import JournalEntry
@@ -93,12 +94,40 @@ class Host:
         for bound in self.queues.values():
             bound.bind(self)
 
-    async def recover(self, services: Any, context: contextvars.Context) -> None:
-        """Let what the last server left behind go on: its attempts died with it."""
-        self.services, self.context = services, context
+    async def latest(self) -> int:
+        """When the latest of the attempts began that the last server left behind; 0: it left none."""
+        return await self.store.read(job_pages.latest)
+
+    async def recover(self, innocent: int = -1) -> None:
+        """Let what the last server left behind be made again: its attempts died with it. `innocent`: what began at this
+        time or before counts no crash."""
         if self.queues:
-            await self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=True))
+            await self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=True, innocent=innocent))
+
+    async def suspects(self, crashes: int) -> list[SuspectJob]:
+        """The jobs that were under way in so many crashes in a row, or more."""
+        return [SuspectJob(self, record) for record in await self.store.read(partial(job_pages.crashed, crashes))]
+
+    def start(self) -> None:
+        """Let attempts begin."""
+        if self.queues:
             self.scheduler.start()
+
+    async def isolate(self, uid: bytes, queue: str) -> Run | None:
+        """Begin one job apart from those that wait. Returns its attempt once that has begun; None: it does not wait."""
+        if self._closed() is not None:
+            return None
+        line = self.scheduler.lines[queue]
+        line.running += 1
+
+        def begun(claimed: tuple[JobRecord, Body] | Exception | None) -> None:
+            if claimed is None or isinstance(claimed, Exception):
+                line.running -= 1
+            else:
+                self.launch(line, *claimed)
+
+        await self.store.writer.submit(ClaimJob(uid, line.definition.heartbeat), begun)
+        return self.runs.get(uid)
 
     @property
     def _max_claims(self) -> Mapping[str, int]:

@@ -75,6 +75,8 @@ class Scheduler:
         self.lines = {definition.name: Line(definition) for definition in definitions}
         self.open = False
         """Whether attempts may begin."""
+        self.held = False
+        """While true, jobs wait: recovery runs suspects apart (see `engine/recovery.py`)."""
         self._timer: Timer | None = None
         self._timer_at = 0
         self._advancing = False
@@ -101,12 +103,18 @@ class Scheduler:
             if line.timer is not None:
                 line.timer.cancel()
 
+    def release(self) -> None:
+        """Stop holding jobs back."""
+        self.held = False
+        for line in self.lines.values():
+            self.next(line)
+
     # Slots.
 
     def reserve(self, line: Line) -> bool:
         """Take a slot for a job that is being created, if one is free and nobody waits for it."""
         free = line.running < line.definition.concurrency and not (line.backlog or line.coming or line.returning)
-        if free and self.open and not line.paused and line.timer is None:
+        if free and self.open and not self.held and not line.paused and line.timer is None:
             line.running += 1
             return True
         line.coming += 1
@@ -166,7 +174,8 @@ class Scheduler:
         """Claim as many jobs as there are slots, where some may be ready."""
         self._give_back(line)
         slots = min(line.definition.concurrency - line.running, CLAIMS)
-        if line.backlog and slots > 0 and self.open and not line.paused and not line.claiming and line.timer is None:
+        free = slots > 0 and self.open and not self.held and not line.paused
+        if line.backlog and free and not line.claiming and line.timer is None:
             line.claiming, line.backlog = True, False
             line.running += slots
             claim = ClaimJobs(line.definition.name, slots, line.definition.heartbeat)

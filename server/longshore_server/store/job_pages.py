@@ -100,6 +100,22 @@ def _drive(connection: sqlite3.Connection, equal: dict[str, Condition]) -> tuple
     return [_ALL], []
 
 
+def latest(connection: sqlite3.Connection) -> int:
+    """When the latest of the attempts began that are under way; 0: none is."""
+    (found,) = connection.execute(
+        "SELECT max(begun) FROM jobs WHERE state IN (2, 3) AND ended IS NULL AND deferred = 0"
+    ).fetchone()
+    return found or 0
+
+
+def crashed(crashes: int, connection: sqlite3.Connection) -> list[JobRecord]:
+    """The jobs that wait for a runner and have begun so often in a row, or more, without an outcome."""
+    rows = connection.execute(
+        "SELECT uid FROM jobs WHERE stand = 1 AND ended IS NULL AND claims >= ? ORDER BY uid", (crashes,)
+    ).fetchall()
+    return [record for (uid,) in rows if (record := load(connection, uid)) is not None]
+
+
 _QUEUES = "SELECT name FROM queues ORDER BY name"
 _ALL = Source("jobs AS o NOT INDEXED")
 _COLUMN = {

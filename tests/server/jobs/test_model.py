@@ -38,6 +38,7 @@ from longshore_server import (
     ServiceError,
 )
 from longshore_server.clock import SECOND
+from longshore_server.engine import recovery
 from longshore_server.handler import codec
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobState, Stand
@@ -481,6 +482,12 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 # As many histories as a run of all tests has time for. A busy machine takes minutes: the limit is for what hangs.
+@pytest.fixture(autouse=True)
+def nobody_is_suspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After quick crashes jobs are run apart from others, of which the model knows nothing; see test_isolation.py."""
+    monkeypatch.setattr(recovery, "SUSPICIOUS", 1_000_000)
+
+
 TestQueue = pytest.mark.timeout(900)(QueueMachine.TestCase)
 TestQueue.settings = settings(
     max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)

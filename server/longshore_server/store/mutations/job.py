@@ -67,6 +67,26 @@ class ClaimJobs(Mutation[Claimed]):
 
 
 @dataclass(slots=True)
+class ClaimJob(Mutation[tuple[JobRecord, Body] | None]):
+    """Begin the attempt of one job, whatever others are ready; None where it does not wait for a runner any more."""
+
+    uid: bytes
+    lease: int | None
+
+    @property
+    def patient(self) -> bool:
+        return True
+
+    def apply(self, tx: Transaction) -> tuple[JobRecord, Body] | None:
+        jobs = tx.ledger(Jobs)
+        tx.flush()  # its key may have room
+        head = jobs.find(self.uid)
+        if head is None or head.stand is not Stand.READY or jobs.queue(head.queue).paused:
+            return None
+        return claim(jobs, head, self.lease), payload(tx.connection, head.uid)
+
+
+@dataclass(slots=True)
 class ReportJob(Mutation[None]):
     """The current attempt of a job is heard of: with progress, or without.
 
@@ -181,11 +201,12 @@ class ReleaseJobs(Mutation[list[JobRecord]]):
     """The attempts that are under way are lost with their server: each is to be made again.
 
     `max_claims`: by queue, after how many attempts in a row that came to no outcome a job is buried. `crashed` False:
-    the stop was announced, and does not count.
+    the stop was announced, and does not count. `innocent`: nor does what began at this time or before.
     """
 
     max_claims: Mapping[str, int]
     crashed: bool
+    innocent: int = -1
 
     @property
     def patient(self) -> bool:
@@ -199,7 +220,7 @@ class ReleaseJobs(Mutation[list[JobRecord]]):
             for head in map(jobs.head, jobs.select(running, queue)):
                 if head.state is JobState.CANCELLING:
                     done.append(end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason)))
-                elif not self.crashed:
+                elif not self.crashed or (head.begun or 0) <= self.innocent:
                     done.append(requeue(jobs, head, claims=head.claims - 1))
                 elif head.claims >= most:
                     message = f"It was under way in {head.claims} crashes of the server in a row."

@@ -1,0 +1,41 @@
+"""A job that may be what kills the server: begun apart from all others; see `longshore_server.engine.recovery`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from longshore_server.store.jobs import JobRecord
+
+if TYPE_CHECKING:
+    from longshore_server.jobs.host import Host
+
+
+class SuspectJob:
+    """A job under way in crashes of the server."""
+
+    def __init__(self, host: Host, record: JobRecord) -> None:
+        self._host = host
+        self._uid = record.uid
+        self._queue = record.queue
+        self.crashes = record.claims
+        """How many there were in a row."""
+        self._attempt: asyncio.Future[Any] = host.loop.create_future()
+
+    async def begin(self) -> None:
+        """Returns once its attempt has begun; or at once, where it does not wait for a runner any more."""
+        run = await self._host.isolate(self._uid, self._queue)
+        if run is None:
+            self._attempt.set_result(None)
+        else:
+            self._attempt = run.task
+
+    def rejoin(self) -> None:
+        """It waits as any other: the queue finds it once jobs are held no more."""
+
+    def ended(self) -> asyncio.Future[Any]:
+        """What is done once its attempt is over."""
+        return self._attempt
+
+    def forget(self, ended: asyncio.Future[Any]) -> None:
+        """Nobody waits for that any more."""
