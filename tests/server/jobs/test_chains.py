@@ -95,14 +95,14 @@ async def test_a_cancel_that_is_too_much_for_one_transaction_goes_on_by_itself(y
     @yard.job("load")
     async def load(payload: str, job: Job[None]) -> None:
         if payload:
-            await load.create_many([JobRequest("", delay="1h")] * (2 * BATCH), name="many")
+            await load.create_many([JobRequest("", delay="1h")] * (4 * BATCH), name="many")
             await job.cancelled.wait()
 
     await yard.start()
     parent = await load.create("parent")
     await yard.catch_up()
     await parent.cancel()
-    for _ in range(3):
+    for _ in range(5):
         await yard.catch_up()
     assert {record.state for record in await yard.jobs()} == {JobState.CANCELLED}
 
