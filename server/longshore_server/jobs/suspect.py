@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from longshore_server.store.jobs import JobRecord
+from longshore_server.store.job_record import JobRecord
 
 if TYPE_CHECKING:
     from longshore_server.jobs.host import Host
