@@ -29,6 +29,7 @@ from tests.server.transfers.sender import chunk, commit, header
 
 T = TypeVar("T")
 SIZES = st.lists(st.integers(0, 3000), max_size=8)
+PARTS = st.lists(st.tuples(st.integers(1, 63), SIZES), min_size=1, max_size=4, unique_by=lambda part: part[0])
 FACES = st.sampled_from(["Upload", "Write"])
 
 
@@ -273,6 +274,37 @@ def machine(world: World) -> Any:
             assert world.run(send(world.call(face), sent, close=True)) == self.high
             self.low = self.high
             self.finished = True
+
+        @precondition(lambda self: not self.finished)
+        @rule(parts=PARTS, broken=st.integers(0, 3))
+        def finish_in_parts(self, parts: list[tuple[int, list[int]]], broken: int) -> None:
+            """In any order, and the call of one of them breaks: the object is all of them, by their numbers."""
+            self.settle("Upload")
+            begins = {}
+            for part, sizes in sorted(parts):
+                begins[part], self.high = self.high, self.high + sum(sizes)
+            for number, (part, sizes) in enumerate(parts):
+                data = self.data[begins[part] : begins[part] + sum(sizes)]
+                world.run(self._send_part(part, data, sizes, breaks=number == broken))
+            whole = [header(self.name), commit(self.data[: self.high])]
+            assert world.run(send(world.call("Upload"), whole, close=True)) == self.high
+            self.low = self.high
+            self.finished = True
+
+        async def _send_part(self, part: int, data: bytes, sizes: list[int], *, breaks: bool) -> None:
+            name, kept = self.name, 0
+            if breaks:
+                call = world.call("Upload")
+                sent = requests("Upload", name, data, 0, sizes)
+                await send(call, [header(name, part), *sent[1:]], close=False)
+                call.cancel()
+                try:
+                    await send(world.call("Upload"), [header(name, part), chunk(0, b"")], close=True)
+                except grpc.aio.AioRpcError as error:
+                    kept = await self._wrong(error)
+                assert 0 <= kept <= len(data)
+            rest = [chunk(kept, data[kept:])]
+            await send(world.call("Upload"), [header(name, part), *rest], close=True)
 
         @precondition(lambda self: self.finished)
         @rule(face=FACES)
