@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -281,6 +282,13 @@ class Model(abc.ABC):
             "timers": self.timers, "reason": self.reason, "error": self.error, "state": self.state,
             "working": self.work is not None,
         }  # fmt: skip
+
+
+def case(machine: type[Machine]) -> Any:
+    """Its histories as a test. A busy machine takes minutes for them: the limit is for what hangs."""
+    found = pytest.mark.timeout(900)(machine.TestCase)
+    found.settings = SETTINGS
+    return found
 
 
 def seconds(micros: int | None) -> int | None:

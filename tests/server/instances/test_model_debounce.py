@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, rule
 
 from longshore_server import FlushReason
 from longshore_server.errors import Reason, ServiceError
-from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
+from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, Machine, Model, Work, case
 
 FLUSH_AFTER, MAX_WAIT, MAX_EVENTS = 20, 45, 3
 
@@ -197,5 +197,4 @@ class DebounceMachine(Machine):
         return sorted([event for batch in self.batches.values() for event in batch] + (state or []))
 
 
-TestDebounce = DebounceMachine.TestCase
-TestDebounce.settings = SETTINGS
+TestDebounce = case(DebounceMachine)

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
+from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, Machine, Model, Work, case
 
 EVERY = 60
 
@@ -172,8 +172,7 @@ class RecurringMachine(Machine):
         return list(range(1, self.sent + 1))
 
 
-TestRecurring = RecurringMachine.TestCase
-TestRecurring.settings = SETTINGS
+TestRecurring = case(RecurringMachine)
 
 
 def test_a_run_that_its_servers_die_of_is_given_up() -> None:

@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, rule
 
 from longshore_server import ErrorContext, ExecuteContext, IdleContext, Task, TaskContext, TaskEventContext
 from longshore_server.errors import Reason, ServiceError
-from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, SETTINGS, Machine, Model, Work
+from tests.server.instances.modelling import FUSES, LONG, MAX_CRASHES, RETRY, Machine, Model, Work, case
 
 TIDY = 40
 """Seconds after which `on_idle` has it execute once more, where it does."""
@@ -193,8 +193,7 @@ class TaskMachine(Machine):
         return [note[2] for note in state if isinstance(note, list)]
 
 
-TestTask = TaskMachine.TestCase
-TestTask.settings = SETTINGS
+TestTask = case(TaskMachine)
 
 
 def test_what_waits_is_handled_in_the_order_of_its_times() -> None:
