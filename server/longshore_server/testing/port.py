@@ -93,8 +93,11 @@ class _Known(Callers):
         super().__init__(None, certificates=False)
         self._principal = principal
 
-    async def of(self, call: Calling) -> Principal:  # noqa: ARG002 - whatever it says
+    def known(self, call: Calling) -> Principal:  # noqa: ARG002 - whatever it says
         return self._principal
+
+    async def of(self, call: Calling) -> Principal:
+        return self.known(call)
 
 
 class LocalChannel(grpc.aio.Channel):
