@@ -40,7 +40,7 @@ from longshore_server.jobs.host import Host
 from longshore_server.jobs.queue import JobQueue
 from longshore_server.lifecycle import State
 from longshore_server.store.database import StoreError
-from longshore_server.store.instances import InstanceLedger
+from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.job_sequels import Sequels
 from longshore_server.store.jobs import Jobs
 from longshore_server.store.ledger import Commit

@@ -8,7 +8,8 @@ import pytest
 
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.instance_lifecycle import RULES, Kind, Move, Status, rule
-from longshore_server.store.instances import InstanceLedger, InstanceRecord
+from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instances import InstanceRecord
 from longshore_server.store.mutations import Mutation
 from longshore_server.store.transaction import Transaction
 from tests.server.instances.laboratory import World

@@ -15,7 +15,7 @@ from longshore_server import Server, StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.task import Task
 from longshore_server.store import instance_retention
-from longshore_server.store.instances import InstanceLedger
+from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.mutations import Mutation, SweepInstances
 from longshore_server.store.mutations.upkeep import SWEEP_EVENTS, SWEEP_INSTANCES
 from tests.conftest import LabHandlers

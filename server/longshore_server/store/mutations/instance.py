@@ -7,16 +7,8 @@ from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Move, Status, rule
-from longshore_server.store.instances import (
-    NO_TIMERS,
-    Entry,
-    EntryType,
-    InstanceLedger,
-    InstanceRecord,
-    Known,
-    Use,
-    Value,
-)
+from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instances import NO_TIMERS, Entry, EntryType, InstanceRecord, Known, Use, Value
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 

@@ -7,17 +7,8 @@ from typing import Any, NamedTuple
 
 from longshore_server.errors import ServiceError
 from longshore_server.instance_lifecycle import Move, Status, rule
-from longshore_server.store.instances import (
-    NO_TIMERS,
-    Entry,
-    EntryType,
-    FlushReason,
-    InstanceLedger,
-    InstanceRecord,
-    Known,
-    Use,
-    Value,
-)
+from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instances import NO_TIMERS, Entry, EntryType, FlushReason, InstanceRecord, Known, Use, Value
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.mutations.instance import (

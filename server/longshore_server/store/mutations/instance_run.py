@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 
 from longshore_server.errors import Reason, failure
 from longshore_server.instance_lifecycle import Kind, Move
-from longshore_server.store.instances import (
-    Entry,
-    EntryType,
-    FlushReason,
-    Handled,
-    InstanceLedger,
-    InstanceRecord,
-    Value,
-)
+from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instances import Entry, EntryType, FlushReason, Handled, InstanceRecord, Value
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.mutations.instance import IDLE, End, end

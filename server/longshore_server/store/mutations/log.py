@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from longshore_server.store.instances import InstanceLedger
+from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.logs import LogLine, Logs, StepFailure
 from longshore_server.store.mutations.base import Author, Mutation, Owner
 from longshore_server.store.transaction import Transaction

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Move
 from longshore_server.store import instance_retention, logs, queries
+from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.instance_retention import Retention
-from longshore_server.store.instances import InstanceLedger
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
 
