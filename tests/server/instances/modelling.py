@@ -336,6 +336,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "file"):
             self.file.close()
+            self.runner.run(self._forget())
             self.runner.run(self.harness.stop())
         self.runner.close()
         self.folder.cleanup()

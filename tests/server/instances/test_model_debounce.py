@@ -19,11 +19,13 @@ class DebounceModel(Model):
 
     def __init__(self, *, trailing: bool, rescues: bool) -> None:
         self.trailing = trailing
+        self.sealed = 0
         super().__init__(rescues=rescues)
 
     def begin(self) -> None:
         super().begin()
-        self.ids: dict[str, int] = {}
+        self.ids: dict[str, tuple[int, int]] = {}
+        """Each event, and the number of its batch."""
         self.started = 0
 
     def facts(self) -> dict[str, Any] | None:
@@ -46,12 +48,16 @@ class DebounceModel(Model):
 
     def add(self, event: int, event_id: str) -> Any:
         if self.lives and self.status != "TERMINATED" and event_id in self.ids:
-            if self.ids[event_id] != event:
+            before, number = self.ids[event_id]
+            if before != event:
                 return Reason.EVENT_ID_REUSED
+            for work in self.queue:
+                if work.value["number"] == number:
+                    self.ask(work)
             return False, True
         created = self.open()
         if event_id:
-            self.ids[event_id] = event
+            self.ids[event_id] = event, self.sealed + 1
         if not self.state:
             self.state, self.started = [], self.now
         self.state = [*self.state, event]
@@ -66,7 +72,7 @@ class DebounceModel(Model):
         return created, False
 
     def seal(self, why: str) -> None:
-        self.sealed = getattr(self, "sealed", 0) + 1
+        self.sealed += 1
         batch = {"number": self.sealed, "events": self.state, "started": self.started, "why": why}
         self.queue.append(Work("batch", self.now, batch))
         self.state, self.timers = None, {}

@@ -42,6 +42,9 @@ class RecurringModel(Model):
 
     def start(self) -> bool:
         if not self.open():
+            for work in self.queue:
+                if work.what == "start":
+                    self.ask(work)
             return False
         self.state, self.version = [], self.version + 1
         if self.immediately:
