@@ -63,8 +63,9 @@ async def insist(number: str, call: Callable[[], Awaitable[T]]) -> T:
 
 def retry_after(error: grpc.aio.AioRpcError) -> float:
     """The seconds after which the server says that it is worth asking again. By itself: now, the channel waits."""
-    trailers: Any = error.trailing_metadata() or ()
-    status = status_pb2.Status.FromString(dict(trailers).get("grpc-status-details-bin", b""))
+    # Through a tuple: until grpcio 1.80 dict() by itself takes the pairs of its `Metadata` for keys.
+    trailers: dict[str, Any] = dict(tuple(error.trailing_metadata() or ()))
+    status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
     info = error_details_pb2.RetryInfo()
     for detail in status.details:
         detail.Unpack(info)

@@ -20,7 +20,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from longshore.v1.operation_pb2 import OperationEvent, OperationSnapshot
@@ -57,9 +56,14 @@ class Pod:
             self._process.stdin.write(b"o%d\n" % next(self._numbers))
 
     async def until(self, seen: Callable[[], bool]) -> None:
-        """Return once it is so."""
-        async with self._more:
-            await self._more.wait_for(seen)
+        """Return once it is so. Fails if the application ends or says something wrong before that."""
+        waiting = asyncio.create_task(self._wait(seen))
+        done, _ = await asyncio.wait({waiting, *self._reading}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting not in done:
+            waiting.cancel()
+            for reading in done:
+                reading.result()
+            pytest.fail("\n".join([f"the pod has ended with {await self.gone()}:", *self.said]))
 
     def sidecars(self) -> list[int]:
         """The process ids of all so far."""
@@ -78,6 +82,10 @@ class Pod:
         code = await self._process.wait()
         await asyncio.gather(*self._reading)
         return code
+
+    async def _wait(self, seen: Callable[[], bool]) -> None:
+        async with self._more:
+            await self._more.wait_for(seen)
 
     async def _read_orders(self) -> None:
         assert self._process.stdout is not None
@@ -131,7 +139,6 @@ def loopback() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-@pytest.mark.xfail(grpc.__version__.startswith("1.76."), run=False, reason="not seen to end on gRPC 1.76 yet")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("make", "drain"), [(lambda: "", 0.3), (loopback, 4.0)], ids=["socket, cut short", "loopback, drained"]
