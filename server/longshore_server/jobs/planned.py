@@ -43,10 +43,9 @@ class PlannedJob(Planned, Generic[ResultT]):
     def begin_with(
         self, change: Mutation[T], plans: Sequence[Planned], operation: bytes, settled: Settled[T] | None
     ) -> asyncio.Future[T]:
-        """For the engine: see `Planned`. Raises `JobNotEnqueuedError` through the future."""
+        """For the engine: see `Planned`. Raises through the future `JobNotEnqueuedError`, and for a wrong plan."""
         host, used, origin = self._host(), set[tuple[str, str]](), Origin(operation, operation)
         jobs = [plan for plan in plans if isinstance(plan, PlannedJob)]
-        news = [plan._make(used, origin) for plan in jobs]
         future: asyncio.Future[T] = host.loop.create_future()
 
         def done(joint: Joint[T] | Exception) -> None:
@@ -62,7 +61,12 @@ class PlannedJob(Planned, Generic[ResultT]):
             if not future.done():
                 _resolve(future, outcome)
 
-        host.create_with(change, news, operation, done)
+        try:
+            news = [plan._make(used, origin) for plan in jobs]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the change has come to nothing by it
+            done(error)
+        else:
+            host.create_with(change, news, operation, done)
         return future
 
 

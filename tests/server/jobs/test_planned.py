@@ -186,6 +186,33 @@ async def test_a_handler_whose_jobs_are_refused_fails_too(yard: Yard) -> None:
     assert (ended.state, reason_of(ended.error)) == (OperationSnapshot.STATE_FAILED, "HANDLER_ERROR")
 
 
+@pytest.mark.parametrize("mistake", ["one key", "changed since"])
+async def test_a_handler_whose_plans_are_mistaken_fails_as_by_any_other_mistake(
+    yard: Yard, mistake: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, count = queues(yard)
+
+    @yard.job("keep")
+    async def keep(payload: list[Any], job: Job[None]) -> None:
+        pass
+
+    @yard.plays
+    async def handler(request: Any, op: Any) -> lab_pb2.PlayResult:
+        if mistake == "one key":
+            op.then(count.plan(2, idempotency_key="x"), count.plan(3, idempotency_key="x"))
+        else:
+            payload: list[Any] = []
+            op.then(keep.plan(payload))
+            payload.append(object())
+        return lab_pb2.PlayResult()
+
+    await yard.start()
+    ended = await yard.run()
+    assert (ended.state, reason_of(ended.error)) == (OperationSnapshot.STATE_FAILED, "HANDLER_ERROR")
+    assert ("that of another job" if mistake == "one key" else "job 'keep'") in caplog.text
+    assert await yard.jobs() == []
+
+
 async def test_a_handler_defers_to_a_job_that_ends_the_operation(yard: Yard) -> None:
     @yard.job("drive")
     async def drive(payload: str, job: Job[None]) -> None:
