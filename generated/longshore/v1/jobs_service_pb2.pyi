@@ -1089,7 +1089,7 @@ class RetryJobRequest(_message.Message):
     """
     request_id: _builtins.str
     """Idempotency key, here or in the metadata `longshore-request-id`: where the latest retry of the job had the same, there
-    is no other, and the job is returned as it is now. At most 256 bytes. Empty: each call is a retry of its own.
+    is no other, and the job is returned as it is now. At most 128 bytes. Empty: each call is a retry of its own.
     """
     def __init__(
         self,

@@ -30,7 +30,7 @@ PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
 KIND = "job"
 """The kind of journal entries: the jobs that a call has made."""
-MAX_REQUEST_ID = 256
+MAX_IDEMPOTENCY_KEY = 256
 """The longest idempotency key, in characters."""
 PRIORITIES = range(-(1 << 31), 1 << 31)
 
@@ -247,8 +247,8 @@ class JobQueue(Generic[PayloadT, ResultT]):
         if type(request.priority) is not int or request.priority not in PRIORITIES:
             raise ValueError(f"priority: {request.priority!r} is no whole number of 32 bits")
         if request.idempotency_key is not None:
-            if not 0 < len(request.idempotency_key) <= MAX_REQUEST_ID or not request.idempotency_key.isprintable():
-                raise ValueError(f"idempotency_key: it must have 1 to {MAX_REQUEST_ID} printable characters")
+            if not 0 < len(request.idempotency_key) <= MAX_IDEMPOTENCY_KEY or not request.idempotency_key.isprintable():
+                raise ValueError(f"idempotency_key: it must have 1 to {MAX_IDEMPOTENCY_KEY} printable characters")
             if (self.name, request.idempotency_key) in used:
                 raise ValueError(f"idempotency_key: {request.idempotency_key!r} is that of another job of the batch")
             used.add((self.name, request.idempotency_key))

@@ -186,9 +186,10 @@ async def test_a_step_that_the_job_has_not_come_to_is_named_and_nothing_is_writt
     for options in ({"from_step": "lfit"}, {"from_step": "lift", "fresh": True}):
         code, _, status = await refused(admin(yard).RetryJob(pb.RetryJobRequest(name=ref.name, **options)))
         assert (code, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, ["from_step"])
-    code, _, status = await refused(admin(yard).RetryJob(pb.RetryJobRequest(name=ref.name, request_id="x" * 257)))
+    code, _, status = await refused(admin(yard).RetryJob(pb.RetryJobRequest(name=ref.name, request_id="x" * 129)))
     assert (code, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, ["request_id"])
     assert yard.tables() == before
+    assert (await again(yard, ref, request_id="x" * 128)).state == S.STATE_QUEUED
 
 
 async def test_a_retry_whose_answer_was_lost_is_made_once(yard: Yard) -> None:
