@@ -82,9 +82,14 @@ class HandOver:
             raise
         return await work
 
-    async def give(self, mutation: Mutation[Any]) -> None:
-        """Hand it over by another mutation than `Defer`, with its outcome."""
-        await self._writer.submit(mutation, self._settled)
+    async def give(self, mutation: Mutation[Any], settled: Callable[[object], object] = lambda _: None) -> None:
+        """Hand it over by another mutation than `Defer`, with its outcome. `settled`: as of `Writer.submit`."""
+
+        def done(outcome: object) -> None:
+            self._settled(outcome)
+            settled(outcome)
+
+        await self._writer.submit(mutation, done)
 
     def _settled(self, outcome: object) -> None:
         # Not where the future is awaited: a handler that is interrupted there has handed it over all the same.

@@ -128,8 +128,7 @@ class Job(Durable, Generic[ResultT]):
         that was created elsewhere, unless `shared`, or has been attached a thousand times.
         """
         attach = job.attachment(self.author, self._definition.result, None, shared, None)
-        async with self.run.host.waiting.before(self.run, attach.uid):
-            await self.hand_over.give(attach)
+        await self.hand_over.give(attach, await self.run.host.waiting.before(self.run, attach.uid))
         return cast("ResultT", None)
 
     def _report(self, value: Body | None, reports: Any) -> Awaitable[None]:

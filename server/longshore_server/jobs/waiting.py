@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,17 @@ class Waiting:
             if not interrupted:  # who is to stop need not wait for that
                 await back
 
-    @asynccontextmanager
-    async def before(self, run: Run, other: bytes) -> AsyncIterator[None]:
-        """Within it the job of `run` is handed over to `other`. Raises as `of`."""
+    async def before(self, run: Run, other: bytes) -> Callable[[object], object]:
+        """The job of `run` is about to be handed over to `other`. Returns what to call once that is settled, whoever
+        still waits for it: until then nobody may close a circle with it. Raises as `of`."""
         number = next(self._numbers)
         self._edges[number] = (run.record.uid, other)
         try:
             await self._check(number, hands_over=True)
-            yield
-        finally:
+        except BaseException:
             del self._edges[number]
+            raise
+        return lambda _: self._edges.pop(number, None)
 
     async def _check(self, number: int, *, hands_over: bool) -> None:
         own, other = self._edges[number]

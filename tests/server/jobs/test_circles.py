@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from longshore_server import Job, JobRetry, JobState, Reason, ServiceError
 from longshore_server.job_lifecycle import Stand
+from longshore_server.store.mutations.job_end import AttachJob
 from tests.server.jobs.conftest import Yard
 
 
@@ -191,6 +193,46 @@ async def test_jobs_cannot_end_with_each_other(yard: Yard) -> None:
     assert await refs[0].wait() == "done"
     assert "itself. Attach another one." in problems[0]
     assert f"cannot end with {refs[0].name}, which cannot end before it does" in problems[1]
+
+
+async def test_nobody_waits_for_a_job_that_gives_itself_to_who_waits_though_its_function_is_interrupted_there(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, interrupted = asyncio.Event(), asyncio.Event()
+    give_on: list[Callable[[], Any]] = []
+
+    @yard.job("outer")
+    async def outer(payload: Part, job: Job[str]) -> str:
+        attaching = asyncio.ensure_future(job.attach(inner.job(other.id), shared=True))
+        await held.wait()
+        attaching.cancel()
+        await asyncio.wait([attaching])
+        interrupted.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    @yard.job("inner")
+    async def inner(payload: Part, job: Job[str]) -> str:
+        await interrupted.wait()
+        problem = await refusal(outer.job(ref.id).wait())
+        await give_on[0]()
+        return problem
+
+    await yard.start()
+    writer = yard.engine.store.writer
+    submit = writer.submit
+
+    def hold(change: Any, settled: Any = None) -> Any:
+        if not isinstance(change, AttachJob):
+            return submit(change, settled)
+        give_on.append(lambda: submit(change, settled))
+        held.set()
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(writer, "submit", hold)
+    other = await inner.create(Part("k"))
+    ref = await outer.create(Part("k"))
+    assert f"{ref.name} waits for {other.name}" in await ref.wait()
 
 
 async def test_a_key_with_room_for_two_is_blocked_only_when_both_wait(yard: Yard) -> None:
