@@ -12,6 +12,8 @@ _OLDEST_QUEUED = "SELECT min(uid) FROM jobs WHERE queue = ? AND key = ? AND key 
 _OF_KEY = "FROM jobs WHERE queue = ? AND key = ? AND key <> '' AND ended IS NULL AND deferred = 0"
 _OLDEST_BEGUN = f"SELECT min(uid) FILTER (WHERE state = 2), min(uid), max(state = 4) {_OF_KEY} AND stand = 0"
 _BLOCKED = f"SELECT uid {_OF_KEY} AND stand = 2 ORDER BY priority DESC, uid LIMIT ?"
+_WITH_ROOM = """SELECT key FROM job_keys k WHERE queue = ?1 AND stand = 2 AND (
+                    SELECT ifnull(sum(jobs), 0) FROM job_keys WHERE queue = ?1 AND key = k.key AND stand <= 1) < ?2"""
 _COUNT_UP = """INSERT INTO job_keys (queue, key, stand, jobs) VALUES (?, ?, ?, ?)
                ON CONFLICT (queue, key, stand) DO UPDATE SET jobs = jobs + excluded.jobs"""
 _COUNT_DOWN = "UPDATE job_keys SET jobs = jobs + ?4 WHERE queue = ?1 AND key = ?2 AND stand = ?3"
@@ -65,6 +67,11 @@ def holders(connection: sqlite3.Connection, queue: str, key: str) -> KeyHolders:
 def blocked(connection: sqlite3.Connection, queue: str, key: str, limit: int) -> list[bytes]:
     """The next jobs that wait for a place of a key."""
     return [bytes(uid) for (uid,) in connection.execute(_BLOCKED, (queue, key, limit))]
+
+
+def with_room(connection: sqlite3.Connection, queue: str, slots: int) -> list[str]:
+    """The keys for which jobs wait although not all of their `slots` are taken."""
+    return [key for (key,) in connection.execute(_WITH_ROOM, (queue, slots))]
 
 
 def note(connection: sqlite3.Connection, changes: Mapping[tuple[str, str, int], int]) -> None:

@@ -217,16 +217,15 @@ class Jobs(Ledger):
         return found
 
     def set_queue(self, row: QueueRow) -> None:
-        """Add a queue, or change it. A key that has more room than before uses it."""
-        before = self.connection.execute("SELECT slots FROM queues WHERE name = ?", (row.name,)).fetchone()
+        """Add a queue, or change it."""
         self.connection.execute(_SET_QUEUE, row)
         self._queues[row.name] = row
-        if before is not None and before[0] < row.slots:
-            keys = self.connection.execute(
-                "SELECT DISTINCT key FROM jobs WHERE queue = ? AND key <> '' AND ended IS NULL AND stand = 2",
-                (row.name,),
-            )
-            self._freed.update({(row.name, key): None for (key,) in keys})
+
+    def use_room(self, name: str) -> None:
+        """Let those of a queue become READY for whose key there is room: there may be more than when they came."""
+        self.flush()
+        keys = job_keys.with_room(self.connection, name, self.queue(name).slots)
+        self._freed.update({(name, key): None for key in keys})
 
     def take(self, name: str) -> int | None:
         """Claim one job at the queue's rate: None where it may be, else when it may."""

@@ -11,10 +11,12 @@ import pytest
 from longshore_server import Job, JobRequest
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
-from longshore_server.store.job_record import JobRecord
+from longshore_server.store.job_record import Attachment, JobRecord
+from longshore_server.store.mutations import job_end
 from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeleteJob, SettleJob
 from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
 from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt
+from longshore_server.store.transaction import Transaction
 from tests.server.jobs.conftest import DONE, Site, Yard
 
 
@@ -206,3 +208,27 @@ async def others_are_done(yard: Yard, broken: JobRecord, place: str) -> None:
     states = [JobState(state) for _, state in rows]
     expected = {"deadline": [JobState.EXPIRED] * 4, "due": [JobState.COMPLETED] * 4, "expires": []}[place]
     assert states == expected
+
+
+async def test_an_end_that_cannot_be_carried_out_is_none_and_keeps_no_other_from_its_own(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, first = await site.chain(1)
+    whole, second = await site.chain(1)
+    settle = job_end._settle
+
+    def refuse(tx: Transaction, attachment: Attachment, job: JobRecord) -> None:
+        if attachment.target == broken:
+            raise ServiceError(Reason.ILLEGAL_MOVE, "no", resource=job.name)
+        settle(tx, attachment, job)
+
+    monkeypatch.setattr(job_end, "_settle", refuse)
+    futures = [site.store.writer.submit(SettleJob(uid, 1, JobMove.COMPLETE, DONE)) for uid in (first, second)]
+    with pytest.raises(ServiceError) as caught:
+        await futures[0]
+    assert caught.value.reason is Reason.INTERNAL
+    await futures[1]
+    ended = await site.store.read(
+        lambda c: {bytes(uid) for (uid,) in c.execute("SELECT uid FROM jobs WHERE ended > 0")}
+    )
+    assert ended == {whole, second}

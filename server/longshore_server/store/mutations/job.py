@@ -216,8 +216,11 @@ class ReleaseJobs(Mutation[list[JobRecord]]):
         jobs = tx.ledger(Jobs)
         done = []
         for queue, most in self.max_claims.items():
-            running = "queue = ? AND state IN (2, 3) AND ended IS NULL AND deferred = 0 ORDER BY uid"
+            # In old databases one that is being cancelled may end with another one: nothing else would end it now.
+            running = "queue = ? AND state IN (2, 3) AND ended IS NULL AND (deferred = 0 OR state = 3) ORDER BY uid"
             for head in map(jobs.head, jobs.select(running, queue)):
+                if head.terminal:
+                    continue  # it has ended with another
                 if head.state is JobState.CANCELLING:
                     done.append(end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason)))
                 elif not self.crashed or (head.begun or 0) <= self.innocent:
@@ -314,6 +317,7 @@ class DeclareQueues(Mutation[list[QueueRow]]):
             if before is not None:
                 row = row._replace(allowed=before[0], paused=bool(before[1]))  # noqa: PLW2901 - as it is from now on
             jobs.set_queue(row)
+            jobs.use_room(row.name)
             rows.append(row)
         return rows
 

@@ -80,12 +80,16 @@ def _carry_out(tx: Transaction) -> None:
         return  # who does it comes to this, too: however long a chain is, it is no deeper
     sequels.busy = True
     room = BATCH
-    while (sequel := sequels.next()) is not None:
-        if room <= 0:
-            sequels.add(sequel)
-            sequels.postpone()
-            break
-        room -= _cancel_children(tx, sequel) if sequel.reach else _end_attached(tx, sequel.uid)
+    try:
+        while (sequel := sequels.next()) is not None:
+            if room <= 0:
+                sequels.add(sequel)
+                sequels.postpone()
+                break
+            room -= _cancel_children(tx, sequel) if sequel.reach else _end_attached(tx, sequel.uid)
+    except ServiceError as refusal:
+        # No refusal any more, which would keep what was changed before it: all of the mutation is taken back.
+        raise RuntimeError(f"what an end or a cancel brings cannot be done: {refusal}") from refusal
     sequels.busy = False
 
 
@@ -126,7 +130,10 @@ def _settle(tx: Transaction, attachment: Attachment, job: JobRecord) -> None:
         target = tx.ledger(Jobs).find(attachment.target)
         if target is None or not target.resident or not target.deferred:
             return
-        if job.state is JobState.CANCELLED:
+        if target.state is JobState.CANCELLING:
+            # The request came first. Of old databases alone: today one that is being cancelled ends as it attaches.
+            _end(tx, target, JobMove.CANCEL, error=failure(Reason.CANCELLED, target.cancel_reason))
+        elif job.state is JobState.CANCELLED:
             error = failure(Reason.CANCELLED, job.cancel_reason)
             _end(tx, target, JobMove.CANCEL, error=error, cancel_reason=job.cancel_reason)
         elif job.state is JobState.COMPLETED:
