@@ -179,21 +179,21 @@ class Isolation:
 
     async def _run(self) -> None:
         try:
+            await self._writer.submit(RunApart(self._epoch, True))
+            if self._executor.running or self._jobs.runs:
+                # What began a moment ago must not be taken for a part of the first group.
+                await sleep_until(self._clock, self._clock.now() + PROBATION)
             while self._waiting:
-                await self._writer.submit(RunApart(self._epoch, True))
-                if self._executor.running or self._jobs.runs:
-                    # What began a moment ago must not be taken for a part of the first group.
-                    await sleep_until(self._clock, self._clock.now() + PROBATION)
-                while self._waiting:
-                    group = self._next_group()
-                    await asyncio.gather(*(suspect.begin() for suspect in group))
-                    await _probation(group, self._clock)
-                await self._writer.submit(RunApart(self._epoch, False))
+                group = self._next_group()
+                await asyncio.gather(*(suspect.begin() for suspect in group))
+                await _probation(group, self._clock)
         finally:
             self._under_way = False
             for suspect in self._waiting:
                 suspect.rejoin()  # the store has refused the mark: nobody else would begin them
             self._waiting.clear()
+            # However it ends, and before whatever begins now: the next crash is no more that of the last group alone.
+            self._writer.submit(RunApart(self._epoch, False))
             self._executor.release()
             self._jobs.scheduler.release()
 

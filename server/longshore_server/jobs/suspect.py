@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
+from longshore_server.errors import ServiceError
+from longshore_server.ids import uid_text
 from longshore_server.store.job_record import JobRecord
 
 if TYPE_CHECKING:
     from longshore_server.jobs.host import Host
+
+log = logging.getLogger(__name__)
 
 
 class SuspectJob:
@@ -23,8 +28,15 @@ class SuspectJob:
         self._attempt: asyncio.Future[Any] = host.loop.create_future()
 
     async def begin(self) -> None:
-        """Returns once its attempt has begun; or at once, where it does not wait for a runner any more."""
-        run = await self._host.isolate(self._uid, self._queue)
+        """Returns once its attempt has begun; or at once, where it does not wait for a runner any more.
+
+        One whose begin the store refuses counts as ended: nobody waits for it, and its queue begins it later.
+        """
+        try:
+            run = await self._host.isolate(self._uid, self._queue)
+        except ServiceError as error:
+            log.error("jobs/%s could not begin apart: %s", uid_text(self._uid), error.message)
+            run = None
         if run is None:
             self._attempt.set_result(None)
         else:

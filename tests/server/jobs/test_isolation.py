@@ -10,7 +10,9 @@ from lab.v1 import lab_pb2
 
 from longshore.v1.operation_pb2 import OperationSnapshot
 from longshore_server import Job
+from longshore_server.ids import parse_uid
 from longshore_server.job_lifecycle import JobState
+from longshore_server.store.mutations.job import ClaimJob
 from tests.conftest import State
 from tests.server.jobs.conftest import Yard
 
@@ -134,3 +136,44 @@ async def test_a_suspect_of_a_paused_queue_waits_and_keeps_nobody(yard: Yard) ->
     assert (await load.job(ref.id).get()).state is JobState.QUEUED
     await yard.engine.jobs.pause("load", False)
     assert await load.job(ref.id).wait() == "x"
+
+
+async def test_a_suspect_that_the_store_refuses_to_begin_keeps_nobody(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those that are run apart with it nor, once that is over, those whom the next crash accuses."""
+
+    @yard.job("load", concurrency=2)
+    async def load(payload: str, job: Job[str]) -> str:
+        if job.attempt < 4:
+            await asyncio.Event().wait()
+        return payload
+
+    @yard.job("other")
+    async def other(payload: str, job: Job[str]) -> str:
+        return payload
+
+    await yard.start()
+    refs = await load.create_many(["x", "y"])
+    await yard.catch_up()
+    await yard.restart()
+    await yard.catch_up()
+    apply, refused = ClaimJob.apply, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def broken(self: ClaimJob, tx: Any) -> Any:
+        if self.uid == parse_uid(refs[0].id):
+            loop.call_soon_threadsafe(refused.set)
+            raise RuntimeError("a mistake of ours")
+        return apply(self, tx)
+
+    monkeypatch.setattr(ClaimJob, "apply", broken)
+    await yard.restart()
+    await refused.wait()
+    await yard.clock.armed(1)
+    new = await other.create("z")
+    assert (await new.get()).state is JobState.QUEUED, "the other one is run apart all the same"
+    yard.clock.advance(1)
+    assert await new.wait() == "z"
+    assert (await load.job(refs[0].id).get()).attempt == 3, "it has begun with all others"
+    assert [row[3] for row in yard.tables()["boots"]] == [0, 0, 0]
