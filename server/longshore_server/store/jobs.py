@@ -15,7 +15,16 @@ from longshore_server.job_lifecycle import ENDED, JobMove, JobState, Stand, rule
 from longshore_server.store import job_attempts, job_keys
 from longshore_server.store.job_keys import KeyCount, KeyHolders
 from longshore_server.store.job_record import Attachment, Body, JobRecord, Part, QueueRow
-from longshore_server.store.job_rows import CHANGING, COLUMNS, changing, constant, job_not_found, load, queue_row
+from longshore_server.store.job_rows import (
+    CHANGING,
+    COLUMNS,
+    attachments,
+    changing,
+    constant,
+    job_not_found,
+    load,
+    queue_row,
+)
 from longshore_server.store.ledger import Ledger, Published
 from longshore_server.store.statements import ManyRows, update
 
@@ -26,6 +35,9 @@ _WRITE_BODIES = ManyRows(
     "INSERT INTO job_bodies (uid, part, codec, body) VALUES", 4,
     "ON CONFLICT (uid, part) DO UPDATE SET codec = excluded.codec, body = excluded.body",
 )  # fmt: skip
+_DETACH_ENDED = """DELETE FROM attachments WHERE uid = ?
+                   AND NOT EXISTS (SELECT 1 FROM jobs WHERE uid = target AND ended IS NULL)
+                   AND NOT EXISTS (SELECT 1 FROM operations WHERE uid = target AND ended IS NULL)"""
 _SET_QUEUE = """INSERT OR REPLACE INTO queues (name, slots, retention, interval, burst, allowed, paused)
                 VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
@@ -168,6 +180,13 @@ class Jobs(Ledger):
             if not head.terminal:
                 self.note(head, attachments=tuple(found for found in head.attachments if found.target != target))
         self.connection.execute("DELETE FROM attachments WHERE target = ?", (target,))
+
+    def detach_ended(self, uid: bytes) -> JobRecord:
+        """Let end with the job no more what has ended without it. All that was changed is to be written before."""
+        head = self.head(uid)
+        if self.connection.execute(_DETACH_ENDED, (head.uid,)).rowcount:
+            head = self.note(head, attachments=attachments(self.connection, head.uid))
+        return head
 
     def children(self, parent: bytes, after: bytes, limit: int) -> list[bytes]:
         """Some of the jobs that an operation or a job has created, that have not ended and that its end reaches."""

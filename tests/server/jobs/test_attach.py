@@ -22,6 +22,7 @@ from longshore_server import (
 )
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
+from longshore_server.store.mutations import job_end
 from longshore_server.store.mutations.job import RetryJob
 from tests.conftest import reason_of_end, result_of
 from tests.server.jobs.conftest import Yard
@@ -226,6 +227,35 @@ async def test_a_coalesced_job_is_attached_only_when_shared(yard: Yard) -> None:
     assert (await yard.jobs())[0].state is JobState.ACTIVE, "it is the other one's"
     reserving.go.set()
     assert result_of(await yard.end(names[0])).text == "reserved in attempt 1"
+
+
+async def test_operations_that_have_ended_by_themselves_are_not_among_those_that_end_with_a_job(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_end, "MOST_ATTACHED", 2)
+    reserving = Reserving(yard, "wait")
+
+    @yard.plays
+    async def play(request: Any, op: Any) -> Any:
+        return await op.attach(shared, shared=True)
+
+    await yard.start()
+    shared = await reserving.queue.create(Play(script="wait"))
+    names = []
+    for begun in range(3):
+        names.append((await yard.begin()).operation.name)
+        await yard.reached(names[-1], "started")
+        await yard.catch_up()
+        (job,) = await yard.jobs()
+        assert len(job.attachments) == min(begun + 1, 2)
+        if begun == 1:
+            await yard.operations.Cancel(pb.CancelRequest(name=names[0]))
+            await yard.clock.armed(10)
+            yard.clock.advance(10)
+            assert int((await yard.end(names[0])).state) == State.CANCELLED
+    reserving.go.set()
+    for name in names[1:]:
+        assert result_of(await yard.end(name)).text == "reserved in attempt 1"
 
 
 @pytest.mark.parametrize("end", ["cancel", "deadline"])

@@ -123,6 +123,28 @@ async def test_so_many_end_with_one_job_and_no_more(site: Site) -> None:
     assert await site.states() == {JobState.FAILED: MOST_ATTACHED + 1, JobState.ACTIVE: 1}
 
 
+async def test_what_has_ended_by_itself_leaves_its_place_among_the_attached(site: Site) -> None:
+    shared, *others = await site.create(*(site.new() for _ in range(MOST_ATTACHED + 3)))
+    for _ in range(3):
+        await site.store.writer.submit(ClaimJobs("q", 500, None))
+    submit = site.store.writer.submit
+    futures = [submit(AttachJob(JobAttempt(uid, 1), shared, shared=True)) for uid in others[:MOST_ATTACHED]]
+    for future in futures:
+        await future
+    await submit(CancelJob(others[0], "enough"))
+    *_, last, refused = others
+    assert len((await submit(AttachJob(JobAttempt(last, 1), shared, shared=True))).attachments) == MOST_ATTACHED
+    with pytest.raises(ServiceError, match="end with"):
+        await submit(AttachJob(JobAttempt(refused, 1), shared, shared=True))
+    await submit(SettleJob(shared, 1, JobMove.COMPLETE, DONE))
+    await site.follow()
+    assert await site.states() == {
+        JobState.COMPLETED: MOST_ATTACHED + 1, JobState.CANCELLED: 1, JobState.ACTIVE: 1,
+    }  # fmt: skip
+    await submit(AttachJob(JobAttempt(refused, 1), shared, shared=True))
+    assert JobState.ACTIVE not in await site.states(), "what has ended takes as many as there are"
+
+
 async def test_a_job_of_a_long_line_is_created_at_the_cost_of_one_of_a_short_line(site: Site) -> None:
     """Counted in steps of SQLite's machine: no row of the line is looked at."""
 

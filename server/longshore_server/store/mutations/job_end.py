@@ -198,9 +198,13 @@ class AttachJob(Mutation[JobRecord]):
         if head.parent != self.author.uid and not self.shared:
             problem = f"{head.name} was created elsewhere, and others may wait for it: attach it with shared=True."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
-        if len(head.attachments) >= MOST_ATTACHED:
-            problem = f"{MOST_ATTACHED} operations and jobs end with {head.name} already: wait for it, `job.wait()`."
-            raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
+        if not head.terminal and len(head.attachments) >= MOST_ATTACHED:
+            tx.flush()
+            if len(jobs.detach_ended(self.uid).attachments) >= MOST_ATTACHED:
+                problem = (
+                    f"{MOST_ATTACHED} operations and jobs end with {head.name} already: wait for it, `job.wait()`."
+                )
+                raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
         self.author.hand_over(tx)
         kind = TargetKind.JOB if isinstance(self.author, JobAttempt) else TargetKind.OPERATION
         attachment = Attachment(self.author.uid, kind, self.progress)
