@@ -65,9 +65,9 @@ class Sequels(Ledger):
         rows = self.connection.execute("SELECT number FROM job_sequels ORDER BY number LIMIT ?", (limit + len(skip),))
         return [number for (number,) in rows if number not in skip][:limit]
 
-    def pending(self, uid: bytes) -> bool:
-        """Whether something that comes of the end of a job was postponed."""
-        row = self.connection.execute("SELECT 1 FROM job_sequels WHERE uid = ? AND reach = 0", (uid,)).fetchone()
+    def pending(self, uid: bytes, *, reach: bool) -> bool:
+        """Whether something was postponed that comes of the end of a job: for what is attached to it, or its reach."""
+        row = self.connection.execute("SELECT 1 FROM job_sequels WHERE uid = ? AND reach = ?", (uid, reach)).fetchone()
         return row is not None
 
     def flush(self) -> None:

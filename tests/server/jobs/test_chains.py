@@ -13,7 +13,7 @@ from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.store.job_record import Attachment, JobRecord
 from longshore_server.store.mutations import job_end
-from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeleteJob, SettleJob
+from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeleteJob, RetryJob, SettleJob
 from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
 from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt
 from longshore_server.store.transaction import Transaction
@@ -75,6 +75,35 @@ async def test_what_one_parent_has_created_is_cancelled_in_batches_over_a_restar
         await again.store.close()
 
 
+async def test_a_cancel_that_goes_on_reaches_nothing_of_a_retry(site: Site) -> None:
+    (parent,) = await site.create(site.new())
+    submit = site.store.writer.submit
+    await submit(ClaimJobs("q", 1, None))
+    await site.create(*(site.new(parent=parent) for _ in range(BATCH + 10)))
+    await submit(CancelJob(parent, "enough"))
+    await submit(SettleJob(parent, 1, JobMove.CANCEL, error=failure(Reason.CANCELLED)))
+    with pytest.raises(ServiceError, match="has yet to be cancelled with it: retry it after that") as caught:
+        await submit(RetryJob(parent, True, None))
+    assert caught.value.reason is Reason.ILLEGAL_MOVE
+    await site.follow()
+    assert await site.states() == {JobState.CANCELLED: BATCH + 11}
+    await submit(RetryJob(parent, True, None))
+    await site.create(site.new(parent=parent))
+    await site.follow()
+    assert await site.states() == {JobState.CANCELLED: BATCH + 10, JobState.QUEUED: 2}
+
+
+async def test_one_at_a_time_is_one_whatever_is_left_out(site: Site) -> None:
+    site.clock.advance(1)
+    later = site.clock.now() + 10
+    uids = await site.create(*(site.new(due=later) for _ in range(5)))
+    site.clock.advance(1)
+    advance = AdvanceJobs(1, frozenset({uids[0], 7, 8}))
+    await site.store.writer.submit(advance)
+    stands = await site.store.read(lambda c: c.execute("SELECT uid FROM jobs WHERE stand = 1").fetchall())
+    assert [bytes(uid) for (uid,) in stands] == [advance.at]
+
+
 async def test_a_job_is_kept_until_all_has_ended_that_ends_with_it(site: Site) -> None:
     uids = await site.chain(600)
     await site.store.writer.submit(SettleJob(uids[-1], 1, JobMove.COMPLETE, DONE))
@@ -83,7 +112,8 @@ async def test_a_job_is_kept_until_all_has_ended_that_ends_with_it(site: Site) -
         await site.store.writer.submit(DeleteJob(bytes(left)))
     assert caught.value.reason is Reason.ILLEGAL_MOVE
     site.clock.advance(1)
-    await site.store.writer.submit(AdvanceJobs(skip=frozenset({number})))
+    for _ in range(2):  # one more has ended than are looked at in one transaction
+        await site.store.writer.submit(AdvanceJobs(skip=frozenset({number})))
     assert await site.store.read(lambda c: c.execute("SELECT uid FROM jobs WHERE ended > 0").fetchall()) == [(left,)]
     await site.follow()
     assert (await site.states())[JobState.COMPLETED] <= 601

@@ -241,7 +241,8 @@ class RetryJob(Mutation[JobRecord]):
     """Run an ended or a stale job again: from the step that failed, or from the one that is named, or all of it.
 
     Failures and claims begin anew. What it has recorded counts until then, if it was a success. `deadline`: how long it
-    then has, in microseconds; None: as long as it takes. Repeatable where it has a `request_id`.
+    then has, in microseconds; None: as long as it takes. Repeatable where it has a `request_id`. Raises `ServiceError`
+    (ILLEGAL_MOVE) while what it has created has yet to be cancelled: that would reach what it then creates, too.
     """
 
     uid: bytes
@@ -256,6 +257,9 @@ class RetryJob(Mutation[JobRecord]):
         tx.flush()  # its journal, and a retry of this very batch
         if job_retries.made(tx.connection, head.uid, self.request_id):
             return head
+        if tx.ledger(Sequels).pending(head.uid, reach=True):
+            problem = f"What {head.name} has created has yet to be cancelled with it: retry it after that."
+            raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
         since = job_retries.BEGINNING if self.fresh else job_retries.END
         if self.from_step:
             since = job_retries.place(tx.connection, head.uid, self.from_step)
@@ -296,7 +300,7 @@ class DeleteJob(Mutation[None]):
         if not head.terminal:
             problem = f"{head.name} is {head.state.name}: cancel it before deleting it."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
-        if tx.ledger(Sequels).pending(head.uid):
+        if tx.ledger(Sequels).pending(head.uid, reach=False):
             problem = f"What is attached to {head.name} has yet to end with it: delete it after that."
             raise ServiceError(Reason.ILLEGAL_MOVE, problem, resource=head.name)
         tx.flush()  # lines that this batch has of it are rows first, and go with it
@@ -371,7 +375,7 @@ class AdvanceJobs(Mutation[int | None]):
             if head.stand is Stand.DELAYED:
                 jobs.note(head, stand=Stand.BLOCKED if head.key else Stand.READY, due=None)
         for head in self._each(tx, "expires <= ? AND expires IS NOT NULL"):
-            if sequels.pending(head.uid):
+            if sequels.pending(head.uid, reach=False):
                 jobs.note(head, expires=jobs.now + LATER)
             else:
                 jobs.delete(head)
@@ -381,7 +385,7 @@ class AdvanceJobs(Mutation[int | None]):
     def _each(self, tx: Transaction, condition: str) -> Iterator[JobRecord]:
         tx.flush()  # where that fails, it is with what was changed last; and lines of what goes are rows before they go
         jobs = tx.ledger(Jobs)
-        for uid in jobs.select(f"{condition} LIMIT ?", jobs.now, self.limit + len(self.skip)):
-            if uid not in self.skip:
-                self.at = uid
-                yield jobs.head(uid)
+        found = jobs.select(f"{condition} LIMIT ?", jobs.now, self.limit + len(self.skip))
+        for uid in [uid for uid in found if uid not in self.skip][: self.limit]:
+            self.at = uid
+            yield jobs.head(uid)
