@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from moto.backends import get_backend
+from moto.s3.exceptions import S3ClientError
 from moto.server import ThreadedMotoServer
 
 REGION = "eu-central-1"
@@ -24,6 +25,8 @@ class LocalS3:
         """How many uploads in parts have been begun."""
         self.on_part: Callable[[], object] = lambda: None
         """Called in a thread of the server when a part has arrived, before that is answered."""
+        self.lists_uploads = True
+        """Whether callers may ask which uploads in parts are under way."""
         self._open()
 
     def clear(self) -> None:
@@ -32,8 +35,9 @@ class LocalS3:
         self._open()
 
     def _open(self) -> None:
-        backend, self.begun = self._backend, 0
+        backend, self.begun, self.lists_uploads = self._backend, 0, True
         begin, take = backend.create_multipart_upload, backend.upload_part
+        uploads = backend.list_multipart_uploads
 
         def begins(*arguments: Any, **options: Any) -> Any:
             self.begun += 1
@@ -44,7 +48,13 @@ class LocalS3:
             self.on_part()
             return part
 
+        def lists(*arguments: Any) -> Any:
+            if not self.lists_uploads:
+                raise S3ClientError("AccessDenied", "Access Denied")
+            return uploads(*arguments)
+
         backend.create_multipart_upload, backend.upload_part = begins, takes
+        backend.list_multipart_uploads = lists
         backend.create_bucket("bucket", REGION)
 
     def put(self, key: str, data: bytes, metadata: dict[str, str]) -> None:

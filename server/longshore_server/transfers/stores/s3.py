@@ -28,6 +28,8 @@ _MOST_PARTS = 10_000
 _MIB = 1 << 20
 _LASTING = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 """What S3 answers until somebody mends the bucket, the rights or the keys."""
+_UNLISTED = frozenset({"AccessDenied", "NotImplemented"})
+"""What it answers whoever may not see which uploads there are; other services may not know the question."""
 
 
 class Push(msgspec.Struct, frozen=True):
@@ -37,8 +39,9 @@ class Push(msgspec.Struct, frozen=True):
     """Bytes of every part but the last."""
     upload: str = ""
     """What S3 calls the upload; empty: that is not known yet."""
-    others: frozenset[str] = frozenset()
-    """The uploads to the key that there were before. Any other one has been begun for this file."""
+    others: frozenset[str] | None = None
+    """The uploads to the key that there were before. Any other one has been begun for this file. None: S3 did not say
+    which there were, so none is known to be ours."""
 
 
 class S3Store(RemoteStore):
@@ -140,14 +143,19 @@ class S3Store(RemoteStore):
         upload: str = made["UploadId"]
         return upload
 
-    async def _begun(self, key: str) -> frozenset[str]:
-        """What S3 calls the uploads to a key that nobody has completed."""
+    async def _begun(self, key: str) -> frozenset[str] | None:
+        """What S3 calls the uploads to a key that nobody has completed; None: it does not say."""
         place = self._place(key)
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=place["Bucket"], Prefix=place["Key"]
         )
         with _refusing(key):
-            found = [upload async for page in pages for upload in page.get("Uploads", ())]
+            try:
+                found = [upload async for page in pages for upload in page.get("Uploads", ())]
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _UNLISTED:
+                    return None
+                raise
         return frozenset(upload["UploadId"] for upload in found if upload["Key"] == place["Key"])
 
     async def _parts(self, key: str, push: Push) -> dict[int, dict[str, Any]] | None:
@@ -192,12 +200,18 @@ class S3Store(RemoteStore):
             )
 
     async def give_up(self, key: str, state: bytes) -> None:
-        """Have S3 drop the parts."""
+        """Have S3 drop the parts, as far as it says which they are."""
         if not state:
             return
         push = msgspec.json.decode(state, type=Push)
-        # Whoever was to note what it had begun may not have lived to.
-        for upload in {push.upload} if push.upload else await self._begun(key) - push.others:
+        if push.upload:
+            uploads = frozenset({push.upload})
+        elif push.others is None:
+            return
+        else:
+            # Whoever was to note what it had begun may not have lived to.
+            uploads = (await self._begun(key) or frozenset()) - push.others
+        for upload in uploads:
             with _refusing(key), contextlib.suppress(self._client.exceptions.NoSuchUpload):
                 await self._client.abort_multipart_upload(**self._place(key), UploadId=upload)
 
