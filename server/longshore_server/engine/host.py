@@ -23,6 +23,7 @@ from longshore_server.engine.watch import WatchOptions
 from longshore_server.errors import ServiceError
 from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked, place
+from longshore_server.handler.lending import lent, lent_between
 from longshore_server.handler.operation import InputT
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
@@ -75,7 +76,8 @@ class OperationRef:
         """
         live = await self._live()
         until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
-        record = await self._engine.wait(live, until, handling.get())
+        async with lent():
+            record = await self._engine.wait(live, until, handling.get())
         if record.state is State.COMPLETED:
             assert record.result is not None
             result = self._engine.types[record.type].result()
@@ -88,7 +90,8 @@ class OperationRef:
     async def watch(self, after: int = 0) -> AsyncIterator[operation_pb2.OperationEvent]:
         """Its events after a sequence, to its end."""
         live = await self._live()
-        async for batch in self._engine.watch(live, WatchOptions(after=after, inside=handling.get() is not None)):
+        batches = self._engine.watch(live, WatchOptions(after=after, inside=handling.get() is not None))
+        async for batch in lent_between(batches):
             for item in batch:
                 if isinstance(item, Event):
                     yield operation_pb2.OperationEvent.FromString(item.body)

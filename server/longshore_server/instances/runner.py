@@ -10,6 +10,7 @@ from typing import Any
 
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError, failure
+from longshore_server.handler.lending import Slot, Slots, lendable
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.instances.definition import Chance, Definition, InterruptedRunError
 from longshore_server.instances.run import Surroundings
@@ -25,7 +26,7 @@ from longshore_server.store.store import Store
 log = logging.getLogger(__name__)
 
 SLOTS = 256
-"""How many handlers of instances run at once."""
+"""How many handlers of instances run at once, without those that wait for something else of the server."""
 IN_A_ROW = 16
 """How many handlers of one instance run before others get its slot."""
 
@@ -46,7 +47,8 @@ class Runner:
         self._context = contextvars.Context()
         self._runs: dict[bytes, asyncio.Task[None]] = {}
         self._works: dict[bytes, Work] = {}
-        self._scheduler = Scheduler(store, clock, self._begin, self._runs.keys, SLOTS)
+        self._slots = Slots(SLOTS, self._freed)
+        self._scheduler = Scheduler(store, clock, self._begin, self._runs.keys, self._slots)
         self._stopping = False
         self.started = False
         """Whether handlers run."""
@@ -106,16 +108,21 @@ class Runner:
             run.cancel()
 
     def _begin(self, uid: bytes) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(uid), context=self._context.copy())
+        slot = self._slots.take()
+        task = asyncio.get_running_loop().create_task(self._serve(uid, slot), context=self._context.copy())
         self._runs[uid] = task
-        task.add_done_callback(lambda _: self._ended(uid))
+        task.add_done_callback(lambda _: self._ended(uid, slot))
 
-    def _ended(self, uid: bytes) -> None:
+    def _ended(self, uid: bytes, slot: Slot) -> None:
         del self._runs[uid]
+        slot.end()
+
+    def _freed(self) -> None:
         self._scheduler.go_on()
 
-    async def _serve(self, uid: bytes) -> None:
+    async def _serve(self, uid: bytes, slot: Slot) -> None:
         """Handlers of one instance, one after the other, while more are due."""
+        lendable.set(slot)
         for _ in range(IN_A_ROW):
             if self._stopping:
                 return
@@ -123,8 +130,10 @@ class Runner:
                 work = await self._store.writer.submit(BeginRun(uid))
             except ServiceError as error:
                 log.error("a handler could not begin: %s", error.message)
+                self._scheduler.again()  # nobody else knows that it is due
                 return
-            if work is None or not await self._run(work):
+            # A handler that was stopped while it waited may have left its slot lent: the next one is to have its own.
+            if work is None or not await self._run(work) or not slot.held:
                 return
 
     async def _run(self, work: Work) -> bool:

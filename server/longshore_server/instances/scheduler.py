@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from longshore_server.clock import SECOND, Clock, Timer
+from longshore_server.handler.lending import Slots
 from longshore_server.store import instances as rows
 from longshore_server.store.store import Store
 
 log = logging.getLogger(__name__)
 
 AGAIN = 60 * SECOND
-"""How long after a look that has failed it looks again."""
+"""How long after something has failed it is tried again."""
 
 
 class Scheduler:
@@ -25,7 +26,7 @@ class Scheduler:
         clock: its one timer is for the earliest that is due.
         begin: begins the handler of one instance; it may find that nothing is due.
         busy: those that have begun and not come to their end.
-        slots: how many may be busy at once.
+        slots: of those that are busy; `begin` takes one.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Scheduler:
         clock: Clock,
         begin: Callable[[bytes], None],
         busy: Callable[[], Collection[bytes]],
-        slots: int,
+        slots: Slots,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -69,7 +70,7 @@ class Scheduler:
             self._arm(due)
         elif uid in self._busy():
             self._behind = True
-        elif len(self._busy()) < self._slots and not self._behind:
+        elif self._slots.free and not self._behind:
             self._begin(uid)
         else:
             self._behind = True
@@ -77,20 +78,20 @@ class Scheduler:
 
     def go_on(self) -> None:
         """Look whether something is due that waits for a slot."""
-        if self._open and self._behind and self._looking is None and len(self._busy()) < self._slots:
+        if self._open and self._behind and self._looking is None and self._slots.free:
             self._looking = asyncio.get_running_loop().create_task(self._look())
             self._looking.add_done_callback(self._looked)
 
     async def _look(self) -> None:
-        while self._behind and len(self._busy()) < self._slots:
+        while self._behind and self._slots.free:
             self._behind = False
             # As many as there are slots: those that have just begun are still due in the store.
-            found, following = await self._store.read(partial(rows.due, now=self._clock.now(), limit=self._slots))
-            self._behind = self._behind or len(found) == self._slots
+            found, following = await self._store.read(partial(rows.due, now=self._clock.now(), limit=self._slots.count))
+            self._behind = self._behind or len(found) == self._slots.count
             if following is not None:
                 self._arm(following)
             for uid in found:
-                if len(self._busy()) >= self._slots:
+                if not self._slots.free:
                     # Others have taken the slots while the store was read.
                     self._behind = True
                     break
@@ -102,10 +103,14 @@ class Scheduler:
         if not task.cancelled() and task.exception() is not None:
             log.error("what is due could not be read", exc_info=task.exception())
             self._behind = True
-            if self._open:
-                self._arm(self._clock.now() + AGAIN)
+            self.again()
         else:
             self.go_on()
+
+    def again(self) -> None:
+        """Something has failed that only another look finds: take one a little later."""
+        if self._open:
+            self._arm(self._clock.now() + AGAIN)
 
     def _arm(self, due: int) -> None:
         if self._timer is not None:

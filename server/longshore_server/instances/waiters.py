@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Iterable, Mapping
 
 from longshore_server.errors import ServiceError
+from longshore_server.handler.lending import lent
 from longshore_server.instance_lifecycle import Status
 from longshore_server.instances.answers import Answer
 from longshore_server.store.instances import Handled, InstanceRecord, instance_name
@@ -57,7 +58,12 @@ class Waiter:
         """
         try:
             taken = await self.outcome
-            return taken, None if self.told is None else await self.told
+            if self.told is None:
+                return taken, None
+            async with lent():
+                answer = await self.told
+                self.leave()  # waiting for a slot it waits for nobody else
+            return taken, answer
         finally:
             self.leave()
 

@@ -18,6 +18,7 @@ from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable
 from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked
+from longshore_server.handler.lending import lent
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobState, Stand
 from longshore_server.jobs import progress as reports
@@ -119,7 +120,7 @@ class JobRef(Attachable, Generic[ResultT]):
         Args:
             timeout: default: as long as it takes.
 
-        In a job the slot is lent to others meanwhile, and taken back before this returns.
+        In a job, or an instance's handler, the slot is lent to others meanwhile, and taken back before this returns.
 
         Raises `JobCancelledError`, `JobFailedError` with the reason; `TimeoutError` when the time is up; `ServiceError`
         JOB_NOT_FOUND at once where there is no such job, or it is deleted meanwhile, and ILLEGAL_MOVE in a job before
@@ -129,7 +130,9 @@ class JobRef(Attachable, Generic[ResultT]):
         inside, host = handling.get(), self._host()
         if inside is None:
             until = None if limit is None else host.clock.now() + limit
-            return self._outcome(await host.wait(self._uid, self._definition.name, until))
+            async with lent():
+                record = await host.wait(self._uid, self._definition.name, until)
+            return self._outcome(record)
         return await self._wait_inside(host, inside, limit)
 
     async def _wait_inside(self, host: Host, inside: Durable, limit: int | None) -> ResultT:

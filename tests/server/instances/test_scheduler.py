@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from longshore_server.handler.lending import Slot, Slots
 from longshore_server.instances.scheduler import Scheduler
 from longshore_server.testing import ManualClock
 from tests.conftest import turns
@@ -12,7 +13,8 @@ from tests.server.instances.laboratory import Gate
 
 async def test_what_was_read_while_others_took_the_slots_is_begun_later() -> None:
     gate, begun, clock = Gate(), [], ManualClock()
-    busy: set[bytes] = set()
+    busy: dict[bytes, Slot] = {}
+    slots = Slots(3, lambda: scheduler.go_on())  # noqa: PLW0108 - it is made after these
 
     class Store:
         async def read(self, query: Any) -> Any:
@@ -21,10 +23,10 @@ async def test_what_was_read_while_others_took_the_slots_is_begun_later() -> Non
 
     def begin(uid: bytes) -> None:
         begun.append(uid)
-        busy.add(uid)
+        busy[uid] = slots.take()
 
     store: Any = Store()
-    scheduler = Scheduler(store, clock, begin, lambda: busy, 3)
+    scheduler = Scheduler(store, clock, begin, lambda: busy, slots)
     scheduler.start()
     await gate.reached.wait()
     for uid in (b"c", b"d", b"e"):
@@ -32,8 +34,8 @@ async def test_what_was_read_while_others_took_the_slots_is_begun_later() -> Non
     gate.opened.set()
     await turns()
     assert begun == [b"c", b"d", b"e"]
-    busy.clear()
-    scheduler.go_on()
+    while busy:
+        busy.popitem()[1].end()
     await turns()
     assert begun == [b"c", b"d", b"e", b"a", b"b"]
     scheduler.stop()
@@ -50,7 +52,7 @@ async def test_a_look_that_failed_is_taken_again() -> None:
             return [uid for uid in (b"a",) if uid not in begun], None
 
     store: Any = Store()
-    scheduler = Scheduler(store, clock, begun.append, lambda: begun, 3)
+    scheduler = Scheduler(store, clock, begun.append, lambda: begun, Slots(3, lambda: None))
     scheduler.start()
     await turns()
     assert begun == []
