@@ -266,7 +266,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
             self.address(id), self.newcomer(owner), value, None, self.window, check_key("event_id", event_id),
             digest_of(value),
         )  # fmt: skip
-        taken, answer = await self._take(add, value, wait=not no_wait and not self.host.circular(add.address))
+        taken, answer = await self._take(add, value, wait=not no_wait)
         record = taken.record
         status, retry_at = standing(record, answer)
         return Added(taken.created, record.batch_events, _flush_at(record), status, taken.duplicate, retry_at)
@@ -274,7 +274,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
     async def _take(self, add: AddEvent, event: Value, *, wait: bool) -> tuple[Taken, Answer | None]:
         """Hand an event to the writer with what the batch becomes by it, until it is that batch."""
         if self.on_event is None:
-            taken, answer = await self.host.take(add, wait=wait)
+            taken, answer = await self.host.take(add, wait=wait and not self.host.circular(add.address))
             assert taken is not None
             return taken, answer
         with self._lines.of(add.address.id) as line:
@@ -304,6 +304,8 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         except ServiceError as refusal:
             # To the writer all the same: it knows whether this event has been taken, and whether the batch is this one.
             reduced = refusal
+        # In this step: while it was reduced a handler may have begun to wait for the one that adds.
+        wait = wait and not host.circular(add.address)
         waiter = host.hand(dataclasses.replace(add, reduced=reduced, batch=batch), wait=wait)
         if not isinstance(reduced, ServiceError):
             count = batch.events + 1

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
+from tests.conftest import turns
 from tests.server.instances.laboratory import Gate, Ping, Token, World
+from tests.server.instances.test_reducing import Slow, held_up
 
 
 class Sends(Task[Token, Ping]):
@@ -104,6 +106,42 @@ async def test_a_handler_that_fills_the_batch_after_its_own_does_not_wait_for_th
         await pings.add("a", Ping(2))
         await world.settled()
     assert seen == [2, 1, 0]
+
+
+async def test_one_that_begins_to_wait_for_the_adder_while_its_event_is_reduced_is_not_waited_for(world: World) -> None:
+    slow, gate = Slow(), Gate()
+    slow.go_on.set()
+
+    @world.server.debounce(
+        "sums", event=Ping, state=Token, initial=Token, on_event=slow, flush_after="1h", max_events=1
+    )
+    async def sums(ctx: Any) -> None:
+        if ctx.state.value == 1:
+            await gate.hold()
+            await task.send("t", Ping(0))
+
+    async def add(id: str, event: Ping) -> None:
+        await sums.add("x", Ping(2))
+
+    global sending  # noqa: PLW0603 - the class finds its own definition there
+    task = sending = world.server.task("sends", Sends)
+    Sends.options, Sends.refusals, Sends.to = {}, [], staticmethod(add)
+    await world.start()
+    async with asyncio.timeout(20):
+        await sums.add("x", Ping(1), no_wait=True)
+        await gate.reached.wait()
+        slow.go_on.clear()
+        slow.begun.clear()
+        sent = asyncio.create_task(task.send("t", Ping(1)))
+        await held_up(slow)
+        gate.opened.set()
+        while not world.engine.instances._waiters._inside:
+            await turns(1)
+        slow.go_on.set()
+        await sent
+        await world.settled()
+    assert Sends.refusals == []
+    assert ((await task.status("t")).event_count, (await sums.status("x")).run_count) == (2, 2)
 
 
 async def test_who_has_gone_without_its_answer_closes_no_circle(world: World) -> None:
