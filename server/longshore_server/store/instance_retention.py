@@ -18,16 +18,20 @@ Retention = Mapping[tuple[Kind, str], int]
 
 def expired(
     connection: sqlite3.Connection, kind: Kind, definition: str, before: int, limit: int, most: int
-) -> list[tuple[bytes, int]]:
+) -> Iterator[tuple[bytes, int]]:
     """At most `limit` instances of a definition that are quiet since `before` or earlier, the longest first, each with
-    the number of its rows, counted up to `most` and some."""
-    rows = connection.execute(
-        "SELECT uid, 1 + (SELECT count(*) FROM (SELECT 1 FROM instance_ids AS e WHERE e.uid = i.uid LIMIT ?))"
-        "  + coalesce((SELECT lines - dropped FROM logbooks AS l WHERE l.uid = i.uid), 0)"
-        " FROM instances AS i WHERE kind = ? AND definition = ? AND quiet <= ? ORDER BY quiet LIMIT ?",
-        (most, kind, definition, before, limit),
+    the number of its rows, counted up to `most` and some once it is asked for: who has enough counts no further."""
+    quiet = connection.execute(
+        "SELECT uid FROM instances WHERE kind = ? AND definition = ? AND quiet <= ? ORDER BY quiet LIMIT ?",
+        (kind, definition, before, limit),
     )
-    return [(bytes(uid), int(size)) for uid, size in rows.fetchall()]
+    for (uid,) in quiet.fetchall():
+        (size,) = connection.execute(
+            "SELECT 1 + (SELECT count(*) FROM (SELECT 1 FROM instance_ids WHERE uid = ?1 LIMIT ?2))"
+            "  + coalesce((SELECT lines - dropped FROM logbooks WHERE uid = ?1), 0)",
+            (uid, most),
+        ).fetchone()
+        yield bytes(uid), int(size)
 
 
 def forget_ids(connection: sqlite3.Connection, uid: bytes, limit: int) -> None:

@@ -440,6 +440,33 @@ async def test_one_that_knows_the_ids_of_very_many_events_goes_in_several_batche
     assert left(world) == []
 
 
+class _Counted(Mutation[tuple[int, int]]):
+    """How much work the store has with the first that is over, and with all."""
+
+    def apply(self, tx: Any) -> tuple[int, int]:
+        steps: list[None] = []
+        tx.connection.set_progress_handler(lambda: steps.append(None), 100)
+        try:
+            over = iter(instance_retention.expired(tx.connection, Kind.TASK, "order", tx.now, 256, SWEEP_EVENTS))
+            next(over)
+            first = len(steps)
+            list(over)
+            return first, len(steps)
+        finally:
+            tx.connection.set_progress_handler(None, 0)
+
+
+async def test_no_row_is_counted_of_one_that_is_left_for_later(world: World) -> None:
+    orders = world.server.task("order", Order)
+    await world.start()
+    await orders.send("a", Ping(-1))
+    writer = world.engine.store.writer
+    await writer.submit(_Many(30, 1000))
+    first, every = await writer.submit(_Counted())
+    assert every > 100
+    assert first < every / 10
+
+
 def test_one_index_drives_each_query_and_nothing_is_sorted(tmp_path: Any) -> None:
     """However many live: of a million that do not end a sweep reads none."""
     from longshore_server.store.database import migrations
@@ -449,7 +476,7 @@ def test_one_index_drives_each_query_and_nothing_is_sorted(tmp_path: Any) -> Non
         connection.executescript(script)
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    instance_retention.expired(connection, Kind.DEBOUNCE, "x", 1, 1, 1)
+    list(instance_retention.expired(connection, Kind.DEBOUNCE, "x", 1, 1, 1))
     instance_retention.buried(connection, "x", 1, 1)
     instance_retention.next_expiry(connection, {(Kind.DEBOUNCE, "x"): 1})
     connection.set_trace_callback(None)
