@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from longshore_server import InstanceStatus, StepRetry
-from longshore_server.store.mutations.instance_run import FinishRun
+from longshore_server.store.mutations.instance_run import BeginRun, FinishRun
 from tests.server.instances.laboratory import Gate, Token, World
 
 
@@ -119,6 +119,31 @@ async def test_an_end_that_the_store_does_not_take_fails_the_run(world: World, m
     status = await refresh.status("a")
     assert status.last_error is not None
     assert (status.status, status.last_error.reason) == (InstanceStatus.FAILED, "INTERNAL")
+
+
+async def test_a_beginning_that_the_store_does_not_take_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, begun = BeginRun.apply, list[float]()
+
+    def broken(self: BeginRun, tx: Any) -> Any:
+        begun.append(world.now())
+        if len(begun) == 1:
+            raise RuntimeError("a mistake of ours")
+        return apply(self, tx)
+
+    monkeypatch.setattr(BeginRun, "apply", broken)
+
+    @world.server.recurring("refresh", every=3600, state=Token)
+    async def refresh(ctx: Any) -> None:
+        pass
+
+    await world.start()
+    await refresh.start("a", Token(), no_wait=True)
+    await world.settled()
+    await world.harness.advance(60)
+    assert (await refresh.status("a")).run_count == 1
+    assert set(begun) == {0, 60}
 
 
 async def test_a_handler_that_swallows_its_cancellation_is_given_up_and_its_instance_goes_on(
