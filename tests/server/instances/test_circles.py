@@ -118,13 +118,13 @@ async def test_one_that_begins_to_wait_for_the_adder_while_its_event_is_reduced_
     async def sums(ctx: Any) -> None:
         if ctx.state.value == 1:
             await gate.hold()
-            await task.send("t", Ping(0))
+            await sending.send("t", Ping(0))
 
     async def add(id: str, event: Ping) -> None:
         await sums.add("x", Ping(2))
 
     global sending  # noqa: PLW0603 - the class finds its own definition there
-    task = sending = world.server.task("sends", Sends)
+    sending = world.server.task("sends", Sends)
     Sends.options, Sends.refusals, Sends.to = {}, [], staticmethod(add)
     await world.start()
     async with asyncio.timeout(20):
@@ -132,7 +132,7 @@ async def test_one_that_begins_to_wait_for_the_adder_while_its_event_is_reduced_
         await gate.reached.wait()
         slow.go_on.clear()
         slow.begun.clear()
-        sent = asyncio.create_task(task.send("t", Ping(1)))
+        sent = asyncio.create_task(sending.send("t", Ping(1)))
         await held_up(slow)
         gate.opened.set()
         while not world.engine.instances._waiters._inside:
@@ -141,7 +141,7 @@ async def test_one_that_begins_to_wait_for_the_adder_while_its_event_is_reduced_
         await sent
         await world.settled()
     assert Sends.refusals == []
-    assert ((await task.status("t")).event_count, (await sums.status("x")).run_count) == (2, 2)
+    assert ((await sending.status("t")).event_count, (await sums.status("x")).run_count) == (2, 2)
 
 
 async def test_who_has_gone_without_its_answer_closes_no_circle(world: World) -> None:
