@@ -58,11 +58,11 @@ class Stranger:
     """Somebody in an empty folder, with the wheel, make and a package index."""
 
     def __init__(self, folder: Path, wheel: Path, constraints: Path) -> None:
-        self.folder = folder
+        self.folder, self.wheel = folder, wheel
         self.address = f"unix:{folder}/s"
         self.environment = {
-            "HOME": str(folder), "PATH": os.environ["PATH"], "PIP_FIND_LINKS": str(wheel.parent),
-            "PIP_CONSTRAINT": str(constraints), "LONGSHORE_LISTEN": self.address, "LONGSHORE_SERVER": self.address,
+            "HOME": str(folder), "PATH": os.environ["PATH"], "PIP_CONSTRAINT": str(constraints),
+            "LONGSHORE_LISTEN": self.address, "LONGSHORE_SERVER": self.address,
             "LONGSHORE_METRICS": "off",
         }  # fmt: skip
 
@@ -84,9 +84,11 @@ def stranger(wheel: Path, constraints: Path, tmp_path: Path) -> Stranger:
 async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(stranger: Stranger) -> None:
     venv.create(stranger.folder / "venv", with_pip=True)
     tools = stranger.folder / "venv" / "bin"
-    stranger.run(tools / "pip", "install", "--quiet", "longshore[cli]")
+    stranger.run(tools / "pip", "install", "--quiet", f"{stranger.wheel}[cli]")
     stranger.run(tools / "longshore", "new", "orders")
     folder = stranger.folder / "orders"
+    # What came from no index is not asked of one: there the name may be somebody else's.
+    assert f'"longshore[server] @ file://{stranger.wheel}"' in (folder / "pyproject.toml").read_text()
     commands, call, client = (text for _, text in blocks(folder / "README.md"))
     assert re.findall(r"^make (\w+)", commands, re.MULTILINE) == ["dev", "test", "check"]
     assert "2 passed" in stranger.run("make", "test", cwd=folder)

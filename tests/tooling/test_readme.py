@@ -1,6 +1,6 @@
 """The README as a stranger has it: its text, the wheel, an empty environment, and no file of this repository.
 
-What depends on the machine is put in: the port, and the wheel for what is not yet in a package index.
+What depends on the machine is put in: the port, and the wheel in place of a checkout.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ INSTALL, GENERATE, START = SERVE.commands
 class Stranger:
     """Somebody in an empty folder who types what the README says."""
 
-    def __init__(self, folder: Path, wheel: Path, constraints: Path) -> None:
+    def __init__(self, folder: Path, constraints: Path) -> None:
         self.folder = folder
         self.address = "127.0.0.1:0"
         bin = folder / "venv" / "bin"
         self.environment = {
             "HOME": str(folder), "PATH": os.pathsep.join([str(bin), os.environ["PATH"]]),
-            "PIP_FIND_LINKS": str(wheel.parent), "PIP_CONSTRAINT": str(constraints), "LONGSHORE_METRICS": "off",
+            "PIP_CONSTRAINT": str(constraints), "LONGSHORE_METRICS": "off",
         }  # fmt: skip
 
     def types(self, command: str, text: str = "") -> str:
@@ -115,9 +115,10 @@ async def read_to(process: asyncio.subprocess.Process, pattern: str) -> str:
 @pytest.fixture
 async def stranger(wheel: Path, constraints: Path, tmp_path: Path) -> Stranger:
     """With what the README says to install."""
-    stranger = Stranger(tmp_path, wheel, constraints)
+    stranger = Stranger(tmp_path, constraints)
     await asyncio.to_thread(venv.create, tmp_path / "venv", with_pip=True)
-    await asyncio.to_thread(stranger.types, INSTALL)
+    assert "../longshore[" in INSTALL
+    await asyncio.to_thread(stranger.types, INSTALL.replace("../longshore", str(wheel)))
     return stranger
 
 
