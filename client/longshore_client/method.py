@@ -193,7 +193,11 @@ class OperationMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
                 handle = self._handle(await self._start(request, request_id, labels, span, deadline))
             except DeadlineExceeded:
                 raise StillRunning(f"{self._type} {request_id}", timeout or 0.0) from None
-            return await handle.wait(None if deadline is None else deadline - self._channel.monotonic())
+            try:
+                return await handle.wait(None if deadline is None else deadline - self._channel.monotonic())
+            except StillRunning as error:
+                # It knows of what was left of the time alone.
+                raise StillRunning(error.operation, timeout or 0.0) from None
         start = pb.RunRequest(
             type=self._type, input=to_any(cast("Message", request)), request_id=request_id, labels=labels
         )

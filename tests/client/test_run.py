@@ -49,7 +49,7 @@ async def test_without_callbacks_the_wait_goes_on_after_an_interruption(
 
 async def test_run_gives_up_waiting_when_the_time_is_up(server: FakeServer, orders: OrdersClient) -> None:
     # Time enough for the start, however slow the machine is: before that is answered there is no operation to name.
-    with pytest.raises(lc.StillRunning):
+    with pytest.raises(lc.StillRunning, match=r"operations/op-1 has not ended within 1 s; it goes on"):
         await orders.process.run(REQUEST, timeout=1.0)
     with pytest.raises(lc.StillRunning) as caught:
         await orders.process.run(REQUEST, timeout=1.0, on_progress=lambda _: None)

@@ -131,14 +131,19 @@ def read(every: str | float | timedelta | None, cron: str | None, zone: str | No
     if rate != "fixed_delay":
         raise ValueError("rate: it means something with every= alone: leave it out")
     schedule = Cron(cron, _zone("UTC" if zone is None else zone))
-    try:
-        schedule.next(_ANY_TIME, _ANY_TIME)
-    except CronSimError as error:
-        raise ValueError(
-            f"cron: {cron!r} is no cron expression ({error}): write 5 fields (minute, hour, day of month, month, day of"
-            " week), or 6 with the seconds first"
-        ) from None
-    return schedule
+    fields = len(cron.split())
+    why = f"number of fields: {fields}"
+    if fields in (5, 6):
+        try:
+            schedule.next(_ANY_TIME, _ANY_TIME)
+        except CronSimError as error:
+            why = str(error)
+        else:
+            return schedule
+    raise ValueError(
+        f"cron: {cron!r} is no cron expression ({why}): write 5 fields (minute, hour, day of month, month, day of week),"
+        " or 6 with the seconds first"
+    )
 
 
 def _zone(name: str) -> zoneinfo.ZoneInfo:

@@ -69,9 +69,10 @@ class JobNotEnqueuedError(Exception):
 
     def __init__(self, queue: str, rejection: Rejected, index: int = 0, *, batch: bool = False) -> None:
         which = f"{queue}[{index}]" if batch else queue
+        owner = f"{rejection.existing} has it" if rejection.existing else "others of the same change have it"
         super().__init__(
             f"{which}: the key {rejection.key!r} has no room ({rejection.reason.value}): {rejection.active} active, "
-            f"{rejection.queued} waiting, and {rejection.limit} may; {rejection.existing} has it"
+            f"{rejection.queued} waiting, and {rejection.limit} may; {owner}"
         )
         self.rejection = rejection
         self.reason, self.key, self.existing = rejection.reason, rejection.key, rejection.existing

@@ -208,7 +208,7 @@ def test_a_cron_that_never_fires_is_found_where_it_is_written() -> None:
 
     async def never(ctx: Any) -> None: ...
 
-    for cron in ("0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 30 2 *"):
+    for cron in ("0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 30 2 *", "", "@daily", "every monday", "* * * * * * *"):
         with pytest.raises(ValueError, match="cron: "):
             server.recurring("never", cron=cron, state=Token)(never)
     assert not server.definitions

@@ -169,7 +169,8 @@ async def test_a_handler_whose_jobs_have_no_room_fails_and_says_so(
     ended = await yard.run()
     assert (ended.state, reason_of(ended.error)) == (OperationSnapshot.STATE_FAILED, "HANDLER_ERROR")
     assert "the key 'a' has no room" in caplog.text
-    assert len(await yard.jobs()) == 1
+    (job,) = await yard.jobs()
+    assert f"{job.name} has it" in caplog.text
 
 
 async def test_a_handler_whose_jobs_are_refused_fails_too(yard: Yard) -> None:
