@@ -132,7 +132,7 @@ def read(every: str | float | timedelta | None, cron: str | None, zone: str | No
         raise ValueError("rate: it means something with every= alone: leave it out")
     schedule = Cron(cron, _zone("UTC" if zone is None else zone))
     fields = len(cron.split())
-    why = f"number of fields: {fields}"
+    why = "Wrong number of fields"
     if fields in (5, 6):
         try:
             schedule.next(_ANY_TIME, _ANY_TIME)
@@ -141,8 +141,8 @@ def read(every: str | float | timedelta | None, cron: str | None, zone: str | No
         else:
             return schedule
     raise ValueError(
-        f"cron: {cron!r} is no cron expression ({why}): write 5 fields (minute, hour, day of month, month, day of week),"
-        " or 6 with the seconds first"
+        f"cron: {cron!r} is no cron expression ({why}): write 5 fields (minute, hour, day of month, month, day of"
+        " week), or 6 with the seconds first"
     )
 
 
