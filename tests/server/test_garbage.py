@@ -67,7 +67,7 @@ def garbage() -> Iterator[Callable[[], list[str]]]:
 
     def found() -> list[str]:
         gc.collect()
-        left = [type(item).__name__ for item in gc.garbage if type(item).__module__.startswith("longshore_server")]
+        left = [type(item).__name__ for item in gc.garbage if str(type(item).__module__).startswith("longshore_server")]
         gc.garbage.clear()
         return left
 

@@ -64,7 +64,7 @@ class World:
         def fail(_: Any) -> None:
             raise full
 
-        monkeypatch.setattr(self.harness.running.engine.store.writer, "_write", fail)
+        monkeypatch.setattr(self.harness.running.engine.store.writer._transactions, "write", fail)
 
     async def start(self, definition: str, json: str) -> tuple[Any, str, Any]:
         stub = recurring_service_pb2_grpc.RecurringServiceStub(self.harness.channel())

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from lab.v1.lab_pb2 import PlayResult
 from lab.v1.signals_pb2 import Reject
 
+from longshore_server.engine.overdue import Overdue
 from tests.conftest import Lab, State, reason_of_end, turns
 from tests.server.signalling import AGAIN, LISTEN, amounts, lab, outcome, pending, send, told
 
@@ -201,7 +202,7 @@ async def test_a_wait_ends_with_its_operation(lab: Lab) -> None:
 
     name = (await lab.begin(AGAIN)).operation.name
     await lab.clock.armed(3600)
-    lab.engine._overdue(lab.engine.table.named(name.partition("/")[2]))
+    Overdue(lab.engine.store, lab.clock).deadline(lab.engine.table.named(name.partition("/")[2]))
     assert reason_of_end(await lab.end(name)) == "DEADLINE_EXCEEDED"
     await lab.catch_up()
     assert lab.engine.executor.running == 0
