@@ -179,7 +179,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
 
     @group.command("ls", short_help="List the instances of a definition, oldest first.")
     @click.argument("definition")
-    @click.option("--status", type=click.Choice(_STATUSES), help="Only those that stand so.")
+    @click.option("--status", type=click.Choice(_STATUSES, case_sensitive=False), help="Only those that stand so.")
     @with_session
     async def ls(session: Session, definition: str, status: str | None) -> None:
         """List the instances of DEFINITION, the oldest first.
