@@ -139,7 +139,7 @@ async def test_a_handler_that_swallows_its_interruption_cannot_keep_the_operatio
     lab.clock.advance(10)
     assert (await lab.end(name)).state == State.STATE_CANCELLED
     release.set()
-    await turns(50)
+    await lab.harness.settle()
     assert await lab.kinds(name) == ["accepted", "started", "cancelling", "cancelled"]
     assert lab.engine.executor.running == 0
 

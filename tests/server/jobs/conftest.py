@@ -48,6 +48,11 @@ class Yard(Lab):
         super().__init__(data, **settings)
         self.job: Callable[..., Any] = self.server.job
 
+    async def catch_up(self) -> None:
+        """As of the laboratory, and on a busy machine, too: jobs begin and end without a caller who would wait."""
+        await super().catch_up()
+        await self.harness.settle()
+
     async def jobs(self, where: str = "1") -> list[JobRecord]:
         """The stored jobs for which a condition holds, the oldest first."""
 

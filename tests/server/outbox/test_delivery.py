@@ -209,10 +209,11 @@ class TestRefused:
         self, make_place, caplog: pytest.LogCaptureFixture
     ) -> None:
         ear = Ear()
-        deliver, sizes = ear.deliver, []
+        deliver, sizes, begun = ear.deliver, [], asyncio.Event()
 
         async def particular(events: Sequence[LifecycleEvent]) -> None:
             sizes.append(len(events))
+            begun.set()
             if any(event.subject.endswith(("/bad", "/worse")) for event in events):
                 raise EventsRefusedError("no such thing")
             await deliver(events)
@@ -227,6 +228,7 @@ class TestRefused:
         await place.harness.start()
         ear.gate.clear()
         await refresh.start("first", 0)
+        await begun.wait()
         for name in ("a", "bad", "b", "c", "d", "worse", "e"):
             await refresh.start(name, 0)
         ear.gate.set()
