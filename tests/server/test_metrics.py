@@ -152,7 +152,7 @@ async def test_no_caller_can_make_up_a_label(lab: Lab) -> None:
         assert await call(path) is grpc.StatusCode.UNIMPLEMENTED
     assert await call("/longshore.v1.OperationsService/Get", b"\xff") is grpc.StatusCode.INVALID_ARGUMENT
     await refused(lab.begin("NoSuchType"))
-    found = await read(lab)
+    found = await settled(lab)
     assert found.labels("longshore_rpc_seconds", "method") == {
         "longshore.v1.OperationsService/Start", "longshore.v1.OperationsService/Get"
     }  # fmt: skip
