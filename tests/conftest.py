@@ -27,7 +27,6 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import Server
 from longshore_server.clock import SECOND
 from longshore_server.reasons import Reason
-from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness, ManualClock
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -203,8 +202,8 @@ class Lab:
     async def catch_up(self) -> None:
         """Let everything that is under way go as far as it can without a clock, a caller or a gate that moves."""
         for _ in range(4):
-            await self.engine.store.writer.submit(Nothing())
-            await turns()
+            await turns()  # what the network has brought is known to the loop only when it turns
+            await self.harness.settle()
 
     def tables(self) -> dict[str, list[Any]]:
         """Every row of every table: what a refused call must leave as it was."""

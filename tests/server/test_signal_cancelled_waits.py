@@ -74,11 +74,12 @@ async def test_what_was_on_its_way_to_a_cancelled_wait_is_for_the_next(lab: Lab,
 @pytest.mark.parametrize("timeout", [None, 1000])
 async def test_a_wait_that_was_given_up_is_given_up_again(lab: Lab, timeout: float | None) -> None:
     """It gets nothing that later ones got, nor what is new: those come first, in the order of the calls."""
-    crash, seen, given_up = Crash(lab), [], asyncio.Event()
+    crash, seen, given_up, serving = Crash(lab), [], asyncio.Event(), asyncio.Event()
 
     @lab.plays
     async def handler(request, op):
         wait = asyncio.ensure_future(op.next_signal("approve", timeout=timeout))
+        await serving.wait()  # the re-run begins while the server still starts
         await (lab.catch_up() if timeout is None else lab.clock.armed(timeout))
         wait.cancel()
         await asyncio.wait([wait])
@@ -90,13 +91,16 @@ async def test_a_wait_that_was_given_up_is_given_up_again(lab: Lab, timeout: flo
         return told([*got, *await amounts(op, 2)])
 
     name = (await lab.begin(LISTEN)).operation.name
+    serving.set()
     await given_up.wait()
     for amount in (1, 2):
         await send(lab, name, amount=amount)
     await crash.reached.wait()
     for amount in (3, 4):
         await send(lab, name, amount=amount)
+    serving.clear()
     await crash.happen()
+    serving.set()
     assert await outcome(lab, name) == [1, 2, 3, 4]
     assert seen == [[1, 2], [1, 2]]
 
