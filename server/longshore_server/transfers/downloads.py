@@ -32,8 +32,20 @@ log = logging.getLogger(__name__)
 CHUNK = 256 << 10
 """Bytes of one message."""
 _extended = google_crc32c.extend
-# What each bit of a CRC32C becomes when `CHUNK` bytes follow: it is linear in them.
-_MOVED = [_extended(1 << bit, bytes(CHUNK)) ^ google_crc32c.value(bytes(CHUNK)) for bit in range(32)]
+
+
+def _moved(byte: int) -> list[int]:
+    """What each value of one byte of a CRC32C, the lowest is 0, becomes when `CHUNK` bytes follow: it is linear in its
+    bits."""
+    zeros = bytes(CHUNK)
+    bits = [_extended(1 << 8 * byte + bit, zeros) ^ google_crc32c.value(zeros) for bit in range(8)]
+    table = [0]
+    for bit in bits:
+        table += [bit ^ known for known in table]
+    return table
+
+
+_LOWEST, _LOW, _HIGH, _HIGHEST = map(_moved, range(4))
 _NAME = re.compile(r"downloads/([0-9a-f-]{36})\.([1-9][0-9]{0,8})")
 
 
@@ -255,10 +267,7 @@ class Reading:
 
 def _joined(before: int, after: int) -> int:
     """The CRC32C of bytes, from that of those before the last `CHUNK` and that of these, without a look at either."""
-    for bit, moved in enumerate(_MOVED):
-        if before >> bit & 1:
-            after ^= moved
-    return after
+    return after ^ _LOWEST[before & 255] ^ _LOW[before >> 8 & 255] ^ _HIGH[before >> 16 & 255] ^ _HIGHEST[before >> 24]
 
 
 def _revoked(name: str) -> ServiceError:
