@@ -17,7 +17,7 @@ from longshore_server import Server
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.signals import Sending
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.store.mutations import Nothing, SignalAccepted
+from longshore_server.store.mutations import SignalAccepted
 from longshore_server.testing import Harness
 from tests.conftest import LabClock, LabHandlers, turns
 from tests.server.signalling import SignalHandlers
@@ -87,11 +87,6 @@ class World:
     def note(self, id: str, answer: SignalAccepted, name: str, amount: int) -> None:
         assert answer.duplicate or id not in self.accepted
         assert self.accepted.setdefault(id, (answer.number, name, amount)) == (answer.number, name, amount)
-
-    async def settle(self) -> None:
-        for _ in range(3):
-            await self.engine.store.writer.submit(Nothing())
-            await turns()
 
     async def restart(self, *, crash: bool) -> None:
         await (self.harness.crash() if crash else self.harness.stop())
@@ -165,7 +160,7 @@ def test_each_signal_is_given_out_once_in_order_and_none_is_lost(
                         case ("advance", seconds):
                             world.clock.advance(seconds)
                         case ("settle",):
-                            await world.settle()
+                            await world.harness.settle()
                             await asyncio.gather(*sending)
                             sending.clear()
                             world.check()
@@ -179,11 +174,11 @@ def test_each_signal_is_given_out_once_in_order_and_none_is_lost(
                                 task.cancel()
                             await asyncio.gather(*sending, return_exceptions=True)
                             sending.clear()
-                await world.settle()
+                await world.harness.settle()
                 await asyncio.gather(*sending)
                 for _ in script:
                     world.permits.release()
-                await world.settle()
+                await world.harness.settle()
                 world.check()
             finally:
                 # Also after a failure: threads that are left behind would keep the process alive.

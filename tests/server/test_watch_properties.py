@@ -21,8 +21,8 @@ from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.watch import Heartbeat, Item, Skip, Snapshot, WatchOptions
 from longshore_server.lifecycle import TERMINAL_EVENTS, EventType
 from longshore_server.rpc import wire
-from longshore_server.store.mutations import Nothing
 from longshore_server.store.record import Event
+from longshore_server.testing.rest import at_rest
 from tests.conftest import LabClock, LabHandlers, turns
 
 TYPE = "lab.v1.LabService/Play"
@@ -67,11 +67,6 @@ class World:
             else:
                 op.progress(lab_pb2.PlayProgress(number=number))
         return lab_pb2.PlayResult()
-
-    async def settle(self) -> None:
-        for _ in range(3):
-            await self.engine.store.writer.submit(Nothing())
-            await turns()
 
     async def restart(self, *, crash: bool) -> None:
         if crash:
@@ -206,7 +201,7 @@ async def play(directory: Path, actions: list[tuple[Any, ...]], max_events: int)
                 for _ in range(count):
                     world.commands.put_nowait(kind)
             case ("settle",):
-                await world.settle()
+                await at_rest(world.engine.store)
             case ("turns", count):
                 await turns(count)
             case ("watch", after, types, conflate):
