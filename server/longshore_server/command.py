@@ -292,7 +292,7 @@ def _announce(running: Running) -> None:
     where = ", ".join(running.addresses)
     _say(
         running.config,
-        f"longshore {version('longshore')}  serving {listed}  on {where}   data {running.config.data}{metrics}",
+        f"longshore {version('longshore-grpc')}  serving {listed}  on {where}   data {running.config.data}{metrics}",
     )
     if running.recovered:
         _say(running.config, f"recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}")

@@ -272,7 +272,7 @@ def _make_stores(config: Config) -> dict[str, Store]:
         try:
             found[settings.name] = settings.make()
         except ImportError:
-            needed = 'it needs more packages: pip install "longshore[stores]"'
+            needed = 'it needs more packages: pip install "longshore-grpc[stores]"'
             raise ConfigError(f"stores: {settings.name}: {needed}") from None
     return found
 
@@ -290,7 +290,7 @@ def _make_sinks(config: Config, levels: Mapping[tuple[str, str], int]) -> dict[s
         try:
             found[settings.name] = settings.make(levels)
         except ImportError:
-            needed = 'it needs more packages: pip install "longshore[otel]"'
+            needed = 'it needs more packages: pip install "longshore-grpc[otel]"'
             raise ConfigError(f"sinks: {settings.name}: {needed}") from None
     return found
 
@@ -323,5 +323,5 @@ def _read_files(
     except FileError as error:
         raise ConfigError(f"{setting}: {error}") from None
     except (ImportError, KeyError):
-        raise ConfigError(f'{setting}: it needs more packages: pip install "longshore[auth]"') from None
+        raise ConfigError(f'{setting}: it needs more packages: pip install "longshore-grpc[auth]"') from None
     return tls, found

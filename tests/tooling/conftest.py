@@ -32,7 +32,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def constraints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the versions that are in use here."""
     path = tmp_path_factory.mktemp("constraints") / "constraints.txt"
-    others = (found for found in importlib.metadata.distributions() if found.name != "longshore")
+    others = (found for found in importlib.metadata.distributions() if found.name != "longshore-grpc")
     path.write_text("".join(f"{found.name}=={found.version}\n" for found in others))
     return path
 

@@ -88,7 +88,7 @@ async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(stranger: 
     stranger.run(tools / "longshore", "new", "orders")
     folder = stranger.folder / "orders"
     # What came from no index is not asked of one: there the name may be somebody else's.
-    assert f'"longshore[server] @ file://{stranger.wheel}"' in (folder / "pyproject.toml").read_text()
+    assert f'"longshore-grpc[server] @ file://{stranger.wheel}"' in (folder / "pyproject.toml").read_text()
     commands, call, client = (text for _, text in blocks(folder / "README.md"))
     assert re.findall(r"^make (\w+)", commands, re.MULTILINE) == ["dev", "test", "check"]
     assert "2 passed" in stranger.run("make", "test", cwd=folder)

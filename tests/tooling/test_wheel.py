@@ -62,7 +62,7 @@ def test_base_install_says_what_the_command_line_needs(clean: Path) -> None:
     command = clean.with_name("longshore")
     refused = subprocess.run([command, "ls"], cwd=clean.parent, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
-    assert 'pip install "longshore[cli]"' in refused.stderr
+    assert 'pip install "longshore-grpc[cli]"' in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -10,5 +10,5 @@ def main() -> None:
     try:
         from longshore_client.cli.app import run
     except ModuleNotFoundError as error:
-        sys.exit(f'error: {error.name} is not installed: pip install "longshore[cli]"')
+        sys.exit(f'error: {error.name} is not installed: pip install "longshore-grpc[cli]"')
     sys.exit(run())

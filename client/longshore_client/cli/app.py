@@ -102,7 +102,7 @@ class _LazyGroup(click.Group):
             if (error.name or "").split(".")[0] in ("longshore", "longshore_client"):
                 raise
             raise click.ClickException(
-                f'`longshore {cmd_name}` needs {error.name}: pip install "longshore[{entry.extra}]"'
+                f'`longshore {cmd_name}` needs {error.name}: pip install "longshore-grpc[{entry.extra}]"'
             ) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"{entry.module}:{entry.attribute} is not a command")
@@ -158,7 +158,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        click.echo(f"longshore {version('longshore')}")
+        click.echo(f"longshore {version('longshore-grpc')}")
         ctx.exit()
 
 

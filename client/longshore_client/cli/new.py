@@ -72,7 +72,7 @@ def _origin() -> str | None:
 
     By PEP 610. A project that asks an index for what came from elsewhere may get nothing, or somebody else's.
     """
-    told = importlib.metadata.distribution("longshore").read_text("direct_url.json")
+    told = importlib.metadata.distribution("longshore-grpc").read_text("direct_url.json")
     if told is None:
         return None
     direct = json.loads(told)

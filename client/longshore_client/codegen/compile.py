@@ -116,7 +116,7 @@ def find_sources(files: Iterable[Path], include: Sequence[Path], scratch: Path) 
         CompileError: A file is missing, or a needed package is not installed.
     """
     if util.find_spec("grpc_tools") is None:
-        raise CompileError('grpcio-tools is not installed: pip install "longshore[cli]"')
+        raise CompileError('grpcio-tools is not installed: pip install "longshore-grpc[cli]"')
     roots, names = _roots_and_names(list(files), [path.resolve() for path in include])
     if not names:
         raise CompileError("there are no .proto files to compile")

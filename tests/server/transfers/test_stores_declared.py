@@ -89,7 +89,7 @@ async def test_a_remote_store_without_its_packages_says_which(
         monkeypatch.delitem(sys.modules, f"longshore_server.transfers.stores.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setitem(sys.modules, "aiobotocore.session", None)
-    with pytest.raises(ConfigError, match=r'^stores: uploads: .*pip install "longshore\[stores\]"$'):
+    with pytest.raises(ConfigError, match=r'^stores: uploads: .*pip install "longshore-grpc\[stores\]"$'):
         await Harness(Server(LabHandlers()), tmp_path, stores=(StoreSettings("uploads", url),)).start()
 
 
