@@ -13,6 +13,8 @@ from tests.server.instances.laboratory import Gate
 
 __all__ = ["served"]
 
+_ADD = ("debounce", "add")
+
 
 @pytest.fixture
 def run(served: Served) -> Run:
@@ -46,13 +48,46 @@ async def test_a_recurring_from_its_start_to_its_end(run: Run) -> None:
 async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:
     served.failures = 2
     done = await run("recurring", "start", "token-refresher/a", "-d", "{}")
-    assert (done.code, done.err) == (0, "its handler has failed, and runs again at 2026-01-01T00:00:30Z\n")
+    assert (done.code, done.out) == (1, "recurrings/token-refresher/instances/a is ACTIVE\n")
+    assert done.err.startswith("its handler has failed: ")
+    assert done.err.endswith(" (HANDLER_ERROR); it runs again at 2026-01-01T00:00:30Z\n")
     assert "2026-01-01T00:00:30Z" in (await run("recurring", "ls", "token-refresher")).out
     await served.world.advance(30)
     assert "HANDLER_ERROR" in (await run("recurring", "ls", "token-refresher")).out
     assert "(HANDLER_ERROR)" in (await run("recurring", "get", "token-refresher/a")).out
     (shown,) = (await run("recurring", "get", "token-refresher/a", "--json")).json
     assert (shown["status"], shown["last_error"]["reason"]) == ("FAILED", "HANDLER_ERROR")
+
+
+@pytest.mark.parametrize(
+    ("verb", "before"),
+    [
+        (("debounce", "flush", "strict/a"), (*_ADD, "strict/a", "-d", '{"number": 1}')),
+        (
+            ("debounce", "add", "strict/a", "-d", '{"number": 2}'),
+            ("debounce", "add", "strict/a", "-d", '{"number": 1}'),
+        ),
+        (("task", "send", "order/a", "-d", '{"@type": "Pong", "text": "fail"}'), ()),
+        (("recurring", "start", "failing/a", "-d", "{}"), ()),
+        (("recurring", "trigger", "failing/a"), ("recurring", "start", "failing/a", "-d", "{}", "--no-wait")),
+    ],
+)
+async def test_who_waits_for_a_handler_is_told_what_it_failed_with(
+    run: Run, verb: tuple[str, ...], before: tuple[str, ...]
+) -> None:
+    if before:
+        assert (await run(*before)).code == 0
+    done = await run(*verb)
+    kind, name = verb[0], verb[2]
+    assert (done.code, done.out) == (1, f"{kind}s/{name.replace('/', '/instances/')} is FAILED\n")
+    assert done.err.startswith("its handler has failed: ")
+    assert f"_ERROR); nothing of it runs before longshore {kind} resume {name}" in done.err
+    # Who does not wait has been served: it is accepted.
+    if verb[1] != "start":
+        assert (await run(*verb, "--no-wait")).code == 0
+    again = await run(*verb, "--json")
+    assert (again.code, again.err, again.json[0]["status"]) == (1, "", "FAILED")
+    assert again.json[0]["last_error"]["reason"].endswith("_ERROR")
 
 
 async def test_who_waits_too_long_is_told_how_not_to(run: Run, served: Served) -> None:

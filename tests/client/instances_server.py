@@ -11,7 +11,7 @@ from lab.v1 import lab_pb2
 from pydantic import BaseModel
 
 from longshore_client import Channel, connect
-from longshore_server import Server, StepRetry
+from longshore_server import OperationError, Server, StepRetry
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
 from tests.server.instances.laboratory import Gate, Ping, Pong, Token, World
 
@@ -81,6 +81,8 @@ def declare(server: Server, served: Served) -> None:
         "webhooks", flush_after="5m", event=Ping, state=Batch, initial=Batch, max_events=3, on_event=_reduce
     )(served.handle)
     server.debounce("plain", flush_after="5m", event=dict)(_nothing)
+    server.debounce("strict", flush_after="5m", event=Ping, max_events=2)(_fail)
+    server.recurring("failing", every="1h", state=Token)(_fail)
     server.task("order", Order)
 
 
@@ -91,6 +93,10 @@ def _reduce(ctx: Any) -> Batch:
 
 
 async def _nothing(ctx: Any) -> None: ...
+
+
+async def _fail(ctx: Any) -> None:
+    raise OperationError("SHOP_ERROR", "the shop is closed")
 
 
 @pytest.fixture

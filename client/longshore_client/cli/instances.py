@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from google.protobuf.message import Message
 
 from longshore.v1 import debounce_service_pb2, recurring_service_pb2, task_service_pb2
 from longshore.v1.instances_pb2 import InstanceLogs
+from longshore_client.cli.answers import check, ran, told, values
+from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data
 from longshore_client.cli.plain import learn
 from longshore_client.cli.records import LEVEL, LEVELS, PAGE, show_logs
-from longshore_client.cli.render import age, error_dict, print_json, stamp
+from longshore_client.cli.render import age, print_json, stamp
 from longshore_client.cli.session import SECONDS, Session, with_session
 from longshore_client.cli.table import Cell, print_rows
 from longshore_client.cli.text import shown
 from longshore_client.debounce import DebounceClient, DebounceSnapshot
-from longshore_client.errors import Code, LongshoreError, NotFound
 from longshore_client.instances import WAIT, InstanceClient, InstanceSnapshot, InstanceStatus
 from longshore_client.recurring import RecurringClient, RecurringSnapshot
 from longshore_client.task import TaskClient, TaskSnapshot
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
 
 CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
 ClientT = TypeVar("ClientT", bound="InstanceClient[Any, Any]")
@@ -57,7 +53,9 @@ Examples:
   longshore recurring ls token-refresher --status failed
   longshore recurring start token-refresher/user-123 -d '{"refresh": "abc"}'
   longshore recurring trigger token-refresher/user-123
-""",
+
+"""
+    + EXIT_CODES,
 )
 def recurring() -> None:
     """Show and steer handlers that run by a schedule. NAME is DEFINITION/ID."""
@@ -68,20 +66,22 @@ def recurring() -> None:
 @_DATA
 @_waits
 @with_session
-async def start(session: Session, name: str, data: str, no_wait: bool, timeout: float) -> None:
+async def start(session: Session, name: str, data: str, no_wait: bool, timeout: float) -> int:
     """Begin the instance NAME with a first state, unless it is there, and wait for its first run."""
     client, id = _find(RecurringClient[Any], session, name)
-    await _done(session, client.name(id), client.start(id, read_data(data), no_wait=no_wait, timeout=timeout))
+    started = client.start(id, read_data(data), no_wait=no_wait, timeout=timeout)
+    return await ran(session, client, id, started, no_wait=no_wait)
 
 
 @recurring.command("trigger", short_help="Run an instance now.")
 @click.argument("name")
 @_waits
 @with_session
-async def trigger_recurring(session: Session, name: str, no_wait: bool, timeout: float) -> None:
+async def trigger_recurring(session: Session, name: str, no_wait: bool, timeout: float) -> int:
     """Run the instance NAME now, whatever its schedule says, and wait for the run."""
     client, id = _find(RecurringClient[Any], session, name)
-    await _done(session, client.name(id), client.trigger(id, no_wait=no_wait, timeout=timeout))
+    triggered = client.trigger(id, no_wait=no_wait, timeout=timeout)
+    return await ran(session, client, id, triggered, no_wait=no_wait)
 
 
 @click.group(
@@ -91,7 +91,9 @@ Examples:
   longshore debounce add webhooks/contact-456 -d '{"field": "email"}' --id evt_1
   longshore debounce state webhooks/contact-456
   longshore debounce flush webhooks/contact-456
-""",
+
+"""
+    + EXIT_CODES,
 )
 def debounce() -> None:
     """Show and steer batches of events. NAME is DEFINITION/ID."""
@@ -103,21 +105,22 @@ def debounce() -> None:
 @_EVENT_ID
 @_waits
 @with_session
-async def add(session: Session, name: str, data: str, event_id: str | None, no_wait: bool, timeout: float) -> None:
+async def add(session: Session, name: str, data: str, event_id: str | None, no_wait: bool, timeout: float) -> int:
     """Add an event to the open batch of the instance NAME, which it begins where there is none."""
     client, id = _find(DebounceClient[Any, Any], session, name)
     added = client.add(id, read_data(data), event_id=event_id, no_wait=no_wait, timeout=timeout)
-    await _done(session, client.name(id), added)
+    return await ran(session, client, id, added, no_wait=no_wait)
 
 
 @debounce.command("flush", short_help="Hand the open batch over now.")
 @click.argument("name")
 @_waits
 @with_session
-async def flush(session: Session, name: str, no_wait: bool, timeout: float) -> None:
+async def flush(session: Session, name: str, no_wait: bool, timeout: float) -> int:
     """Hand the open batch of the instance NAME over now, and wait for its handler."""
     client, id = _find(DebounceClient[Any, Any], session, name)
-    await _done(session, client.name(id), client.flush(id, no_wait=no_wait, timeout=timeout))
+    flushed = client.flush(id, no_wait=no_wait, timeout=timeout)
+    return await ran(session, client, id, flushed, no_wait=no_wait)
 
 
 @debounce.command("clear", short_help="Discard what was collected.")
@@ -129,7 +132,7 @@ async def clear(session: Session, name: str) -> None:
     Callers need the capability longshore.provider.
     """
     client, id = _find(DebounceClient[Any, Any], session, name)
-    await _done(session, client.name(id), client.clear(id))
+    await told(session, client.name(id), client.clear(id))
 
 
 @click.group(
@@ -139,7 +142,9 @@ Examples:
   longshore task send order/order-789 -d '{"@type": "Paid", "amount": 12}' --id payment-7
   longshore task get order/order-789
   longshore task terminate order/order-789 --reason 'a test'
-""",
+
+"""
+    + EXIT_CODES,
 )
 def task() -> None:
     """Show and steer state machines that events drive. NAME is DEFINITION/ID."""
@@ -155,23 +160,24 @@ def task() -> None:
 async def send(
     session: Session, name: str, data: str, event_id: str | None, expected_version: int | None, no_wait: bool,
     timeout: float,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Send an event to the instance NAME, which it begins where there is none, and wait for the event's handler."""
     client, id = _find(TaskClient[Any, Any], session, name)
     sent = client.send(
         id, read_data(data), event_id=event_id, expected_version=expected_version, no_wait=no_wait, timeout=timeout
     )
-    await _done(session, client.name(id), sent)
+    return await ran(session, client, id, sent, no_wait=no_wait)
 
 
 @task.command("trigger", short_help="Let an instance execute now.")
 @click.argument("name")
 @_waits
 @with_session
-async def trigger_task(session: Session, name: str, no_wait: bool, timeout: float) -> None:
+async def trigger_task(session: Session, name: str, no_wait: bool, timeout: float) -> int:
     """Let the instance NAME execute, after what it had accepted before, and wait for that."""
     client, id = _find(TaskClient[Any, Any], session, name)
-    await _done(session, client.name(id), client.trigger(id, no_wait=no_wait, timeout=timeout))
+    triggered = client.trigger(id, no_wait=no_wait, timeout=timeout)
+    return await ran(session, client, id, triggered, no_wait=no_wait)
 
 
 def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], messages: Any) -> None:
@@ -189,7 +195,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         rows = []
         async for found in make(session.channel, definition).list(InstanceStatus[status.upper()] if status else None):
             if session.json:
-                print_json(_plain(session, found))
+                print_json(values(session, found))
             else:
                 rows.append(_row(found))
         print_rows(_HEADS, rows)
@@ -203,11 +209,11 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         """Show where the instance NAME stands."""
         client, id = _find(make, session, name)
         found = await client.status(id)
-        _check(found.name, found.status)
+        check(found.name, found.status)
         if session.json:
-            print_json(_plain(session, found))
+            print_json(values(session, found))
             return
-        for field, value in _plain(session, found).items():
+        for field, value in values(session, found).items():
             click.echo(f"{field.removesuffix('_time').replace('_', ' '):<15} {shown(_text(value))}")
 
     @group.command("state", short_help="Print the state of an instance.")
@@ -217,7 +223,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         """Print the state of the instance NAME as JSON."""
         client, id = _find(make, session, name)
         found = await client.get_state(id)
-        _check(client.name(id), found.status)
+        check(client.name(id), found.status)
         value = found.state
         if isinstance(value, Message):
             await learn(session.types, value)
@@ -244,7 +250,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         client, id = _find(make, session, name)
         rpc = session.channel.calls.unary(f"/longshore.v1.{kind}Service/List{kind}Logs", ask, InstanceLogs)
         request = ask(name=client.name(id), level=LEVELS[level], page_size=PAGE)
-        await show_logs(session, rpc, request, lambda page: _check(request.name, InstanceStatus(page.status)))
+        await show_logs(session, rpc, request, lambda page: check(request.name, InstanceStatus(page.status)))
 
     @group.command("pause", short_help="Let no handler begin.")
     @click.argument("name")
@@ -255,7 +261,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         Callers need the capability longshore.provider.
         """
         client, id = _find(make, session, name)
-        await _done(session, client.name(id), client.pause(id))
+        await told(session, client.name(id), client.pause(id))
 
     @group.command("resume", short_help="Let an instance go on.")
     @click.argument("name")
@@ -266,7 +272,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         Callers need the capability longshore.provider.
         """
         client, id = _find(make, session, name)
-        await _done(session, client.name(id), client.resume(id))
+        await told(session, client.name(id), client.resume(id))
 
     @group.command("terminate", short_help="End an instance.")
     @click.argument("name")
@@ -279,7 +285,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         Callers need the capability longshore.provider.
         """
         client, id = _find(make, session, name)
-        await _done(session, client.name(id), client.terminate(id, reason, purge=purge))
+        await told(session, client.name(id), client.terminate(id, reason, purge=purge))
 
 
 _share(recurring, RecurringClient[Any], recurring_service_pb2)
@@ -295,45 +301,6 @@ def _find(make: Callable[..., ClientT], session: Session, name: str) -> tuple[Cl
     if len(parts) != 2 or not all(parts):
         raise click.UsageError(f"NAME: {name!r} is not of the form DEFINITION/ID")
     return make(session.channel, parts[0]), parts[1]
-
-
-async def _done(session: Session, name: str, call: Coroutine[Any, Any, Any]) -> None:
-    """Print what a verb answers."""
-    answer = await call
-    _check(name, answer.status)
-    if session.json:
-        print_json({"name": name, **_plain(session, answer)})
-        return
-    click.echo(shown(f"{name} is {answer.status.name}"))
-    if getattr(answer, "duplicate", False):
-        click.echo("this event had been accepted before", err=True)
-    retry_time = getattr(answer, "retry_time", None)
-    if retry_time is not None:
-        click.echo(f"its handler has failed, and runs again at {stamp(retry_time)}", err=True)
-
-
-def _check(name: str, status: InstanceStatus) -> None:
-    if status is InstanceStatus.NOT_FOUND:
-        raise NotFound(f"there is no {name}", reason="INSTANCE_NOT_FOUND", code=Code.NOT_FOUND)
-
-
-def _plain(session: Session, found: Any) -> dict[str, Any]:
-    """An answer as JSON values, without what is not there."""
-    values = {field.name: _value(session, getattr(found, field.name)) for field in dataclasses.fields(found)}
-    return {name: value for name, value in values.items() if value not in (None, "", {})}
-
-
-def _value(session: Session, value: Any) -> Any:
-    match value:
-        case InstanceStatus():
-            return value.name
-        case datetime():
-            return stamp(value)
-        case LongshoreError():
-            return error_dict(value, session.types)
-        case Mapping():
-            return {key: _value(session, item) for key, item in value.items()}
-    return value
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,84 @@
+"""What the verbs of `longshore recurring`, `debounce` and `task` print: where an instance stands, and its failure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Coroutine, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from longshore_client.cli.render import error_dict, print_json, stamp
+from longshore_client.cli.session import FAILED, Session
+from longshore_client.cli.text import shown
+from longshore_client.errors import Code, LongshoreError, NotFound
+from longshore_client.instances import InstanceClient, InstanceStatus
+
+
+async def told(session: Session, name: str, call: Coroutine[Any, Any, Any]) -> None:
+    """Print what a verb answers that waits for no handler."""
+    _print(session, name, await call)
+
+
+async def ran(
+    session: Session, client: InstanceClient[Any, Any], id: str, call: Coroutine[Any, Any, Any], *, no_wait: bool
+) -> int:
+    """Print what a verb answers that waits for a handler unless `no_wait`, and why that has failed.
+
+    Returns the exit code: that of what has failed, where the handler has, or had before so that none runs now.
+    """
+    answer, name = await call, client.name(id)
+    if no_wait or not (answer.status is InstanceStatus.FAILED or answer.retry_time is not None):
+        _print(session, name, answer)
+        return 0
+    error = (await client.status(id)).last_error
+    if session.json:
+        _print(session, name, answer, {} if error is None else {"last_error": error_dict(error, session.types)})
+        return FAILED
+    _print(session, name, answer)
+    why = "" if error is None else f": {error.message.rstrip('.')} ({error.reason})"
+    kind, definition = name.split("/")[:2]
+    again = (
+        f"it runs again at {stamp(answer.retry_time)}"
+        if answer.retry_time is not None
+        else f"nothing of it runs before {session.command(f'{kind[:-1]} resume {definition}/{id}')}"
+    )
+    click.echo(shown(f"its handler has failed{why}; {again}"), err=True)
+    return FAILED
+
+
+def check(name: str, status: InstanceStatus) -> None:
+    """Refuse what there is not. Raises `NotFound`."""
+    if status is InstanceStatus.NOT_FOUND:
+        raise NotFound(f"there is no {name}", reason="INSTANCE_NOT_FOUND", code=Code.NOT_FOUND)
+
+
+def values(session: Session, found: Any) -> dict[str, Any]:
+    """An answer as JSON values, without what is not there."""
+    fields = {field.name: _value(session, getattr(found, field.name)) for field in dataclasses.fields(found)}
+    return {name: value for name, value in fields.items() if value not in (None, "", {})}
+
+
+def _value(session: Session, value: Any) -> Any:
+    match value:
+        case InstanceStatus():
+            return value.name
+        case datetime():
+            return stamp(value)
+        case LongshoreError():
+            return error_dict(value, session.types)
+        case Mapping():
+            return {key: _value(session, item) for key, item in value.items()}
+    return value
+
+
+def _print(session: Session, name: str, answer: Any, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    check(name, answer.status)
+    if session.json:
+        print_json({"name": name, **values(session, answer), **more})
+        return
+    click.echo(shown(f"{name} is {answer.status.name}"))
+    if getattr(answer, "duplicate", False):
+        click.echo("this event had been accepted before", err=True)
