@@ -130,7 +130,7 @@ class Runner:
                 work = await self._store.writer.submit(BeginRun(uid))
             except ServiceError as error:
                 log.error("a handler could not begin: %s", error.message)
-                self._scheduler.again()  # nobody else knows that it is due
+                self._scheduler.set_aside(uid)
                 return
             # A handler that was stopped while it waited may have left its slot lent: the next one is to have its own.
             if work is None or not await self._run(work) or not slot.held:

@@ -43,6 +43,9 @@ class Scheduler:
         self._busy = busy
         self._slots = slots
         self._behind = False  # whether there may be due ones that only the store knows
+        self._aside: set[bytes] = set()
+        """Those that could not begin. Each look would find them again, at once."""
+        self._relief: Timer | None = None
         self._looking: asyncio.Task[None] | None = None
         self._timer: Timer | None = None
         self._at = 0
@@ -57,8 +60,9 @@ class Scheduler:
     def stop(self) -> None:
         """Begin nothing any more."""
         self._open = False
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._relief):
+            if timer is not None:
+                timer.cancel()
         if self._looking is not None:
             self._looking.cancel()
 
@@ -66,6 +70,7 @@ class Scheduler:
         """An instance is due then."""
         if not self._open:
             return
+        self._aside.discard(uid)  # it is another one than it was when it could not begin
         if due > self._clock.now():
             self._arm(due)
         elif uid in self._busy():
@@ -86,8 +91,9 @@ class Scheduler:
         while self._behind and self._slots.free:
             self._behind = False
             # As many as there are slots: those that have just begun are still due in the store.
-            found, following = await self._store.read(partial(rows.due, now=self._clock.now(), limit=self._slots.count))
-            self._behind = self._behind or len(found) == self._slots.count
+            limit = self._slots.count + len(self._aside)
+            found, following = await self._store.read(partial(rows.due, now=self._clock.now(), limit=limit))
+            self._behind = self._behind or len(found) == limit
             if following is not None:
                 self._arm(following)
             for uid in found:
@@ -95,7 +101,7 @@ class Scheduler:
                     # Others have taken the slots while the store was read.
                     self._behind = True
                     break
-                if uid not in self._busy():
+                if uid not in self._busy() and uid not in self._aside:
                     self._begin(uid)
 
     def _looked(self, task: asyncio.Task[None]) -> None:
@@ -103,14 +109,24 @@ class Scheduler:
         if not task.cancelled() and task.exception() is not None:
             log.error("what is due could not be read", exc_info=task.exception())
             self._behind = True
-            self.again()
+            if self._open:
+                self._arm(self._clock.now() + AGAIN)
         else:
             self.go_on()
 
-    def again(self) -> None:
-        """Something has failed that only another look finds: take one a little later."""
-        if self._open:
-            self._arm(self._clock.now() + AGAIN)
+    def set_aside(self, uid: bytes) -> None:
+        """An instance could not begin: it is tried again a little later, or once it has changed."""
+        if not self._open:
+            return
+        self._aside.add(uid)
+        if self._relief is None:
+            self._relief = self._clock.call_at(self._clock.now() + AGAIN, self._relieve)
+
+    def _relieve(self) -> None:
+        self._relief = None
+        self._aside.clear()
+        self._behind = True
+        self.go_on()
 
     def _arm(self, due: int) -> None:
         if self._timer is not None:

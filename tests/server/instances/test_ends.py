@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from longshore_server import InstanceStatus, StepRetry
+from longshore_server.errors import Reason, ServiceError
+from longshore_server.instances.runner import SLOTS
 from longshore_server.store.mutations.instance_run import BeginRun, FinishRun
 from tests.server.instances.laboratory import Gate, Token, World
 
@@ -144,6 +146,37 @@ async def test_a_beginning_that_the_store_does_not_take_is_tried_again(
     await world.harness.advance(60)
     assert (await refresh.status("a")).run_count == 1
     assert set(begun) == {0, 60}
+
+
+async def test_those_that_cannot_begin_are_set_aside_however_many_they_are(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, apply, begun = SLOTS + 10, BeginRun.apply, list[bytes]()
+
+    def broken(self: BeginRun, tx: Any) -> Any:
+        begun.append(self.uid)
+        if world.now() < 90 and len(begun) < 4 * SLOTS:
+            raise ServiceError(Reason.INTERNAL, "a mistake of ours")
+        return apply(self, tx)
+
+    monkeypatch.setattr(BeginRun, "apply", broken)
+
+    @world.server.recurring("refresh", every=30, start_immediately=False, state=Token)
+    async def refresh(ctx: Any) -> None:
+        pass
+
+    await world.start()
+    for n in range(count):
+        await refresh.start(f"{n}", Token())
+    await world.advance(30)
+    assert (len(begun), len(set(begun))) == (count, count), "each was tried once"
+    await world.advance(59)
+    assert len(begun) == count
+    await refresh.trigger("7", no_wait=True)
+    await world.settled()
+    assert len(begun) == count + 1, "one that has changed is tried again"
+    await world.advance(1)
+    assert world.rows("SELECT count(*) FROM instances WHERE runs > 0") == [(count,)]
 
 
 async def test_a_handler_that_swallows_its_cancellation_is_given_up_and_its_instance_goes_on(
