@@ -45,6 +45,19 @@ async def test_a_recurring_from_its_start_to_its_end(run: Run) -> None:
     assert await run("recurring", "ls", "token-refresher", "--status", "PAUSED") == Done(0, "", "no instances\n")
 
 
+async def test_the_start_of_what_exists_says_that_nothing_given_is_used(run: Run) -> None:
+    name = "recurrings/token-refresher/instances/a"
+    start = ("recurring", "start", "token-refresher/a", "-d")
+    await run(*start, '{"value": 6}')
+    existed = "it existed already: nothing of what was given is used\n"
+    assert await run(*start, '{"value": 9}') == Done(0, f"{name} is ACTIVE\n", existed)
+    assert (await run(*start, '{"value": 9}', "--json")).json == [{"name": name, "created": False, "status": "ACTIVE"}]
+    assert (await run("recurring", "state", name)).json[0]["value"] == 7
+    # Another generation of what has ended begins with what is given.
+    await run("recurring", "terminate", name)
+    assert await run(*start, '{"value": 9}') == Done(0, f"{name} is ACTIVE\n", "")
+
+
 async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:
     served.failures = 2
     done = await run("recurring", "start", "token-refresher/a", "-d", "{}")

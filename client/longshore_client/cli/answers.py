@@ -15,6 +15,7 @@ from longshore_client.cli.session import FAILED, Session
 from longshore_client.cli.text import shown
 from longshore_client.errors import Code, LongshoreError, NotFound
 from longshore_client.instances import InstanceClient, InstanceStatus
+from longshore_client.recurring import RecurringStarted
 
 
 async def told(session: Session, name: str, call: Coroutine[Any, Any, Any]) -> None:
@@ -82,3 +83,5 @@ def _print(session: Session, name: str, answer: Any, more: Mapping[str, Any] = M
     click.echo(shown(f"{name} is {answer.status.name}"))
     if getattr(answer, "duplicate", False):
         click.echo("this event had been accepted before", err=True)
+    if isinstance(answer, RecurringStarted) and not answer.created:
+        click.echo("it existed already: nothing of what was given is used", err=True)
