@@ -14,7 +14,7 @@ import longshore_client as lc
 from longshore_server import OperationControl, OperationError, Reason, Server, ServiceError
 from longshore_server.lifecycle import State
 from longshore_server.testing import Harness
-from tests.conftest import LabClock, turns
+from tests.conftest import LabClock
 
 ORDER = ProcessOrderRequest(order_id="ord_123")
 RESULT = ProcessOrderResult(order_id="ord_123", status="ready_to_ship")
@@ -131,7 +131,7 @@ async def test_persist_the_operation_id_and_resume_the_control_by_id_when_the_wo
 
 async def test_return_defer_instead_of_keeping_the_handler_open_forever(shop: Shop) -> None:
     await shop.review()
-    await turns()
+    await shop.harness.settle()
     assert shop.harness.running.engine.executor.running == 0
 
 

@@ -18,7 +18,7 @@ from lab.v1 import lab_pb2
 
 from longshore_server import Config, ConfigError, StoreError
 from longshore_server.rpc.listener import ListenError
-from tests.conftest import Lab, refused, turns
+from tests.conftest import Lab, refused
 
 SERVICES = [
     "", "lab.v1.LabService", "longshore.v1.OperationsService", "longshore.v1.OperationControlService",
@@ -257,7 +257,8 @@ async def test_metrics_count_what_happens(make_lab: Any) -> None:
     gate.set()
     for name in names:
         await lab.end(name)
-    await turns()
+    while lab.engine.watches.count:  # a wait ends at the server after its answer
+        await lab.catch_up()
     found = await read()
     assert found[at("longshore_operations_live", "RUNNING")] == 0
     assert found[at("longshore_operations_ended_total", "COMPLETED")] == 3

@@ -12,7 +12,7 @@ from lab.v1 import lab_pb2
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
-from tests.conftest import Lab, State, reason_of, reason_of_end, result_of, turns
+from tests.conftest import Lab, State, reason_of, reason_of_end, result_of
 from tests.server.retrying import RetryHandlers
 
 
@@ -160,8 +160,8 @@ async def test_a_handler_that_swallows_its_timeout_is_left_behind(lab: Lab) -> N
     name = await start(lab, "TryUnless")
     await lab.clock.armed(5)
     lab.clock.advance(5)
-    await turns()
-    lab.clock.advance(10)  # as long as a grace
+    await lab.clock.armed(10)  # as long as a grace
+    lab.clock.advance(10)
     await failed(lab, name)
     released.set()
     await lab.catch_up()
