@@ -58,6 +58,17 @@ async def test_the_start_of_what_exists_says_that_nothing_given_is_used(run: Run
     assert await run(*start, '{"value": 9}') == Done(0, f"{name} is ACTIVE\n", "")
 
 
+async def test_a_purge_is_done_where_there_is_nothing(run: Run) -> None:
+    name = "recurrings/token-refresher/instances/a"
+    purge = ("recurring", "terminate", name, "--purge")
+    await run("recurring", "start", name, "-d", "{}")
+    assert await run(*purge) == Done(0, f"{name} is purged\n", "")
+    assert await run(*purge) == Done(0, "", f"there is no {name}: nothing to purge\n")
+    assert (await run(*purge, "--json")).json == [{"name": name, "changed": False, "status": "NOT_FOUND"}]
+    # To end what there is not may be a slip of the pen.
+    assert (await run("recurring", "terminate", name)).code == 6
+
+
 async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:
     served.failures = 2
     done = await run("recurring", "start", "token-refresher/a", "-d", "{}")

@@ -14,13 +14,24 @@ from longshore_client.cli.render import error_dict, print_json, stamp
 from longshore_client.cli.session import FAILED, Session
 from longshore_client.cli.text import shown
 from longshore_client.errors import Code, LongshoreError, NotFound
-from longshore_client.instances import InstanceClient, InstanceStatus
+from longshore_client.instances import InstanceChange, InstanceClient, InstanceStatus
 from longshore_client.recurring import RecurringStarted
 
 
 async def told(session: Session, name: str, call: Coroutine[Any, Any, Any]) -> None:
     """Print what a verb answers that waits for no handler."""
     _print(session, name, await call)
+
+
+async def purged(session: Session, name: str, call: Coroutine[Any, Any, InstanceChange]) -> None:
+    """Print what a purge answers. That nothing is left is what was asked for, also where there was nothing."""
+    answer = await call
+    if session.json:
+        print_json({"name": name, **values(session, answer)})
+    elif answer.status is InstanceStatus.NOT_FOUND:
+        click.echo(shown(f"there is no {name}: nothing to purge"), err=True)
+    else:
+        click.echo(shown(f"{name} is purged"))
 
 
 async def ran(

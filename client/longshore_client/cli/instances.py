@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from longshore.v1 import debounce_service_pb2, recurring_service_pb2, task_service_pb2
 from longshore.v1.instances_pb2 import InstanceLogs
-from longshore_client.cli.answers import check, ran, told, values
+from longshore_client.cli.answers import check, purged, ran, told, values
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data
 from longshore_client.cli.plain import learn
@@ -282,10 +282,12 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
     async def terminate(session: Session, name: str, reason: str, purge: bool) -> None:
         """End the instance NAME: its handler, its timers, and what waits.
 
-        Callers need the capability longshore.provider.
+        With --purge it is also done, with exit code 0, where there is no such instance. Callers need the capability
+        longshore.provider.
         """
         client, id = _find(make, session, name)
-        await told(session, client.name(id), client.terminate(id, reason, purge=purge))
+        answer = purged if purge else told
+        await answer(session, client.name(id), client.terminate(id, reason, purge=purge))
 
 
 _share(recurring, RecurringClient[Any], recurring_service_pb2)
