@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, NoReturn
 
 from typing_extensions import TypeVar
@@ -24,6 +26,10 @@ StateT = TypeVar("StateT", default=Any)
 
 MAX_REASON = 1024
 """The longest reason, in bytes."""
+running_fields: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
+    "longshore_instance_fields", default=MappingProxyType({})
+)
+"""What every line of the log carries of the instance whose handler runs here, if any."""
 
 
 class Terminating(BaseException):

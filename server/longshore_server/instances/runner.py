@@ -13,7 +13,7 @@ from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.handler.lending import Slot, Slots, lendable
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.instances.definition import Chance, Definition, InterruptedRunError
-from longshore_server.instances.run import Surroundings
+from longshore_server.instances.run import Surroundings, fields, running_fields
 from longshore_server.instances.scheduler import Scheduler
 from longshore_server.instances.waiters import running
 from longshore_server.store import instances as rows
@@ -142,6 +142,7 @@ class Runner:
         definition = self._definitions[record.kind, record.definition]
         self._works[record.uid] = work
         running.set(Address(record.kind, record.definition, record.id))
+        running_fields.set(fields(record))
         try:
             change = await definition.handle(work, self._around, self._chance)
         except InterruptedRunError:

@@ -1,4 +1,4 @@
-"""Structured logs: every line that belongs to an operation or a job names it."""
+"""Structured logs: every line that belongs to an operation, a job or an instance names it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from types import TracebackType
 from typing import Any
 
 from longshore_server.handler.durable import handling
+from longshore_server.instances.run import running_fields
 
 _FIELDS = ("operation", "type", "job", "queue", "instance", "definition", "attempt", "step", "data")
+_WHOSE = ("operation", "job", "instance")
+"""The fields that name what a line belongs to; it has one of them."""
 
 
 class _Context(logging.Filter):
-    """Adds the operation or the job whose handler logs, so that plain `logging` calls of user code carry it too."""
+    """Adds whose handler logs, so that plain `logging` calls of user code carry it too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        handler = handling.get()
-        if handler is not None and not hasattr(record, "attempt"):
-            record.__dict__.update(handler.fields)
+        if not hasattr(record, "attempt"):
+            handler = handling.get()
+            record.__dict__.update(running_fields.get() if handler is None else handler.fields)
         return True
 
 
@@ -46,13 +49,13 @@ class _Text(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name for all but the trace
+        text = super().formatMessage(record)
         data = getattr(record, "data", None)
         if data:
             text += "  " + " ".join(f"{key}={value!r}" for key, value in data.items())
-        operation = getattr(record, "operation", None)
-        return f"{text}  [{operation}]" if operation else text
+        whose = next((getattr(record, field) for field in _WHOSE if hasattr(record, field)), None)
+        return f"{text}  [{whose}]" if whose else text
 
 
 def configure(format: str, level: str) -> None:
