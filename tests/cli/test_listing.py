@@ -64,6 +64,20 @@ async def test_count_says_that_there_are_more(run: Run, monkeypatch: pytest.Monk
     assert done.err == "there are more: only the newest were counted; a filter narrows it down\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "filter", "said"),
+    [
+        (("ls",), "state=running", "'running' is no state (did you mean RUNNING?); the states are PENDING, RUNNING"),
+        (("jobs", "ls"), "state=queued", "'queued' is no state (did you mean QUEUED?); the states are QUEUED, ACTIVE"),
+        (("jobs", "dead"), "stand=Redy", "'Redy' is no stand (did you mean READY?); the stands are"),
+    ],
+)
+async def test_a_state_that_is_not_spelt_so(run: Run, command: tuple[str, ...], filter: str, said: str) -> None:
+    done = await run(*command, "--filter", filter)
+    assert (done.code, done.out) == (6, "")
+    assert done.err.startswith(f"error: filter: {said}")
+
+
 async def test_a_wrong_filter_is_one_sentence(run: Run) -> None:
     for verb in ("ls", "count"):
         done = await run(verb, "--filter", "state=ASLEEP")

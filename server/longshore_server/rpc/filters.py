@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from longshore_server.clock import SECOND
@@ -90,7 +91,8 @@ def _condition(fields: Fields, field: str, operator: str, value: str) -> Conditi
         known = fields.words[field].__members__
         name = value.removeprefix(f"{field.upper()}_")
         if name not in known:
-            raise _error(f"{value!r} is no {field}; the {field}s are {', '.join(known)}")
+            meant = "".join(f" (did you mean {close}?)" for close in get_close_matches(name.upper(), known, n=1))
+            raise _error(f"{value!r} is no {field}{meant}; the {field}s are {', '.join(known)}")
         return Condition(field, _equality(field, operator), int(known[name]))
     if field in fields.texts:
         return Condition(field, _equality(field, operator), value)
