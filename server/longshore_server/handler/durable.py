@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
@@ -233,7 +234,9 @@ class Durable:
         seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
         if seconds < 0:
             raise ValueError(f"cannot sleep {seconds} seconds")
-        await sleep_until(self._clock, await self.until(self.journal.count("sleep", ""), Asked(seconds), seconds))
+        await sleep_until(
+            self._clock, await self.until(self.journal.count("sleep", steps.apart("")), Asked(seconds), seconds)
+        )
 
     async def until(self, key: Key, asked: Asked, seconds: float) -> int:
         """For the engine: the time so many seconds from now, recorded at the first call; a re-run gets the same."""
@@ -250,8 +253,11 @@ class Durable:
 
     def signal_id(self, uid: str, name: str) -> str:
         """For the engine: the id of the next signal of this name that the handler sends to another operation."""
-        _, _, occurrence = self.journal.count("send", f"{uid} {name}")
-        return f"{self.uid}/{name}/{occurrence}"
+        _, _, occurrence = self.journal.count("send", steps.apart(f"{uid} {name}"))
+        step = steps.running_step()
+        # Names of steps may be longer than ids of signals.
+        within = f"{hashlib.sha256(step.encode()).hexdigest()[:12]}." if step else ""
+        return f"{self.uid}/{name}/{within}{occurrence}"
 
     def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
         """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.handler.journal import Asked, Journal, Key
+from longshore_server.handler.steps import apart
 from longshore_server.store.mutations import ConsumeNext, OperationAttempt, Record
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import JournalEntry, OperationRecord
@@ -131,7 +132,8 @@ class Inbox:
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         if seconds is not None and seconds < 0:
             raise ValueError(f"cannot wait {seconds} seconds")
-        label = ",".join(sorted(names))
+        wanted = ",".join(sorted(names))
+        label = apart(wanted)
         line = self._lines[label]
         found = await line.left_over()
         if found is None:
@@ -139,7 +141,7 @@ class Inbox:
             line.count += 1
             found = await self._wait(line, key, names, None if seconds is None else float(seconds))
         if found is None:
-            raise TimeoutError(f"no signal{f' {label!r}' if label else ''} came within {seconds:g} seconds")
+            raise TimeoutError(f"no signal{f' {wanted!r}' if wanted else ''} came within {seconds:g} seconds")
         return received(self._type, found)
 
     async def _wait(self, line: _Line, key: Key, names: tuple[str, ...], seconds: float | None) -> StoredSignal | None:

@@ -239,6 +239,13 @@ def running_step() -> str:
     return "" if found is None else found.name
 
 
+def apart(name: str) -> str:
+    """The name by which durable awaits are counted that their order alone tells apart: those of a step's function by
+    themselves. A re-run that finds the step recorded does not come to them, and must not mistake others for them."""
+    found = running_step()
+    return f"{name} in step {found}".lstrip() if found else name
+
+
 def refuse_nesting(name: str) -> None:
     """Raises `NestedStepError` where a step runs already."""
     outer = _running.get()

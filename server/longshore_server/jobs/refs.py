@@ -20,6 +20,7 @@ from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked
 from longshore_server.handler.lending import lent
 from longshore_server.ids import uid_text
+from longshore_server.handler.steps import apart
 from longshore_server.job_lifecycle import JobState, Stand
 from longshore_server.jobs import progress as reports
 from longshore_server.jobs.context import Job
@@ -137,7 +138,7 @@ class JobRef(Attachable, Generic[ResultT]):
 
     async def _wait_inside(self, host: Host, inside: Durable, limit: int | None) -> ResultT:
         asked = Asked(limit)
-        key = inside.journal.count(WAIT, self.id)
+        key = inside.journal.count(WAIT, apart(self.id))
         entry = inside.journal.recorded(key, asked)
         if entry is None:
             until = None

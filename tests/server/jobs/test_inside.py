@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lab.v1 import lab_pb2
 from longshore_server import DuplicateNameError, Job
 from longshore_server.errors import ServiceError
 from longshore_server.job_lifecycle import JobState
+from tests.conftest import Crash, result_of
 from tests.server.jobs.conftest import Yard
 
 
@@ -127,6 +129,36 @@ async def test_a_sleep_is_slept_once_and_its_log_and_journal_go_with_the_job(yar
     tables = yard.tables()
     left = ("jobs", "job_bodies", "journal", "logbooks")
     assert {name: tables[name] for name in left} == {name: [] for name in left}
+
+
+async def test_a_wait_after_that_of_a_step_is_one_of_its_own_in_a_rerun_too(yard: Yard) -> None:
+    crash, go = Crash(yard), asyncio.Event()
+
+    @yard.job("slow")
+    async def slow(payload: int, job: Job[int]) -> int:
+        await go.wait()
+        return payload
+
+    @yard.plays
+    async def handler(request: Any, op: Any) -> Any:
+        ref = await slow.create(7)
+
+        async def in_time() -> bool:
+            with contextlib.suppress(TimeoutError):
+                return bool(await ref.wait(10))
+            return False
+
+        assert not await op.step("wait-a-little", in_time)
+        await crash.here(op)
+        return lab_pb2.PlayResult(number=await ref.wait(10))
+
+    await yard.start()
+    name = (await yard.begin()).operation.name
+    await yard.clock.armed(10)
+    yard.clock.advance(10)
+    await crash.happen()
+    go.set()
+    assert result_of(await yard.end(name)).number == 7
 
 
 def test_a_definition_that_makes_no_sense_is_refused_where_it_is_written(yard: Yard) -> None:
