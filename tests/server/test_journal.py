@@ -26,6 +26,22 @@ async def test_two_steps_of_one_name_are_refused_with_both_places(lab: Lab) -> N
     assert (await lab.run()).state == State.STATE_COMPLETED
 
 
+@pytest.mark.parametrize("name", ["", "x" * 513, "a\nb", "\ud800", 5, None], ids=ascii)
+async def test_what_is_no_name_of_a_step_or_a_child_is_refused_before_any_write(lab: Lab, name: Any) -> None:
+    @lab.plays
+    async def handler(request, op):
+        with pytest.raises((TypeError, ValueError), match=r"^step.*its name must (be a text|have 1 to 512 printable)"):
+            await op.step(name, int)
+        if name:
+            with pytest.raises((TypeError, ValueError), match=r"^child.*its name must"):
+                await lab.server.operations.start(lab.TYPE, lab_pb2.PlayRequest(), name=name)
+        return lab_pb2.PlayResult()
+
+    assert (await lab.run()).state == State.STATE_COMPLETED
+    assert lab.tables()["journal"] == []
+    assert len(lab.tables()["operations"]) == 1
+
+
 @pytest.mark.parametrize("group", [False, True], ids=["gather", "TaskGroup"])
 async def test_two_parallel_steps_of_one_name_are_refused_with_both_places(lab: Lab, group: bool) -> None:
     async def in_group(*calls: Any) -> None:

@@ -42,7 +42,14 @@ def check_request_id(request_id: str) -> None:
         raise invalid("request_id", f"must not be longer than {MAX_REQUEST_ID} bytes")
 
 
-def check_reason(reason: str) -> None:
-    """Raises `ServiceError` when the reason of a request to cancel or to stop is too long."""
-    if len(reason.encode()) > MAX_REASON:
+def check_reason(reason: str) -> str:
+    """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT), `TypeError` for no text."""
+    if not isinstance(reason, str):
+        raise TypeError(f"reason: {reason!r} is no text")
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        raise invalid("reason", "holds what no text can: half of a character") from None
+    if size > MAX_REASON:
         raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
+    return reason

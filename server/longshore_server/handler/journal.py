@@ -18,6 +18,8 @@ from longshore_server.store.record import JournalEntry
 
 SHOWN = 500
 """How many characters of what was asked are kept for people."""
+MAX_NAME = 512
+"""The longest name of a step, a job or a child, in characters."""
 
 Key = tuple[str, str, int]
 
@@ -67,7 +69,14 @@ class Journal:
         """Why the attempt cannot succeed any more: a handler that catches everything must not go on regardless."""
 
     def claim(self, kind: str, name: str, place: str) -> Key:
-        """The key of an await that has a name. Raises `DuplicateNameError` on its second use in one attempt."""
+        """The key of an await that has a name.
+
+        Raises `DuplicateNameError` on its second use in one attempt, `TypeError` or `ValueError` for what is no name.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"{kind}: its name must be a text, not {name!r}")
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise ValueError(f"{kind} {name[:80]!r}: its name must have 1 to {MAX_NAME} printable characters")
         first = self._used.setdefault((kind, name), place)
         if first is not place:
             raise DuplicateNameError(

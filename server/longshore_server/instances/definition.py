@@ -16,6 +16,7 @@ from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
 from longshore_server.contract.retry import Exhausted
 from longshore_server.contract.template import MAX_VALUE
+from longshore_server.contract.validation import check_reason
 from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
 from longshore_server.handler.failures import Failure, describe, problem_of
 from longshore_server.handler.log import LogLevel, level_of
@@ -23,7 +24,7 @@ from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
 from longshore_server.instances.in_time import RunTimeoutError, in_time
-from longshore_server.instances.run import Run, StateT, Surroundings, Terminating, check_reason, fields
+from longshore_server.instances.run import Run, StateT, Surroundings, Terminating, fields
 from longshore_server.instances.values import Shape, TooLargeError, UnreadableError
 from longshore_server.instances.waiters import Waiter
 from longshore_server.store.instances import InstanceRecord, Value

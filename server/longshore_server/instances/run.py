@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, NoReturn
 from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock
-from longshore_server.errors import invalid
+from longshore_server.contract.validation import check_reason
 from longshore_server.handler.codec import Encoded
 from longshore_server.ids import uid_text
 from longshore_server.instances.log import InstanceLog
@@ -24,8 +24,6 @@ from longshore_server.store.writer import Writer
 
 StateT = TypeVar("StateT", default=Any)
 
-MAX_REASON = 1024
-"""The longest reason, in bytes."""
 running_fields: contextvars.ContextVar[Mapping[str, Any]] = contextvars.ContextVar(
     "longshore_instance_fields", default=MappingProxyType({})
 )
@@ -206,8 +204,6 @@ class Stateful(Context[StateT]):
 
         Raises `TypeError` or `ServiceError` (INVALID_ARGUMENT) for a reason that is no text, or too long.
         """
-        if not isinstance(reason, str):
-            raise TypeError(f"reason: {reason!r} is no text")
         self._run.end = End(check_reason(reason), purge)
         raise Terminating
 
@@ -215,14 +211,3 @@ class Stateful(Context[StateT]):
 def moment(micros: int) -> datetime:
     """A time of the clock as code reads it."""
     return datetime.fromtimestamp(micros / SECOND, UTC)
-
-
-def check_reason(reason: str) -> str:
-    """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT)."""
-    try:
-        size = len(reason.encode())
-    except UnicodeEncodeError:
-        raise invalid("reason", "holds what no text can: half of a character") from None
-    if size > MAX_REASON:
-        raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
-    return reason

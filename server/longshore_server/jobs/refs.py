@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
+from longshore_server.contract.validation import check_reason
 from longshore_server.errors import Reason, failure
 from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable
@@ -175,7 +176,9 @@ class JobRef(Attachable, Generic[ResultT]):
 
     async def cancel(self, reason: str = "") -> JobState:
         """Ask to cancel it. Returns the state after that: CANCELLED at once, or CANCELLING where it runs and has its
-        grace. Repeatable, and does nothing where it has ended. Raises `ServiceError` (JOB_NOT_FOUND)."""
+        grace. Repeatable, and does nothing where it has ended. Raises `ServiceError` (JOB_NOT_FOUND, and
+        INVALID_ARGUMENT for a reason that is too long), `TypeError` for a reason that is no text."""
+        check_reason(reason)
         host = self._host()
         await host.find(self._uid, self._definition.name)
         return (await host.store.writer.submit(CancelJob(self._uid, reason))).state

@@ -308,3 +308,18 @@ async def test_a_payload_that_is_too_large_is_refused(make_yard: Any) -> None:
     with pytest.raises(ServiceError) as caught:
         await gate.queue.create(Reserve("x" * 2000))
     assert caught.value.reason is Reason.INPUT_TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [("x" * 1025, ServiceError), ("\ud800", ServiceError), (5, TypeError)],
+    ids=["long", "half", "5"],
+)
+async def test_a_reason_that_cannot_be_kept_cancels_nothing(yard: Yard, reason: Any, error: type[Exception]) -> None:
+    gate = Gate(yard)
+    await yard.start()
+    ref = await gate.queue.create(Reserve("A1"), delay=60)
+    before = yard.tables()
+    with pytest.raises(error, match="reason: "):
+        await ref.cancel(reason)
+    assert yard.tables() == before
