@@ -24,6 +24,7 @@ from longshore_server.contract.gates import read_capabilities
 from longshore_server.contract.source import ContractError, Source
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
+from longshore_server.handler.texts import counted
 from longshore_server.instances.declaring import Declaring
 from longshore_server.jobs.declaring import DeclaringJobs
 from longshore_server.rpc.authorization import ADMIN, PROVIDER
@@ -232,7 +233,7 @@ class Running:
         drain = 0.0 if self.failed.is_set() else self.config.drain
         left = await self.engine.stop(self.clock.now() + int(drain * SECOND))
         if left:
-            log.info("%d operations go on at the next start", left)
+            log.info("%s left to the next start", counted(left, "operation"))
         await self._stack.aclose()
         self._server.operations.attach(None)
 

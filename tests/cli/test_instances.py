@@ -138,6 +138,8 @@ async def test_a_debounce(run: Run, served: Served) -> None:
     await run("debounce", "add", name, "-d", "-", stdin='{"number": 4}')
     assert (await run("debounce", "clear", name, "--json")).json[0]["discarded_events"] == 1
     assert "0 events, 0 dead letters" in (await run("debounce", "ls", "webhooks")).out
+    await run(*_ADD, name, "-d", "{}")
+    assert "1 event, 0 dead letters" in (await run("debounce", "ls", "webhooks")).out
 
 
 async def test_a_task(run: Run) -> None:

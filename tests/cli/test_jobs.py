@@ -201,7 +201,9 @@ async def test_queues_are_shown_paused_and_resumed(dock: Dock, run: Run) -> None
     await dock.catch_up()
     done = await run("pause", "load")
     assert (done.code, done.out) == (0, "load is paused\n")
-    assert words((await run("queues")).out) == [
+    shown = (await run("queues")).out
+    assert [line for line in shown.splitlines() if line != line.rstrip()] == []
+    assert words(shown) == [
         ["QUEUE", "READY", "BLOCKED", "DELAYED", "ACTIVE", "STALE", "DEAD", "SLOTS"],
         ["load", "0", "1", "0", "1", "0", "1", "1/2", "paused"],
         ["play", "0", "0", "0", "0", "0", "0", "0/16"],

@@ -71,3 +71,22 @@ async def test_lines_of_jobs_and_instances_name_them(tmp_path: Path, written: io
     assert f"refreshed  value=7  [{instance}]\n" in text
     assert text.count(f"by way of logging  [jobs/{job.id}]\n") == 1
     assert text.count(f"by way of logging  [{instance}]\n") == 1
+
+
+async def test_instances_that_nothing_defines_are_counted(tmp_path: Path, written: io.StringIO) -> None:
+    server = Server()
+
+    @server.recurring("refresh", every="1h", state=Token)
+    async def refresh(ctx: Any) -> None: ...
+
+    harness = Harness(server, tmp_path / "data")
+    await harness.start()
+    await refresh.start("a", Token())
+    await harness.stop()
+    later = Server()
+    later.recurring("other", every="1h", state=Token)(refresh.handler)
+    harness = Harness(later, tmp_path / "data")
+    await harness.start()
+    await harness.stop()
+    said = "nothing defines the recurring 'refresh' any more: 1 instance of it will go on once something does"
+    assert said in written.getvalue()

@@ -18,7 +18,7 @@ from longshore_client.cli.records import LEVEL, LEVELS, PAGE, show_logs
 from longshore_client.cli.render import age, print_json, stamp
 from longshore_client.cli.session import SECONDS, Session, with_session
 from longshore_client.cli.table import Cell, print_rows
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import counted, shown
 from longshore_client.debounce import DebounceClient, DebounceSnapshot
 from longshore_client.instances import WAIT, InstanceClient, InstanceSnapshot, InstanceStatus
 from longshore_client.recurring import RecurringClient, RecurringSnapshot
@@ -321,11 +321,13 @@ def _row(found: InstanceSnapshot) -> list[Cell]:
     what, due = "", None
     match found:
         case RecurringSnapshot():
-            what, due = f"{found.run_count} runs", found.next_run_time
+            what, due = counted(found.run_count, "run"), found.next_run_time
         case DebounceSnapshot():
-            what, due = f"{found.event_count} events, {found.dead_letters} dead letters", found.flush_time
+            what = f"{counted(found.event_count, 'event')}, {counted(found.dead_letters, 'dead letter')}"
+            due = found.flush_time
         case TaskSnapshot():
-            what, due = f"{found.event_count} events, {found.execute_count} executions", found.schedule_time
+            what = f"{counted(found.event_count, 'event')}, {counted(found.execute_count, 'execution')}"
+            due = found.schedule_time
     if found.stop_reason:
         what = found.stop_reason
     elif error is not None:

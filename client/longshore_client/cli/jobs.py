@@ -16,7 +16,7 @@ from longshore_client.cli.records import LEVEL, LEVELS, PAGE, show_logs, show_st
 from longshore_client.cli.render import age, elapsed, print_json
 from longshore_client.cli.session import Session, with_session
 from longshore_client.cli.table import Cell, print_rows
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import counted, shown
 from longshore_client.codec import to_datetime
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ async def _in_bulk(session: Session, method: str, request: Any, response: type[A
     if session.json:
         print_json({"count": count})
     else:
-        click.echo(f"{count} {'dead letter' if count == 1 else 'dead letters'} {done}")
+        click.echo(f"{counted(count, 'dead letter')} {done}")
 
 
 async def _attempts(session: Session, name: str) -> list[pb.JobAttempt]:

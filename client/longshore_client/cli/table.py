@@ -36,7 +36,10 @@ def print_rows(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, header: 
         parts = []
         for head, text, width, color in zip(heads, row, widths, colors, strict=True):
             cell = text.rjust(width) if head.startswith(">") else fitted(text, width)
-            parts.append(cell if color is None else click.style(cell, fg=color))
+            said = cell.rstrip()
+            # Blanks have no colour: at the end of the line they would not be seen to be blanks.
+            styled = click.style(said, fg=color) if color and said else said
+            parts.append(styled + " " * (len(cell) - len(said)))
         return "  ".join(parts).rstrip()
 
     if header:

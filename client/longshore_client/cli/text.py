@@ -48,6 +48,11 @@ def size(count: float) -> str:
     return f"{count:.0f} B" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 run`, `2 runs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def movable() -> bool:
     """Whether stderr is a terminal that can write a line anew."""
     return sys.stderr.isatty() and os.environ.get("TERM") not in _DUMB

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from longshore_server.contract import compatibility
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import Reason, invalid
+from longshore_server.handler.texts import counted
 from longshore_server.store.database import StoreError
 from longshore_server.store.mutations import ContractVersion
 from longshore_server.store.record import OperationRecord
@@ -44,7 +45,7 @@ async def check(
             counts[mismatch] = counts.get(mismatch, 0) + len(records)
     if problems:
         lines = [
-            f"  {_operations(count)} of {name}: {mismatch}"
+            f"  {counted(count, 'operation')} of {name}: {mismatch}"
             for name, counts in sorted(problems.items())
             for mismatch, count in counts.items()
         ]
@@ -83,7 +84,7 @@ async def check_stores(store: Store, names: Collection[str], live: Sequence[Oper
             records[uid] = record
     gone = Counter(name for record in records.values() for name in _stores_of(record) if name not in names)
     if gone:
-        counts = ", ".join(f"{_operations(count)} in {name!r}" for name, count in sorted(gone.items()))
+        counts = ", ".join(f"{counted(count, 'operation')} in {name!r}" for name, count in sorted(gone.items()))
         raise StoreError(
             f"{store.path}: there are bytes in stores that this server does not have: of {counts}. Declare the stores "
             "again until those operations have ended, or cancel them with the version that does"
@@ -103,7 +104,3 @@ def _check_served(types: Mapping[str, OperationType], live: Sequence[OperationRe
             f"operations of types that this server does not serve have not ended: {counts}. Serve the types again "
             "until they have, or cancel them with the version that does"
         )
-
-
-def _operations(count: int) -> str:
-    return "1 operation" if count == 1 else f"{count} operations"

@@ -21,6 +21,7 @@ from longshore_server.engine.executor import Executor
 from longshore_server.engine.live import Live
 from longshore_server.engine.waits import Waits
 from longshore_server.errors import Reason, ServiceError, failure
+from longshore_server.handler.texts import counted
 from longshore_server.jobs.host import Host
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Interrupt, RunApart, Settle
@@ -70,8 +71,8 @@ async def recover(
         others = await jobs.suspects(SUSPICIOUS)
         if suspects or others:
             log.warning(
-                "the server died %d times soon after its start: %d operations and %d jobs are run apart",
-                past.quick_crashes, len(suspects), len(others),
+                "the server died %d times soon after its start: %s and %s are run apart",
+                past.quick_crashes, counted(len(suspects), "operation"), counted(len(others), "job"),
             )  # fmt: skip
             isolation.begin(suspects, others)
     apart = set(suspects)

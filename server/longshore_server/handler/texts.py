@@ -15,6 +15,11 @@ MAX_DATA = 16_384
 """How many characters of its data, as JSON."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 operation`, `2 operations`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def text_of(value: object) -> str:
     """A text as it is, anything else as Python shows it; cut to its bound, which it says then."""
     return _cut(value if isinstance(value, str) else _shown(repr, value))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
 from longshore_server.handler.durable import handling
+from longshore_server.handler.texts import counted
 from longshore_server.ids import Uids
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
@@ -71,8 +72,8 @@ class Instances:
         parked = {key: count for key, count in stored.items() if key not in self.definitions}
         for (kind, name), count in parked.items():
             log.warning(
-                "%d instances of %s %r wait, and nothing defines it: they go on once something does",
-                count, kind.name.lower(), name,
+                "nothing defines the %s %r any more: %s of it will go on once something does",
+                kind.name.lower(), name, counted(count, "instance"),
             )  # fmt: skip
         if stored:
             await self._store.writer.submit(Park(parked, self.definitions))
