@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -307,8 +308,11 @@ async def test_a_sleep_cannot_be_negative_and_its_change_is_noticed(lab: Lab) ->
 
     @lab.plays
     async def handler(request, op):
-        with pytest.raises(ValueError, match="-1"):
+        with pytest.raises(ValueError, match="cannot sleep -1: it must not be negative"):
             await op.sleep(-1)
+        for endless in (float("inf"), float("nan"), timedelta.max):
+            with pytest.raises(ValueError, match=f"cannot sleep {endless}: it must not be longer than 1,000,000,000"):
+                await op.sleep(endless)
         await op.sleep(0)
         await op.sleep(0 if op.attempt == 1 else 1)
         await crash.here(op)

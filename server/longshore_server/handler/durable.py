@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from typing_extensions import TypeVarTuple, Unpack
 
 from longshore_server.clock import SECOND, Clock, sleep_until
+from longshore_server.contract.durations import span
 from longshore_server.handler import codec, steps
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
@@ -229,11 +230,12 @@ class Durable:
         """Sleep durably: the end is recorded at the first call, and a re-run sleeps only what is left of it.
 
         Args:
-            duration: seconds, or a timedelta. Raises `ValueError` when it is negative.
+            duration: seconds, or a timedelta. Raises `ValueError` when it is negative, or longer than 31 years.
         """
-        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-        if seconds < 0:
-            raise ValueError(f"cannot sleep {seconds} seconds")
+        try:
+            seconds = span(duration, zero=True) / SECOND
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"cannot sleep {duration}: {error}") from None
         await sleep_until(
             self._clock, await self.until(self.journal.count("sleep", steps.apart("")), Asked(seconds), seconds)
         )

@@ -205,7 +205,8 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
         Args:
             timeout: seconds, or a timedelta. Default: as long as it takes.
 
-        Raises `TimeoutError` when the time is up, `ValueError` for a name that the contract does not declare,
+        Raises `TimeoutError` when the time is up, `ValueError` for a name that the contract does not declare or a
+        timeout that makes no sense,
         `NonDeterministicError` when a re-run asks with another timeout.
         """
         return await self._inbox.next((name,), timeout)

@@ -14,6 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
+from longshore_server.contract.durations import span
 from longshore_server.handler.journal import Asked, Journal, Key
 from longshore_server.handler.steps import apart
 from longshore_server.store.mutations import ConsumeNext, OperationAttempt, Record
@@ -129,9 +130,10 @@ class Inbox:
     async def next(self, names: tuple[str, ...], timeout: float | timedelta | None) -> Signal[Any]:
         """The next signal of one of these names; none given: of any. See `Operation.next_signal`."""
         self.check(names)
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        if seconds is not None and seconds < 0:
-            raise ValueError(f"cannot wait {seconds} seconds")
+        try:
+            seconds = None if timeout is None else span(timeout, zero=True) / SECOND
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"cannot wait {timeout}: {error}") from None
         wanted = ",".join(sorted(names))
         label = apart(wanted)
         line = self._lines[label]
@@ -139,7 +141,7 @@ class Inbox:
         if found is None:
             key = (KIND, label, line.count)
             line.count += 1
-            found = await self._wait(line, key, names, None if seconds is None else float(seconds))
+            found = await self._wait(line, key, names, seconds)
         if found is None:
             raise TimeoutError(f"no signal{f' {wanted!r}' if wanted else ''} came within {seconds:g} seconds")
         return received(self._type, found)
