@@ -41,6 +41,7 @@ from longshore_server.jobs.queue import JobQueue
 from longshore_server.lifecycle import State
 from longshore_server.store.database import StoreError
 from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instance_leftovers import Leftovers
 from longshore_server.store.job_sequels import Sequels
 from longshore_server.store.jobs import Jobs
 from longshore_server.store.ledger import Commit
@@ -396,6 +397,8 @@ class Engine:
         self.table.publish(operations)
         if self.transfers.stores:
             self.transfers.publish(operations)
+        if commit.others.get(Leftovers):
+            self.sweeper.left()
         if commit.others.get(Logs):
             self.sweeper.logged()
         if commit.others.get(Outbox):

@@ -15,9 +15,10 @@ from types import MappingProxyType
 from longshore_server.clock import SECOND, Clock, Timer
 from longshore_server.errors import ServiceError
 from longshore_server.instance_lifecycle import Kind, Status
+from longshore_server.store import instance_leftovers
 from longshore_server.store.instance_retention import Retention, next_expiry
 from longshore_server.store.instances import InstanceRecord
-from longshore_server.store.mutations import Nothing, Sweep, SweepInstances
+from longshore_server.store.mutations import Nothing, Sweep, SweepInstances, SweepLeftovers
 from longshore_server.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class Sweeper:
             kept = self._instances.get((instance.kind, instance.definition))
             self.note(None if kept is None else instance.updated + kept)
 
+    def left(self) -> None:
+        """Something is left to be deleted that belongs to nobody any more."""
+        self.note(self._clock.now())
+
     def stop(self) -> None:
         """Delete nothing more. A batch that is with the writer is still written."""
         self._store = None
@@ -111,6 +116,7 @@ class Sweeper:
             deleted += await store.writer.submit(Sweep(before))
             if self._instances:
                 deleted += await store.writer.submit(SweepInstances(self._instances))
+            await store.writer.submit(SweepLeftovers())
             # What ends while the store is read comes in by `note`.
             self._due = None
             due = await self._next(store)
@@ -125,6 +131,8 @@ class Sweeper:
             due.append(oldest + self._log_retention)
         if self._instances:
             due.append(await store.read(partial(next_expiry, retention=self._instances)))
+        if await store.read(instance_leftovers.pending):
+            due.append(self._clock.now())
         return min((when for when in due if when is not None), default=None)
 
     async def _turn(self, store: Store) -> None:

@@ -38,6 +38,8 @@ _UPDATE = ManyRows(
 _INSERT_ENTRIES = ManyRows(
     "INSERT INTO instance_entries (uid, number, type, accepted, codec, body, events, started, cause) VALUES", 9
 )
+_WHOSE = "uid = ? AND generation = ? AND use = ?"
+_FORGET = f"DELETE FROM instance_ids WHERE {_WHOSE} AND place = ?"  # noqa: S608 - our own text
 
 
 class InstanceLedger(Ledger):
@@ -118,10 +120,11 @@ class InstanceLedger(Ledger):
         row = self.connection.execute(sql, (uid, EntryType.START)).fetchone()
         return None if row is None else int(row[0])
 
-    def known(self, uid: bytes, use: Use, id: str) -> Known | None:
-        """What an id stands for; None: it is new, or forgotten."""
+    def known(self, record: InstanceRecord, use: Use, id: str) -> Known | None:
+        """What an id stands for in this generation; None: it is new, or forgotten."""
         row = self.connection.execute(
-            "SELECT number, digest, events FROM instance_ids WHERE uid = ? AND use = ? AND id = ?", (uid, use, id)
+            "SELECT number, digest, events FROM instance_ids WHERE uid = ? AND generation = ? AND use = ? AND id = ?",
+            (record.uid, record.generation, use, id),
         ).fetchone()
         return None if row is None else Known(int(row[0]), bytes(row[1]), int(row[2]))
 
@@ -201,37 +204,32 @@ class InstanceLedger(Ledger):
     def remember(self, record: InstanceRecord, use: Use, id: str, known: Known) -> None:
         """Remember what an id stands for, and forget some of those of long ago. Written at once: the next may have the
         same."""
-        uid = record.uid
+        whose = (record.uid, record.generation, use)
         (latest,) = self.connection.execute(
-            "SELECT coalesce(max(place), 0) FROM instance_ids WHERE uid = ? AND use = ?", (uid, use)
+            f"SELECT coalesce(max(place), 0) FROM instance_ids WHERE {_WHOSE}", whose  # noqa: S608 - our own text
         ).fetchone()
         self.connection.execute(
-            "INSERT INTO instance_ids (uid, use, id, place, number, events, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (uid, use, id, latest + 1, known.number, known.events, known.digest),
+            "INSERT INTO instance_ids (uid, generation, use, id, place, number, events, digest)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (*whose, id, latest + 1, known.number, known.events, known.digest),
         )
         # Two for each that comes, however many there are: a large batch leaves many at once.
         oldest = self.connection.execute(
-            "SELECT place, number FROM instance_ids WHERE uid = ? AND use = ? AND place <= ? ORDER BY place LIMIT 2",
-            (uid, use, latest + 1 - KEPT_IDS),
+            f"SELECT place, number FROM instance_ids WHERE {_WHOSE} AND place <= ? ORDER BY place LIMIT 2",  # noqa: S608 - our own text
+            (*whose, latest + 1 - KEPT_IDS),
         ).fetchall()
         for place, number in oldest:
             # Of flushes any number may wait for one batch.
-            if use is Use.EVENT and (number > record.accepted or self.waits(uid, number)):
+            if use is Use.EVENT and (number > record.accepted or self.waits(record.uid, number)):
                 break
-            self.connection.execute(
-                "DELETE FROM instance_ids WHERE uid = ? AND use = ? AND place = ?", (uid, use, place)
-            )
-
-    def forget_ids(self, uid: bytes) -> None:
-        """A new generation knows nothing of the old one's."""
-        self.connection.execute("DELETE FROM instance_ids WHERE uid = ?", (uid,))
+            self.connection.execute(_FORGET, (*whose, place))
 
     def handled(self, uid: bytes, handled: Handled) -> None:
         """Tell those who wait for an entry."""
         self._handled.setdefault(uid, []).append(handled)
 
     def delete(self, record: InstanceRecord) -> None:
-        """Remove an instance with everything that belongs to it."""
+        """Remove an instance with everything that belongs to it but the ids that it remembers."""
         self.flush()
         self.connection.execute("DELETE FROM instances WHERE uid = ?", (record.uid,))
         self._records.pop(record.uid, None)

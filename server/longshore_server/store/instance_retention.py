@@ -17,30 +17,19 @@ Retention = Mapping[tuple[Kind, str], int]
 
 
 def expired(
-    connection: sqlite3.Connection, kind: Kind, definition: str, before: int, limit: int, most: int
+    connection: sqlite3.Connection, kind: Kind, definition: str, before: int, limit: int
 ) -> Iterator[tuple[bytes, int]]:
     """At most `limit` instances of a definition that are quiet since `before` or earlier, the longest first, each with
-    the number of its rows, counted up to `most` and some once it is asked for: who has enough counts no further."""
+    the number of its rows, without the ids that it remembers."""
     quiet = connection.execute(
         "SELECT uid FROM instances WHERE kind = ? AND definition = ? AND quiet <= ? ORDER BY quiet LIMIT ?",
         (kind, definition, before, limit),
     )
     for (uid,) in quiet.fetchall():
         (size,) = connection.execute(
-            "SELECT 1 + (SELECT count(*) FROM (SELECT 1 FROM instance_ids WHERE uid = ?1 LIMIT ?2))"
-            "  + coalesce((SELECT lines - dropped FROM logbooks WHERE uid = ?1), 0)",
-            (uid, most),
+            "SELECT 1 + coalesce((SELECT lines - dropped FROM logbooks WHERE uid = ?), 0)", (uid,)
         ).fetchone()
         yield bytes(uid), int(size)
-
-
-def forget_ids(connection: sqlite3.Connection, uid: bytes, limit: int) -> None:
-    """Forget the oldest ids of an instance's events, at most so many."""
-    connection.execute(
-        "DELETE FROM instance_ids WHERE uid = ?1 AND use = 1"
-        " AND place < ?2 + (SELECT min(place) FROM instance_ids WHERE uid = ?1 AND use = 1)",
-        (uid, limit),
-    )
 
 
 def buried(connection: sqlite3.Connection, definition: str, before: int, limit: int) -> list[tuple[bytes, int]]:

@@ -384,10 +384,10 @@ async def test_what_no_definition_is_served_for_stays(world: World) -> None:
 
 
 class _Many(Mutation[None]):
-    """Tombstones, each with so many ids of events."""
+    """Tombstones, each with so many lines of a log."""
 
-    def __init__(self, count: int, ids: int) -> None:
-        self.count, self.ids = count, ids
+    def __init__(self, count: int, lines: int) -> None:
+        self.count, self.lines = count, lines
 
     def apply(self, tx: Any) -> None:
         ledger = tx.ledger(InstanceLedger)
@@ -395,22 +395,21 @@ class _Many(Mutation[None]):
         for number in range(self.count):
             uid = number.to_bytes(16)
             ledger.insert(like.evolve(uid=uid, id=f"more-{number}"))
-            tx.connection.executemany(
-                "INSERT INTO instance_ids VALUES (?, 1, ?, ?, 0, 0, x'')", [(uid, str(n), n) for n in range(self.ids)]
-            )
+            if self.lines:
+                tx.connection.execute("INSERT INTO logbooks VALUES (?, ?, 0, 0, ?)", (uid, self.lines, tx.now))
 
 
 @pytest.mark.parametrize(
-    ("count", "ids", "most"), [(SWEEP_INSTANCES * 3, 0, SWEEP_INSTANCES), (5, SWEEP_EVENTS // 2, 2)],
-    ids=["in instances", "in their rows"],
+    ("count", "lines", "most"), [(SWEEP_INSTANCES * 3, 0, SWEEP_INSTANCES), (5, SWEEP_EVENTS // 2, 2)],
+    ids=["in instances", "in their lines"],
 )  # fmt: skip
 async def test_a_batch_is_bounded(
-    world: World, monkeypatch: pytest.MonkeyPatch, count: int, ids: int, most: int
+    world: World, monkeypatch: pytest.MonkeyPatch, count: int, lines: int, most: int
 ) -> None:
     orders = world.server.task("order", Order, retention="1h")
     await world.start()
     await orders.send("a", Ping(-1))
-    await world.engine.store.writer.submit(_Many(count, ids))
+    await world.engine.store.writer.submit(_Many(count, lines))
     batches: list[int] = []
     apply = SweepInstances.apply
 
@@ -424,49 +423,6 @@ async def test_a_batch_is_bounded(
     assert (sum(batches), max(batches)) == (count + 1, most)
 
 
-async def test_one_that_knows_the_ids_of_very_many_events_goes_in_several_batches(world: World) -> None:
-    """A debounce remembers those of a whole batch, which may have a million."""
-    orders = world.server.task("order", Order, retention="1h")
-    await world.start()
-    await orders.send("a", Ping(-1))
-    writer = world.engine.store.writer
-    await writer.submit(_Many(1, 2 * SWEEP_EVENTS + 10))
-    world.clock.advance(HOUR // 2)
-    sweep, counts = SweepInstances({(Kind.TASK, "order"): 1}), []
-    while await writer.submit(sweep):
-        ((ids,),) = world.rows("SELECT count(*) FROM instance_ids")
-        counts.append(ids)
-    assert counts == [SWEEP_EVENTS + 10, 10, 0]
-    assert left(world) == []
-
-
-class _Counted(Mutation[tuple[int, int]]):
-    """How much work the store has with the first that is over, and with all."""
-
-    def apply(self, tx: Any) -> tuple[int, int]:
-        steps: list[None] = []
-        tx.connection.set_progress_handler(lambda: steps.append(None), 100)
-        try:
-            over = iter(instance_retention.expired(tx.connection, Kind.TASK, "order", tx.now, 256, SWEEP_EVENTS))
-            next(over)
-            first = len(steps)
-            list(over)
-            return first, len(steps)
-        finally:
-            tx.connection.set_progress_handler(None, 0)
-
-
-async def test_no_row_is_counted_of_one_that_is_left_for_later(world: World) -> None:
-    orders = world.server.task("order", Order)
-    await world.start()
-    await orders.send("a", Ping(-1))
-    writer = world.engine.store.writer
-    await writer.submit(_Many(30, 1000))
-    first, every = await writer.submit(_Counted())
-    assert every > 100
-    assert first < every / 10
-
-
 def test_one_index_drives_each_query_and_nothing_is_sorted(tmp_path: Any) -> None:
     """However many live: of a million that do not end a sweep reads none."""
     from longshore_server.store.database import migrations
@@ -476,7 +432,7 @@ def test_one_index_drives_each_query_and_nothing_is_sorted(tmp_path: Any) -> Non
         connection.executescript(script)
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    list(instance_retention.expired(connection, Kind.DEBOUNCE, "x", 1, 1, 1))
+    list(instance_retention.expired(connection, Kind.DEBOUNCE, "x", 1, 1))
     instance_retention.buried(connection, "x", 1, 1)
     instance_retention.next_expiry(connection, {(Kind.DEBOUNCE, "x"): 1})
     connection.set_trace_callback(None)

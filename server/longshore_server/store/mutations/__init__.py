@@ -41,6 +41,7 @@ from longshore_server.store.mutations.upkeep import (
     StoreContracts,
     Sweep,
     SweepInstances,
+    SweepLeftovers,
 )
 
 __all__ = [
@@ -49,5 +50,5 @@ __all__ = [
     "FinishUpload", "ForgetGarbage", "Interrupt", "MarkPlace", "Mutation", "Nothing", "OfferDownload",
     "OperationAttempt", "Owner", "PlaceUpload", "ProviderCancel", "Record", "Report", "RequestCancel", "RequestStop",
     "RevokeDownload", "RunApart", "SendSignal", "Settle", "Shutdown", "SignalAccepted", "StoreContracts", "Sweep",
-    "SweepInstances", "TakeOver", "TryAgain", "UseDownload",
+    "SweepInstances", "SweepLeftovers", "TakeOver", "TryAgain", "UseDownload",
 ]  # fmt: skip

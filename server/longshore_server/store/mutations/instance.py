@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Move, Status, rule
 from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instance_leftovers import Leftovers
 from longshore_server.store.instances import NO_TIMERS, Entry, EntryType, InstanceRecord, Known, Use, Value
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.transaction import Transaction
@@ -59,16 +60,17 @@ def find(tx: Transaction, address: Address) -> tuple[InstanceLedger, InstanceRec
 
 
 def opened(
-    ledger: InstanceLedger, record: InstanceRecord | None, address: Address, newcomer: Newcomer
+    tx: Transaction, record: InstanceRecord | None, address: Address, newcomer: Newcomer
 ) -> tuple[InstanceRecord, bool]:
     """The instance, made or renewed where it has to be; and whether it was."""
+    ledger = tx.ledger(InstanceLedger)
     if record is None:
         fresh = InstanceRecord(newcomer.uid, *address, newcomer.owner, ledger.now, ledger.now)
         return ledger.insert(fresh), True
     if rule(record.status, Move.RENEW) is None:
         return record, False
     ledger.set_state(record.uid, None)
-    ledger.forget_ids(record.uid)
+    tx.ledger(Leftovers).add(record.uid, record.generation)
     blank = InstanceRecord(record.uid, *address, newcomer.owner, ledger.now, ledger.now)
     # What counts on: a stale handler, or a reader of the old generation, must not take the new one for its own.
     kept = ("created", "updated", "status", "revision", "version", "generation", "accepted", "fence")
@@ -111,7 +113,7 @@ def taken_before(ledger: InstanceLedger, record: InstanceRecord | None, event_id
     """What is answered to an event whose id is known; None: it is new. Raises `ServiceError` (EVENT_ID_REUSED)."""
     if not event_id or record is None or record.status is Status.TERMINATED:
         return None
-    known = ledger.known(record.uid, Use.EVENT, event_id)
+    known = ledger.known(record, Use.EVENT, event_id)
     if known is None:
         return None
     if known.digest != digest:
@@ -141,10 +143,18 @@ _NOTHING_LEFT: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def end(ledger: InstanceLedger, record: InstanceRecord, end: End, **facts: Any) -> InstanceRecord:
+def end(tx: Transaction, record: InstanceRecord, end: End, **facts: Any) -> InstanceRecord:
     """Terminate an instance. Who waits for one of its entries is told by its status."""
+    ledger = tx.ledger(InstanceLedger)
     ledger.drop_entries(record.uid)
     record = ledger.make(record, Move.TERMINATE, **{**facts, **_NOTHING_LEFT, "reason": end.reason})
     if end.purge:
-        ledger.delete(record)
+        purge(tx, record)
     return record
+
+
+def purge(tx: Transaction, record: InstanceRecord) -> None:
+    """Leave nothing of an instance."""
+    tx.flush()  # lines that this batch has of it are rows first, and go with it
+    tx.ledger(InstanceLedger).delete(record)
+    tx.ledger(Leftovers).add(record.uid, record.generation)

@@ -36,7 +36,7 @@ class StartRecurring(Verb):
 
     def apply(self, tx: Transaction) -> Taken:
         ledger, before = find(tx, self.address)
-        record, created = opened(ledger, before, self.address, self.newcomer)
+        record, created = opened(tx, before, self.address, self.newcomer)
         if not created:
             return Taken(record, entry=ledger.waiting_start(record.uid) if record.waiting else None)
         ledger.set_state(record.uid, self.state)
@@ -69,7 +69,7 @@ class SendEvent(Verb):
         if found is not None:
             return found
         self._check_version(before)
-        record, created = opened(ledger, before, self.address, self.newcomer)
+        record, created = opened(tx, before, self.address, self.newcomer)
         record = append(ledger, record, Move.ACCEPT, EntryType.EVENT, self.event)
         if created and tx.outbox is not None:
             telling.begun(tx.outbox, record, self.event)
@@ -107,7 +107,7 @@ class Trigger(Verb):
         ledger, record = find(tx, self.address)
         if record is None:
             return None
-        known = ledger.known(record.uid, Use.REQUEST, self.request_id) if self.request_id else None
+        known = ledger.known(record, Use.REQUEST, self.request_id) if self.request_id else None
         if known is not None:
             return repeated(ledger, record, known)
         if rule(record.status, Move.TRIGGER) is None:

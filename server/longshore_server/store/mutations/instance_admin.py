@@ -10,7 +10,7 @@ from longshore_server.instance_lifecycle import Move, Status, rule
 from longshore_server.store.instances import InstanceRecord
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
-from longshore_server.store.mutations.instance import Address, End, end, find
+from longshore_server.store.mutations.instance import Address, End, end, find, purge
 from longshore_server.store.transaction import Transaction
 
 
@@ -77,13 +77,11 @@ class Terminate(Mutation[tuple[InstanceRecord | None, bool]]):
         ledger, record = find(tx, self.address)
         if record is None:
             return None, False
-        if self.end.purge:
-            tx.flush()  # lines that this batch has of it are rows first, and go with it
         if record.status is Status.TERMINATED:
             if self.end.purge:
-                ledger.delete(record)
+                purge(tx, record)
             return record, False
-        record = end(ledger, record, self.end)
+        record = end(tx, record, self.end)
         if tx.outbox is not None:
             telling.terminated(tx.outbox, record)
         return record, True

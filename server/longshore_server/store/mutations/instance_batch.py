@@ -88,7 +88,7 @@ class AddEvent(Verb):
         full = self.window.max_events is not None and count >= self.window.max_events
         if full and before is not None:
             check_room(before)
-        record, created = opened(ledger, before, self.address, self.newcomer)
+        record, created = opened(tx, before, self.address, self.newcomer)
         now = max(tx.now, record.updated)
         started = now if count == 1 else record.batch_started
         record = ledger.make(
@@ -137,7 +137,7 @@ class Flush(Verb):
         ledger, record = find(tx, self.address)
         if record is None:
             return None
-        known = ledger.known(record.uid, Use.REQUEST, self.request_id) if self.request_id else None
+        known = ledger.known(record, Use.REQUEST, self.request_id) if self.request_id else None
         if known is not None:
             return repeated(ledger, record, known)
         if rule(record.status, Move.TRIGGER) is None:

@@ -99,8 +99,6 @@ class FinishRun(Mutation[InstanceRecord]):
     def apply(self, tx: Transaction) -> InstanceRecord:
         ledger = tx.ledger(InstanceLedger)
         record = ledger.current(self.uid, self.fence)
-        if self.end is not None and self.end.purge:
-            tx.flush()  # lines that this batch has of it are rows first, and go with it
         facts: dict[str, Any] = {**IDLE, "error": self.error}
         if self.state is not None:
             ledger.set_state(record.uid, self.state)
@@ -120,9 +118,7 @@ class FinishRun(Mutation[InstanceRecord]):
             ledger.handled(record.uid, Handled(record.work_entry))
         if self.counts:
             facts.update({"events": record.events + 1} if event else {"runs": record.runs + 1})
-        after = (
-            ledger.make(record, Move.FINISH, **facts) if self.end is None else end(ledger, record, self.end, **facts)
-        )
+        after = ledger.make(record, Move.FINISH, **facts) if self.end is None else end(tx, record, self.end, **facts)
         if tx.outbox is not None:
             self._tell(tx.outbox, ledger, record, after, entry)
         return after

@@ -10,15 +10,17 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Move
 from longshore_server.store import instance_retention, logs, queries
 from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instance_leftovers import Leftovers
 from longshore_server.store.instance_retention import Retention
 from longshore_server.store.mutations.base import Mutation
+from longshore_server.store.mutations.instance import purge
 from longshore_server.store.transaction import Transaction
 
 SWEEP_OPERATIONS = 256
 SWEEP_INSTANCES = 256
 SWEEP_EVENTS = 4096
-"""The most that one transaction of the sweeper deletes, with lines of logs and ids of instances' events counted as
-events: callers' changes wait behind it."""
+"""The most that one transaction of the sweeper deletes, with lines of logs counted as events: callers' changes wait
+behind it."""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class Sweep(Mutation[int]):
 @dataclass(slots=True)
 class SweepInstances(Mutation[int]):
     """Delete instances, and dead letters of debounces, that have been kept for long enough: a bounded number of them.
-    Returns how many; 0: none was due. One that knows the ids of very many events forgets some of these, and counts.
+    Returns how many; 0: none was due.
     """
 
     retention: Retention
@@ -86,17 +88,13 @@ class SweepInstances(Mutation[int]):
         deleted = rows = 0
         for (kind, definition), kept in self.retention.items():
             before = tx.now - kept
-            found = instance_retention.expired(tx.connection, kind, definition, before, SWEEP_INSTANCES, SWEEP_EVENTS)
-            for uid, size in found:
+            for uid, size in instance_retention.expired(tx.connection, kind, definition, before, SWEEP_INSTANCES):
                 record = ledger.get(uid)
                 assert record is not None
                 rows += size
                 if deleted and (deleted >= SWEEP_INSTANCES or rows > SWEEP_EVENTS):
                     return deleted
-                if size > SWEEP_EVENTS:
-                    instance_retention.forget_ids(tx.connection, uid, SWEEP_EVENTS)
-                    return 1
-                ledger.delete(record)
+                purge(tx, record)
                 deleted += 1
             if kind is Kind.DEBOUNCE:
                 left = SWEEP_INSTANCES - deleted
@@ -107,6 +105,18 @@ class SweepInstances(Mutation[int]):
                     ledger.make(record, Move.FORGET, dead=record.dead - 1)
                     deleted += 1
         return deleted
+
+
+@dataclass(slots=True)
+class SweepLeftovers(Mutation[None]):
+    """Delete some of what generations of instances have left that are over."""
+
+    @property
+    def patient(self) -> bool:
+        return True
+
+    def apply(self, tx: Transaction) -> None:
+        tx.ledger(Leftovers).sweep()
 
 
 class ContractVersion(NamedTuple):
