@@ -1,4 +1,4 @@
-"""What tests of several callers at one server share."""
+"""What tests of several callers at one server share, and of several versions of its code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from longshore_server import Server
 from longshore_server.testing import Harness
 from tests.conftest import Lab, LabClock
 from tests.server.auth.identities import bearer
+from tests.server.releasing import Releases
 from tests.server.retrying import RetryHandlers
 
 
@@ -61,3 +62,9 @@ async def make_callers(tmp_path: Path) -> AsyncIterator[Any]:
     for found in made:
         found.ended.set()
         await found.stop()
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch) -> Releases:
+    """Releases a version of a module."""
+    return Releases(monkeypatch)

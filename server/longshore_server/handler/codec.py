@@ -11,6 +11,9 @@ import importlib
 import json
 import math
 import sys
+import types
+import typing
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pool, message_factory
@@ -26,6 +29,12 @@ class Encoded(NamedTuple):
 
     codec: str
     data: bytes
+
+    @property
+    def identity(self) -> bytes:
+        """What tells it from other values. The module of its class does not: classes may move."""
+        kind, _, path = self.codec.partition(":")
+        return f"{kind}:{path.rpartition(':')[2]}\0".encode() + self.data
 
 
 class NotStorableError(TypeError):
@@ -46,8 +55,12 @@ def encode(value: Any) -> Encoded:
     )
 
 
-def decode(encoded: Encoded) -> Any:
-    """The value that `encode` was given, of the same type."""
+def decode(encoded: Encoded, declared: Any = Any) -> Any:
+    """The value that `encode` was given, of the same type.
+
+    `declared`: the type that it is to have today. A dataclass or a model is read by what that says, wherever it was
+    defined and whatever it was called when it was stored; where the type leaves it open, by the class that it was.
+    """
     kind, _, rest = encoded.codec.partition(":")
     if kind == "json":
         return json.loads(encoded.data.decode("utf-8", "surrogatepass"))
@@ -57,10 +70,75 @@ def decode(encoded: Encoded) -> Any:
     if kind == "dataclass":
         import msgspec
 
-        return msgspec.json.decode(encoded.data, type=_import(rest))
+        return msgspec.json.decode(encoded.data, type=_class(encoded.codec, declared))
     if kind == "pydantic":
-        return _import(rest).model_validate_json(encoded.data)
+        return _class(encoded.codec, declared).model_validate_json(encoded.data)
     raise ValueError(f"this version does not know the codec {encoded.codec!r}")
+
+
+def same(encoded: Encoded, value: Any, declared: Any) -> bool:
+    """Whether a value is the one that is stored, as its class reads that today: new fields have their defaults there.
+
+    Messages and JSON values need no class to be read: they are the same if they are stored the same.
+    """
+    if not encoded.codec.startswith(("dataclass:", "pydantic:")):
+        return encode(value) == encoded
+    try:
+        found = decode(encoded, declared)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            # By their fields: a class may say that no two of its values are equal.
+            return type(found) is type(value) and dataclasses.asdict(found) == dataclasses.asdict(value)
+        return bool(found == value)
+    except Exception:  # noqa: BLE001 - what cannot be read, or be compared, is another one
+        return False
+
+
+def members(declared: Any) -> list[Any]:
+    """The types of which a declared one is the union, without their arguments."""
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
+        return [member for part in typing.get_args(declared) for member in members(part)]
+    if declared is None:
+        return [type(None)]
+    return [typing.get_origin(declared) or declared]
+
+
+def namesake(codec: str, function: Callable[..., Any] | None) -> Any:
+    """The class that a function is annotated to return, and that has the name of the one that is stored; Any: none."""
+    try:
+        returned = typing.get_type_hints(function).get("return", Any)
+    except Exception:  # noqa: BLE001 - what is no function, and annotations that raise whatever they like
+        return Any
+    _, _, name = codec.rpartition(":")
+    return next((member for member in members(returned) if getattr(member, "__qualname__", "") == name), Any)
+
+
+def codec_of(member: Any) -> str:
+    """By which codec the values of a class are stored; empty: it is none of those that are stored as classes."""
+    if not isinstance(member, type):
+        return ""
+    if issubclass(member, Message):
+        return f"proto:{member.DESCRIPTOR.full_name}" if member is not Message else ""
+    path = f"{member.__module__}:{member.__qualname__}"
+    if dataclasses.is_dataclass(member):
+        return f"dataclass:{path}"
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and issubclass(member, pydantic.BaseModel):
+        return f"pydantic:{path}"
+    return ""
+
+
+def _class(codec: str, declared: Any) -> Any:
+    """What has become of the class that is stored: the declared one that is it, or has its name, or is alone."""
+    kind, _, path = codec.partition(":")
+    known = {codec_of(member): member for member in members(declared)}
+    if codec in known:
+        return known[codec]
+    alike = [member for found, member in known.items() if found.startswith(f"{kind}:")]
+    named = [member for member in alike if member.__qualname__ == path.rpartition(":")[2]]
+    for candidates in (named, alike):
+        if len(candidates) == 1:
+            return candidates[0]
+    return _import(path)
 
 
 def _encode_dataclass(value: Any) -> Encoded:

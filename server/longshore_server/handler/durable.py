@@ -187,7 +187,7 @@ class Durable:
         if entry is None:
             with self._tracer.step(name):
                 entry = await self._run_step(key, asked, function, args, retry, timeout)
-        return self.journal.decode(key, entry)
+        return self.journal.decode(key, entry, function)
 
     async def _run_step(
         self, key: Key, asked: Asked, function: Callable[..., Any], args: tuple[Any, ...],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -94,6 +94,10 @@ class Journal:
         self._occurrences[kind, name] = occurrence + 1
         return (kind, name, occurrence)
 
+    def found(self, key: Key) -> JournalEntry | None:
+        """What an earlier attempt recorded, whatever it had asked for."""
+        return self._entries.get(key)
+
     def recorded(self, key: Key, asked: Asked) -> JournalEntry | None:
         """The outcome that an earlier attempt recorded. Raises `NonDeterministicError` when it was asked otherwise."""
         entry = self._entries.get(key)
@@ -105,10 +109,17 @@ class Journal:
             )
         return entry
 
-    def decode(self, key: Key, entry: JournalEntry) -> Any:
-        """The value of an outcome. Raises `NonDeterministicError` where the code of today cannot read it any more."""
+    def decode(self, key: Key, entry: JournalEntry, function: Callable[..., Any] | None = None) -> Any:
+        """The value of an outcome. Raises `NonDeterministicError` where the code of today cannot read it any more.
+
+        `function`: what has returned it. Its annotation says what has become of a class that has moved.
+        """
+        stored = codec.Encoded(entry.codec, entry.outcome)
         try:
-            return codec.decode(codec.Encoded(entry.codec, entry.outcome))
+            try:
+                return codec.decode(stored)
+            except (ImportError, AttributeError):
+                return codec.decode(stored, codec.namesake(entry.codec, function))
         except Exception as error:
             problem = f"{_which(key)}: what {_recorder(entry)} recorded cannot be read any more"
             raise self.fail(f"{problem} ({entry.codec}): {error}", f"{problem}.") from error
@@ -146,16 +157,19 @@ def place(depth: int) -> str:
 
 
 def _canonical(part: Any) -> bytes:
-    """Bytes that are the same in every run for the same argument; what cannot be stored counts by its type alone."""
+    """Bytes that are the same in every run for the same argument; what cannot be stored counts by its type alone.
+
+    What is stored counts as its value.
+    """
     if isinstance(part, str):
         return b"s" + part.encode("utf-8", "surrogatepass")
     if isinstance(part, bytes):
         return b"b" + part
     if isinstance(part, Sequence) and type(part) in (list, tuple):
         return b"l" + b"".join(len(c).to_bytes(8, "big") + c for c in map(_canonical, part))
+    if isinstance(part, codec.Encoded):
+        return part.identity
     try:
-        encoded = codec.encode(part)
+        return codec.encode(part).identity
     except (codec.NotStorableError, TypeError):
-        kind = type(part)
-        return f"o{kind.__module__}.{kind.__qualname__}".encode()
-    return encoded.codec.encode() + b"\0" + encoded.data
+        return f"o{type(part).__qualname__}".encode()

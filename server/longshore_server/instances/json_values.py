@@ -9,8 +9,8 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from longshore_server.handler.codec import Encoded, decode
-from longshore_server.instances.values import Shape, codec_of
+from longshore_server.handler.codec import Encoded, codec_of, decode
+from longshore_server.instances.values import Shape
 from longshore_server.store.instances import Value
 
 TYPE = "@type"
@@ -23,7 +23,7 @@ def read_json(shape: Shape, text: str) -> Any:
         plain = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON: {error}") from None
-    classes = {member.__name__: member for member in shape.members if isinstance(member, type) and codec_of(member)}
+    classes = {member.__name__: member for member in shape.members if codec_of(member)}
     if not classes or not isinstance(plain, dict) or dict in shape.members:
         if not shape.has(plain):
             raise ValueError(f"must be {shape}")
@@ -36,7 +36,7 @@ def read_json(shape: Shape, text: str) -> Any:
         if found is None:
             raise ValueError(f"must say which of {', '.join(classes)} it is, in the field {TYPE}")
         kind = found
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         # As protobuf has it: a name that is misspelt must not become a default in silence.
         unknown = plain.keys() - {field.name for field in dataclasses.fields(kind)}
         if unknown:
@@ -44,7 +44,7 @@ def read_json(shape: Shape, text: str) -> Any:
     try:
         if issubclass(kind, Message):
             return json_format.ParseDict(plain, kind())
-        return decode(Encoded(codec_of(kind), json.dumps(plain).encode()))
+        return decode(Encoded(codec_of(kind), json.dumps(plain).encode()), kind)
     except Exception as error:  # noqa: BLE001 - each kind of class has errors of its own
         raise ValueError(f"is no {kind.__name__}: {error}") from None
 
@@ -53,9 +53,9 @@ def read_message(shape: Shape, name: str, data: bytes) -> Message:
     """A protobuf message by its full name. Raises `ValueError` where the shape has none such."""
     codec = f"proto:{name}"
     for member in shape.members:
-        if isinstance(member, type) and codec_of(member) == codec:
+        if codec_of(member) == codec:
             try:
-                message: Message = member.FromString(data)  # type: ignore[attr-defined]
+                message: Message = member.FromString(data)
             except Exception:  # noqa: BLE001 - DecodeError of whichever implementation
                 raise ValueError(f"is no serialized {name}") from None
             return message
@@ -69,7 +69,7 @@ def write_json(shape: Shape, stored: Value) -> str:
     """
     codec, data = stored
     text = data.decode("utf-8", "replace")
-    classes = [member for member in shape.members if isinstance(member, type) and codec_of(member)]
+    classes = [member for member in shape.members if codec_of(member)]
     kind, _, path = codec.partition(":")
     if len(classes) < 2 or kind not in ("dataclass", "pydantic"):
         return text

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import sys
-import types
-import typing
 from typing import Any
 
-from google.protobuf.message import Message
-
-from longshore_server.handler.codec import Encoded, decode, encode
+from longshore_server.handler.codec import Encoded, codec_of, decode, encode, members
 from longshore_server.store.instances import Value
 
 _JSON = (dict, list, str, int, float, bool, type(None))
@@ -37,9 +31,10 @@ class Shape:
 
     def __init__(self, declared: Any, what: str) -> None:
         self.what = what
-        self.members = tuple(_members(declared))
+        self._declared = declared
+        self.members = tuple(members(declared))
         for member in self.members:
-            if not (member is Any or member in _JSON or _is_class(member)):
+            if not (member is Any or member in _JSON or codec_of(member)):
                 raise TypeError(
                     f"{what}: {_name(member)} cannot be stored: use a protobuf message, a dataclass, a pydantic model"
                     " or a JSON type (dict, list, str, int, float, bool)"
@@ -74,10 +69,10 @@ class Shape:
         return stored
 
     def load(self, stored: Value) -> Any:
-        """The value that `store` was given, though the type may have been renamed since. Raises `UnreadableError`."""
+        """The value that `store` was given, though its class may have moved since. Raises `UnreadableError`."""
         codec, data = stored
         try:
-            value = decode(Encoded(self._codec(codec), data))
+            value = decode(Encoded(codec, data), self._declared)
         except Exception as error:
             raise UnreadableError(
                 f"{self.what}: what is stored as {codec} cannot be read as {self}: {error}"
@@ -88,45 +83,10 @@ class Shape:
             )
         return value
 
-    def _codec(self, codec: str) -> str:
-        """By which codec to read: that of the only class that it can be, where it is stored under another name."""
-        kind, _, _ = codec.partition(":")
-        known = [found for member in self.members if _is_class(member) and (found := codec_of(member))]
-        if codec in known or kind not in ("dataclass", "pydantic"):
-            return codec
-        alike = [found for found in known if found.startswith(f"{kind}:")]
-        return alike[0] if len(alike) == 1 else codec
-
 
 def digest_of(value: Value) -> bytes:
     """Tells one event from another that has the same id."""
-    codec, body = value
-    return hashlib.sha256(codec.encode() + b"\0" + body).digest()
-
-
-def _members(declared: Any) -> list[Any]:
-    if typing.get_origin(declared) in (typing.Union, types.UnionType):
-        return [member for part in typing.get_args(declared) for member in _members(part)]
-    if declared is None:
-        return [type(None)]
-    return [typing.get_origin(declared) or declared]
-
-
-def _is_class(member: Any) -> bool:
-    return isinstance(member, type) and bool(codec_of(member))
-
-
-def codec_of(member: type) -> str:
-    """What the journal's codec calls a class; empty: it stores none of it."""
-    if issubclass(member, Message):
-        return f"proto:{member.DESCRIPTOR.full_name}" if member is not Message else ""
-    path = f"{member.__module__}:{member.__qualname__}"
-    if dataclasses.is_dataclass(member):
-        return f"dataclass:{path}"
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and issubclass(member, pydantic.BaseModel):
-        return f"pydantic:{path}"
-    return ""
+    return hashlib.sha256(Encoded(*value).identity).digest()
 
 
 def _name(member: Any) -> str:

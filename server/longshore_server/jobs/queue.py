@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from longshore_server.jobs.outcomes import Accepted, Coalesced, JobNotEnqueuedEr
 from longshore_server.jobs.planned import Origin, PlannedJob
 from longshore_server.jobs.refs import JobRef
 from longshore_server.store.job_record import Body, new_job
+from longshore_server.store.job_rows import payloads
 from longshore_server.store.mutations.job_creation import Admission, NewJob, WhenFull, read_back
 from longshore_server.store.record import JournalEntry
 
@@ -213,8 +214,13 @@ class JobQueue(Generic[PayloadT, ResultT]):
             if not news:
                 return []
             return [(_uid(a), a) for a in await host.create(news, None)]
-        asked = Asked(self.name, verb, *(_asked(request) for request in requests))
+        asked = self._asked(verb, requests)
         key = by.journal.claim(KIND, name or self.name, where)
+        before = by.journal.found(key)
+        if before is not None and before.digest != asked.digest:
+            # Written by an older version of the code, the same payload may have had other bytes.
+            then = self._asked(verb, await self._as_stored(host, requests, news, read_back(before.outcome)))
+            asked = then if then.digest == before.digest else asked
         entry = by.journal.recorded(key, asked)
         if entry is not None:
             return read_back(entry.outcome)
@@ -228,6 +234,24 @@ class JobQueue(Generic[PayloadT, ResultT]):
             by.journal.release(key)
         return [(_uid(a), a) for a in found]
 
+    def _asked(self, verb: str, requests: Sequence[JobRequest[Any]]) -> Asked:
+        """What a journal compares."""
+        return Asked(self.name, verb, *(_parts(request) for request in requests))
+
+    async def _as_stored(
+        self, host: Host, requests: Sequence[JobRequest[Any]], news: Sequence[NewJob],
+        found: Sequence[tuple[bytes | None, Admission]],
+    ) -> list[JobRequest[Any]]:  # fmt: skip
+        """The requests of a re-run: those whose payload is stored in other bytes, and is the same, with these bytes."""
+        uids = [uid for uid, admission in found if uid is not None and admission.created]
+        stored = await host.store.read(lambda connection: payloads(connection, uids))
+        again = list(requests)
+        for position, (new, (uid, admission)) in enumerate(zip(news, found, strict=False)):
+            payload = admission.payload or stored.get(uid or b"")
+            if payload is not None and payload != new.payload and new.is_same(payload):
+                again[position] = replace(requests[position], payload=codec.Encoded(*payload))
+        return again
+
     def _new(
         self, host: Host, request: JobRequest[PayloadT], policy: WhenFull, used: set[tuple[str, str]], origin: Origin
     ) -> NewJob:
@@ -238,7 +262,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
         definition = self.definition
         definition.check_payload(request.payload)
         try:
-            payload = Body(*codec.encode(request.payload))
+            payload = codec.encode(request.payload)
         except codec.NotStorableError as error:
             raise TypeError(f"job {self.name!r}: {error}") from None
         if len(payload.data) > host.max_input:
@@ -261,10 +285,11 @@ class JobQueue(Generic[PayloadT, ResultT]):
             trace=host.tracer.traceparent(),
         )  # fmt: skip
         request_id = request.idempotency_key or ""
-        digest = hashlib.sha256(payload.codec.encode() + b"\0" + payload.data).digest()[:16] if request_id else b""
+        digest = hashlib.sha256(payload.identity).digest()[:16] if request_id else b""
         return NewJob(
-            record, payload, definition.max_active, definition.max_queued, policy, False, definition.heartbeat, digest,
-            request_id, definition.idempotency_ttl,
+            record, Body(*payload), definition.max_active, definition.max_queued, policy, False, definition.heartbeat,
+            digest, request_id, definition.idempotency_ttl,
+            lambda stored: codec.same(codec.Encoded(*stored), request.payload, definition.payload),
         )  # fmt: skip
 
 
@@ -291,8 +316,7 @@ def _due(request: JobRequest[Any], now: int) -> int | None:
     return due if due > now else None
 
 
-def _asked(request: JobRequest[Any]) -> list[Any]:
-    """What a journal compares."""
+def _parts(request: JobRequest[Any]) -> list[Any]:
     return [
         request.payload, request.priority, str(request.delay), str(request.run_at), request.idempotency_key or "",
         request.detached,

@@ -156,13 +156,13 @@ class JobRef(Attachable, Generic[ResultT]):
         """What the journal has kept of an end."""
         kind, _, rest = stored.codec.partition(" ")
         if kind == "result":
-            result: ResultT = codec.decode(codec.Encoded(rest, stored.data))
+            result: ResultT = codec.decode(codec.Encoded(rest, stored.data), self._definition.result)
             return result
         raise self._error(None if kind == "timeout" else JobState[kind], stored.data, rest)
 
     def _outcome(self, record: JobRecord) -> ResultT:
         if record.state is JobState.COMPLETED and record.result is not None:
-            result: ResultT = codec.decode(codec.Encoded(*record.result))
+            result: ResultT = codec.decode(codec.Encoded(*record.result), self._definition.result)
             return result
         state = record.state if record.terminal else None
         raise self._error(state, record.error or failure(Reason.INTERNAL), record.cancel_reason)

@@ -182,7 +182,7 @@ class Run:
     async def _execute(self) -> Outcome | None:
         begun, definition = self._begun, self._definition
         try:
-            payload = codec.decode(codec.Encoded(*self._payload))
+            payload = codec.decode(codec.Encoded(*self._payload), definition.payload)
         except Exception as error:
             log.exception("the payload of %s cannot be read any more", begun.name, extra=self._fields)
             return Outcome(JobMove.BURY, error=failure(Reason.PAYLOAD_UNREADABLE), problem=problem_of(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
 
 from longshore_server.errors import Reason, ServiceError
@@ -67,8 +68,13 @@ def load(connection: sqlite3.Connection, uid: bytes, *, result: bool = True) -> 
 
 def payload(connection: sqlite3.Connection, uid: bytes) -> Body:
     """What a job that there is has to work on."""
-    codec, data = connection.execute("SELECT codec, body FROM job_bodies WHERE uid = ? AND part = 1", (uid,)).fetchone()
-    return Body(codec, bytes(data))
+    return payloads(connection, [uid])[uid]
+
+
+def payloads(connection: sqlite3.Connection, uids: Iterable[bytes]) -> dict[bytes, Body]:
+    """What jobs have to work on, as far as there are any."""
+    query = "SELECT codec, body FROM job_bodies WHERE uid = ? AND part = 1"
+    return {uid: Body(codec, bytes(data)) for uid in uids for codec, data in connection.execute(query, (uid,))}
 
 
 def attachments(connection: sqlite3.Connection, uid: bytes) -> tuple[Attachment, ...]:

@@ -185,7 +185,7 @@ async def test_a_payload_that_cannot_be_read_any_more_is_a_dead_letter(yard: Yar
     ref = await load.create(Load(), delay=10)
     await yard.harness.stop()
     with sqlite3.connect(yard.data / "longshore.db") as database:
-        database.execute("UPDATE job_bodies SET codec = 'dataclass:gone:Gone' WHERE part = 1")
+        database.execute("""UPDATE job_bodies SET body = CAST('{"name":7}' AS BLOB) WHERE part = 1""")
     database.close()
     await yard.harness.start()
     yard.clock.advance(10)

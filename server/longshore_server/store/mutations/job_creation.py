@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobMove, Stand
 from longshore_server.store.job_record import Body, JobRecord
+from longshore_server.store.job_rows import payload
 from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
@@ -41,7 +42,11 @@ class Obstacle(enum.Enum):
 
 
 class NewJob(NamedTuple):
-    """A job to be created. `begin`: a slot of its queue is kept for it, so that it may be ACTIVE at once."""
+    """A job to be created.
+
+    `begin`: a slot of its queue is kept for it, so that it may be ACTIVE at once. `is_same`: whether its payload is a
+    stored one that an older version of the code has written, in other bytes.
+    """
 
     record: JobRecord
     payload: Body
@@ -53,6 +58,7 @@ class NewJob(NamedTuple):
     digest: bytes = b""
     request_id: str = ""
     request_ttl: int | None = None
+    is_same: Callable[[Body], bool] = lambda _: False
 
 
 class Admission(NamedTuple):
@@ -71,6 +77,8 @@ class Admission(NamedTuple):
     """Of a rejected one: a job that has the key."""
     position: int = 0
     """Among those that are created together, from 0."""
+    payload: Body | None = None
+    """What was asked for, where that has made no job which would have it; for a journal."""
 
 
 @dataclass(slots=True)
@@ -122,7 +130,7 @@ class CreateJobs(Mutation[list[Admission]]):
                     before = planned.get(place, 0)
                     plan = _admit(jobs, new, before)
                     planned[place] = before + 1
-            plans.append(plan._replace(position=position))
+            plans.append(plan._replace(position=position, payload=None if plan.created else new.payload))
         return plans
 
     def _known(self, jobs: Jobs, new: NewJob) -> Admission | None:
@@ -133,7 +141,7 @@ class CreateJobs(Mutation[list[Admission]]):
         if claim is None:
             return None
         uid, digest = claim
-        if digest != new.digest:
+        if digest != new.digest and not new.is_same(payload(jobs.connection, uid)):
             raise ServiceError(
                 Reason.REQUEST_ID_REUSED,
                 f"idempotency key {new.request_id!r} already created jobs/{uid_text(uid)} with another payload: use a "
@@ -191,10 +199,10 @@ def _admit(jobs: Jobs, new: NewJob, planned: int) -> Admission:
 def read_back(data: bytes) -> list[tuple[bytes | None, Admission]]:
     """What `written` has kept: of each job its uid, and the admission without it."""
     found = []
-    for job, created, replaced, obstacle, key, active, queued, limit, existing, position in json.loads(data):
+    for job, created, replaced, obstacle, key, active, queued, limit, existing, position, asked in json.loads(data):
         admission = Admission(
             None, created, _uid(replaced), None if obstacle is None else Obstacle(obstacle), key, active, queued,
-            limit, _uid(existing), position,
+            limit, _uid(existing), position, None if asked is None else Body(asked[0], bytes.fromhex(asked[1])),
         )  # fmt: skip
         found.append((_uid(job), admission))
     return found
@@ -211,7 +219,7 @@ def written(admissions: Sequence[Admission]) -> bytes:
             [
                 None if a.job is None else a.job.uid.hex(), a.created, a.replaced and a.replaced.hex(),
                 a.obstacle and a.obstacle.value, a.key, a.active, a.queued, a.limit, a.existing and a.existing.hex(),
-                a.position,
+                a.position, a.payload and [a.payload.codec, a.payload.data.hex()],
             ]
             for a in admissions
         ]

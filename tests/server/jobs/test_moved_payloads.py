@@ -1,0 +1,285 @@
+"""Jobs over deploys that move, rename or extend the classes of their payloads and results: none is lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from lab.v1 import lab_pb2
+
+from longshore_server import Job, JobRequest, JobState, Rejected, ServiceError
+from longshore_server.errors import Reason
+from tests.conftest import Crash, State, reason_of_end
+from tests.server.jobs.conftest import Yard, failed
+from tests.server.releasing import Releases
+
+CLASSES = """
+from dataclasses import dataclass
+from pydantic import BaseModel
+
+@dataclass
+class Order:
+    sku: str
+    count: int = 1
+
+@dataclass(eq=False)
+class Parcel:
+    sku: str
+    count: int = 1
+
+@dataclass
+class Return:
+    sku: str
+    count: int = 1
+
+class Invoice(BaseModel):
+    sku: str
+    count: int = 1
+"""
+ADDED = "    gift: bool = False\n    tags: frozenset[str] = frozenset()\n"
+EXTENDED = CLASSES.replace("    count: int = 1\n", "    count: int = 1\n" + ADDED)
+UNREADABLE = CLASSES.replace("    count: int = 1\n", "    weight: int\n")
+KINDS = ["Order", "Parcel", "Invoice"]
+
+
+def declare(yard: Yard, kind: Any, function: Callable[..., Any], **options: Any) -> Any:
+    """The queue `work` of payloads of a type, in place of the one that there was."""
+    yard.server.queues.pop("work", None)
+    function.__annotations__ = {"payload": kind, "return": kind}
+    return yard.job("work", **options)(function)
+
+
+async def work(payload: Any, job: Job[Any]) -> Any:
+    return payload
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("module", ["acme_orders", "__main__"])
+async def test_payload_and_result_are_read_as_the_queue_declares_them_today(
+    yard: Yard, release: Releases, kind: str, module: str
+) -> None:
+    old = getattr(release(module, CLASSES), kind)
+    queue = declare(yard, old, work)
+    await yard.start()
+    name = (await queue.create(old(sku="kettle", count=7), delay=10)).name
+
+    new = getattr(release("acme_shop", EXTENDED), kind)
+    queue = declare(yard, new, work)
+    await yard.restart()
+    yard.clock.advance(10)
+    result = await queue.job(name).wait()
+    assert (type(result), result.sku, result.count, result.gift) == (new, "kettle", 7, False)
+
+    newest = release("acme", EXTENDED.replace(kind, "Purchase")).Purchase
+    queue = declare(yard, newest, work)
+    await yard.restart()
+    result = await queue.job(name).wait()
+    assert (type(result), result.sku, result.count) == (newest, "kettle", 7)
+
+
+async def test_of_several_classes_it_is_the_one_of_that_name(yard: Yard, release: Releases) -> None:
+    old = release("acme_orders", CLASSES)
+    queue = declare(yard, old.Order | old.Return, work)
+    await yard.start()
+    names = [(await queue.create(kind("kettle"), delay=10)).name for kind in (old.Order, old.Return)]
+    new = release("acme_shop", EXTENDED)
+    queue = declare(yard, new.Order | new.Return | None, work)
+    await yard.restart()
+    yard.clock.advance(10)
+    assert [await queue.job(name).wait() for name in names] == [new.Order("kettle"), new.Return("kettle")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_payload_that_the_class_of_today_cannot_read_is_a_dead_letter(
+    yard: Yard, release: Releases, kind: str
+) -> None:
+    old = getattr(release("acme_orders", CLASSES), kind)
+    queue = declare(yard, old, work)
+    await yard.start()
+    name = (await queue.create(old(sku="kettle"), delay=10)).name
+    queue = declare(yard, getattr(release("acme_orders", UNREADABLE), kind), work)
+    await yard.restart()
+    yard.clock.advance(10)
+    error = await failed(queue.job(name))
+    assert (error.state, error.reason) == (JobState.DEAD, "PAYLOAD_UNREADABLE")
+    assert "weight" in (await queue.job(name).get()).problem
+
+
+class Shop:
+    """An operation that creates jobs, is interrupted, and made again by a later version of the code."""
+
+    def __init__(self, yard: Yard, release: Releases, kind: str) -> None:
+        self.yard, self.release, self.kind = yard, release, kind
+        self.crash = Crash(yard)
+        self.asked: Callable[[Any], Any] = lambda queue: queue.create(self.make(1))
+        self.names: list[Any] = []
+        yard.plays(self.play)
+
+    def make(self, count: int) -> Any:
+        return self.payload(sku="kettle", count=count)
+
+    def deploy(self, module: str, source: str, name: str = "") -> Any:
+        self.payload = getattr(self.release(module, source), name or self.kind)
+        self.queue = declare(
+            self.yard, self.payload, work, key="{sku}", max_active=9, max_queued=0, when_full="coalesce"
+        )
+        return self.queue
+
+    async def play(self, request: Any, op: Any) -> lab_pb2.PlayResult:
+        self.names.append(await self.asked(self.queue))
+        await self.crash.here(op)
+        return lab_pb2.PlayResult()
+
+    async def interrupted(self) -> str:
+        """The name of the operation; its handler has asked."""
+        name = (await self.yard.begin()).operation.name
+        await self.crash.reached.wait()
+        await self.yard.catch_up()
+        return name
+
+
+@pytest.fixture
+async def shop(yard: Yard, release: Releases, kind: str) -> Shop:
+    found = Shop(yard, release, kind)
+    found.deploy("acme_orders", CLASSES)
+    await yard.start()
+    return found
+
+
+async def one(shop: Shop, queue: Any) -> Any:
+    return (await queue.create(shop.make(1))).name
+
+
+async def several(shop: Shop, queue: Any) -> Any:
+    return [ref.name for ref in await queue.create_many([shop.make(count) for count in (1, 2, 3)])]
+
+
+async def submitted(shop: Shop, queue: Any) -> Any:
+    return (await queue.submit(shop.make(1), priority=3)).job.name
+
+
+async def with_a_key(shop: Shop, queue: Any) -> Any:
+    return (await queue.create(shop.make(1), idempotency_key="k")).name
+
+
+VERBS = [one, several, submitted, with_a_key]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_re_run_finds_the_jobs_whose_payloads_are_the_same_to_the_class_of_today(shop: Shop, verb: Any) -> None:
+    shop.asked = lambda queue: verb(shop, queue)
+    name = await shop.interrupted()
+    shop.deploy("acme_shop", EXTENDED.replace(shop.kind, "Purchase"), "Purchase")
+    await shop.crash.happen()
+    assert (await shop.yard.end(name)).state == State.STATE_COMPLETED
+    assert shop.names[0] == shop.names[1]
+    assert len(await shop.yard.jobs()) == (3 if verb is several else 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("verb", VERBS)
+async def test_another_payload_is_non_deterministic_however_it_is_written(
+    shop: Shop, verb: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.asked = lambda queue: verb(shop, queue)
+    name = await shop.interrupted()
+    shop.deploy("acme_orders", EXTENDED)
+    make = shop.make
+    shop.make = lambda count: make(count + 1)  # type: ignore[method-assign]
+    await shop.crash.happen()
+    assert reason_of_end(await shop.yard.end(name)) == "NON_DETERMINISTIC"
+    assert "count=1" in caplog.text
+    assert "count=2" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["Order"])
+@pytest.mark.parametrize("change", ["a priority", "another class", "a new field that is not as by default", "one more"])
+async def test_what_else_is_asked_for_is_compared_as_ever(shop: Shop, change: str) -> None:
+    asked: dict[str, Any] = {}
+    count = 1
+
+    async def ask(queue: Any) -> None:
+        await queue.create_many([JobRequest(shop.make(1), **asked)] * count)
+
+    shop.asked = ask
+    name = await shop.interrupted()
+    shop.deploy("acme_orders", EXTENDED, "Invoice" if change == "another class" else "")
+    if change == "a priority":
+        asked["priority"] = 1
+    elif change == "one more":
+        count = 2
+    elif change != "another class":
+        payload = shop.payload("kettle", 1, True)
+        shop.make = lambda count: payload  # type: ignore[method-assign]
+    await shop.crash.happen()
+    assert reason_of_end(await shop.yard.end(name)) == "NON_DETERMINISTIC"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", ["coalesce", "reject"])
+@pytest.mark.parametrize("same", [True, False])
+async def test_what_made_no_job_is_compared_too(shop: Shop, policy: Any, same: bool) -> None:
+    """The job that stands for it has another payload, or there is none."""
+
+    async def hold(payload: Any, job: Job[Any]) -> Any:
+        await shop.crash.reached.wait()
+        await job.sleep(60)
+        return payload
+
+    async def submit(queue: Any) -> Any:
+        return await queue.submit(shop.make(2))
+
+    def deploy(module: str, source: str) -> None:
+        shop.payload = getattr(shop.release(module, source), shop.kind)
+        shop.queue = declare(shop.yard, shop.payload, hold, key="{sku}", when_full=policy)
+
+    deploy("acme_orders", CLASSES)
+    await shop.yard.restart()
+    shop.asked = submit
+    first = await shop.queue.create(shop.make(1))
+    name = await shop.interrupted()
+    deploy("acme_shop", EXTENDED)
+    if not same:
+        make = shop.make
+        shop.make = lambda count: make(count + 1)  # type: ignore[method-assign]
+    await shop.crash.happen()
+    end = await shop.yard.end(name)
+    if same:
+        assert end.state == State.STATE_COMPLETED
+        if policy == "coalesce":
+            assert [outcome.job.name for outcome in shop.names] == [first.name] * 2
+        else:
+            assert shop.names[0] == shop.names[1]
+            assert isinstance(shop.names[1], Rejected)
+    else:
+        assert reason_of_end(end) == "NON_DETERMINISTIC"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_idempotency_key_finds_its_job_by_the_same_payload(shop: Shop) -> None:
+    first = await shop.queue.create(shop.make(1), idempotency_key="k")
+    await first.wait()
+    queue = shop.deploy("acme_shop", EXTENDED)
+    await shop.yard.restart()
+    again = await queue.create(shop.make(1), idempotency_key="k")
+    assert (again.name, again.created) == (first.name, False)
+    with pytest.raises(ServiceError) as caught:
+        await queue.create(shop.make(2), idempotency_key="k")
+    assert caught.value.reason is Reason.REQUEST_ID_REUSED
+
+
+@pytest.mark.parametrize("kind", ["Order"])
+@pytest.mark.parametrize("changed", [False, True])
+async def test_what_a_job_was_about_is_known_for_as_long_as_that_is_kept(shop: Shop, changed: bool) -> None:
+    yard = shop.yard
+    shop.queue.definition.retention = 60_000_000
+    await yard.restart()
+    name = await shop.interrupted()
+    yard.clock.advance(60)
+    await yard.catch_up()
+    assert await yard.jobs() == []
+    shop.deploy("acme_shop", EXTENDED if changed else CLASSES)
+    await shop.crash.happen()
+    assert ((await yard.end(name)).state == State.STATE_COMPLETED) is not changed
