@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -202,17 +203,31 @@ def load_server(target: str) -> Server:
             f"{where} imports {error.name}, which is not found: put the folder that holds it on PYTHONPATH; for a "
             "contract that is the folder `longshore generate` wrote to"
         ) from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         # What Python says of a service that leaves a method of its generated base out.
-        if "abstract" in str(error):
+        if isinstance(error, TypeError) and "abstract" in str(error):
             raise LoadError(f"{where}: {error}: each operation of the contract needs its handler") from None
-        raise
+        place = _declared_at(error)
+        if place is None:
+            raise
+        raise LoadError(f"{place}: {error}") from None
     server = getattr(module, name, None)
     if not isinstance(server, Server):
         candidates = ", ".join(n for n, value in vars(module).items() if isinstance(value, Server))
         hint = f"; it has {candidates}" if candidates else ""
         raise LoadError(f"{where} has no longshore_server.Server called {name}{hint}")
     return server
+
+
+def _declared_at(error: Exception) -> str | None:
+    """Where the service says what this package refuses, as file and line; None: the error is a mistake elsewhere."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [Path(__file__).parent in Path(frame.filename).parents for frame in frames]
+    if not ours[-1]:
+        return None
+    frame = next(frame for frame, own in zip(reversed(frames), reversed(ours), strict=True) if not own)
+    path = Path(frame.filename)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{frame.lineno}"
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:

@@ -36,6 +36,12 @@ MODULES = {
     "bare": "server = Server()",
     "jobs": "server = Server()\n@server.job('count')\nasync def count(payload: int, job: Job[int]) -> int:\n"
     "    return payload + 1",
+    "cron": "server = Server()\n@server.recurring('report', cron='0 25 * * *', state=int)\nasync def report(ctx):\n"
+    "    pass",
+    "task": "server = Server()\nserver.task('order', int)",
+    "queue_": "server = Server()\n@server.job('count', max_active='many')\n"
+    "async def count(n: int, job: Job[int]) -> int:\n    return n",
+    "worthless": "server = Server()\nserver.recurring('report', every='1h', state=int(''))",
     "importing": "import nothing_like_this",
     "broken": "raise RuntimeError('a mistake of the module')",
     "lifeless": "@contextlib.asynccontextmanager\nasync def life(server):\n    raise RuntimeError('no warehouse')\n"
@@ -75,6 +81,9 @@ REFUSALS = {
     "wrong type": ("good.py:number", "good.py has no longshore_server.Server called number; it has server"),
     "no handler": ("incomplete:server", "each operation of the contract needs its handler"),
     "wrong handler": ("sync:server", "LabService.Play"),
+    "wrong cron": ("cron:server", "cron.py:9: report: cron: '0 25 * * *' is no cron expression"),
+    "wrong task": ("task.py:server", "task.py:9: order: <class 'int'> is no class derived from Task"),
+    "wrong queue": ("queue_.py:server", "queue_.py:9: job 'count' (queue_.count): max_active: "),
     "no service": ("plain:server", "object has no contract"),
     "nothing": ("bare:server", "the server has nothing to run: pass it a service whose contract declares"),
     "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
@@ -106,19 +115,24 @@ def test_what_cannot_be_served_is_one_sentence(folder: Path, case: str, form: st
 
 
 @pytest.mark.parametrize(
-    ("target", "mistake"), [("broken:server", "a mistake of the module"), ("lifeless:server", "no warehouse")]
+    ("target", "mistake"),
+    [
+        ("broken:server", "RuntimeError: a mistake of the module"),
+        ("worthless:server", "ValueError: invalid literal for int() with base 10: ''"),
+        ("lifeless:server", "RuntimeError: no warehouse"),
+    ],
 )
 def test_a_mistake_of_the_service_keeps_its_trace(folder: Path, target: str, mistake: str) -> None:
     """It is the author's to find; machines get it in one line."""
     done = serve(folder, target)
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith(f"RuntimeError: {mistake}")
+    assert done.stderr.rstrip().endswith(mistake)
     assert f'{target.partition(":")[0]}.py", line' in done.stderr
     done = serve(folder, target, "--log-format", "json")
     assert (done.returncode, done.stdout) == (1, "")
     entry = json.loads(done.stderr.splitlines()[-1])
     assert entry["level"] == "critical"
-    assert entry["trace"].endswith(f"RuntimeError: {mistake}")
+    assert entry["trace"].endswith(mistake)
 
 
 def talk(process: subprocess.Popen[str], folder: Path) -> Iterator[str]:

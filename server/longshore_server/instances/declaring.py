@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar, Unpack
 
@@ -86,10 +87,11 @@ class Declaring:
         def declare(handler: recurring.Handler[StateT]) -> Recurring[StateT]:
             _check_handlers(name, handler, on_error)
             declared = _given(_annotated(handler, name) if state is UNSET else state, name, "state")
-            found = Recurring(
-                name, handler, every=every, cron=cron, zone=zone, state=declared, rate=rate,
-                start_immediately=start_immediately, overlap=overlap, misfire=misfire, on_error=on_error, **common,
-            )  # fmt: skip
+            with _naming(name):
+                found = Recurring(
+                    name, handler, every=every, cron=cron, zone=zone, state=declared, rate=rate,
+                    start_immediately=start_immediately, overlap=overlap, misfire=misfire, on_error=on_error, **common,
+                )  # fmt: skip
             self._add(found)
             return found
 
@@ -132,11 +134,12 @@ class Declaring:
                 declared = _given(event, name, "event")
             if on_event is not None and inspect.iscoroutinefunction(on_event):
                 raise TypeError("on_event: it must be a plain function: it runs in a thread, and cannot wait")
-            found: Debounce[Any, StateT] = Debounce(
-                name, handler, event=declared if event is UNSET else event, state=declared, flush_after=flush_after,
-                initial=initial, mode=mode, max_wait=max_wait, max_events=max_events, on_event=on_event,
-                on_error=on_error, **common,
-            )  # fmt: skip
+            with _naming(name):
+                found: Debounce[Any, StateT] = Debounce(
+                    name, handler, event=declared if event is UNSET else event, state=declared, flush_after=flush_after,
+                    initial=initial, mode=mode, max_wait=max_wait, max_events=max_events, on_event=on_event,
+                    on_error=on_error, **common,
+                )  # fmt: skip
             self._add(found)
             return found
 
@@ -159,7 +162,9 @@ class Declaring:
             if not inspect.iscoroutinefunction(getattr(task, method)):
                 raise TypeError(f"{name}: {task.__qualname__}.{method} must be an `async def` method")
         state, event = types_of(task)
-        found = TaskDefinition(name, task(), state=state, event=event, **common)
+        made = task()
+        with _naming(name):
+            found = TaskDefinition(name, made, state=state, event=event, **common)
         self._add(found)
         return found
 
@@ -174,6 +179,16 @@ def _check_name(name: Any, kind: str) -> None:
     """Before there is a handler: a decorator that was written without its arguments takes that for them."""
     if not isinstance(name, str):
         raise TypeError(f"a {kind} has a name: write @server.{kind}('...', ...) above {name!r}")
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say of which definition an option is wrong."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.args = (f"{name}: {error}",)
+        raise
 
 
 def _check_handlers(name: str, handler: Any, on_error: Any) -> None:
