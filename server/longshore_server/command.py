@@ -23,6 +23,8 @@ from longshore_server.auth.files import FileError
 from longshore_server.auth.tokens import append, make
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract.source import ContractError
+from longshore_server.handler.texts import counted
+from longshore_server.instance_lifecycle import Kind
 from longshore_server.rpc.listener import ListenError
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
@@ -301,7 +303,7 @@ def _announce(running: Running) -> None:
     from importlib.metadata import version
 
     services = Counter(name.rpartition("/")[0] for name in running.engine.types)
-    listed = ", ".join(f"{name} ({count} operation{'s' if count != 1 else ''})" for name, count in services.items())
+    listed = ", ".join(f"{name} ({counted(count, 'operation')})" for name, count in services.items())
     listed = listed or "no operations"
     metrics = f"   metrics {running.metrics.address}" if running.metrics else ""
     where = ", ".join(running.addresses)
@@ -309,8 +311,18 @@ def _announce(running: Running) -> None:
         running.config,
         f"longshore {version('longshore-grpc')}  serving {listed}  on {where}   data {running.config.data}{metrics}",
     )
+    if declared := _declared(running):
+        _say(running.config, declared)
     if running.recovered:
-        _say(running.config, f"recovered {running.recovered} operation{'s' if running.recovered != 1 else ''}")
+        _say(running.config, f"recovered {counted(running.recovered, 'operation')}")
+
+
+def _declared(running: Running) -> str:
+    """The queues of jobs and the definitions of instances, by name; empty: there are none."""
+    names = {"jobs": sorted(running.engine.jobs.queues)}
+    for kind in Kind:
+        names[kind.name.lower()] = sorted(name for of, name in running.engine.instances.definitions if of is kind)
+    return "   ".join(f"{kind} {', '.join(found)}" for kind, found in names.items() if found)
 
 
 def _say(config: Config, text: str) -> None:

@@ -35,7 +35,9 @@ MODULES = {
     "plain": "server = Server(object())",
     "bare": "server = Server()",
     "jobs": "server = Server()\n@server.job('count')\nasync def count(payload: int, job: Job[int]) -> int:\n"
-    "    return payload + 1",
+    "    return payload + 1\nasync def run(ctx): pass\n"
+    "for name in ('report', 'daily'):\n    server.recurring(name, every='1h', state=int)(run)\n"
+    "server.debounce('hooks', flush_after='1m', event=int)(run)",
     "cron": "server = Server()\n@server.recurring('report', cron='0 25 * * *', state=int)\nasync def report(ctx):\n"
     "    pass",
     "task": "server = Server()\nserver.task('order', int)",
@@ -177,6 +179,7 @@ def test_a_server_without_contracts_runs_what_its_code_declares(folder: Path) ->
         try:
             assert process.stderr is not None
             assert "  serving no operations  on unix:" in process.stderr.readline()
+            assert process.stderr.readline() == "  jobs count   recurring daily, report   debounce hooks\n"
             with grpc.insecure_channel(f"unix:{folder}/s") as channel:
                 operations: Any = operations_service_pb2_grpc.OperationsServiceStub(channel)
                 assert not operations.ListTypes(pb.ListTypesRequest()).types
