@@ -40,8 +40,18 @@ def constraints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clean(wheel: Path, constraints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that holds the wheel and its base dependencies."""
-    folder = tmp_path_factory.mktemp("clean")
+    return _installed(wheel, constraints, tmp_path_factory.mktemp("clean")) / "python"
+
+
+@pytest.fixture(scope="session")
+def tools(wheel: Path, constraints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of an environment are that holds the wheel and its command line."""
+    return _installed(f"{wheel}[cli]", constraints, tmp_path_factory.mktemp("tools"))
+
+
+def _installed(what: str | Path, constraints: Path, folder: Path) -> Path:
+    """Where the commands are of an environment that is made in a folder, and holds something."""
     venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel, cwd=folder)
-    return python
+    commands = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
+    run(commands / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints, what, cwd=folder)
+    return commands

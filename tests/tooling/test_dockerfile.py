@@ -1,134 +1,46 @@
-"""The Dockerfile, done without a container builder: each instruction is read from it and run below a folder.
-
-The base image, the system user and the isolation are all that is missing: paths begin with the folder, and ports are
-free ones. `make check` lints it.
-"""
+"""Our Dockerfile, and that of a project which `longshore new` writes; `make check` lints both."""
 
 from __future__ import annotations
 
 import asyncio
-import getpass
-import json
-import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.tooling.builder import Image, in_context, instructions
+from tests.tooling.conftest import run
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "orders"
-ABSOLUTE = re.compile(r"(?<![\w.:])/(?=(?:opt|app|data|src)\b)")
-
-
-class Instruction(NamedTuple):
-    """One instruction, on one line."""
-
-    name: str
-    arguments: str
-
-
-def instructions() -> Iterator[Instruction]:
-    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    for line in re.sub(r"\\\n", " ", "\n".join(lines)).splitlines():
-        if line.strip():
-            name, _, arguments = line.partition(" ")
-            yield Instruction(name, arguments.strip())
-
-
-def in_context(path: Path) -> bool:
-    """Whether .dockerignore lets a builder see a path of the repository. The last line that fits decides."""
-    seen = True
-    for line in (ROOT / ".dockerignore").read_text().splitlines():
-        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
-        if any(re.fullmatch(pattern, part.as_posix()) for part in (path, *path.parents)):
-            seen = line.startswith("!")
-    return seen
-
-
-class Image:
-    """What the instructions make."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        self.workdir = root
-        self.users: set[str] = set()
-        self.says: dict[str, str] = {}
-        """The arguments of the instructions that only describe."""
-
-    def local(self, text: str) -> str:
-        """A text with the image's paths below the folder."""
-        return ABSOLUTE.sub(f"{self.root}/", text)
-
-    def apply(self, name: str, arguments: str) -> None:
-        """One more instruction; one that is not known fails the test."""
-        match name:
-            case "FROM":
-                self.workdir = self.root
-            case "WORKDIR":
-                self.workdir = Path(self.local(arguments))
-                self.workdir.mkdir(parents=True, exist_ok=True)
-            case "COPY":
-                self._copy(*shlex.split(arguments))
-            case "RUN":
-                self._run(arguments)
-            case "ENV":
-                for pair in shlex.split(self.local(arguments)):
-                    key, _, value = pair.partition("=")
-                    self.environment[key] = re.sub(r"\$(\w+)", lambda found: self.environment[found[1]], value)
-            case "ARG" | "USER" | "VOLUME" | "EXPOSE" | "HEALTHCHECK" | "STOPSIGNAL" | "ENTRYPOINT" | "CMD":
-                self.says[name] = arguments
-            case _:
-                raise AssertionError(f"this test does not know {name}")
-
-    def _copy(self, *arguments: str) -> None:
-        if arguments[0] == "--from=build":
-            # Stages share the folder here, and a virtual environment must not move.
-            assert arguments[1] == arguments[2]
-            return
-        *sources, target = arguments
-        for source in map(Path, sources):
-            into = self.workdir / target / (source.name if target.endswith("/") and (ROOT / source).is_file() else "")
-            for file in [ROOT / source] if (ROOT / source).is_file() else sorted((ROOT / source).rglob("*")):
-                if file.is_file() and in_context(file.relative_to(ROOT)):
-                    to = into / (file.relative_to(ROOT / source) if file != ROOT / source else "")
-                    to.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, to)
-
-    def _run(self, command: str) -> None:
-        user = re.search(r"useradd .*--uid (\d+) \S* ?(\w+)", command)
-        if user is not None:
-            self.users |= {user[1], user[2]}
-            command = command.replace(user[0], "true").replace(f"--owner={user[2]}", f"--owner={getpass.getuser()}")
-        done = subprocess.run(
-            ["/bin/sh", "-c", self.local(command)], cwd=self.workdir, env=self.environment, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"RUN {command}\n{done.stdout}\n{done.stderr}"
-
-    def command(self, name: str) -> list[str]:
-        """An instruction in its exec form, as a command on this machine."""
-        found: list[str] = json.loads(self.says[name].rpartition("CMD ")[2])
-        return [self.local(part) for part in found]
+pytestmark = pytest.mark.timeout(600)  # each image is installed from an index
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """All instructions applied, with the orders example where the image expects a service."""
-    built = Image(tmp_path_factory.mktemp("image"))
-    # The base image's python3 is the one that runs the tests.
-    built.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{built.environment['PATH']}"
-    for name, arguments in instructions():
-        built.apply(name, arguments)
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """Our image, with the orders example where it expects a service."""
+    built = Image(ROOT, tmp_path_factory.mktemp("image"))
     shutil.copytree(EXAMPLE, built.workdir, dirs_exist_ok=True)
     return built
+
+
+@pytest.fixture(scope="module")
+def projects(tools: Path, constraints: Path, tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The image of a new project of somebody who has the wheel."""
+    folder = tmp_path_factory.mktemp("project")
+    run(tools / "longshore", "new", "widgets", cwd=folder)
+    run(tools / "longshore", "generate", "protos", "--out", ".", cwd=folder / "widgets")
+    return Image(folder / "widgets", tmp_path_factory.mktemp("image"), PIP_CONSTRAINT=str(constraints))
+
+
+@pytest.fixture(params=["ours", "projects"])
+def image(request: pytest.FixtureRequest) -> Image:
+    found: Image = request.getfixturevalue(request.param)
+    return found
 
 
 async def test_the_image_serves_and_is_healthy_and_stops(image: Image) -> None:
@@ -138,7 +50,8 @@ async def test_the_image_serves_and_is_healthy_and_stops(image: Image) -> None:
     image.environment |= {"TMPDIR": "/nonexistent", "HOME": "/nonexistent"}
     before = files(image)
     found = shutil.which(executable, path=image.environment["PATH"])
-    assert found == str(image.root / "opt/longshore/bin/longshore")
+    assert found is not None
+    assert Path(found).is_relative_to(image.root / "opt")
     server = await asyncio.create_subprocess_exec(
         found, *arguments, cwd=image.workdir, env=image.environment, stderr=asyncio.subprocess.PIPE
     )
@@ -186,24 +99,24 @@ async def healthy(image: Image, port: str) -> tuple[int, str]:
     return check.returncode or 0, out.decode()
 
 
-def test_the_image_installs_from_what_it_copies_and_runs_outside_of_the_checkout(image: Image) -> None:
-    python = str(image.root / "opt/longshore/bin/python")
+def test_our_image_installs_from_what_it_copies_and_runs_outside_of_the_checkout(ours: Image) -> None:
+    python = ours.root / "opt/longshore/bin/python"
     code = "import longshore, longshore_client, longshore_server as s; print(s.__file__)"
-
-    def said(*arguments: str) -> str:
-        done = subprocess.run(
-            [python, *arguments], cwd=image.root, env=image.environment, capture_output=True, text=True, check=True
-        )
-        return done.stdout
-
-    where = said("-c", code)
-    assert where.startswith(str(image.root / "opt"))
-    assert not (image.root / "src" / "tests").exists()
+    assert run(python, "-c", code, cwd=ours.root).startswith(str(ours.root / "opt"))
+    assert not (ours.root / "src" / "tests").exists()
     pinned = (ROOT / "constraints" / "highest.txt").read_text().splitlines()
-    freeze = [sys.executable, "-m", "pip", "--python", python, "freeze", "--exclude", "longshore-grpc"]
-    installed = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.splitlines()
     known = {line.partition(";")[0].strip().lower().replace("_", "-") for line in pinned}
-    assert {line.lower().replace("_", "-") for line in installed} <= known
+    freeze = (sys.executable, "-m", "pip", "--python", python, "freeze", "--exclude", "longshore-grpc")
+    assert {line.lower().replace("_", "-") for line in run(*freeze, cwd=ours.root).splitlines()} <= known
+
+
+def test_a_projects_image_takes_longshore_from_the_project(projects: Image, wheel: Path) -> None:
+    """Not from the place on the developer's machine, and not from an index, where the name may be somebody else's."""
+    freeze = (sys.executable, "-m", "pip", "--python", projects.root / "opt/widgets/bin/python", "freeze")
+    installed = run(*freeze, cwd=projects.root).splitlines()
+    (ours,) = (line for line in installed if line.startswith("longshore"))
+    assert ours.partition("#")[0] == f"longshore-grpc @ file://{projects.root}/src/wheels/{wheel.name}"
+    assert not {line.partition("==")[0] for line in installed} & {"pytest", "grpcio-tools"}, "a developer's"
 
 
 def test_the_image_is_small(image: Image) -> None:
@@ -214,7 +127,7 @@ def test_the_image_is_small(image: Image) -> None:
 
 
 def test_the_image_has_one_volume(image: Image) -> None:
-    assert [arguments for name, arguments in instructions() if name == "VOLUME"] == ["/data"]
+    assert [arguments for name, arguments in instructions(image.context) if name == "VOLUME"] == ["/data"]
     data = image.command("CMD")[image.command("CMD").index("--data") + 1]
     assert data == image.local("/data") == image.environment["SQLITE_TMPDIR"]
 
@@ -230,11 +143,11 @@ def test_the_image_runs_as_its_own_user_and_says_its_ports(image: Image) -> None
 def test_a_builder_sees_what_is_copied_and_nothing_else() -> None:
     copied = {
         source
-        for name, arguments in instructions() if name == "COPY" and not arguments.startswith("--from")
+        for name, arguments in instructions(ROOT) if name == "COPY" and not arguments.startswith("--from")
         for source in arguments.split()[:-1]
     }  # fmt: skip
-    assert all(in_context(Path(source)) for source in copied)
+    assert all(in_context(ROOT, Path(source)) for source in copied)
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    seen = {path for path in listed if in_context(Path(path))}
+    seen = {path for path in listed if in_context(ROOT, Path(path))}
     assert seen == {path for path in listed if any(Path(path).is_relative_to(source) for source in copied)}
-    assert not in_context(Path("server/longshore_server/__pycache__/server.cpython-311.pyc"))
+    assert not in_context(ROOT, Path("server/longshore_server/__pycache__/server.cpython-311.pyc"))

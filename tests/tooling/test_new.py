@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import filecmp
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import venv
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from longshore_client.cli.new import where
 from tests.tooling.conftest import run
 
 LONGSHORE = (sys.executable, "-m", "longshore_client.cli")
@@ -32,6 +33,7 @@ LONGSHORE = (sys.executable, "-m", "longshore_client.cli")
         ("json", "'json' means something else in Python"),
         ("google", "'google' means something else in Python"),
         ("tests", "'tests' means something else in Python"),
+        ("data", "'data' means something else in Python"),
         ("taken", "there is a taken here already"),
     ],
 )
@@ -51,14 +53,44 @@ def test_the_project_has_the_given_name_everywhere(tmp_path: Path) -> None:
     assert sorted(files) == sorted(written)
     assert {"my-orders/.gitignore", "my-orders/protos/my_orders/v1/my_orders.proto"} <= files.keys()
     for path in files.values():
-        assert "widgets" not in path.read_text().lower(), path
+        assert path.suffix == ".whl" or "widgets" not in path.read_text().lower(), path
+
+
+@pytest.mark.parametrize(
+    ("direct", "told"),
+    [
+        ({"url": "file:///home/me/longshore", "dir_info": {"editable": True}}, "file:///home/me/longshore"),
+        ({"url": "https://example.com/l.whl", "archive_info": {}}, "https://example.com/l.whl"),
+        (
+            {"url": "https://example.com/l.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}, "subdirectory": "py"},
+            "git+https://example.com/l.git@abc#subdirectory=py",
+        ),
+    ],
+)
+def test_longshore_is_taken_from_where_it_was_installed_from(direct: dict[str, Any], told: str) -> None:
+    assert where(direct) == told
+
+
+def test_an_origin_that_is_gone_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    (site := tmp_path / "site" / "longshore_grpc-0.1.0.dist-info").mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.4\nName: longshore-grpc\nVersion: 0.1.0\n")
+    gone = f"file://{tmp_path}/longshore_grpc-0.1.0-py3-none-any.whl"
+    (site / "direct_url.json").write_text(json.dumps({"url": gone, "archive_info": {}}))
+    done = subprocess.run(
+        [*LONGSHORE, "new", "orders"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site.parent)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: Longshore came from {gone}, and pip makes no wheel of that now: ")
+    assert "No such file or directory" in done.stderr
+    assert not (tmp_path / "orders").exists()
 
 
 class Stranger:
     """Somebody in an empty folder, with the wheel, make and a package index."""
 
-    def __init__(self, folder: Path, wheel: Path, constraints: Path) -> None:
-        self.folder, self.wheel = folder, wheel
+    def __init__(self, folder: Path, constraints: Path) -> None:
+        self.folder = folder
         self.address = f"unix:{folder}/s"
         self.environment = {
             "HOME": str(folder), "PATH": os.environ["PATH"], "PIP_CONSTRAINT": str(constraints),
@@ -76,21 +108,21 @@ class Stranger:
 
 
 @pytest.fixture
-def stranger(wheel: Path, constraints: Path, tmp_path: Path) -> Stranger:
-    return Stranger(tmp_path, wheel, constraints)
+def stranger(constraints: Path, tmp_path: Path) -> Stranger:
+    return Stranger(tmp_path, constraints)
 
 
 @pytest.mark.timeout(600)  # two environments are set up
-async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(stranger: Stranger) -> None:
-    venv.create(stranger.folder / "venv", with_pip=True)
-    tools = stranger.folder / "venv" / "bin"
-    stranger.run(tools / "pip", "install", "--quiet", f"{stranger.wheel}[cli]")
+async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(
+    stranger: Stranger, tools: Path, wheel: Path
+) -> None:
     stranger.run(tools / "longshore", "new", "orders")
     folder = stranger.folder / "orders"
     # What came from no index is not asked of one: there the name may be somebody else's.
-    assert f'"longshore-grpc[server] @ file://{stranger.wheel}"' in (folder / "pyproject.toml").read_text()
+    assert f'"longshore-grpc[server] @ {{root:uri}}/wheels/{wheel.name}"' in (folder / "pyproject.toml").read_text()
+    assert filecmp.cmp(folder / "wheels" / wheel.name, wheel, shallow=False)
     commands, call, client = (text for _, text in blocks(folder / "README.md"))
-    assert re.findall(r"^make (\w+)", commands, re.MULTILINE) == ["dev", "test", "check"]
+    assert re.findall(r"^make (\w+)", commands, re.MULTILINE) == ["dev", "test", "check", "image"]
     assert "2 passed" in stranger.run("make", "test", cwd=folder)
     assert "Success" in stranger.run("make", "check", cwd=folder)
 
@@ -112,11 +144,6 @@ async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(stranger: 
         os.killpg(process.pid, signal.SIGTERM)
         await process.communicate()
     assert (folder / "data" / "longshore.db").exists()
-
-    # What its Dockerfile installs.
-    stranger.run(".venv/bin/pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", stranger.folder, ".", cwd=folder)
-    names = set(zipfile.ZipFile(stranger.folder / "orders-0.1.0-py3-none-any.whl").namelist())
-    assert {"orders/service.py", "orders/v1/orders_longshore.py", "orders/v1/orders_pb2.py"} <= names
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,11 @@ import importlib.util
 import json
 import keyword
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,12 +20,13 @@ _MODULE, _CLASS = "widgets", "Widgets"
 """What the template calls its package and its service."""
 _HIDDEN = {"gitignore": ".gitignore", "dockerignore": ".dockerignore"}
 """In the template these would hide its own files from the tools that look for them."""
-_FOLDERS = {path.name for path in _TEMPLATE.iterdir()}
+_FOLDERS = {path.name for path in _TEMPLATE.iterdir()} - {_MODULE} | {"data", "wheels"}
+"""What a project has beside its package: the last two are made later."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _DIRECT = """
 [tool.hatch.metadata]
-# Longshore is taken from where it was installed from here.
+# Longshore came from no package index: its wheel is in this project. Commit it; a newer one gets its name above.
 allow-direct-references = true
 """
 
@@ -54,28 +59,47 @@ def new(name: str) -> None:
     def named(text: str) -> str:
         return text.replace(_MODULE, module).replace(_CLASS, service)
 
-    origin = _origin()
+    wheel = _wheel()
     for source in sorted(path for path in _TEMPLATE.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         path = source.relative_to(_TEMPLATE)
-        target = folder / named(str(path.with_name(_HIDDEN.get(path.name, path.name))))
-        target.parent.mkdir(parents=True, exist_ok=True)
         text = named(source.read_text("utf-8"))
-        if origin is not None and path.name == "pyproject.toml":
-            text = re.sub(r"\]>=[\d.]+", lambda _: f"] @ {origin}", text, count=2) + _DIRECT
-        target.write_text(text, "utf-8")
-        click.echo(target)
+        if wheel is not None and path.name == "pyproject.toml":
+            text = re.sub(r"\]>=[\d.]+", f"] @ {{root:uri}}/wheels/{wheel[0]}", text, count=2) + _DIRECT
+        _write(folder / named(str(path.with_name(_HIDDEN.get(path.name, path.name)))), text.encode())
+    if wheel is not None:
+        _write(folder / "wheels" / wheel[0], wheel[1])
     click.echo(f"next: cd {name} && make dev; {folder / 'README.md'} says more", err=True)
 
 
-def _origin() -> str | None:
-    """Where Longshore was installed from, for pip: a checkout, a wheel or a repository; None: from a package index.
+def _write(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    click.echo(target)
 
-    By PEP 610. A project that asks an index for what came from elsewhere may get nothing, or somebody else's.
+
+def _wheel() -> tuple[str, bytes] | None:
+    """Longshore as a wheel, name and content, where it came from a file, a folder or a repository; None: from an index.
+
+    A project that asks an index for what came from elsewhere may get nothing, or somebody else's. Inside the project
+    it is also there for whoever clones it, and for what builds its image.
     """
     told = importlib.metadata.distribution("longshore-grpc").read_text("direct_url.json")
     if told is None:
         return None
-    direct = json.loads(told)
+    origin = where(json.loads(told))
+    with tempfile.TemporaryDirectory() as folder:
+        make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, origin]
+        made = subprocess.run(make, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if made.returncode != 0:
+            why = made.stderr.strip().rpartition("\n")[2]
+            raise click.ClickException(f"Longshore came from {origin}, and pip makes no wheel of that now: {why}")
+        (wheel,) = Path(folder).iterdir()
+        return wheel.name, wheel.read_bytes()
+
+
+def where(direct: dict[str, Any]) -> str:
+    """Where a distribution was installed from, for pip, by what PEP 610 has it record."""
+    url = str(direct["url"])
     if (source := direct.get("vcs_info")) is not None:
-        return f"{source['vcs']}+{direct['url']}@{source['commit_id']}"
-    return str(direct["url"])
+        url = f"{source['vcs']}+{url}@{source['commit_id']}"
+    return f"{url}#subdirectory={found}" if (found := direct.get("subdirectory")) else url
