@@ -92,11 +92,10 @@ class Waiters:
             return
         if self.circular(waiter.by, waiter.target):
             by, target = instance_name(*waiter.by), instance_name(*waiter.target)
-            how = "" if by == target else f", whose handler waits for {by}"
-            raise RuntimeError(
-                f"a handler of {by} waits for {target}{how}: neither would end. Give no_wait=True where what is sent is"
-                " to be handled later"
-            )
+            how = f"{target}, whose handler waits for {by}: neither would end"
+            if by == target:
+                how = "itself: what it asks for begins only when it has ended"
+            raise RuntimeError(f"a handler of {by} waits for {how}. Give no_wait=True: it is done after this handler")
         self._inside[waiter] = None
 
     def circular(self, by: Address | None, target: Address) -> bool:

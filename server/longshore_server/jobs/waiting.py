@@ -74,9 +74,22 @@ class Waiting:
             lambda connection: job_waits.obstacle(connection, own, other, waiting, hands_over=hands_over)
         )
         if why:
-            name, asked = f"jobs/{uid_text(own)}", f"jobs/{uid_text(other)}"
-            told = f"{name} cannot wait for {asked}, which cannot end before it does: {why}. Wait with a timeout, give "
-            told += "the two keys that differ, or `return await job.attach(...)`, which gives the key away."
-            if hands_over:
-                told = f"{name} cannot end with {asked}, which cannot end before it does: {why}. Attach another one."
+            asked = f"jobs/{uid_text(other)}"
+            told = _told(f"jobs/{uid_text(own)}", asked, why, hands_over=hands_over)
             raise ServiceError(Reason.ILLEGAL_MOVE, told, resource=asked)
+
+
+def _told(name: str, asked: str, why: str, *, hands_over: bool) -> str:
+    """What is wrong with a wait, or with a job that is handed over, and what to do instead."""
+    verb = "end with" if hands_over else "wait for"
+    if name == asked:
+        return f"{name} cannot {verb} itself: its end would never come. Return its result instead."
+    told = f"{name} cannot {verb} {asked}, which cannot end before it does: {why}. "
+    if hands_over:
+        return told + "Attach another one, or return a result."
+    if job_waits.NEEDS_KEY in why:
+        return told + (
+            "Give the two keys that differ, wait with a timeout, or `return await job.attach(...)`, which gives the"
+            " key away."
+        )
+    return told + "Let one of them not wait for the other, or wait with a timeout."

@@ -15,6 +15,8 @@ from longshore_server.job_lifecycle import JobState, Stand
 
 Waiting = Mapping[bytes, Sequence[bytes]]
 """The jobs whose functions wait for others for as long as it takes, and for which."""
+NEEDS_KEY = "needs the key"
+"""Says of an obstacle that keys have a part in it."""
 SHOWN = 5
 """How many jobs an obstacle names, at most."""
 _HEAD = "SELECT queue, key, state, stand, deferred FROM jobs WHERE uid = ? AND ended IS NULL"
@@ -75,7 +77,7 @@ def _need(connection: sqlite3.Connection, uid: bytes, waiting: Waiting, own: byt
     # One that waits for nobody ends by itself, and its place is free then.
     if len(holders) < slots or any(holder != own and holder not in waiting for holder in holders):
         return None
-    return Need(holders, True, f"needs the key {key!r} of")
+    return Need(holders, True, f"{NEEDS_KEY} {key!r} of")
 
 
 def _words(needs: Mapping[bytes, Need | None], able: set[bytes], other: bytes) -> str:
@@ -88,4 +90,4 @@ def _words(needs: Mapping[bytes, Need | None], able: set[bytes], other: bytes) -
         following = next(job for job in need.jobs if job not in able)
         names += f", jobs/{uid_text(uid)} {need.why} jobs/{uid_text(following)}"
         uid = following
-    return names.removeprefix(", ") or f"jobs/{uid_text(other)} is that job itself"
+    return names.removeprefix(", ") or "they are one"
