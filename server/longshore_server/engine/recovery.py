@@ -4,8 +4,9 @@ Interruptions count apart from failures. When the server has died twice in a row
 operations and jobs that ran may be the cause: they are then run in small groups, one after the other. A server that
 dies while it does that died of the group that began last: only its members count another crash. Groups shrink with the
 count, until the culprit dies alone and reaches its cap. A culprit that kills the process later than its probation is
-not told from its neighbours; they then count together. A suspect that waits for the time of a retry is run apart when
-that has come: nothing else begins for the time of probation, and what began before it is not accused.
+not told from its neighbours; they then count together. A suspect that waits for the time of a retry, or in a queue
+that is paused, is run apart when that has come, or the queue is resumed: nothing else begins for the time of probation,
+and what began before it is not accused.
 """
 
 from __future__ import annotations
@@ -154,6 +155,7 @@ class Isolation:
         self._under_way = False
         self._due: set[Live] = set()
         """Operations that are run apart once their time has come."""
+        jobs.scheduler.apart = self._take
 
     def begin(self, suspects: Sequence[Live], jobs: Sequence[Suspect]) -> None:
         """Run these apart: each now, or once it is due."""

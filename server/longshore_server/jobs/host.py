@@ -113,21 +113,24 @@ class Host:
         if self.queues:
             self.scheduler.start()
 
-    async def isolate(self, uid: bytes, queue: str) -> Run | None:
-        """Begin one job apart from those that wait. Returns its attempt once that has begun; None: it does not wait."""
+    async def isolate(self, suspect: SuspectJob) -> Run | None:
+        """Begin one job apart from those that wait. Returns its attempt once that has begun; None: it does not wait, or
+        its queue is paused, and it is run apart once that is resumed."""
         if self._closed() is not None:
             return None
-        line = self.scheduler.lines[queue]
+        line = self.scheduler.lines[suspect.queue]
         line.running += 1
 
         def begun(claimed: tuple[JobRecord, Body] | Exception | None) -> None:
-            if claimed is None or isinstance(claimed, Exception):
-                line.running -= 1
-            else:
+            if isinstance(claimed, tuple):
                 self.launch(line, *claimed)
+                return
+            line.running -= 1
+            if claimed is None and line.paused:
+                line.suspects.append(suspect)
 
-        await self.store.writer.submit(ClaimJob(uid, line.definition.heartbeat), begun)
-        return self.runs.get(uid)
+        await self.store.writer.submit(ClaimJob(suspect.uid, line.definition.heartbeat), begun)
+        return self.runs.get(suspect.uid)
 
     @property
     def _max_claims(self) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from longshore_server.store.mutations.job_end import BATCH
 if TYPE_CHECKING:
     from longshore_server.jobs.host import Host
     from longshore_server.jobs.runner import Run
+    from longshore_server.jobs.suspect import SuspectJob
 
 log = logging.getLogger(__name__)
 AGAIN = 60 * SECOND
@@ -46,7 +47,8 @@ class Line:
     """One queue in this server."""
 
     __slots__ = (
-        "backlog", "claiming", "coming", "definition", "paused", "pending", "returning", "running", "timer",
+        "backlog", "claiming", "coming", "definition", "paused", "pending", "returning", "running", "suspects",
+        "timer",
     )  # fmt: skip
 
     def __init__(self, definition: Definition) -> None:
@@ -65,6 +67,8 @@ class Line:
         """For when the queue's rate allows the next one."""
         self.returning: deque[tuple[Run, asyncio.Future[None]]] = deque()
         """Attempts that have lent their slots and want them back."""
+        self.suspects: list[SuspectJob] = []
+        """Those that could not begin apart because the queue is paused."""
 
 
 class Scheduler:
@@ -77,6 +81,8 @@ class Scheduler:
         """Whether attempts may begin."""
         self.held = False
         """While true, jobs wait: recovery runs suspects apart (see `engine/recovery.py`)."""
+        self.apart: Callable[[SuspectJob], object] = lambda _: None
+        """Runs a suspect apart."""
         self._timer: Timer | None = None
         self._timer_at = 0
         self._advancing = False
@@ -168,6 +174,10 @@ class Scheduler:
         """The queue was paused, or resumed."""
         if not isinstance(outcome, Exception):
             line.paused, line.backlog = outcome.paused, True
+            if not line.paused:
+                suspects, line.suspects = line.suspects, []
+                for suspect in suspects:
+                    self.apart(suspect)
             self.next(line)
 
     def next(self, line: Line) -> None:

@@ -21,26 +21,26 @@ class SuspectJob:
 
     def __init__(self, host: Host, record: JobRecord) -> None:
         self._host = host
-        self._uid = record.uid
-        self._queue = record.queue
+        self.uid = record.uid
+        self.queue = record.queue
         self.crashes = record.claims
         """How many there were in a row."""
         self._attempt: asyncio.Future[Any] = host.loop.create_future()
 
     async def begin(self) -> None:
-        """Returns once its attempt has begun; or at once, where it does not wait for a runner any more.
+        """Returns once its attempt has begun; or at once, where it does not wait for a runner, or not now.
 
         One whose begin the store refuses counts as ended: nobody waits for it, and its queue begins it later.
         """
         try:
-            run = await self._host.isolate(self._uid, self._queue)
+            run = await self._host.isolate(self)
         except ServiceError as error:
-            log.error("jobs/%s could not begin apart: %s", uid_text(self._uid), error.message)
+            log.error("jobs/%s could not begin apart: %s", uid_text(self.uid), error.message)
             run = None
-        if run is None:
-            self._attempt.set_result(None)
-        else:
+        if run is not None:
             self._attempt = run.task
+        elif not self._attempt.done():
+            self._attempt.set_result(None)
 
     def rejoin(self) -> None:
         """It waits as any other: the queue finds it once jobs are held no more."""

@@ -138,6 +138,31 @@ async def test_a_suspect_of_a_paused_queue_waits_and_keeps_nobody(yard: Yard) ->
     assert await load.job(ref.id).wait() == "x"
 
 
+async def test_a_suspect_is_run_apart_once_its_queue_is_resumed(yard: Yard) -> None:
+    @yard.job("load", concurrency=2)
+    async def load(payload: str, job: Job[str]) -> str:
+        if payload == "long":
+            await asyncio.Event().wait()
+        return payload
+
+    await yard.start()
+    long = await load.create("long")
+    for _ in range(2):
+        await yard.catch_up()
+        await yard.engine.jobs.pause("load", True)
+        await yard.restart()
+        await yard.catch_up()
+        assert not yard.engine.jobs.scheduler.held, "nobody waits for one that cannot begin"
+        await yard.engine.jobs.pause("load", False)
+    assert yard.engine.jobs.scheduler.held
+    new = await load.create("new")
+    await yard.clock.armed(1)
+    assert (await load.job(long.id).get()).state is JobState.ACTIVE
+    assert (await new.get()).state is JobState.QUEUED, "nothing else begins meanwhile"
+    yard.clock.advance(1)
+    assert await new.wait() == "new"
+
+
 async def test_a_suspect_that_the_store_refuses_to_begin_keeps_nobody(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
