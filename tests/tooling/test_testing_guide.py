@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "guides" / "testing.md"
-FILES = ("service.py", "pyproject.toml", "conftest.py", "test_time.py", "test_crash.py", "test_every_crash.py",
-         "test_callers.py", "alone.py")  # fmt: skip
+FILES = ("service.py", "pyproject.toml", "conftest.py", "test_time.py", "test_waiting.py", "test_crash.py",
+         "test_every_crash.py", "test_callers.py", "alone.py")  # fmt: skip
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_guides_tests_pass(project: Path) -> None:
     done = run(project, "-m", "pytest", "-q", "-W", "error", "-p", "no:anyio", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^12 passed", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^13 passed", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_the_guides_program_runs_without_pytest(project: Path) -> None:

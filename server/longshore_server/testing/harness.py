@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from datetime import datetime
@@ -215,9 +216,18 @@ class Harness:
         were set, and what follows from them is over (`settle`) before it goes on.
 
         Raises:
-            ValueError: The time is negative.
+            TypeError: One of these is no number.
+            ValueError: The time is negative, or has no end.
             RuntimeError: As for `settle`.
         """
+        for unit, count in {"seconds": seconds, "minutes": minutes, "hours": hours, "days": days}.items():
+            if not isinstance(count, int | float):
+                raise TypeError(
+                    f"{unit}: {count!r} is no number: write advance(90) for 90 seconds, advance(minutes=5), hours= or"
+                    " days="
+                )
+            if not math.isfinite(count):
+                raise ValueError(f"{unit}: {count!r} is no time that the clock can be moved by")
         span = seconds + 60 * minutes + 3600 * hours + 86_400 * days
         if span < 0:
             raise ValueError(f"the clock would go back by {-span:g} s")
@@ -227,9 +237,12 @@ class Harness:
         """`advance` to a time.
 
         Raises:
+            TypeError: It is none.
             ValueError: The time is past, or has no zone.
             RuntimeError: As for `settle`.
         """
+        if not isinstance(when, datetime):
+            raise TypeError(f"{when!r} is no datetime: `advance` moves the clock by a number of seconds")
         if when.tzinfo is None:
             raise ValueError(f"{when} has no zone: give datetime a tzinfo")
         target = round(when.timestamp() * SECOND)

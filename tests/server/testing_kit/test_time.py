@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 from datetime import UTC, datetime, timedelta, timezone
@@ -152,6 +153,14 @@ async def test_to_a_date(longshore: Harness) -> None:
         await longshore.advance_to(datetime(2027, 1, 1))  # noqa: DTZ001 - that is the mistake
     with pytest.raises(ValueError, match="would go back by 60 s"):
         await longshore.advance(minutes=-1)
+    with pytest.raises(TypeError, match=r"seconds: '5m' is no number: write advance\(90\) .* advance\(minutes=5\)"):
+        await longshore.advance("5m")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="hours: '1' is no number"):
+        await longshore.advance(hours="1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="days: inf is no time that the clock can be moved by"):
+        await longshore.advance(days=math.inf)
+    with pytest.raises(TypeError, match="3600 is no datetime: `advance` moves the clock"):
+        await longshore.advance_to(3600)  # type: ignore[arg-type]
     assert datetime.fromtimestamp(longshore.clock.now() / SECOND, UTC) == noon
 
 
