@@ -179,6 +179,19 @@ async def test_a_re_run_finds_the_jobs_whose_payloads_are_the_same_to_the_class_
 
 
 @pytest.mark.parametrize("kind", KINDS)
+async def test_a_re_run_is_given_the_result_that_it_has_waited_for_as_the_class_of_today(shop: Shop) -> None:
+    async def wait(queue: Any) -> Any:
+        return await (await queue.create(shop.make(7))).wait()
+
+    shop.asked = wait
+    name = await shop.interrupted()
+    shop.deploy("acme_shop", EXTENDED)
+    await shop.crash.happen()
+    assert (await shop.yard.end(name)).state == State.STATE_COMPLETED
+    assert (type(shop.names[1]), shop.names[1].count, shop.names[1].gift) == (shop.payload, 7, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("verb", VERBS)
 async def test_another_payload_is_non_deterministic_however_it_is_written(
     shop: Shop, verb: Any, caplog: pytest.LogCaptureFixture
