@@ -167,8 +167,9 @@ class JobsServiceServicer(object):
 
     def RetryJob(self, request, context):
         """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
-        its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-        where the server does not have its queue any more. Repeating it is OK with a `request_id`.
+        its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION: QUEUE_NOT_SERVED
+        where the server does not have its queue any more; ILLEGAL_MOVE in any other state, COMPLETED for example, and while
+        its cancel still goes on to jobs that it has created. Repeating it is OK with a `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

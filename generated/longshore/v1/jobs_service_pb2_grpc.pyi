@@ -56,8 +56,9 @@ class JobsServiceStub:
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.JobSnapshot]
     """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
-    its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-    where the server does not have its queue any more. Repeating it is OK with a `request_id`.
+    its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION: QUEUE_NOT_SERVED
+    where the server does not have its queue any more; ILLEGAL_MOVE in any other state, COMPLETED for example, and while
+    its cancel still goes on to jobs that it has created. Repeating it is OK with a `request_id`.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.JobSnapshot]
     """Cancels a job: at once, or, while an attempt runs, within the grace of its queue. Repeating it is OK; a job that has
@@ -112,8 +113,9 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.JobSnapshot]  # type: ignore[assignment]
     """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
-    its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-    where the server does not have its queue any more. Repeating it is OK with a `request_id`.
+    its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION: QUEUE_NOT_SERVED
+    where the server does not have its queue any more; ILLEGAL_MOVE in any other state, COMPLETED for example, and while
+    its cancel still goes on to jobs that it has created. Repeating it is OK with a `request_id`.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobRequest, _jobs_service_pb2.JobSnapshot]  # type: ignore[assignment]
     """Cancels a job: at once, or, while an attempt runs, within the grace of its queue. Repeating it is OK; a job that has
@@ -201,8 +203,9 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.JobSnapshot, _abc.Awaitable[_jobs_service_pb2.JobSnapshot]]:
         """Runs a job again that is FAILED, CANCELLED, EXPIRED, DEAD or STALE: the same job, QUEUED, its failures forgotten and
-        its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION (QUEUE_NOT_SERVED)
-        where the server does not have its queue any more. Repeating it is OK with a `request_id`.
+        its attempts counting on. What has ended with it stays as it is. Fails with FAILED_PRECONDITION: QUEUE_NOT_SERVED
+        where the server does not have its queue any more; ILLEGAL_MOVE in any other state, COMPLETED for example, and while
+        its cancel still goes on to jobs that it has created. Repeating it is OK with a `request_id`.
         """
 
     @_abc_1.abstractmethod
