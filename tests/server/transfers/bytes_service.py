@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2_grpc
 from longshore_server.transfers.stores import LocalStore
-from tests.conftest import Lab, LabHandlers
+from tests.conftest import Lab, LabHandlers, turns
 
 SERVICE = "bytes.v1.BytesService"
 
@@ -85,6 +85,12 @@ class BytesLab(Lab):
         """Start a server after the last one has died."""
         await self.harness.start()
         await self.connect()
+
+    async def catch_up_beside(self) -> None:
+        """As `catch_up`, for a test that holds up a thread of transfers: these are not waited for."""
+        await turns()
+        while not await self.engine.store.at_rest():
+            await turns()
 
     async def settled(self) -> None:
         """Return once nothing of an ended upload remains to be removed."""

@@ -86,7 +86,7 @@ async def test_a_commit_under_way_is_not_overtaken_by_the_expiry(
     committing = asyncio.ensure_future(send(lab.transfers, header(name), chunks(DATA), commit(DATA)))
     await here.wait()
     lab.clock.advance(3601)
-    await lab.catch_up()
+    await lab.catch_up_beside()
     on.set()
     assert (await committing).state == State.STATE_COMMITTED
     assert stored(lab).read_bytes() == DATA
@@ -141,7 +141,7 @@ async def test_empty_chunks_wait_for_the_disk_as_well(lab: BytesLab, monkeypatch
     (entry,) = lab.engine.transfers.uploads._open.values()
     (at_server,) = entry.sendings.values()
     more = [asyncio.ensure_future(at_server.write(b"", None)) for _ in range(5000)]
-    await lab.catch_up()
+    await lab.catch_up_beside()
     assert not more[-1].done()
     on.set()
     await asyncio.gather(*more)
@@ -220,7 +220,7 @@ async def test_bytes_that_go_with_their_upload_are_not_lost(
         await here.wait()
         await lab.transfers.AbortUpload(transfers_pb2.AbortUploadRequest(name=name))
         while staged(lab):
-            await lab.catch_up()
+            await lab.catch_up_beside()
         on.set()
         assert (await refused(calling))[1] == "UPLOAD_ABORTED"
     assert [entry.message for entry in caplog.records if entry.name == files.__name__] == []
