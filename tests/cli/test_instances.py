@@ -201,6 +201,7 @@ async def test_what_its_handlers_have_logged(run: Run, served: Served) -> None:
             "message": "no token", "data": {"left": 0}, "run": "1/1",
         },
     ]  # fmt: skip
+    assert (await run("recurring", "logs", "token-refresher/a", "--limit", "1")).out == done.out.splitlines(True)[1]
     assert (await run("debounce", "logs", "webhooks/none")).err.startswith("error: there is no debounces/webhooks/")
     await run("task", "send", "order/a", "-d", '{"@type": "Ping"}')
     assert (await run("task", "logs", "order/a")).err == "no lines\n"

@@ -68,6 +68,18 @@ async def test_logs_from_a_level_on_for_programs(lab: Lab, run: Run) -> None:
     assert (second["number"], second["time"]) == (3, "2026-01-01T00:00:00.600000Z")
 
 
+async def test_the_latest_lines_alone(lab: Lab, run: Run) -> None:
+    name = await told(lab)
+    whole = (await run("logs", name)).out.splitlines()
+    done = await run("logs", name, "--limit", "2")
+    assert done.out.splitlines() == whole[1:]
+    assert (done.code, done.err) == (0, "there are more than 2: a greater --limit shows them\n")
+    done = await run("logs", name, "--limit", "1", "--json")
+    assert ([line["number"] for line in done.json], done.err) == ([3], "")
+    assert await run("logs", name, "--limit", "3") == (0, "\n".join([*whole, ""]), "")
+    assert (await run("logs", name, "--limit", "0")).code == 2
+
+
 async def test_steps_say_how_often_how_long_and_why(lab: Lab, run: Run) -> None:
     name = await told(lab)
     done = await run("steps", name)

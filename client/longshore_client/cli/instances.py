@@ -14,7 +14,7 @@ from longshore_client.cli.answers import check, purged, ran, told, values
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data
 from longshore_client.cli.plain import learn
-from longshore_client.cli.records import LEVEL, LEVELS, PAGE, show_logs
+from longshore_client.cli.records import LEVELS, PAGE, show_logs, which_lines
 from longshore_client.cli.render import age, print_json, stamp
 from longshore_client.cli.session import SECONDS, Session, with_session
 from longshore_client.cli.table import Cell, print_rows
@@ -240,9 +240,9 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
 
     @group.command("logs", short_help="Show what handlers have logged.")
     @click.argument("name")
-    @LEVEL
+    @which_lines
     @with_session
-    async def logs(session: Session, name: str, level: str) -> None:
+    async def logs(session: Session, name: str, level: str, limit: int | None) -> None:
         """Show what the handlers of the instance NAME have logged, its latest lines, in order.
 
         Callers need the capability longshore.provider.
@@ -250,7 +250,7 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         client, id = _find(make, session, name)
         rpc = session.channel.calls.unary(f"/longshore.v1.{kind}Service/List{kind}Logs", ask, InstanceLogs)
         request = ask(name=client.name(id), level=LEVELS[level], page_size=PAGE)
-        await show_logs(session, rpc, request, lambda page: check(request.name, InstanceStatus(page.status)))
+        await show_logs(session, rpc, request, limit, lambda page: check(request.name, InstanceStatus(page.status)))
 
     @group.command("pause", short_help="Let no handler begin.")
     @click.argument("name")

@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from longshore.v1 import jobs_service_pb2 as pb
 from longshore_client.cli import queues
 from longshore_client.cli.plain import learn, plain, word
-from longshore_client.cli.records import LEVEL, LEVELS, PAGE, show_logs, show_steps
+from longshore_client.cli.records import LEVELS, PAGE, show_logs, show_steps, which_lines
 from longshore_client.cli.render import age, elapsed, print_json
 from longshore_client.cli.session import Session, with_session
 from longshore_client.cli.table import Cell, print_rows
@@ -104,13 +104,13 @@ async def get(session: Session, name: str) -> None:
 
 @jobs.command("logs", short_help="Show what a job's code has logged.")
 @click.argument("name")
-@LEVEL
+@which_lines
 @with_session
-async def logs(session: Session, name: str, level: str) -> None:
+async def logs(session: Session, name: str, level: str, limit: int | None) -> None:
     """Show what the code of the job NAME has logged, its latest lines, in order."""
     request = pb.ListJobLogsRequest(name=job_name(name), level=LEVELS[level], page_size=PAGE)
     rpc = session.channel.calls.unary(queues.SERVICE + "ListJobLogs", pb.ListJobLogsRequest, pb.ListJobLogsResponse)
-    await show_logs(session, rpc, request)
+    await show_logs(session, rpc, request, limit)
 
 
 @jobs.command("steps", short_help="Show what became of a job's steps.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,18 +22,17 @@ if TYPE_CHECKING:
 
     from longshore_client.calls import UnaryRpc
 
+CommandT = TypeVar("CommandT", bound="Callable[..., Any]")
+
 PAGE = 500
 LEVELS = {"info": LogLine.LEVEL_INFO, "warn": LogLine.LEVEL_WARN, "error": LogLine.LEVEL_ERROR}
-LEVEL = click.option(
-    "--level", type=click.Choice(list(LEVELS)), default="info", show_default=True, help="The least to show."
-)
 _NAMES = {number: name for name, number in LEVELS.items()}
 _COLORS = {"warn": "yellow", "error": "red"}
 
 _LOGS_EPILOG = """\b
 Examples:
   longshore logs orders-process-ord_123
-  longshore logs orders-process-ord_123 --level warn
+  longshore logs orders-process-ord_123 --level warn --limit 20
   longshore logs operations/orders-process-ord_123 --json | jq -r 'select(.step == "charge") | .message'
 """
 
@@ -43,17 +43,25 @@ Examples:
 """
 
 
+def which_lines(command: CommandT) -> CommandT:
+    """The options of what shows a log."""
+    level = click.option("--level", type=click.Choice(list(LEVELS)), default="info", show_default=True,
+                         help="The least to show.")  # fmt: skip
+    limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the latest N lines.")
+    return level(limit(command))
+
+
 @click.command("logs", epilog=_LOGS_EPILOG)
 @click.argument("name")
-@LEVEL
+@which_lines
 @with_session
-async def logs(session: Session, name: str, level: str) -> None:
+async def logs(session: Session, name: str, level: str, limit: int | None) -> None:
     """Show what the code of the operation NAME has logged, its latest lines, in order.
 
     Callers need the capability longshore.provider.
     """
     request = control.ListLogsRequest(name=operation_name(name), level=LEVELS[level], page_size=PAGE)
-    await show_logs(session, session.channel.calls.list_logs, request)
+    await show_logs(session, session.channel.calls.list_logs, request, limit)
 
 
 @click.command("steps", epilog=_STEPS_EPILOG)
@@ -69,23 +77,36 @@ async def steps(session: Session, name: str) -> None:
 
 
 async def show_logs(
-    session: Session, rpc: UnaryRpc[Any, Any], request: Any, check: Callable[[Any], None] = lambda _: None
-) -> None:
-    """Print all pages of the log of an operation, a job or an instance. `check` may raise for what a page says."""
+    session: Session, rpc: UnaryRpc[Any, Any], request: Any, limit: int | None,
+    check: Callable[[Any], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Print the log of an operation, a job or an instance, or its `limit` latest lines. `check` may raise for what a
+    page says."""
     count = 0
+    # The server has them from the first to the last. A log is bounded, and so is what is looked at in vain.
+    latest = deque[LogLine](maxlen=limit)
     while True:
         page = await session.channel.invoke(rpc, request)
         check(page)
         if count == 0 and page.dropped_lines and not session.json:
             click.echo(f"the first {page.dropped_lines} lines are not kept any more", err=True)
-        for line in page.lines:
-            _print_line(session, line)
+        if limit is None:
+            for line in page.lines:
+                _print_line(session, line)
+        else:
+            latest.extend(page.lines)
         count += len(page.lines)
         request.page_token = page.next_page_token
         if not page.next_page_token:
             break
-    if not count and not session.json:
+    for line in latest:
+        _print_line(session, line)
+    if session.json:
+        return
+    if not count:
         click.echo("no lines", err=True)
+    elif latest and count > len(latest):
+        click.echo(f"there are more than {len(latest)}: a greater --limit shows them", err=True)
 
 
 async def show_steps(session: Session, rpc: UnaryRpc[Any, Any], request: Any) -> None:
