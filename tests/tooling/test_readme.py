@@ -90,7 +90,7 @@ class Stranger:
     async def begins(self, command: str) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
-            *shlex.split(command), cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe
+            *shlex.split(command, comments=True), cwd=self.folder, env=self.environment, stdout=pipe, stderr=pipe
         )
 
     async def serves(self) -> asyncio.subprocess.Process:
@@ -155,6 +155,7 @@ async def test_its_text_alone_makes_a_service_that_is_killed_and_goes_on(strange
         server.send_signal(signal.SIGTERM)
         await server.communicate()
         assert server.returncode == 0
+        await a_project(stranger)
     finally:
         if server.returncode is None:
             server.kill()
@@ -179,6 +180,20 @@ async def with_nothing_of_ours(stranger: Stranger) -> None:
     assert first["snapshot"]["state"] == "STATE_COMPLETED"
 
 
+async def a_project(stranger: Stranger) -> None:
+    """What `longshore new` writes, served. What else it does is seen in test_new.py and tests/cli/test_dev.py."""
+    new, cd, dev = PROJECT.commands
+    await asyncio.to_thread(stranger.types, new)
+    stranger.folder /= cd.removeprefix("cd ")
+    stranger.environment["LONGSHORE_LISTEN"] = "127.0.0.1:0"
+    server = await stranger.begins(dev)
+    try:
+        await read_to(server, r"serving hello\.v1\.HelloService \(1 operation\)  on ")
+    finally:
+        server.terminate()
+        await server.communicate()
+
+
 def documents(text: str) -> list[Any]:
     """The JSON values of a text, one after the other."""
     found, decoder = [], json.JSONDecoder()
@@ -193,7 +208,4 @@ def test_every_block_has_its_part_in_these_tests() -> None:
     kinds = [block.language for block in blocks()]
     assert kinds == ["", "proto", "python", "", "", "python", "python", "", ""]
     assert [shlex.split(command, comments=True) for command in MAKE.commands] == [["make", "demo"], ["make", "test"]]
-    # What these two do is seen in test_new.py and tests/cli/test_dev.py.
-    new, dev = (shlex.split(command, comments=True) for command in PROJECT.commands)
-    assert (new, dev) == (["longshore", "new", "hello"], ["longshore", "dev"])
-    assert [len(block.commands) for block in (SERVE, CALL, GRPCURL)] == [3, 2, 2]
+    assert [len(block.commands) for block in (SERVE, CALL, GRPCURL, PROJECT)] == [3, 2, 2, 3]
