@@ -218,7 +218,9 @@ class Lab:
     async def reached(self, name: str, kind: str, count: int = 1) -> operation_pb2.OperationEvent:
         """Return the `count`-th event of a kind once it is visible."""
         seen = 0
-        call = self.operations.Watch(pb.WatchRequest(name=name, after_sequence=0))
+        # Not over the network: there a watch, and the timer of its heartbeat, outlives its caller by a while.
+        inside = operations_service_pb2_grpc.OperationsServiceStub(self.harness.channel())
+        call = inside.Watch(pb.WatchRequest(name=name, after_sequence=0))
         async for message in call:
             seen += message.HasField("event") and message.event.WhichOneof("event") == kind
             if seen == count:

@@ -386,15 +386,18 @@ async def test_new_work_waits_while_suspects_are_run_apart_and_goes_on_after(lab
 
 
 async def test_slow_crashes_put_nobody_apart(lab: Lab) -> None:
+    entered = asyncio.Semaphore(0)
+
     @lab.plays
     async def handler(request, op):
+        entered.release()
         if op.attempt <= 4:
             await asyncio.Event().wait()
         return lab_pb2.PlayResult()
 
     name = (await lab.begin()).operation.name
     for _ in range(4):
-        await lab.reached(name, "started")
+        await entered.acquire()
         lab.clock.advance(120)
         await lab.restart()
         assert not lab.engine.executor.held
