@@ -1080,7 +1080,8 @@ class RetryJobRequest(_message.Message):
     """`jobs/{id}`. Required."""
     fresh: _builtins.bool
     """Whether to do everything anew. Else what its earlier attempts have recorded counts, if it was a success: it goes on
-    from the step that failed, asks anew for jobs that were rejected, and waits anew where it has waited in vain.
+    from the step that failed, asks anew for jobs that were rejected, and waits anew where it has waited in vain. Jobs that
+    it has created it finds again as they are: where it failed because one of them did, retry that one first.
     """
     from_step: _builtins.str
     """Name of a step that it has come to, as ListJobSteps shows: that one and all that was recorded after it is done again,

@@ -49,6 +49,33 @@ async def test_a_job_whose_child_died_goes_on_once_that_has_been_replayed(yard: 
     assert len(await yard.jobs()) == 2, "it has found the child that it made before"
 
 
+async def test_a_job_whose_child_died_finds_it_dead_unless_it_does_all_anew(yard: Yard) -> None:
+    broken = True
+
+    @yard.job("child")
+    async def child(payload: int, job: Job[str]) -> str:
+        if broken:
+            raise ValueError("broken")
+        return "done"
+
+    @yard.job("parent")
+    async def parent(payload: int, job: Job[str]) -> str:
+        found: str = await (await child.create(payload)).wait()
+        return found
+
+    await yard.start()
+    ref = await parent.create(1)
+    await ended(yard, ref)
+    broken = False
+    await again(yard, ref)
+    with pytest.raises(JobFailedError, match="FAILED"):
+        await ref.wait()
+    assert len(await yard.jobs()) == 2
+    await again(yard, ref, fresh=True)
+    assert await ref.wait() == "done"
+    assert len(await yard.jobs()) == 3
+
+
 async def test_what_was_waited_for_in_vain_is_waited_for_anew_and_what_came_counts(yard: Yard) -> None:
     gate = asyncio.Event()
 
