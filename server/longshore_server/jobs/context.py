@@ -106,11 +106,10 @@ class Job(Durable, Generic[ResultT]):
         if len(stored.data) > self.run.host.max_payload:
             limit = self.run.host.max_payload
             raise ValueError(f"{self.name}: progress of {len(stored.data)} bytes, more than the {limit} there may be")
-        reports = []
-        for attachment in self.run.record.attachments:
-            report = progress.translate(attachment.progress, value) if attachment.progress else None
-            if report is not None:
-                reports.append((attachment.target, report))
+        attachments = self.run.record.attachments
+        # Once for all that have it in the same way: there may be a thousand, also some that have ended by themselves.
+        made = {spelled: progress.translate(spelled, value) for spelled in {a.progress for a in attachments} if spelled}
+        reports = [(a.target, report) for a in attachments if (report := made.get(a.progress)) is not None]
         return self._report(Body(*stored), reports)
 
     def heartbeat(self) -> Awaitable[None]:

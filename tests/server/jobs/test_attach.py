@@ -402,6 +402,42 @@ async def test_progress_of_an_attached_job_becomes_the_operations(yard: Yard, th
     assert found == (["2 of 2"] if through == "type" else ["1 of 2", "2 of 2"])
 
 
+made: list[int] = []
+
+
+def noted(progress: channels_pb2.CounterProgress) -> lab_pb2.PlayProgress:
+    made.append(progress.current)
+    return shown(progress)
+
+
+async def test_progress_is_made_once_for_all_that_have_it_in_the_same_way(yard: Yard) -> None:
+    go = asyncio.Event()
+
+    @yard.job("reserve")
+    async def reserve(payload: lab_pb2.PlayRequest, job: Job[lab_pb2.PlayResult]) -> lab_pb2.PlayResult:
+        await go.wait()
+        await job.progress(1, 2)
+        return Result()
+
+    @yard.plays
+    async def play(request: Any, op: Any) -> Any:
+        return await op.attach(shared, shared=True, progress=noted)
+
+    await yard.start()
+    shared = await reserve.create(Play())
+    names = [(await yard.begin()).operation.name for _ in range(3)]
+    for name in names:
+        await yard.reached(name, "started")
+    await yard.catch_up()
+    assert len((await yard.jobs())[0].attachments) == 3
+    made.clear()
+    go.set()
+    for name in names:
+        await yard.end(name)
+        assert "progress" in [event.WhichOneof("event") for event in await yard.events(name)]
+    assert made == [1]
+
+
 async def test_a_job_drives_the_operation_itself(yard: Yard) -> None:
     """Seed 1: the job or review handler resumes the operation through the operation-scoped control helper."""
 
