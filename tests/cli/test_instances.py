@@ -69,6 +69,18 @@ async def test_a_purge_is_done_where_there_is_nothing(run: Run) -> None:
     assert (await run("recurring", "terminate", name)).code == 6
 
 
+async def test_what_the_server_defines(run: Run) -> None:
+    done = await run("debounce", "definitions")
+    assert (done.code, done.err) == (0, "")
+    assert [line.split() for line in done.out.splitlines()] == [
+        ["DEFINITION", "STATE", "EVENT", "CALL"], ["plain", "dict", "dict"], ["strict", "Ping", "Ping"],
+        ["webhooks", "Batch", "Ping"],
+    ]  # fmt: skip
+    assert (await run("task", "definitions", "--json")).json == [
+        {"name": "tasks/order", "state_type": "Token", "event_type": "Ping | Pong"}
+    ]
+
+
 async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:
     served.failures = 2
     done = await run("recurring", "start", "token-refresher/a", "-d", "{}")

@@ -9,11 +9,11 @@ import click
 from google.protobuf.message import Message
 
 from longshore.v1 import debounce_service_pb2, recurring_service_pb2, task_service_pb2
-from longshore.v1.instances_pb2 import InstanceLogs
+from longshore.v1.instances_pb2 import InstanceDefinition, InstanceLogs, ListDefinitionsRequest, ListDefinitionsResponse
 from longshore_client.cli.answers import check, purged, ran, told, values
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.data import read_data
-from longshore_client.cli.plain import learn
+from longshore_client.cli.plain import learn, plain
 from longshore_client.cli.records import LEVELS, PAGE, show_logs, which_lines
 from longshore_client.cli.render import age, print_json, stamp
 from longshore_client.cli.session import SECONDS, Session, with_session
@@ -31,6 +31,7 @@ _COLORS = {
     InstanceStatus.ACTIVE: "cyan", InstanceStatus.PAUSED: "yellow", InstanceStatus.FAILED: "red",
 }  # fmt: skip
 _HEADS = ("ID", "STATUS", ">AGE", "NEXT", "WHAT")
+_DEFINITION_HEADS = ("DEFINITION", "STATE", "EVENT", "CALL")
 _STATUSES = [
     status.name.lower() for status in InstanceStatus if InstanceStatus.ACTIVE <= status < InstanceStatus.NOT_FOUND
 ]
@@ -50,6 +51,7 @@ def _waits(command: CommandT) -> CommandT:
     "recurring",
     epilog="""\b
 Examples:
+  longshore recurring definitions
   longshore recurring ls token-refresher --status failed
   longshore recurring start token-refresher/user-123 -d '{"refresh": "abc"}'
   longshore recurring trigger token-refresher/user-123
@@ -183,6 +185,26 @@ async def trigger_task(session: Session, name: str, no_wait: bool, timeout: floa
 def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], messages: Any) -> None:
     """Give a group the commands that all three have. `messages`: the module of the kind's messages."""
 
+    kind = (group.name or "").capitalize()
+
+    @group.command("definitions", short_help="List what the server defines.")
+    @with_session
+    async def definitions(session: Session) -> None:
+        """List the definitions that the server has, by name, with the types of their states and events.
+
+        Callers need the capability longshore.provider.
+        """
+        path = f"/longshore.v1.{kind}Service/ListDefinitions"
+        rpc = session.channel.calls.unary(path, ListDefinitionsRequest, ListDefinitionsResponse)
+        found = (await session.channel.invoke(rpc, ListDefinitionsRequest())).definitions
+        if session.json:
+            for definition in found:
+                print_json(plain(definition, session.types))
+        elif found:
+            print_rows(_DEFINITION_HEADS, [_definition_row(definition) for definition in found])
+        else:
+            click.echo("no definitions", err=True)
+
     @group.command("ls", short_help="List the instances of a definition, oldest first.")
     @click.argument("definition")
     @click.option("--status", type=click.Choice(_STATUSES, case_sensitive=False), help="Only those that stand so.")
@@ -235,7 +257,6 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
         else:
             print_json(value)
 
-    kind = (group.name or "").capitalize()
     ask = getattr(messages, f"List{kind}LogsRequest")
 
     @group.command("logs", short_help="Show what handlers have logged.")
@@ -314,6 +335,10 @@ def _text(value: Any) -> str:
 
 def _timers(timers: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {time}" if name else time for name, time in sorted(timers.items()))
+
+
+def _definition_row(found: InstanceDefinition) -> list[Cell]:
+    return [Cell(found.name.partition("/")[2]), Cell(found.state_type), Cell(found.event_type), Cell(found.call)]
 
 
 def _row(found: InstanceSnapshot) -> list[Cell]:

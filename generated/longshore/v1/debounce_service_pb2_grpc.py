@@ -66,6 +66,11 @@ class DebounceServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_debounce__service__pb2.GetDebounceStateRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_instances__pb2.InstanceState.FromString,
                 _registered_method=True)
+        self.ListDefinitions = channel.unary_unary(
+                '/longshore.v1.DebounceService/ListDefinitions',
+                request_serializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.FromString,
+                _registered_method=True)
         self.ListDebounces = channel.unary_unary(
                 '/longshore.v1.DebounceService/ListDebounces',
                 request_serializer=longshore_dot_v1_dot_debounce__service__pb2.ListDebouncesRequest.SerializeToString,
@@ -142,6 +147,13 @@ class DebounceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDefinitions(self, request, context):
+        """Returns the definitions of this kind that the server has. Needs `longshore.provider`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDebounces(self, request, context):
         """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`.
         """
@@ -208,6 +220,11 @@ def add_DebounceServiceServicer_to_server(servicer, server):
                     servicer.GetDebounceState,
                     request_deserializer=longshore_dot_v1_dot_debounce__service__pb2.GetDebounceStateRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_instances__pb2.InstanceState.SerializeToString,
+            ),
+            'ListDefinitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDefinitions,
+                    request_deserializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.SerializeToString,
             ),
             'ListDebounces': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDebounces,
@@ -376,6 +393,33 @@ class DebounceService(object):
             '/longshore.v1.DebounceService/GetDebounceState',
             longshore_dot_v1_dot_debounce__service__pb2.GetDebounceStateRequest.SerializeToString,
             longshore_dot_v1_dot_instances__pb2.InstanceState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDefinitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.DebounceService/ListDefinitions',
+            longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.SerializeToString,
+            longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

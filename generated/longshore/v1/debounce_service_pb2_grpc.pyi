@@ -58,6 +58,8 @@ class DebounceServiceStub:
     """Returns the state of an instance, which is what the events of its open batch were reduced to. Fails
     with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of today cannot read it.
     """
+    ListDefinitions: _grpc.UnaryUnaryMultiCallable[_instances_pb2.ListDefinitionsRequest, _instances_pb2.ListDefinitionsResponse]
+    """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
     ListDebounces: _grpc.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebouncesRequest, _debounce_service_pb2.ListDebouncesResponse]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
     ListDebounceLogs: _grpc.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebounceLogsRequest, _instances_pb2.InstanceLogs]
@@ -105,6 +107,8 @@ class DebounceServiceAsyncStub(DebounceServiceStub):
     """Returns the state of an instance, which is what the events of its open batch were reduced to. Fails
     with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of today cannot read it.
     """
+    ListDefinitions: _aio.UnaryUnaryMultiCallable[_instances_pb2.ListDefinitionsRequest, _instances_pb2.ListDefinitionsResponse]  # type: ignore[assignment]
+    """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
     ListDebounces: _aio.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebouncesRequest, _debounce_service_pb2.ListDebouncesResponse]  # type: ignore[assignment]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
     ListDebounceLogs: _aio.UnaryUnaryMultiCallable[_debounce_service_pb2.ListDebounceLogsRequest, _instances_pb2.InstanceLogs]  # type: ignore[assignment]
@@ -179,6 +183,14 @@ class DebounceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the state of an instance, which is what the events of its open batch were reduced to. Fails
         with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of today cannot read it.
         """
+
+    @_abc_1.abstractmethod
+    def ListDefinitions(
+        self,
+        request: _instances_pb2.ListDefinitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instances_pb2.ListDefinitionsResponse, _abc.Awaitable[_instances_pb2.ListDefinitionsResponse]]:
+        """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
 
     @_abc_1.abstractmethod
     def ListDebounces(

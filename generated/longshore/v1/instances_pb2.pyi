@@ -163,6 +163,81 @@ class InstanceFacts(_message.Message):
 Global___InstanceFacts: _TypeAlias = InstanceFacts  # noqa: Y015
 
 @_typing.final
+class ListDefinitionsRequest(_message.Message):
+    """Asks what a server defines."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDefinitionsRequest: _TypeAlias = ListDefinitionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDefinitionsResponse(_message.Message):
+    """The definitions of one kind that a server has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEFINITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def definitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceDefinition]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        definitions: _abc.Iterable[Global___InstanceDefinition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definitions", b"definitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDefinitionsResponse: _TypeAlias = ListDefinitionsResponse  # noqa: Y015
+
+@_typing.final
+class InstanceDefinition(_message.Message):
+    """A recurring, a debounce or a task, as the service declares it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_TYPE_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`recurrings/{definition}`, `debounces/{definition}` or `tasks/{definition}`."""
+    state_type: _builtins.str
+    """The type of its states: the full name of a message, or a type of the service's language."""
+    event_type: _builtins.str
+    """The type of its events. Empty: there are none, as of recurrings."""
+    call: _builtins.str
+    """The capability with which callers may start, add, send and trigger. Empty: `longshore.provider` alone."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state_type: _builtins.str = ...,
+        event_type: _builtins.str = ...,
+        call: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "event_type", b"event_type", "name", b"name", "state_type", b"state_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceDefinition: _TypeAlias = InstanceDefinition  # noqa: Y015
+
+@_typing.final
 class InstanceChange(_message.Message):
     """Answers a pause, a resume or a termination."""
 

@@ -61,6 +61,11 @@ class RecurringServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_recurring__service__pb2.GetRecurringStateRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_instances__pb2.InstanceState.FromString,
                 _registered_method=True)
+        self.ListDefinitions = channel.unary_unary(
+                '/longshore.v1.RecurringService/ListDefinitions',
+                request_serializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.FromString,
+                _registered_method=True)
         self.ListRecurrings = channel.unary_unary(
                 '/longshore.v1.RecurringService/ListRecurrings',
                 request_serializer=longshore_dot_v1_dot_recurring__service__pb2.ListRecurringsRequest.SerializeToString,
@@ -121,6 +126,13 @@ class RecurringServiceServicer(object):
     def GetRecurringState(self, request, context):
         """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
         today cannot read it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDefinitions(self, request, context):
+        """Returns the definitions of this kind that the server has. Needs `longshore.provider`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +199,11 @@ def add_RecurringServiceServicer_to_server(servicer, server):
                     servicer.GetRecurringState,
                     request_deserializer=longshore_dot_v1_dot_recurring__service__pb2.GetRecurringStateRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_instances__pb2.InstanceState.SerializeToString,
+            ),
+            'ListDefinitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDefinitions,
+                    request_deserializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.SerializeToString,
             ),
             'ListRecurrings': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRecurrings,
@@ -328,6 +345,33 @@ class RecurringService(object):
             '/longshore.v1.RecurringService/GetRecurringState',
             longshore_dot_v1_dot_recurring__service__pb2.GetRecurringStateRequest.SerializeToString,
             longshore_dot_v1_dot_instances__pb2.InstanceState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDefinitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.RecurringService/ListDefinitions',
+            longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.SerializeToString,
+            longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class RecurringServiceStub:
     """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
     today cannot read it.
     """
+    ListDefinitions: _grpc.UnaryUnaryMultiCallable[_instances_pb2.ListDefinitionsRequest, _instances_pb2.ListDefinitionsResponse]
+    """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
     ListRecurrings: _grpc.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringsRequest, _recurring_service_pb2.ListRecurringsResponse]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
     ListRecurringLogs: _grpc.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringLogsRequest, _instances_pb2.InstanceLogs]
@@ -89,6 +91,8 @@ class RecurringServiceAsyncStub(RecurringServiceStub):
     """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
     today cannot read it.
     """
+    ListDefinitions: _aio.UnaryUnaryMultiCallable[_instances_pb2.ListDefinitionsRequest, _instances_pb2.ListDefinitionsResponse]  # type: ignore[assignment]
+    """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
     ListRecurrings: _aio.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringsRequest, _recurring_service_pb2.ListRecurringsResponse]  # type: ignore[assignment]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
     ListRecurringLogs: _aio.UnaryUnaryMultiCallable[_recurring_service_pb2.ListRecurringLogsRequest, _instances_pb2.InstanceLogs]  # type: ignore[assignment]
@@ -149,6 +153,14 @@ class RecurringServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
         today cannot read it.
         """
+
+    @_abc_1.abstractmethod
+    def ListDefinitions(
+        self,
+        request: _instances_pb2.ListDefinitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instances_pb2.ListDefinitionsResponse, _abc.Awaitable[_instances_pb2.ListDefinitionsResponse]]:
+        """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
 
     @_abc_1.abstractmethod
     def ListRecurrings(

@@ -61,6 +61,11 @@ class TaskServiceStub(object):
                 request_serializer=longshore_dot_v1_dot_task__service__pb2.GetTaskStateRequest.SerializeToString,
                 response_deserializer=longshore_dot_v1_dot_instances__pb2.InstanceState.FromString,
                 _registered_method=True)
+        self.ListDefinitions = channel.unary_unary(
+                '/longshore.v1.TaskService/ListDefinitions',
+                request_serializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.SerializeToString,
+                response_deserializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.FromString,
+                _registered_method=True)
         self.ListTasks = channel.unary_unary(
                 '/longshore.v1.TaskService/ListTasks',
                 request_serializer=longshore_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
@@ -127,6 +132,13 @@ class TaskServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDefinitions(self, request, context):
+        """Returns the definitions of this kind that the server has. Needs `longshore.provider`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTasks(self, request, context):
         """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`.
         """
@@ -188,6 +200,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.GetTaskState,
                     request_deserializer=longshore_dot_v1_dot_task__service__pb2.GetTaskStateRequest.FromString,
                     response_serializer=longshore_dot_v1_dot_instances__pb2.InstanceState.SerializeToString,
+            ),
+            'ListDefinitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDefinitions,
+                    request_deserializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.FromString,
+                    response_serializer=longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.SerializeToString,
             ),
             'ListTasks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTasks,
@@ -329,6 +346,33 @@ class TaskService(object):
             '/longshore.v1.TaskService/GetTaskState',
             longshore_dot_v1_dot_task__service__pb2.GetTaskStateRequest.SerializeToString,
             longshore_dot_v1_dot_instances__pb2.InstanceState.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDefinitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longshore.v1.TaskService/ListDefinitions',
+            longshore_dot_v1_dot_instances__pb2.ListDefinitionsRequest.SerializeToString,
+            longshore_dot_v1_dot_instances__pb2.ListDefinitionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class TaskServiceStub:
     """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
     today cannot read it.
     """
+    ListDefinitions: _grpc.UnaryUnaryMultiCallable[_instances_pb2.ListDefinitionsRequest, _instances_pb2.ListDefinitionsResponse]
+    """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
     ListTaskLogs: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskLogsRequest, _instances_pb2.InstanceLogs]
@@ -93,6 +95,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
     today cannot read it.
     """
+    ListDefinitions: _aio.UnaryUnaryMultiCallable[_instances_pb2.ListDefinitionsRequest, _instances_pb2.ListDefinitionsResponse]  # type: ignore[assignment]
+    """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Returns a page of the instances of one definition, the oldest first. Needs `longshore.provider`."""
     ListTaskLogs: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskLogsRequest, _instances_pb2.InstanceLogs]  # type: ignore[assignment]
@@ -155,6 +159,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the state of an instance. Fails with FAILED_PRECONDITION (STATE_UNREADABLE) where the definition of
         today cannot read it.
         """
+
+    @_abc_1.abstractmethod
+    def ListDefinitions(
+        self,
+        request: _instances_pb2.ListDefinitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_instances_pb2.ListDefinitionsResponse, _abc.Awaitable[_instances_pb2.ListDefinitionsResponse]]:
+        """Returns the definitions of this kind that the server has. Needs `longshore.provider`."""
 
     @_abc_1.abstractmethod
     def ListTasks(

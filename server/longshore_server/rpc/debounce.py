@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from longshore.v1 import debounce_service_pb2 as pb
+from longshore.v1 import instances_pb2
 from longshore_server.engine.engine import Engine
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.instances.debounce import Debounce
@@ -29,6 +30,7 @@ class DebounceService:
             "ClearDebounce": unary(pb.ClearDebounceRequest, self._clear),
             "GetDebounce": unary(pb.GetDebounceRequest, self._get),
             "GetDebounceState": unary(pb.GetDebounceStateRequest, self._instances.state),
+            "ListDefinitions": unary(instances_pb2.ListDefinitionsRequest, self._instances.definitions),
             "ListDebounces": unary(pb.ListDebouncesRequest, self._list),
             "ListDebounceLogs": unary(pb.ListDebounceLogsRequest, self._instances.logs),
             "PauseDebounce": unary(pb.PauseDebounceRequest, self._instances.pause),

@@ -15,6 +15,7 @@ from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.definition import Changed, Definition, Terminated, check_id
 from longshore_server.instances.json_values import read_json, read_message, write_json
 from longshore_server.instances.values import Shape, TooLargeError
+from longshore_server.jobs.definition import shown
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context
@@ -94,6 +95,19 @@ class Instances(Generic[DefinitionT]):
             write(answer.state, definition.state_shape, stored, value)
         return answer.SerializeToString()
 
+    async def definitions(self, request: pb.ListDefinitionsRequest, context: Context) -> bytes:
+        """Answers ListDefinitions."""
+        self._authorization.check_provider(context.caller, "")
+        response = pb.ListDefinitionsResponse()
+        for (kind, name), definition in sorted(self._engine.instances.definitions.items()):
+            if kind is self._kind:
+                event: Shape | None = getattr(definition, "event_shape", None)
+                response.definitions.add(
+                    name=f"{self._collection}/{name}", state_type=_types(definition.state_shape),
+                    event_type="" if event is None else _types(event), call=definition.call or "",
+                )  # fmt: skip
+        return response.SerializeToString()
+
     async def page(self, request: Listing, context: Context, response: Any, snapshot: Any) -> bytes:
         """Answers List: fills `response` with what `snapshot` makes of records."""
         prefix, _, name = request.parent.partition("/")
@@ -145,6 +159,10 @@ class Instances(Generic[DefinitionT]):
         return pb.InstanceChange(
             changed=found.terminated, status=status(found.status), reason=found.reason
         ).SerializeToString()
+
+
+def _types(shape: Shape) -> str:
+    return " | ".join(map(shown, shape.members))
 
 
 def read(request: Any, field: str, shape: Shape, limit: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from longshore.v1 import instances_pb2
 from longshore.v1 import recurring_service_pb2 as pb
 from longshore_server.engine.engine import Engine
 from longshore_server.instance_lifecycle import Kind
@@ -28,6 +29,7 @@ class RecurringService:
             "TriggerRecurring": unary(pb.TriggerRecurringRequest, self._trigger),
             "GetRecurring": unary(pb.GetRecurringRequest, self._get),
             "GetRecurringState": unary(pb.GetRecurringStateRequest, self._instances.state),
+            "ListDefinitions": unary(instances_pb2.ListDefinitionsRequest, self._instances.definitions),
             "ListRecurrings": unary(pb.ListRecurringsRequest, self._list),
             "ListRecurringLogs": unary(pb.ListRecurringLogsRequest, self._instances.logs),
             "PauseRecurring": unary(pb.PauseRecurringRequest, self._instances.pause),

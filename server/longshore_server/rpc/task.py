@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from longshore.v1 import instances_pb2
 from longshore.v1 import task_service_pb2 as pb
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import invalid
@@ -29,6 +30,7 @@ class TaskService:
             "TriggerTask": unary(pb.TriggerTaskRequest, self._trigger),
             "GetTask": unary(pb.GetTaskRequest, self._get),
             "GetTaskState": unary(pb.GetTaskStateRequest, self._instances.state),
+            "ListDefinitions": unary(instances_pb2.ListDefinitionsRequest, self._instances.definitions),
             "ListTasks": unary(pb.ListTasksRequest, self._list),
             "ListTaskLogs": unary(pb.ListTaskLogsRequest, self._instances.logs),
             "PauseTask": unary(pb.PauseTaskRequest, self._instances.pause),

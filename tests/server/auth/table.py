@@ -154,9 +154,9 @@ def of_instances(path: str) -> Row:
     """An RPC of recurrings, debounces or tasks. What a definition's `call` lets through is tested with one."""
     message = message_factory.GetMessageClass(PATHS[path].input_type)
     collection = f"{path.rpartition('.')[2].partition('Service')[0].lower()}s/gated"
-    if "parent" in message.DESCRIPTOR.fields_by_name:
-        return Row(lambda type, name: message(parent=collection), provider=True)
-    return Row(lambda type, name: message(name=f"{collection}/instances/a"), provider=True)
+    asked = {"parent": collection, "name": f"{collection}/instances/a"}
+    fields = {field: text for field, text in asked.items() if field in message.DESCRIPTOR.fields_by_name}
+    return Row(lambda type, name: message(**fields), provider=True)
 
 
 def of_jobs(path: str) -> Row:
@@ -300,9 +300,9 @@ def of_job(rpc: str, verb: str, *arguments: str) -> Verb:
 
 def of_instance(kind: str, rpc: str, verb: str, *more: str) -> Verb:
     """A verb of `longshore recurring`, `debounce` or `task`."""
-    name = "gated" if verb == "ls" else "gated/a"
+    name = {"definitions": (), "ls": ("gated",)}.get(verb, ("gated/a",))
     return Verb(
-        ROWS[f"/longshore.v1.{kind}Service/{rpc}"][0], lambda type, _: (kind.lower(), verb, name, *more), ("Gated",),
+        ROWS[f"/longshore.v1.{kind}Service/{rpc}"][0], lambda type, _: (kind.lower(), verb, *name, *more), ("Gated",),
         says="error: there is no .*",
     )  # fmt: skip
 
@@ -343,8 +343,9 @@ VERBS: dict[str, Verb] = {
     **{
         f"{kind.lower()} {verb}": of_instance(kind, rpc.format(kind), verb)
         for kind in ("Recurring", "Debounce", "Task")
-        for verb, rpc in (("ls", "List{}s"), ("get", "Get{}"), ("state", "Get{}State"), ("logs", "List{}Logs"),
-                          ("pause", "Pause{}"), ("resume", "Resume{}"), ("terminate", "Terminate{}"))
+        for verb, rpc in (("definitions", "ListDefinitions"), ("ls", "List{}s"), ("get", "Get{}"),
+                          ("state", "Get{}State"), ("logs", "List{}Logs"), ("pause", "Pause{}"), ("resume", "Resume{}"),
+                          ("terminate", "Terminate{}"))
     },
     "jobs ls": of_job("ListJobs", "ls"),
     "jobs dead": of_job("ListJobs", "dead"),

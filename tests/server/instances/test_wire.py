@@ -100,6 +100,18 @@ async def test_recurring_over_the_wire(wire: Wire, world: World) -> None:
     assert [one.facts.stop_reason for one in listed.instances] == ["over"]
 
 
+async def test_what_is_defined(wire: Wire) -> None:
+    found = [
+        (await stub.ListDefinitions(instances_pb2.ListDefinitionsRequest())).definitions
+        for stub in (wire.recurring, wire.debounce, wire.task)
+    ]
+    assert [[(one.name, one.state_type, one.event_type) for one in kind] for kind in found] == [
+        [("recurrings/refresh", "lab.v1.PlayResult", "")],
+        [("debounces/pings", "Ping", "Ping")],
+        [("tasks/order", "Token", "Ping | Pong")],
+    ]
+
+
 async def test_debounce_over_the_wire(wire: Wire, world: World) -> None:
     pb, name = debounce_service_pb2, "debounces/pings/instances/a"
     added = await wire.debounce.AddEvent(pb.AddEventRequest(name=name, event=text('{"number": 3}'), event_id="x"))
