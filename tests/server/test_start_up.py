@@ -64,7 +64,7 @@ def starting(folder: Path, lifespan: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_signal_ends_the_start(tmp_path: Path, number: signal.Signals) -> None:
     with starting(tmp_path, "waiting") as process:
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "tidied\n", "")
     # A start that was ended is no crash, of which a few in a row would put operations apart.
     with contextlib.closing(sqlite3.connect(tmp_path / "data" / "longshore.db")) as database:
@@ -78,4 +78,4 @@ def test_a_second_signal_ends_a_start_that_does_not_end(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "waits\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
