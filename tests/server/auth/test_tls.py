@@ -92,6 +92,20 @@ async def test_a_certificate_is_renewed_while_a_stream_stays_open(
     await old.close()
 
 
+async def test_a_plain_call_to_a_port_with_tls_is_turned_away_and_no_other_is(
+    make_guarded: Make, authority: Authority, served: Pem
+) -> None:
+    guarded = await make_guarded(tls_cert=served.certificate, tls_key=served.key)
+    assert await reached(guarded, trusting(authority))
+    async with grpc.aio.insecure_channel(guarded.harness.address) as plain:
+        with pytest.raises(grpc.aio.AioRpcError) as turned_away:
+            await plain.unary_unary("/longshore.v1.OperationsService/ListTypes")(b"")
+    assert turned_away.value.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(grpc.aio.AioRpcError) as known:
+        await guarded.operations.ListTypes(pb.ListTypesRequest())
+    assert known.value.code() is grpc.StatusCode.UNAUTHENTICATED, "the connection with TLS is as it was"
+
+
 async def test_half_a_renewal_changes_nothing(
     make_guarded: Make, authority: Authority, served: Pem, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
