@@ -191,6 +191,14 @@ def test_types_are_found_by_nested_and_by_full_name(tmp_path: Path, monkeypatch:
             "rpc Run(In) returns (Res) { option (longshore.v1.operation) = {}; }",
             "must return google.longrunning.Operation",
         ),
+        *(
+            (operation("Run", options=options), f"S.Run: option longshore.v1.operation: {complaint} is not a field of")
+            for options, complaint in (
+                ('id_template: "run-{id}-{nothing}"', "id_template: 'nothing'"),
+                ('id_template: "run-{id.nothing}"', "id_template: 'id.nothing'"),
+                ('transfer { direction: TRANSFER_DIRECTION_SEND key_path: "nothing" }', "transfer.key_path: 'nothing'"),
+            )
+        ),
         (operation("Run").replace("(In)", "(stream In)"), "its request cannot be a stream"),
     ],
 )

@@ -21,6 +21,7 @@ DIAGNOSTIC_OUTPUT = "longshore.v1.DiagnosticOutput"
 OPERATION = "google.longrunning.Operation"
 # The server's rule: in code these names stand between quotes.
 SIGNAL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 # Field numbers of descriptor.proto: protobuf addresses comments by the path of numbers that leads to an element.
 _FILE_SERVICE = 6
@@ -75,21 +76,32 @@ class TypeIndex:
     """Every message type of a set of files, by full name."""
 
     types: dict[str, MessageType] = field(default_factory=dict)
+    fields: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of each message: the full name of what a field holds, by the field's name; empty for what is no message."""
 
     @classmethod
     def of(cls, files: Iterable[descriptor_pb2.FileDescriptorProto]) -> TypeIndex:
         """Index all messages of the files, nested ones included."""
         index = cls()
         for file in files:
-            for nested_name in _nested_names(file.message_type, ""):
+            for nested_name, message in _nested(file.message_type, ""):
                 full_name = f"{file.package}.{nested_name}" if file.package else nested_name
                 index.types[full_name] = MessageType(full_name, file.name, nested_name)
+                index.fields[full_name] = {item.name: item.type_name.removeprefix(".") for item in message.field}
         # The default output is available to contracts that do not import the file it lives in.
         index.types.setdefault(
             DIAGNOSTIC_OUTPUT, MessageType(DIAGNOSTIC_OUTPUT, "longshore/v1/channels.proto", "DiagnosticOutput")
         )
         index.types.setdefault(EMPTY, MessageType(EMPTY, "google/protobuf/empty.proto", "Empty"))
         return index
+
+    def has(self, message: str, path: str) -> bool:
+        """Whether a message has a field at a path: `order_id`, `document.key`."""
+        for name in path.split("."):
+            if name not in self.fields.get(message, {}):
+                return False
+            message = self.fields[message][name]
+        return True
 
     def resolve(self, name: str, package: str) -> MessageType | None:
         """Find a type by the name that an option gives: a bare one means the contract's own package."""
@@ -99,12 +111,14 @@ class TypeIndex:
         return next((self.types[candidate] for candidate in candidates if candidate in self.types), None)
 
 
-def _nested_names(messages: Iterable[descriptor_pb2.DescriptorProto], prefix: str) -> Iterator[str]:
+def _nested(
+    messages: Iterable[descriptor_pb2.DescriptorProto], prefix: str
+) -> Iterator[tuple[str, descriptor_pb2.DescriptorProto]]:
     for message in messages:
         if message.options.map_entry:
             continue
-        yield prefix + message.name
-        yield from _nested_names(message.nested_type, f"{prefix}{message.name}.")
+        yield prefix + message.name, message
+        yield from _nested(message.nested_type, f"{prefix}{message.name}.")
 
 
 def read_contracts(file: descriptor_pb2.FileDescriptorProto, types: TypeIndex) -> list[ServiceContract]:
@@ -172,11 +186,13 @@ class _ServiceReader:
             raise self._error(index, "is an operation, so its request cannot be a stream")
         for position, name in enumerate(declared.errors):
             self._type(index, f"option longshore.v1.operation: errors[{position}]", name)
+        input = self._type(index, "the request", method.input_type)
+        self._check_paths(index, declared, input)
         info = method.options.Extensions[operations_pb2.operation_info]
         return OperationMethod(
             name=method.name,
             python_name=snake_case(method.name),
-            input=self._type(index, "the request", method.input_type),
+            input=input,
             progress=self._type(index, "option google.longrunning.operation_info: metadata_type", info.metadata_type),
             output=self._type(
                 index, "option longshore.v1.operation: output_type", declared.output_type or DIAGNOSTIC_OUTPUT
@@ -186,6 +202,18 @@ class _ServiceReader:
             signals=tuple(self._signals(index, declared).items()),
             sends=declared.transfer.direction == annotations_pb2.TRANSFER_DIRECTION_SEND,
         )
+
+    def _check_paths(self, index: int, declared: annotations_pb2.OperationContract, input: MessageType) -> None:
+        """What else must be so of fields that options name, their types for example, the server says at its start."""
+        transfer = declared.transfer
+        paths = [("id_template", path) for path in PLACEHOLDER.findall(declared.id_template)]
+        paths += [("transfer.key_path", transfer.key_path), ("transfer.content_type_path", transfer.content_type_path),
+                  ("transfer.metadata_path", transfer.metadata_path)]  # fmt: skip
+        for option, path in paths:
+            if path and not self._types.has(input.full_name, path):
+                raise self._error(
+                    index, f"option longshore.v1.operation: {option}: {path!r} is not a field of {input.full_name}"
+                )
 
     def _signals(self, index: int, declared: annotations_pb2.OperationContract) -> dict[str, MessageType]:
         found: dict[str, MessageType] = {}
