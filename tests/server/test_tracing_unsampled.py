@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,10 +14,21 @@ import pytest
 from lab.v1 import lab_pb2
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Tracer, TracerProvider
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import SpanContext, TraceState
 
 from longshore.v1 import operations_service_pb2 as pb
+from longshore_server.telemetry.spans import Spans
 from tests.conftest import Crash
 from tests.server.tracing import (
     PARENT,
@@ -231,3 +243,34 @@ async def test_a_provider_that_is_not_the_sdks_is_asked_by_its_spans(tmp_path: P
         assert chain(lab.recorder.one(START), lab.recorder.one(f"attempt {TYPE}")) == [PARENT]
     finally:
         await lab.stop()
+
+
+class _Shy(TraceIdRatioBased):
+    """A sampler of the program's own, which takes nothing."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return ALWAYS_OFF.should_sample(*args, **kwargs)
+
+
+class _Given(RandomIdGenerator):
+    def __init__(self) -> None:
+        self.id = 0
+
+    def generate_trace_id(self) -> int:
+        return self.id
+
+
+@pytest.mark.parametrize("sampler", [
+    TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.25)), ParentBasedTraceIdRatio(0.25),
+    ParentBasedTraceIdRatio(0.0), ParentBasedTraceIdRatio(1.0), ParentBased(_Shy(1.0)), _Shy(1.0), ALWAYS_ON, ParentBased(ALWAYS_OFF),
+])  # fmt: skip
+def test_calls_are_sampled_as_the_sampler_says_of_their_ids(sampler: Sampler, made: list[str]) -> None:
+    ids = _Given()
+    spans = Spans(TracerProvider(sampler=sampler, id_generator=ids), None)
+    bound = TraceIdRatioBased.get_bound_for_rate(0.25)
+    for id in (1, bound - 1, bound, (1 << 64) - 1, 1 << 64, 7 << 64 | bound - 1, 7 << 64 | bound, (1 << 128) - 1):
+        ids.id = id
+        expected = sampler.should_sample(None, id, "a.B/C").decision.is_recording()
+        made.clear()
+        contextvars.copy_context().run(spans.call, "/a.B/C", lambda: ())
+        assert bool(made) is expected, id
