@@ -21,6 +21,7 @@ from longshore_server.handler import planned
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.durable import handling
 from longshore_server.handler.journal import Journal
+from longshore_server.handler.lending import Acting, acting
 from longshore_server.handler.offers import TransferError
 from longshore_server.handler.operation import Operation
 from longshore_server.handler.planned import Planned
@@ -59,6 +60,7 @@ class Attempt:
         self._timers: list[Timer] = []
         self._operation: Operation[Any, Any, Any, Any, Any] | None = None
         self._work = Work(live.record.uid)
+        self._acting = Acting(live.record.uid)
         self._in_handler = False
         self._graced = False
         self._unstorable = False
@@ -115,6 +117,7 @@ class Attempt:
         for timer in self._timers:
             timer.cancel()
         self._executor.free(self._type, self)
+        self._acting.over = self._operation is not None and not self._operation.hand_over.attached
 
     def _interrupt(self, ending: Ending) -> None:
         self.end(ending)
@@ -147,6 +150,7 @@ class Attempt:
         finally:
             for timer in self._timers:
                 timer.cancel()
+            self._acting.end()
             self._executor.finished(self._type, self.live, self)
             self._end_span(outcome)
             # The task keeps its context: what the handler was given would be a cycle, left for the collector.
@@ -159,6 +163,7 @@ class Attempt:
             return None if operation is None else self._interrupted()
         handling.set(operation)
         working.set(self._work)
+        acting.set(self._acting)
         self._in_handler = True
         outcome: Outcome | None = None
         problem: BaseException | None = None
@@ -203,7 +208,7 @@ class Attempt:
         journal = Journal(entries)
         self._operation = Operation(
             type, record, request, journal, executor.store, executor.clock, executor.services,
-            executor.max_payload, self.live, executor.tracer, executor.objects,
+            executor.max_payload, self.live, executor.tracer, executor.objects, executor.waits,
         )  # fmt: skip
         if type.rerun:
             self._operation.interrupt = partial(self.end, Ending.DRAIN)

@@ -33,6 +33,7 @@ from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.handler.durable import Durable
+from longshore_server.handler.waits import HandlerWaits
 from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.instances.definition import Definition
 from longshore_server.instances.host import Instances
@@ -113,12 +114,13 @@ class Engine:
             Reason.TOO_MANY_TRANSFERS, "transfers are under way", total=limits.max_transfers,
             share=limits.max_transfers_per_owner, retry_after=5.0,
         )  # fmt: skip
+        self.handler_waits = HandlerWaits(self.store)
         self.transfers = Transfers(self.store, clock, stores, directory / "staging", self._record, transfers)
         self.executor = Executor(
             types, self.store, clock,
             concurrency=limits.concurrency, concurrency_per_owner=limits.concurrency_per_owner, queue=limits.queue,
             queue_per_owner=limits.queue_per_owner, max_payload=limits.max_payload, chance=chance,
-            tracer=self.tracer, objects=self.transfers.objects,
+            tracer=self.tracer, objects=self.transfers.objects, waits=self.handler_waits,
         )  # fmt: skip
         watches = Quota(
             Reason.TOO_MANY_WATCHES, "watches are open", total=limits.max_watches, share=limits.max_watches_per_owner,
@@ -135,13 +137,13 @@ class Engine:
         self.requests = Requests(self.types, self.store, self.start, max_payload=limits.max_payload)
         self.instances = Instances(
             definitions, self.store, clock, chance, limits.max_payload,
-            lambda: self.not_accepting() if self.draining else None,
+            lambda: self.not_accepting() if self.draining else None, self.handler_waits,
         )  # fmt: skip
         self.sweeper = Sweeper(clock, limits.log_retention, self.instances.retention(limits.retention))
         self.jobs = Host(
             queues, self.store, clock, chance=chance, tracer=self.tracer, max_input=limits.max_input,
             max_payload=limits.max_payload, retention=limits.retention,
-            closed=lambda: self.not_accepting() if self.draining else None,
+            closed=lambda: self.not_accepting() if self.draining else None, waits=self.handler_waits,
         )  # fmt: skip
         self._emission = emission
         self.on_events: Callable[[], object] = lambda: None

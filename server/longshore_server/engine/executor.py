@@ -17,6 +17,7 @@ from longshore_server.engine.retries import Chance, Retries
 from longshore_server.engine.waiting import Waiting
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.handler.offers import Objects
+from longshore_server.handler.waits import HandlerWaits
 from longshore_server.lifecycle import Move, State
 from longshore_server.store.mutations import Begin, Settle
 from longshore_server.store.store import Store
@@ -42,6 +43,7 @@ class Executor:
         chance: Chance,
         tracer: Tracer,
         objects: Objects,
+        waits: HandlerWaits,
     ) -> None:
         self.types = {type.name: type for type in types}
         self.store = store
@@ -50,6 +52,7 @@ class Executor:
         self.retries = Retries(clock, chance)
         self.tracer = tracer
         self.objects = objects
+        self.waits = waits
         self.services: Any = None
         self.stopping = False
         self.held = False

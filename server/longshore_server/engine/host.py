@@ -23,7 +23,7 @@ from longshore_server.engine.watch import WatchOptions
 from longshore_server.errors import ServiceError
 from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked, place
-from longshore_server.handler.lending import lent, lent_between
+from longshore_server.handler.lending import lent_between
 from longshore_server.handler.operation import InputT
 from longshore_server.ids import uid_text
 from longshore_server.lifecycle import State
@@ -72,11 +72,12 @@ class OperationRef:
         Args:
             timeout: seconds; None: however long it takes.
 
-        Raises `OperationEndedError` when it failed or was cancelled, `TimeoutError` when the time is up.
+        Raises `OperationEndedError` when it failed or was cancelled, `TimeoutError` when the time is up, `ServiceError`
+        (ILLEGAL_MOVE) in a handler before whose end it cannot end: its own handler waits for that, for example.
         """
         live = await self._live()
         until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
-        async with lent():
+        async with self._engine.handler_waits.of(self._uid, timed=until is not None):
             record = await self._engine.wait(live, until, handling.get())
         if record.state is State.COMPLETED:
             assert record.result is not None

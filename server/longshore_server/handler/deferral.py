@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from longshore_server.handler import planned
 from longshore_server.handler.planned import Planned
-from longshore_server.store.mutations import Author, Defer, Mutation
+from longshore_server.store.mutations import Author, Defer
 from longshore_server.store.mutations.job_end import AttachJob
 
 if TYPE_CHECKING:
+    from longshore_server.handler.waits import HandlerWaits
     from longshore_server.store.writer import Writer
 
 T = TypeVar("T")
@@ -52,10 +53,11 @@ class Attachable(abc.ABC):
 class HandOver:
     """What one attempt has given away of its operation."""
 
-    __slots__ = ("_author", "_writer", "attached", "durable")
+    __slots__ = ("_author", "_waits", "_writer", "attached", "durable")
 
-    def __init__(self, author: Author, writer: Writer) -> None:
+    def __init__(self, author: Author, writer: Writer, waits: HandlerWaits) -> None:
         self._author = author
+        self._waits = waits
         self._writer = writer
         self.durable = False
         """Whether the operation is deferred."""
@@ -82,14 +84,16 @@ class HandOver:
             raise
         return await work
 
-    async def give(self, mutation: Mutation[Any], settled: Callable[[object], object] = lambda _: None) -> None:
-        """Hand it over by another mutation than `Defer`, with its outcome. `settled`: as of `Writer.submit`."""
+    async def give(self, attach: AttachJob) -> None:
+        """Hand it over to a job, with its outcome. Raises `ServiceError` as the mutation does, and where neither would
+        ever end."""
+        settled = await self._waits.before(self._author.uid, attach.uid)
 
         def done(outcome: object) -> None:
             self._settled(outcome)
-            settled(outcome)
+            settled()
 
-        await self._writer.submit(mutation, done)
+        await self._writer.submit(attach, done)
 
     def _settled(self, outcome: object) -> None:
         # Not where the future is awaited: a handler that is interrupted there has handed it over all the same.

@@ -11,9 +11,12 @@ import enum
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from longshore_server.clock import resolve
+
+if TYPE_CHECKING:
+    from longshore_server.store.circles import Node
 
 T = TypeVar("T")
 
@@ -40,9 +43,14 @@ class Slots:
         """Who has lent a slot and wants it back. As long as there is one, none is free."""
 
     @property
-    def free(self) -> bool:
-        """Whether one may be taken."""
-        return self._held < self.count
+    def held(self) -> int:
+        """How many are taken. More than there are where somebody took one though none was free."""
+        return self._held
+
+    @property
+    def free(self) -> int:
+        """How many may be taken."""
+        return max(0, self.count - self._held)
 
     def take(self) -> Slot:
         """One that is free, for a run."""
@@ -114,14 +122,38 @@ class Slot:
         self._slots.freed()
 
 
-lendable: contextvars.ContextVar[Slot | None] = contextvars.ContextVar("longshore_slot", default=None)
-"""The slot of the handler that runs here, where it is one that lends."""
+class Acting:
+    """A handler that runs here.
+
+    Args:
+        node: what it works on.
+        slot: which it lends where it waits; None: it keeps its own.
+    """
+
+    __slots__ = ("node", "over", "slot")
+
+    def __init__(self, node: Node, slot: Slot | None = None) -> None:
+        self.node = node
+        self.slot = slot
+        self.over = False
+        """Whether what it works on ends without it: it has returned, or has given that away."""
+
+    def end(self) -> None:
+        """It is over, and so is its hold of its slot. Repeatable."""
+        self.over = True
+        if self.slot is not None:
+            self.slot.end()
+
+
+acting: contextvars.ContextVar[Acting | None] = contextvars.ContextVar("longshore_acting", default=None)
+"""The handler that runs here, if any: of an operation, a job or an instance."""
 
 
 @asynccontextmanager
 async def lent() -> AsyncIterator[None]:
     """Within it the handler that runs here, if any, waits for something else of the server, and lends its slot."""
-    slot = lendable.get()
+    by = acting.get()
+    slot = None if by is None else by.slot
     if slot is None:
         yield
         return

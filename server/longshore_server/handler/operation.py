@@ -30,6 +30,7 @@ from longshore_server.store.record import OperationRecord
 from longshore_server.tracer import Tracer
 
 if TYPE_CHECKING:
+    from longshore_server.handler.waits import HandlerWaits
     from longshore_server.store.store import Store
 
 InputT = TypeVar("InputT", bound=Message)
@@ -45,6 +46,7 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
     def __init__(
         self, type: OperationType, record: OperationRecord, input: InputT, journal: Journal, store: Store,
         clock: Clock, services: ServicesT, max_payload: int, source: Published, tracer: Tracer, objects: Objects,
+        waits: HandlerWaits,
     ) -> None:  # fmt: skip
         attempt_ends = None
         if type.attempt_timeout is not None and record.begun is not None:
@@ -61,7 +63,7 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
         self._source = source
         self._objects = objects
         self._reports = Reports(type, record, store.writer, max_payload)
-        self.hand_over = HandOver(self.author, store.writer)
+        self.hand_over = HandOver(self.author, store.writer, waits)
         """For the engine: what this attempt has given away."""
         self.following: list[Planned] = []
         """For the engine: jobs that its completion creates."""
@@ -186,8 +188,8 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
                 of a module, so that a later server finds it.
 
         Raises `ServiceError` when another attempt has begun or the operation has ended, and for a job that cannot be
-        attached: nothing is then handed over, and `work` has not begun. `TypeError` for a job with another result than
-        the operation's.
+        attached, or cannot end before the operation does: nothing is then handed over, and `work` has not begun.
+        `TypeError` for a job with another result than the operation's.
         """
         if isinstance(work, Attachable):
             reports = None if self._type.void(self._type.progress) else self._type.progress

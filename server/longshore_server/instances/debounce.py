@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import enum
 import logging
@@ -16,6 +17,7 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.codec import NotStorableError
 from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
+from longshore_server.handler.waits import CircleError
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer, Failed, failed, optional_moment, standing
 from longshore_server.instances.definition import TIMEOUT, Definition, Host, check_key, check_span
@@ -274,7 +276,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
     async def _take(self, add: AddEvent, event: Value, *, wait: bool) -> tuple[Taken, Answer | None]:
         """Hand an event to the writer with what the batch becomes by it, until it is that batch."""
         if self.on_event is None:
-            taken, answer = await self.host.take(add, wait=wait and not self.host.circular(add.address))
+            taken, answer = await self.host.hand(add, await self._waiter(add, wait=wait)).answer()
             assert taken is not None
             return taken, answer
         with self._lines.of(add.address.id) as line:
@@ -304,9 +306,8 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         except ServiceError as refusal:
             # To the writer all the same: it knows whether this event has been taken, and whether the batch is this one.
             reduced = refusal
-        # In this step: while it was reduced a handler may have begun to wait for the one that adds.
-        wait = wait and not host.circular(add.address)
-        waiter = host.hand(dataclasses.replace(add, reduced=reduced, batch=batch), wait=wait)
+        # Not before: while it was reduced a handler may have begun to wait for the one that adds.
+        waiter = host.hand(dataclasses.replace(add, reduced=reduced, batch=batch), await self._waiter(add, wait=wait))
         if not isinstance(reduced, ServiceError):
             count = batch.events + 1
             line.batch = Batch() if count == self.window.max_events else Batch(count, reduced)
@@ -316,6 +317,13 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
                 waiter.leave()
                 raise
         return waiter
+
+    async def _waiter(self, add: AddEvent, *, wait: bool) -> Waiter:
+        """Who waits for the batch that an event may fill, but for a handler that this would wait for."""
+        if wait:
+            with contextlib.suppress(CircleError):
+                return await self.host.waiter(add.address, wait=True)
+        return await self.host.waiter(add.address, wait=False)
 
     async def flush(self, id: str, *, request_id: str = "", no_wait: bool = False) -> Flushed:
         """Hand the open batch to the handler now; a batch that waits for its retry is tried again at once.

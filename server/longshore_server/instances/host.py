@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from longshore_server.clock import Clock
 from longshore_server.errors import ServiceError
 from longshore_server.handler.durable import handling
 from longshore_server.handler.texts import counted
+from longshore_server.handler.waits import CircleError, HandlerWaits
 from longshore_server.ids import Uids
 from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.answers import Answer
 from longshore_server.instances.definition import Chance, Definition
 from longshore_server.instances.runner import Runner
-from longshore_server.instances.waiters import Waiter, Waiters, running
+from longshore_server.instances.waiters import Waiter, Waiters
 from longshore_server.store import instances as rows
+from longshore_server.store.circles import Circle
 from longshore_server.store.instance_retention import Retention
 from longshore_server.store.instances import InstanceRecord, Value
 from longshore_server.store.ledger import Published
@@ -39,17 +42,19 @@ class Instances:
         chance: draws the jitter of retries.
         max_payload: the largest state or event, in bytes.
         closed: why nothing is accepted now, if so.
+        waits: of handlers.
     """
 
     def __init__(
         self, definitions: Iterable[Definition[Any]], store: Store, clock: Clock, chance: Chance, max_payload: int,
-        closed: Callable[[], ServiceError | None],
+        closed: Callable[[], ServiceError | None], waits: HandlerWaits,
     ) -> None:  # fmt: skip
         self.definitions: Mapping[tuple[Kind, str], Definition[Any]] = {(d.kind, d.name): d for d in definitions}
         self.max_payload = max_payload
         self._store = store
         self._clock = clock
         self._closed = closed
+        self._waits = waits
         self._uids: Uids
         self._runner = Runner(self.definitions, store, clock, chance, max_payload)
         self._waiters = Waiters()
@@ -137,22 +142,26 @@ class Instances:
         Raises `ServiceError`: the verb's own refusal, or UNAVAILABLE; `RuntimeError` in a handler that would wait for
         itself.
         """
-        return await self.hand(verb, wait=wait).answer()
+        try:
+            waiter = await self.waiter(verb.address, wait=wait)
+        except CircleError as error:
+            raise RuntimeError(_told(error.circle)) from None
+        return await self.hand(verb, waiter).answer()
 
-    def hand(self, verb: Verb, *, wait: bool) -> Waiter:
-        """As `take`, in two: what is handed over first comes first.
+    async def waiter(self, address: Address, *, wait: bool) -> Waiter:
+        """Who waits for what `hand` is about to bring an instance. Not `wait`: for nothing.
 
-        Raises `ServiceError` (UNAVAILABLE), and `RuntimeError` in a handler that would wait for itself.
+        Raises `ServiceError` (UNAVAILABLE), and `CircleError` in a handler that would wait for itself.
         """
         self._admit()
         wait = wait and self._runner.started
-        waiter = Waiter(self._waiters, verb.address if wait else None, inside=handling.get() is not None)
-        waiter.outcome = self._store.writer.submit(verb, waiter.accepted if wait else None)
-        return waiter
+        begun = await self._waits.begin(address) if wait else None
+        return Waiter(self._waiters, wait, partial(self._waits.end, begun), inside=handling.get() is not None)
 
-    def circular(self, address: Address) -> bool:
-        """Whether what runs here is a handler that would wait for itself by waiting for an instance."""
-        return self._waiters.circular(running.get(), address)
+    def hand(self, verb: Verb, waiter: Waiter) -> Waiter:
+        """Change the store: as `take`, in two. What is handed over first comes first."""
+        waiter.outcome = self._store.writer.submit(verb, waiter.accepted if waiter.waits else None)
+        return waiter
 
     async def find(self, address: Address) -> tuple[InstanceRecord, Value | None] | None:
         """An instance and its state."""
@@ -163,3 +172,13 @@ class Instances:
     ) -> Sequence[InstanceRecord]:
         """Instances of one definition in the order in which they first began."""
         return await self._store.read(lambda c: rows.page(c, kind, definition, status, after, limit))
+
+
+def _told(found: Circle) -> str:
+    """What is wrong with a wait for an instance, and what to do instead."""
+    how = f"{found.other}, and {found.way}: neither would end"
+    if not found.way:
+        how = "itself: what it asks for begins only when it has ended"
+    elif found.way == f"{found.other} waits for {found.own}":
+        how = f"{found.other}, whose handler waits for {found.own}: neither would end"
+    return f"a handler of {found.own} waits for {how}. Give no_wait=True: it is done after this handler"

@@ -10,12 +10,11 @@ from typing import Any
 
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError, failure
-from longshore_server.handler.lending import Slot, Slots, lendable
+from longshore_server.handler.lending import Acting, Slot, Slots, acting
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.instances.definition import Chance, Definition, InterruptedRunError
 from longshore_server.instances.run import Surroundings, fields, running_fields
 from longshore_server.instances.scheduler import Scheduler
-from longshore_server.instances.waiters import running
 from longshore_server.store import instances as rows
 from longshore_server.store.instances import InstanceRecord
 from longshore_server.store.mutations import Nothing
@@ -122,7 +121,6 @@ class Runner:
 
     async def _serve(self, uid: bytes, slot: Slot) -> None:
         """Handlers of one instance, one after the other, while more are due."""
-        lendable.set(slot)
         for _ in range(IN_A_ROW):
             if self._stopping:
                 return
@@ -133,15 +131,16 @@ class Runner:
                 self._scheduler.set_aside(uid)
                 return
             # A handler that was stopped while it waited may have left its slot lent: the next one is to have its own.
-            if work is None or not await self._run(work) or not slot.held:
+            if work is None or not await self._run(work, slot) or not slot.held:
                 return
 
-    async def _run(self, work: Work) -> bool:
+    async def _run(self, work: Work, slot: Slot) -> bool:
         """One handler, to its end. Whether there may be more to do."""
         record = work.record
         definition = self._definitions[record.kind, record.definition]
         self._works[record.uid] = work
-        running.set(Address(record.kind, record.definition, record.id))
+        by = Acting(Address(record.kind, record.definition, record.id), slot)
+        acting.set(by)
         running_fields.set(fields(record))
         try:
             change = await definition.handle(work, self._around, self._chance)
@@ -156,6 +155,7 @@ class Runner:
                 task.uncancel()
             return True
         finally:
+            by.over = True
             self._works.pop(record.uid, None)
         try:
             after: InstanceRecord = await self._store.writer.submit(change)

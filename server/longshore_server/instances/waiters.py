@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from longshore_server.errors import ServiceError
 from longshore_server.handler.lending import lent
 from longshore_server.instance_lifecycle import Status
 from longshore_server.instances.answers import Answer
-from longshore_server.store.instances import Handled, InstanceRecord, instance_name
+from longshore_server.store.instances import Handled, InstanceRecord
 from longshore_server.store.ledger import Published
-from longshore_server.store.mutations.instance import Address, Taken
-
-running: contextvars.ContextVar[Address | None] = contextvars.ContextVar("longshore_instance", default=None)
-"""The instance whose handler runs here, if any."""
+from longshore_server.store.mutations.instance import Taken
 
 
 class Waiter:
@@ -23,25 +19,23 @@ class Waiter:
 
     Args:
         waiters: where it waits.
-        target: for which instance; None: for none.
+        waits: whether it does, or only hands something over.
+        left: called once it waits no more.
         inside: whether a handler waits that is not told by an error when the server stops.
-
-    Raises `RuntimeError` in a handler that would wait for itself.
     """
 
     outcome: asyncio.Future[Taken | None]
     """What became of the change; set by who has submitted it."""
 
-    def __init__(self, waiters: Waiters, target: Address | None, *, inside: bool) -> None:
+    def __init__(self, waiters: Waiters, waits: bool, left: Callable[[], object], *, inside: bool) -> None:
+        self.waits = waits
         self.inside = inside
-        self.by = running.get()
-        self.target = target
         self.told: asyncio.Future[Answer] | None = None
         """None: there is nothing to wait for."""
         self._waiters = waiters
         self._place: tuple[bytes, int] | None = None
+        self._leaving = left
         self._left = False
-        waiters.enter(self)
 
     def accepted(self, taken: Taken | Exception | None) -> None:
         """In the step that publishes the change."""
@@ -71,7 +65,9 @@ class Waiter:
         """Wait no more. Repeatable."""
         if not self._left:
             self._left = True
-            self._waiters.leave(self, self._place)
+            self._leaving()
+            if self._place is not None:
+                self._waiters.leave(self, *self._place)
 
 
 class Waiters:
@@ -83,30 +79,6 @@ class Waiters:
         self._generations: dict[bytes, int] = {}
         self._latest: Mapping[bytes, Published] = {}
         self._refusal: ServiceError | None = None
-        self._inside: dict[Waiter, None] = {}
-        """Those that handlers of instances wait by: while they do, theirs waits for another one."""
-
-    def enter(self, waiter: Waiter) -> None:
-        """Somebody is about to wait. Raises `RuntimeError` for a handler that would wait for itself."""
-        if waiter.by is None or waiter.target is None:
-            return
-        if self.circular(waiter.by, waiter.target):
-            by, target = instance_name(*waiter.by), instance_name(*waiter.target)
-            how = f"{target}, whose handler waits for {by}: neither would end"
-            if by == target:
-                how = "itself: what it asks for begins only when it has ended"
-            raise RuntimeError(f"a handler of {by} waits for {how}. Give no_wait=True: it is done after this handler")
-        self._inside[waiter] = None
-
-    def circular(self, by: Address | None, target: Address) -> bool:
-        """Whether a handler of an instance would wait for itself by waiting for another one, or for its own."""
-        reached, further = set[Address | None](), [target]
-        while further:
-            reached.update(further)
-            further = [
-                one.target for one in self._inside if one.by in reached and one.target and one.target not in reached
-            ]
-        return by in reached
 
     def publish(self, changes: Mapping[bytes, Published]) -> None:
         """What a commit has brought. Before `add` of what the same commit has accepted."""
@@ -141,12 +113,8 @@ class Waiters:
         self._waiting.setdefault(record.uid, {}).setdefault(entry, {})[waiter] = None
         self._generations[record.uid] = record.generation
 
-    def leave(self, waiter: Waiter, place: tuple[bytes, int] | None) -> None:
+    def leave(self, waiter: Waiter, uid: bytes, entry: int) -> None:
         """One has its answer, or has left without it."""
-        self._inside.pop(waiter, None)
-        if place is None:
-            return
-        uid, entry = place
         waiting = self._waiting.get(uid, {})
         waiters = waiting.get(entry, {})
         if waiter in waiters:

@@ -49,7 +49,7 @@ class Job(Durable, Generic[ResultT]):
         """What it is to work on."""
         self.services: Any = host.services
         """What the server's lifespan yielded."""
-        self.hand_over = HandOver(self.author, host.store.writer)
+        self.hand_over = HandOver(self.author, host.store.writer, host.waits)
         """For the engine: what this attempt has given away."""
 
     @property
@@ -126,8 +126,7 @@ class Job(Durable, Generic[ResultT]):
         Raises `TypeError` where the other has another result, `ServiceError` where neither would ever end, and for one
         that was created elsewhere, unless `shared`, or has been attached a thousand times.
         """
-        attach = job.attachment(self.author, self._definition.result, None, shared, None)
-        await self.hand_over.give(attach, await self.run.host.waiting.before(self.run, attach.uid))
+        await self.hand_over.give(job.attachment(self.author, self._definition.result, None, shared, None))
         return cast("ResultT", None)
 
     def _report(self, value: Body | None, reports: Any) -> Awaitable[None]:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.durable import Durable
+from longshore_server.handler.lending import Slot
+from longshore_server.handler.waits import HandlerWaits
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import ENDED, JobState
 from longshore_server.jobs.queue import JobQueue
@@ -18,7 +20,6 @@ from longshore_server.jobs.runner import Ending, Run
 from longshore_server.jobs.scheduler import Line, Scheduler
 from longshore_server.jobs.suspect import SuspectJob
 from longshore_server.jobs.tally import Tally
-from longshore_server.jobs.waiting import Waiting
 from longshore_server.store import job_pages
 from longshore_server.store import job_rows as rows
 from longshore_server.store.database import StoreError
@@ -45,6 +46,7 @@ class Host:
     def __init__(
         self, queues: Iterable[JobQueue[Any, Any]], store: Store, clock: Clock, *, chance: Callable[[], float],
         tracer: Tracer, max_input: int, max_payload: int, retention: int, closed: Callable[[], ServiceError | None],
+        waits: HandlerWaits,
     ) -> None:  # fmt: skip
         self.queues = {queue.name: queue for queue in queues}
         self.store = store
@@ -64,7 +66,7 @@ class Host:
         self.uids: Uids
         self.runs: dict[bytes, Run] = {}
         """The attempts that run here, by job."""
-        self.waiting = Waiting(store, self.scheduler)
+        self.waits = waits
         self.tally = Tally()
         """How many jobs there are."""
         self._waiters: dict[bytes, dict[asyncio.Future[JobRecord | None], None]] = {}
@@ -119,13 +121,13 @@ class Host:
         if self._closed() is not None:
             return None
         line = self.scheduler.lines[suspect.queue]
-        line.running += 1
+        slot = line.slots.take()
 
         def begun(claimed: tuple[JobRecord, Body] | Exception | None) -> None:
             if isinstance(claimed, tuple):
-                self.launch(line, *claimed)
+                self.launch(line, slot, *claimed)
                 return
-            line.running -= 1
+            slot.end()
             if claimed is None and line.paused:
                 line.suspects.append(suspect)
 
@@ -185,51 +187,55 @@ class Host:
         self, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *, keep_rejection: bool = False
     ) -> list[Admission]:
         """Create jobs, all or none. Raises `ServiceError`; what their keys refuse is in the admissions."""
-        jobs, refusal = self._reserve(news)
+        jobs, slots, refusal = self._reserve(news)
         if by is None:
             # A handler's job is its operation's work, not new work.
             refusal = self._closed() or refusal
         creation = CreateJobs(jobs, by, keep_rejection, refusal)
-        return await self.store.writer.submit(creation, partial(self._created, jobs))
+        return await self.store.writer.submit(creation, partial(self._created, jobs, slots))
 
     def create_with(
         self, change: Mutation[T], news: Sequence[NewJob], operation: bytes,
         settled: Callable[[Joint[T] | Exception], object],
     ) -> None:  # fmt: skip
         """Make a change of an operation and create jobs with it, both or neither. `settled` gets what came of it."""
-        jobs, refusal = self._reserve(news)
+        jobs, slots, refusal = self._reserve(news)
 
         def done(joint: Joint[T] | Exception) -> None:
-            self._created(jobs, joint if isinstance(joint, Exception) else joint.jobs)
+            self._created(jobs, slots, joint if isinstance(joint, Exception) else joint.jobs)
             settled(joint)
 
         self.store.writer.submit(WithJobs(change, CreateJobs(jobs, refusal=refusal), operation), done)
 
-    def _reserve(self, news: Sequence[NewJob]) -> tuple[list[NewJob], ServiceError | None]:
+    def _reserve(self, news: Sequence[NewJob]) -> tuple[list[NewJob], list[Slot | None], ServiceError | None]:
         """Each with a slot of its queue, where it may begin now and there is one; and why there may not be so many."""
-        jobs, refusal = [], None
+        jobs, slots, refusal = [], [], None
         for new in news:
             line = self.scheduler.lines[new.record.queue]
             line.pending += 1
             if self.tally.live(new.record.queue) + line.pending > line.definition.max_live:
                 refusal = _too_many(line)
-            jobs.append(new._replace(begin=new.record.due is None and self.scheduler.reserve(line)))
-        return jobs, refusal
+            slot = self.scheduler.reserve(line) if new.record.due is None else None
+            jobs.append(new._replace(begin=slot is not None))
+            slots.append(slot)
+        return jobs, slots, refusal
 
-    def _created(self, jobs: Sequence[NewJob], outcome: list[Admission] | Exception) -> None:
+    def _created(
+        self, jobs: Sequence[NewJob], slots: Sequence[Slot | None], outcome: list[Admission] | Exception
+    ) -> None:
         # Not where the future is awaited: who goes away cancels that, and the slot would be lost.
         admissions: list[Admission | None] = [None] * len(jobs)
         if not isinstance(outcome, Exception) and len(outcome) == len(jobs):
             admissions = list(outcome)
-        for new, admission in zip(jobs, admissions, strict=True):
+        for new, slot, admission in zip(jobs, slots, admissions, strict=True):
             line = self.scheduler.lines[new.record.queue]
             line.pending -= 1
             record = None if admission is None or not admission.created else admission.job
-            begun = record is not None and record.state is JobState.ACTIVE
-            if begun and record is not None:
-                self.launch(line, record, new.payload)
+            begun = slot is not None and record is not None and record.state is JobState.ACTIVE
+            if begun and slot is not None and record is not None:
+                self.launch(line, slot, record, new.payload)
             if new.record.due is None:
-                self.scheduler.created(line, new.begin, begun)
+                self.scheduler.created(line, slot, begun)
 
     async def find(self, uid: bytes, queue: str = "") -> JobRecord:
         """The job with this uid, of a queue or of any. Raises `ServiceError` (JOB_NOT_FOUND)."""
@@ -295,17 +301,17 @@ class Host:
                     run.publish(record)
                 self.scheduler.publish(record)
 
-    def launch(self, line: Line, record: JobRecord, payload: Body) -> None:
-        """Run an attempt that has begun in the store; its slot is taken."""
+    def launch(self, line: Line, slot: Slot, record: JobRecord, payload: Body) -> None:
+        """Run an attempt that has begun in the store, in a slot that is taken."""
         if not self.stopping:
-            self.runs[record.uid] = Run(self, line, record, payload)
+            self.runs[record.uid] = Run(self, line, slot, record, payload)
 
     def finished(self, run: Run) -> None:
         """An attempt is over."""
         uid = run.record.uid
         if self.runs.get(uid) is run:
             del self.runs[uid]
-        self.scheduler.free(run)
+        run.acting.end()
         if run.left:
             self._left.add(uid)
             self._look_again(uid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -19,12 +18,10 @@ from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable
 from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked
-from longshore_server.handler.lending import lent
-from longshore_server.ids import uid_text
 from longshore_server.handler.steps import apart
+from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobState, Stand
 from longshore_server.jobs import progress as reports
-from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import Definition, shown
 from longshore_server.jobs.outcomes import JobCancelledError, JobFailedError
 from longshore_server.store.job_record import Body, JobRecord
@@ -125,14 +122,14 @@ class JobRef(Attachable, Generic[ResultT]):
         In a job, or an instance's handler, the slot is lent to others meanwhile, and taken back before this returns.
 
         Raises `JobCancelledError`, `JobFailedError` with the reason; `TimeoutError` when the time is up; `ServiceError`
-        JOB_NOT_FOUND at once where there is no such job, or it is deleted meanwhile, and ILLEGAL_MOVE in a job before
-        whose end it cannot end: it waits for the key of that, for example.
+        JOB_NOT_FOUND at once where there is no such job, or it is deleted meanwhile, and ILLEGAL_MOVE in a handler
+        before whose end it cannot end: it waits for the key of that job, for example, or its own handler for that.
         """
         limit = None if timeout is None else span(timeout, zero=True)
         inside, host = handling.get(), self._host()
         if inside is None:
             until = None if limit is None else host.clock.now() + limit
-            async with lent():
+            async with host.waits.of(self._uid, timed=until is not None):
                 record = await host.wait(self._uid, self._definition.name, until)
             return self._outcome(record)
         return await self._wait_inside(host, inside, limit)
@@ -145,9 +142,7 @@ class JobRef(Attachable, Generic[ResultT]):
             until = None
             if limit is not None:
                 until = await inside.until((UNTIL, *key[1:]), asked, limit / SECOND)
-            # Only jobs have slots and keys that others could need.
-            job = inside.run if isinstance(inside, Job) else None
-            async with nullcontext() if job is None else host.waiting.of(job, self._uid, timed=until is not None):
+            async with host.waits.of(self._uid, timed=until is not None):
                 record = await host.wait(self._uid, self._definition.name, until, inside)
             entry = await inside.record(key, asked, _ending(record))
         return self._decoded(codec.Encoded(entry.codec, entry.outcome))

@@ -18,11 +18,11 @@ from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
 from longshore_server.handler.failures import MAX_PROBLEM, describe, problem_of
 from longshore_server.handler.journal import Journal
+from longshore_server.handler.lending import Acting, Slot, acting
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import fits, shown
 from longshore_server.jobs.outcomes import JobCancelledError
-from longshore_server.jobs.scheduler import Slot
 from longshore_server.store.job_record import Body, JobRecord
 from longshore_server.store.mutations.job import LoseJob, SettleJob
 from longshore_server.tracer import UNRECORDED
@@ -56,9 +56,8 @@ class Outcome(NamedTuple):
 class Run:
     """The task of an attempt, and the timers around it."""
 
-    def __init__(self, host: Host, line: Line, record: JobRecord, payload: Body) -> None:
+    def __init__(self, host: Host, line: Line, slot: Slot, record: JobRecord, payload: Body) -> None:
         self.host = host
-        self.line = line
         self.record = record
         """The job as it was last published."""
         self._definition = line.definition
@@ -72,10 +71,8 @@ class Run:
         self._graced = False
         self._span = UNRECORDED
         self._unstorable = False
-        self.slot: Slot = Slot.HELD
-        """What it has of those that its queue may run at once."""
-        self.waits = 0
-        """For how many other jobs its function waits just now."""
+        self.acting = Acting(record.uid, slot)
+        """With what it has of those that its queue may run at once."""
         self.task = host.loop.create_task(self._run(), name=record.name, context=host.context.copy())
 
     @property
@@ -95,7 +92,7 @@ class Run:
             return
         if record.deferred:
             self._stop_timers()
-            self.host.scheduler.free(self)
+            self.acting.end()
         elif record.state is JobState.CANCELLING and self._job is not None and not self._graced:
             self._graced = True
             self._job.cancelled.set()
@@ -199,6 +196,7 @@ class Run:
             self._at(definition.timeout, Ending.TIMEOUT)
         self.heard()
         handling.set(job)
+        acting.set(self.acting)
         self._in_function = True
         try:
             outcome = self._returned(job, await definition.function(payload, job))

@@ -6,16 +6,14 @@ after by one timer, for the earliest of all that is due, expires or was kept for
 
 from __future__ import annotations
 
-import asyncio
-import enum
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from longshore_server.clock import SECOND, Timer, resolve
+from longshore_server.clock import SECOND, Timer
 from longshore_server.errors import Reason, ServiceError
+from longshore_server.handler.lending import Slot, Slots
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import Stand
 from longshore_server.jobs.definition import Definition
@@ -25,7 +23,6 @@ from longshore_server.store.mutations.job_end import BATCH
 
 if TYPE_CHECKING:
     from longshore_server.jobs.host import Host
-    from longshore_server.jobs.runner import Run
     from longshore_server.jobs.suspect import SuspectJob
 
 log = logging.getLogger(__name__)
@@ -35,26 +32,17 @@ CLAIMS = 256
 """The most jobs that one claim begins: callers' changes wait behind it."""
 
 
-class Slot(enum.Enum):
-    """What an attempt has of the slots of its queue."""
-
-    HELD = "held"
-    LENT = "lent"  # its function waits for another job
-    GONE = "gone"  # it is over, or ends with another job
-
-
 class Line:
     """One queue in this server."""
 
     __slots__ = (
-        "backlog", "claiming", "coming", "definition", "paused", "pending", "returning", "running", "suspects",
-        "timer",
+        "backlog", "claiming", "coming", "definition", "paused", "pending", "slots", "suspects", "timer",
     )  # fmt: skip
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, freed: Callable[[Line], object]) -> None:
         self.definition = definition
-        self.running = 0
-        """Slots that are taken, those of jobs whose commit is under way included."""
+        self.slots = Slots(definition.concurrency, partial(freed, self))
+        """Those of jobs whose commit is under way are taken, too."""
         self.coming = 0
         """Jobs whose commit is under way and that have no slot."""
         self.pending = 0
@@ -65,8 +53,6 @@ class Line:
         self.paused = False
         self.timer: Timer | None = None
         """For when the queue's rate allows the next one."""
-        self.returning: deque[tuple[Run, asyncio.Future[None]]] = deque()
-        """Attempts that have lent their slots and want them back."""
         self.suspects: list[SuspectJob] = []
         """Those that could not begin apart because the queue is paused."""
 
@@ -76,7 +62,7 @@ class Scheduler:
 
     def __init__(self, host: Host, definitions: Iterable[Definition]) -> None:
         self._host = host
-        self.lines = {definition.name: Line(definition) for definition in definitions}
+        self.lines = {definition.name: Line(definition, self.next) for definition in definitions}
         self.open = False
         """Whether attempts may begin."""
         self.held = False
@@ -117,58 +103,21 @@ class Scheduler:
 
     # Slots.
 
-    def reserve(self, line: Line) -> bool:
+    def reserve(self, line: Line) -> Slot | None:
         """Take a slot for a job that is being created, if one is free and nobody waits for it."""
-        free = line.running < line.definition.concurrency and not (line.backlog or line.coming or line.returning)
+        free = line.slots.free and not (line.backlog or line.coming)
         if free and self.open and not self.held and not line.paused and line.timer is None:
-            line.running += 1
-            return True
+            return line.slots.take()
         line.coming += 1
-        return False
+        return None
 
-    def created(self, line: Line, reserved: bool, begun: bool) -> None:
+    def created(self, line: Line, slot: Slot | None, begun: bool) -> None:
         """The job for which `reserve` was called is through; a slot that it does not use is free again."""
-        if not reserved:
+        if slot is None:
             line.coming -= 1
-        elif not begun:
-            line.running -= 1
-        if not begun:
             self.next(line)
-
-    def free(self, run: Run) -> None:
-        """An attempt needs its slot no more. Repeatable."""
-        held, run.slot = run.slot, Slot.GONE
-        if held is Slot.HELD:
-            run.line.running -= 1
-            self.next(run.line)
-
-    def lend(self, run: Run) -> None:
-        """The function of an attempt waits for another job, which may need its slot: until `take_back` of as many."""
-        run.waits += 1
-        if run.slot is Slot.HELD:
-            run.slot = Slot.LENT
-            run.line.running -= 1
-            self.next(run.line)
-
-    def take_back(self, run: Run) -> asyncio.Future[None]:
-        """One wait is over. The future is done once the attempt has a slot again, or needs none."""
-        run.waits -= 1
-        back: asyncio.Future[None] = self._host.loop.create_future()
-        if run.waits or run.slot is not Slot.LENT:
-            back.set_result(None)
-        else:
-            run.line.returning.append((run, back))
-            self._give_back(run.line)
-        return back
-
-    def _give_back(self, line: Line) -> None:
-        """Slots that are free go to those who have lent theirs, before any job begins."""
-        while line.returning and (line.running < line.definition.concurrency or not _wants(line.returning[0][0])):
-            run, back = line.returning.popleft()
-            if _wants(run):
-                run.slot = Slot.HELD
-                line.running += 1
-            resolve(back)
+        elif not begun:
+            slot.end()
 
     def paused(self, line: Line, outcome: QueueRow | Exception) -> None:
         """The queue was paused, or resumed."""
@@ -182,27 +131,28 @@ class Scheduler:
 
     def next(self, line: Line) -> None:
         """Claim as many jobs as there are slots, where some may be ready."""
-        self._give_back(line)
-        slots = min(line.definition.concurrency - line.running, CLAIMS)
-        free = slots > 0 and self.open and not self.held and not line.paused
+        count = min(line.slots.free, CLAIMS)
+        free = count and self.open and not self.held and not line.paused
         if line.backlog and free and not line.claiming and line.timer is None:
             line.claiming, line.backlog = True, False
-            line.running += slots
-            claim = ClaimJobs(line.definition.name, slots, line.definition.heartbeat)
+            slots = [line.slots.take() for _ in range(count)]
+            claim = ClaimJobs(line.definition.name, count, line.definition.heartbeat)
             self._host.store.writer.submit(claim, partial(self._claimed, line, slots))
 
-    def _claimed(self, line: Line, slots: int, outcome: Claimed | Exception) -> None:
-        line.claiming = False
+    def _claimed(self, line: Line, slots: Sequence[Slot], outcome: Claimed | Exception) -> None:
         if isinstance(outcome, Exception):
             log.error("queue %s: no job could be claimed: %s", line.definition.name, outcome)
             outcome = Claimed([], self._host.clock.now() + AGAIN)
-        line.running -= slots - len(outcome.jobs)
-        for record, payload in outcome.jobs:
-            self._host.launch(line, record, payload)
-        if len(outcome.jobs) == slots or outcome.again is not None:
+        begun = len(outcome.jobs)
+        for slot, (record, payload) in zip(slots, outcome.jobs, strict=False):
+            self._host.launch(line, slot, record, payload)
+        if begun == len(slots) or outcome.again is not None:
             line.backlog = True
         if outcome.again is not None and self.open:
             line.timer = self._host.clock.call_at(outcome.again, partial(self._allowed, line))
+        for slot in slots[begun:]:
+            slot.end()
+        line.claiming = False  # not before they all are free
         self.next(line)
 
     def _allowed(self, line: Line) -> None:
@@ -270,8 +220,3 @@ class Scheduler:
         self._careful = None
         self._stuck.clear()
         self.note(self._host.clock.now())
-
-
-def _wants(run: Run) -> bool:
-    """Whether an attempt that has lent its slot goes on without one."""
-    return run.slot is Slot.LENT and not run.waits

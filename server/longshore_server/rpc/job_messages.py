@@ -88,7 +88,7 @@ def queue(line: Line, row: QueueRow, tally: Tally, now: int) -> pb.Queue:
     )  # fmt: skip
     message = pb.Queue(
         name=f"queues/{row.name}", settings=_settings(line.definition, row), paused=row.paused, counts=counts,
-        running=line.running,
+        running=line.slots.held,
     )  # fmt: skip
     if (following := row.next_claim(now)) is not None:
         set_time(message.next_claim_time, following)

@@ -136,7 +136,7 @@ def _jobs(host: Host) -> Iterable[Metric]:
             live.add_metric([name, state.name], tally.standing(name, state))
         for state in sorted(ENDED - {JobState.DISMISSED}):
             ended.add_metric([name, state.name], tally.ended(name, state))
-        running.add_metric([name], line.running)
+        running.add_metric([name], line.slots.held)
         slots.add_metric([name], line.definition.concurrency)
         paused.add_metric([name], int(line.paused))
     dead = GaugeMetricFamily("longshore_jobs_dead", "Dead letters that nobody has dismissed.", labels=["queue"])

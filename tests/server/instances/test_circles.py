@@ -52,14 +52,8 @@ async def test_a_task_that_waits_for_its_own_event_is_refused(task: Any) -> None
     async with asyncio.timeout(20):
         sent = await task.send("a", Ping(1))
         await task.trigger("a")
-    assert (
-        Sends.refusals
-        == [
-            "a handler of tasks/sends/instances/a waits for itself: what it asks for begins only when it has ended. Give"
-            " no_wait=True: it is done after this handler"
-        ]
-        * 2
-    )
+    own = "a handler of tasks/sends/instances/a waits for itself: what it asks for begins only when it has ended. Give"
+    assert Sends.refusals == [f"{own} no_wait=True: it is done after this handler"] * 2
     assert (sent.version, (await task.status("a")).event_count) == (1, 1)
 
 
@@ -87,8 +81,8 @@ async def test_a_circle_of_several_is_refused_where_it_closes(task: Any) -> None
         await task.send("a", Ping(9))
     assert len(Sends.refusals) == 1
     assert Sends.refusals[0].startswith(
-        "a handler of tasks/sends/instances/c waits for tasks/sends/instances/a, whose handler waits for"
-        " tasks/sends/instances/c: neither would end"
+        "a handler of tasks/sends/instances/c waits for tasks/sends/instances/a, and tasks/sends/instances/a waits for"
+        " tasks/sends/instances/b, tasks/sends/instances/b waits for tasks/sends/instances/c: neither would end"
     )
     # It was there for that one time: who has left waits no more.
     assert (await task.status("a")).event_count == 1
@@ -139,7 +133,7 @@ async def test_one_that_begins_to_wait_for_the_adder_while_its_event_is_reduced_
         sent = asyncio.create_task(sending.send("t", Ping(1)))
         await held_up(slow)
         gate.opened.set()
-        while not world.engine.instances._waiters._inside:
+        while not world.engine.handler_waits._waits:
             await turns(1)
         slow.go_on.set()
         await sent

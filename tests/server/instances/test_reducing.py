@@ -149,8 +149,8 @@ async def test_an_event_is_the_same_when_its_commit_is_made_again(world: World) 
     host = sums.host
     hand = host.hand
 
-    def with_another(verb: Any, *, wait: bool) -> Any:
-        waiter = hand(verb, wait=wait)
+    def with_another(verb: Any, waiter: Any) -> Any:
+        hand(verb, waiter)
         world.engine.store.writer.submit(Broken())
         return waiter
 

@@ -338,7 +338,7 @@ async def test_a_chain_of_attached_jobs_ends_the_operation_over_a_restart(yard: 
     name = (await yard.begin()).operation.name
     await inner_begun.wait()
     await yard.catch_up()
-    assert yard.engine.jobs.scheduler.lines["outer"].running == 0, "it holds no slot"
+    assert yard.engine.jobs.scheduler.lines["outer"].slots.held == 0, "it holds no slot"
     await yard.restart()
     go.set()
     assert result_of(await yard.end(name)).text == "from the inside"

@@ -297,7 +297,7 @@ async def test_a_queue_that_is_full_of_jobs_that_wait_for_its_own_goes_on(yard: 
     assert [await root.wait() for root in roots] == [15] * 3
     await yard.catch_up()
     line = yard.engine.jobs.scheduler.lines["tree"]
-    assert (most, line.running, len(line.returning)) == (2, 0, 0)
+    assert (most, line.slots.held, len(line.slots._returning)) == (2, 0, 0)
 
 
 async def test_who_is_interrupted_waits_for_no_slot(yard: Yard) -> None:
@@ -330,4 +330,4 @@ async def test_who_is_interrupted_waits_for_no_slot(yard: Yard) -> None:
     go.set()
     await other.wait()
     await yard.catch_up()
-    assert yard.engine.jobs.scheduler.lines["one"].running == 0
+    assert yard.engine.jobs.scheduler.lines["one"].slots.held == 0

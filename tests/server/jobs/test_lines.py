@@ -87,4 +87,4 @@ async def test_no_more_run_at_once_than_the_queue_has_slots(yard: Yard) -> None:
     for ref in refs:
         await ref.wait()
     assert (most, running) == (3, 0)
-    assert yard.engine.jobs.scheduler.lines["load"].running == 0
+    assert yard.engine.jobs.scheduler.lines["load"].slots.held == 0
