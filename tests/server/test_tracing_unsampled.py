@@ -245,11 +245,11 @@ async def test_a_provider_that_is_not_the_sdks_is_asked_by_its_spans(tmp_path: P
         await lab.stop()
 
 
-class _Shy(TraceIdRatioBased):
-    """A sampler of the program's own, which takes nothing."""
+class _Eager(TraceIdRatioBased):
+    """A sampler of the program's own, which takes everything."""
 
     def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
-        return ALWAYS_OFF.should_sample(*args, **kwargs)
+        return ALWAYS_ON.should_sample(*args, **kwargs)
 
 
 class _Given(RandomIdGenerator):
@@ -262,7 +262,8 @@ class _Given(RandomIdGenerator):
 
 @pytest.mark.parametrize("sampler", [
     TraceIdRatioBased(0.25), ParentBased(TraceIdRatioBased(0.25)), ParentBasedTraceIdRatio(0.25),
-    ParentBasedTraceIdRatio(0.0), ParentBasedTraceIdRatio(1.0), ParentBased(_Shy(1.0)), _Shy(1.0), ALWAYS_ON, ParentBased(ALWAYS_OFF),
+    ParentBasedTraceIdRatio(0.0), ParentBasedTraceIdRatio(1.0), ParentBased(_Eager(0.25)), _Eager(0.25),
+    ALWAYS_ON, ParentBased(ALWAYS_OFF),
 ])  # fmt: skip
 def test_calls_are_sampled_as_the_sampler_says_of_their_ids(sampler: Sampler, made: list[str]) -> None:
     ids = _Given()
