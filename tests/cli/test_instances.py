@@ -117,7 +117,7 @@ async def test_who_waits_for_a_handler_is_told_what_it_failed_with(
     kind, name = verb[0], verb[2]
     assert (done.code, done.out) == (1, f"{kind}s/{name.replace('/', '/instances/')} is FAILED\n")
     assert done.err.startswith("its handler has failed: ")
-    assert f"_ERROR); nothing of it runs before longshore {kind} resume {name}" in done.err
+    assert f"_ERROR); once it can succeed, let it go on with: longshore {kind} resume {name}" in done.err
     # Who does not wait has been served: it is accepted.
     if verb[1] != "start":
         assert (await run(*verb, "--no-wait")).code == 0

@@ -55,7 +55,7 @@ async def ran(
     again = (
         f"it runs again at {stamp(answer.retry_time)}"
         if answer.retry_time is not None
-        else f"nothing of it runs before {session.command(f'{kind[:-1]} resume {definition}/{id}')}"
+        else f"once it can succeed, let it go on with: {session.command(f'{kind[:-1]} resume {definition}/{id}')}"
     )
     click.echo(shown(f"its handler has failed{why}; {again}"), err=True)
     return FAILED
