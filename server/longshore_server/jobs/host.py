@@ -103,8 +103,7 @@ class Host:
     async def recover(self, innocent: int = -1) -> None:
         """Let what the last server left behind be made again: its attempts died with it. `innocent`: what began at this
         time or before counts no crash."""
-        if self.queues:
-            await self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=True, innocent=innocent))
+        await self._release(crashed=True, innocent=innocent)
 
     async def suspects(self, crashes: int) -> list[SuspectJob]:
         """The jobs that were under way in so many crashes in a row, or more."""
@@ -164,9 +163,14 @@ class Host:
 
     async def release(self) -> None:
         """Say of what was interrupted that no crash has done it."""
+        await asyncio.gather(self._release(crashed=False), return_exceptions=True)
+
+    async def _release(self, *, crashed: bool, innocent: int = -1) -> None:
+        """Let what is under way be made again, some in each transaction: there are more than slots, since who waits has
+        lent its own."""
         if self.queues:
-            released = self.store.writer.submit(ReleaseJobs(self._max_claims, crashed=False))
-            await asyncio.gather(released, return_exceptions=True)
+            while await self.store.writer.submit(ReleaseJobs(self._max_claims, crashed, innocent)):
+                pass
 
     def abandon(self) -> None:
         """For tests: from here on nothing runs, as if the process had been killed."""

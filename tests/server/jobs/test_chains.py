@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.store.job_record import Attachment, JobRecord
 from longshore_server.store.mutations import job_end
-from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeleteJob, RetryJob, SettleJob
+from longshore_server.store.mutations.job import AdvanceJobs, ClaimJobs, DeleteJob, ReleaseJobs, RetryJob, SettleJob
 from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
 from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt
 from longshore_server.store.transaction import Transaction
@@ -284,3 +285,51 @@ async def test_an_end_that_cannot_be_carried_out_is_none_and_keeps_no_other_from
         lambda c: {bytes(uid) for (uid,) in c.execute("SELECT uid FROM jobs WHERE ended > 0")}
     )
     assert ended == {whole, second}
+
+
+async def test_what_was_under_way_is_released_in_bounded_transactions_over_a_restart(
+    site: Site, tmp_path: Path
+) -> None:
+    await site.create(*(site.new() for _ in range(3000)))
+    for _ in range(6):
+        await site.store.writer.submit(ClaimJobs("q", 500, None))
+    site.changed.clear()
+    released = ReleaseJobs({"q": 5}, crashed=True)
+    assert await site.store.writer.submit(released), "there are more"
+    assert await site.states() == {JobState.QUEUED: BATCH, JobState.ACTIVE: 3000 - BATCH}
+    await site.store.close()
+    again = Site(tmp_path / "site")
+    await again.store.open()
+    try:
+        while await again.store.writer.submit(released):
+            pass
+        assert await again.states() == {JobState.QUEUED: 3000}
+        assert max(site.changed + again.changed) == BATCH
+    finally:
+        await again.store.close()
+
+
+async def test_all_that_waits_for_others_is_made_again_by_the_next_server(yard: Yard) -> None:
+    """There are more than slots: who waits has lent its own."""
+    go = asyncio.Event()
+
+    @yard.job("gate")
+    async def gate(payload: str, job: Job[None]) -> None:
+        await go.wait()
+
+    @yard.job("load", concurrency=16)
+    async def load(payload: str, job: Job[int]) -> int:
+        await gate.job(payload).wait()
+        return job.attempt
+
+    await yard.start()
+    held = await gate.create("")
+    refs = await load.create_many([held.id] * (BATCH + 50))
+    for attempt, crash in ((2, True), (3, False)):
+        await yard.catch_up()
+        assert len(await yard.jobs("state = 2")) == BATCH + 51, "all wait, and the one that they wait for runs"
+        await yard.restart(crash=crash)
+        await yard.catch_up()
+        assert {record.attempt for record in await yard.jobs()} == {attempt}
+    go.set()
+    assert {await load.job(ref.id).wait() for ref in refs} == {3}

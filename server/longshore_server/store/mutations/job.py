@@ -197,8 +197,9 @@ class LoseJob(Mutation[JobRecord]):
 
 
 @dataclass(slots=True)
-class ReleaseJobs(Mutation[list[JobRecord]]):
-    """The attempts that are under way are lost with their server: each is to be made again.
+class ReleaseJobs(Mutation[bool]):
+    """The attempts that are under way are lost with their server: each is to be made again. A bounded number of them;
+    returns whether there may be more.
 
     `max_claims`: by queue, after how many attempts in a row that came to no outcome a job is buried. `crashed` False:
     the stop was announced, and does not count. `innocent`: nor does what began at this time or before.
@@ -212,25 +213,26 @@ class ReleaseJobs(Mutation[list[JobRecord]]):
     def patient(self) -> bool:
         return True
 
-    def apply(self, tx: Transaction) -> list[JobRecord]:
+    def apply(self, tx: Transaction) -> bool:
         jobs = tx.ledger(Jobs)
-        done = []
+        room = BATCH
         for queue, most in self.max_claims.items():
             # In old databases one that is being cancelled may end with another one: nothing else would end it now.
-            running = "queue = ? AND state IN (2, 3) AND ended IS NULL AND (deferred = 0 OR state = 3) ORDER BY uid"
-            for head in map(jobs.head, jobs.select(running, queue)):
+            running = "queue = ? AND state IN (2, 3) AND ended IS NULL AND (deferred = 0 OR state = 3)"
+            for head in map(jobs.head, jobs.select(f"{running} ORDER BY state, uid LIMIT ?", queue, room)):
+                room -= 1
                 if head.terminal:
                     continue  # it has ended with another
                 if head.state is JobState.CANCELLING:
-                    done.append(end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason)))
+                    end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
                 elif not self.crashed or (head.begun or 0) <= self.innocent:
-                    done.append(requeue(jobs, head, claims=head.claims - 1))
+                    requeue(jobs, head, claims=head.claims - 1)
                 elif head.claims >= most:
                     message = f"It was under way in {head.claims} crashes of the server in a row."
-                    done.append(end(tx, head, JobMove.BURY, error=failure(Reason.CRASH_LOOP, message)))
+                    end(tx, head, JobMove.BURY, error=failure(Reason.CRASH_LOOP, message))
                 else:
-                    done.append(requeue(jobs, head))
-        return done
+                    requeue(jobs, head)
+        return not room
 
 
 # Admin.
