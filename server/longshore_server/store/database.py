@@ -114,7 +114,7 @@ def _connect(path: Path, *, read_only: bool, synchronous: str = "FULL") -> sqlit
         # FULL syncs the write-ahead log at every commit: what is acknowledged survives power loss.
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
-        # Not more: a commit that has sorted the pages of an index walks the whole cache (SQLite's balance numbers a page
+        # Not more: a commit that has sorted the pages of an index walks the whole cache (SQLite's balance numbers one
         # beyond the end for a moment), 0.8 ms with 64 MiB; and the system keeps the file's pages anyway.
         connection.execute("PRAGMA cache_size = -16384")
         connection.execute("PRAGMA journal_size_limit = 67108864")
