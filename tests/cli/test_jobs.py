@@ -103,6 +103,30 @@ async def test_what_a_queued_job_waits_for_is_in_the_list(dock: Dock, run: Run) 
     assert states == [["ACTIVE", "1"], ["QUEUED", "blocked"], ["QUEUED", "delayed"]]
 
 
+async def test_the_steps_of_an_operation_show_its_jobs(dock: Dock) -> None:
+    names: list[str] = []
+
+    @dock.plays
+    async def handler(request: Any, op: Any) -> Any:
+        good = await dock.load.create(Load("good"))
+        await good.wait()
+        played = await dock.play.create(lab_pb2.PlayRequest(script="x"), delay=60)
+        names.extend([good.name, played.name])
+        await op.step("look", str)
+        return await op.attach(played)
+
+    operation = (await dock.begin()).operation
+    await dock.catch_up()
+    done = await command(dock, "steps", operation.name)
+    assert (done.code, done.err) == (0, "")
+    _, *jobs = done.out.splitlines()
+    assert jobs == [
+        f"completed  {names[0]} of load", f"queued     {names[1]} of play, the operation ends with it"
+    ]  # fmt: skip
+    (step,) = (await command(dock, "steps", operation.name, "--json")).json
+    assert step["step"] == "look"
+
+
 async def test_a_list_says_that_there_is_more(dock: Dock, run: Run) -> None:
     names = await dock.ended("good", "good", "good")
     done = await run("ls", "--limit", "2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import deque
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from longshore.v1 import operation_control_service_pb2 as control
+from longshore.v1.jobs_service_pb2 import ListJobsRequest, ListJobsResponse
 from longshore.v1.records_pb2 import LogLine, StepOutcome
+from longshore_client.cli.plain import word
+from longshore_client.cli.queues import call
 from longshore_client.cli.render import elapsed, print_json, stamp
 from longshore_client.cli.session import Session, operation_name, with_session
 from longshore_client.cli.text import shown
@@ -70,10 +74,12 @@ async def logs(session: Session, name: str, level: str, limit: int | None) -> No
 async def steps(session: Session, name: str) -> None:
     """Show what became of the steps of the operation NAME, in each attempt, in the order in which they ended.
 
-    Callers need the capability longshore.provider.
+    Without --json also the jobs that work behind it. Callers need the capability longshore.provider.
     """
     request = control.ListStepsRequest(name=operation_name(name), page_size=PAGE)
     await show_steps(session, session.channel.calls.list_steps, request)
+    if not session.json:
+        await _show_jobs(session, request.name)
 
 
 async def show_logs(
@@ -122,6 +128,17 @@ async def show_steps(session: Session, rpc: UnaryRpc[Any, Any], request: Any) ->
             break
     if not count and not session.json:
         click.echo("no steps", err=True)
+
+
+async def _show_jobs(session: Session, operation: str) -> None:
+    """Print the jobs that work behind an operation, the oldest first, and which of them it ends with."""
+    request = ListJobsRequest(filter=f'operation="{operation}"', page_size=PAGE, order_by="create_time")
+    page = await call(session, "ListJobs", request, ListJobsResponse)
+    for job in page.jobs:
+        ends = ", the operation ends with it" if any(name == job.operation for name in job.attached) else ""
+        click.echo(shown(f"{word(job, 'state').lower():<9}  {job.name} of {job.queue.removeprefix('queues/')}{ends}"))
+    if page.next_page_token:
+        click.echo(f"there are more: longshore jobs ls --filter {shlex.quote(request.filter)} --all", err=True)
 
 
 def _print_line(session: Session, line: LogLine) -> None:
