@@ -22,6 +22,7 @@ from google.rpc import error_details_pb2
 from hypothesis import strategies as st
 
 from longshore.v1 import operations_service_pb2 as pb
+from tests.fuzz.durable import DEFINITIONS
 from tests.fuzz.source import (
     BITS,
     FEW,
@@ -60,6 +61,8 @@ NEEDED = (
     "title",
 )
 """Fields that a good request always has."""
+INSTANCES = {f"longshore/v1/{definition.split('s/')[0]}_service.proto": definition for definition in DEFINITIONS}
+"""The definition that the requests of a file are about."""
 BYTES = ("QueryUploadRequest", "AbortUploadRequest", "DownloadRequest", "RevokeDownloadRequest")
 """Messages whose `name` is that of an upload or a download."""
 FROM_THE_FIRST = ("offset", "read_offset", "write_offset", "part", "limit", "read_limit", "total_size")
@@ -135,6 +138,8 @@ class Call:
             request: Any = self.method.input.FromString(self.requests[0])
         except DecodeError:
             return 0
+        if "no_wait" in request.DESCRIPTOR.fields_by_name and not request.no_wait:
+            return None  # until a handler has run
         for field in ("wait", "timeout"):
             if field in request.DESCRIPTOR.fields_by_name and request.HasField(field):
                 wait: Duration = getattr(request, field)
@@ -162,7 +167,8 @@ class Requests:
         self._about = [m for m in self._own if not m.takes_stream and named & {*m.input.DESCRIPTOR.fields_by_name}]
         self._about += [m for m in self._own if m.sends] * 3
         # What goes well only for few operations, and only after another call, is tried more often.
-        self._about += [m for m in self._about if {"signal", "number"} & {*m.input.DESCRIPTOR.fields_by_name}] * 3
+        self._about += [m for m in self._about if {"signal", "number"} & {*m.input.DESCRIPTOR.fields_by_name}] * 6
+        self._about += [m for m in self._about if "resource_name" in m.input.DESCRIPTOR.fields_by_name] * 3
         # Most can be done to operations that take signals, or bytes.
         often = {type.type: 12 if type.contract.HasField("transfer") else 4 if type.contract.signals else 1
                  for type in types}  # fmt: skip
@@ -172,6 +178,7 @@ class Requests:
         self._types = {type.type: type for type in types}
         self.known: list[Known] = []
         self.page_tokens: list[str] = []
+        self.jobs: list[str] = []
 
     def calls(self) -> st.SearchStrategy[Call]:
         """Calls of every kind, spoilt or not."""
@@ -253,6 +260,8 @@ class Requests:
 
     def _fill(self, source: Source, message: Message, depth: int, *, wild: bool) -> None:
         for oneof in message.DESCRIPTOR.oneofs:
+            if oneof.name.startswith("_") and source.percent(40):
+                continue  # a field that may be left out
             self._set(source, message, source.pick(oneof.fields), depth, wild=wild)
         for field in message.DESCRIPTOR.fields:
             needed = field.name in NEEDED and not wild
@@ -346,10 +355,19 @@ class Requests:
         if field in ("upload", "resource_name") or message.DESCRIPTOR.name in BYTES:
             offered = message.DESCRIPTOR.name.startswith(("Download", "Read", "Revoke"))
             return self._transfer(source.number(2**16), source.pick(ODD), offered=offered)
+        if field in ("name", "parent") and message.DESCRIPTOR.file.name in INSTANCES:
+            parent = INSTANCES[message.DESCRIPTOR.file.name]
+            fitting = [parent] if field == "parent" else [f"{parent}/instances/{key}" for key in KEYS]
+            return source.pick(fitting if source.percent(90) else ODD)
+        if field == "name" and message.DESCRIPTOR.file.name == "longshore/v1/jobs_service.proto":
+            queue = "Queue" in message.DESCRIPTOR.name
+            return source.pick(["queues/work"] if queue else self.jobs) if source.percent(90) else source.pick(ODD)
         if field == "name":
             if "filter" in message.DESCRIPTOR.fields_by_name:
                 return source.pick(["", "operations"])
             return self._name(source.number(2**16), source.pick(ODD))
+        if field == "filter" and message.DESCRIPTOR.name.endswith("DeadLettersRequest") and source.percent(60):
+            return "queue=work"
         if field == "filter":
             chosen = source.seeded()
             return "".join(chosen.pick(part) for _ in range(chosen.number(4)) for part in FILTER)

@@ -3,6 +3,7 @@
 It serves every contract of the tests on a manual clock. A line on stdin is a command and a number, the answer to it a
 line of JSON on stdout:
 
+    begin 0     there are new jobs, and what goes on by itself has come to rest
     settle 0    let what goes on by itself come to rest
     advance N   the same, N seconds later
     quiet 0     the same as settle, for a moment without calls: their tasks have N seconds to end
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import json
 import logging
 import os
@@ -26,20 +26,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from bytes.v1 import files_longshore
 from gates.v1 import gates_longshore
 from lab.v1 import control_longshore, lab_longshore, retry_longshore, signals_longshore
 
 from longshore_server import OperationError, Server
-from longshore_server.clock import SECOND
 from longshore_server.engine.control import Control
 from longshore_server.rpc.authorization import PROVIDER
-from longshore_server.store.mutations import Nothing
 from longshore_server.testing import Harness, ManualClock
 from longshore_server.testing.clock import START
 from longshore_server.transfers.stores import LocalStore
 from tests.conftest import turns
+from tests.fuzz import durable
 from tests.server.auth import identities
 
 SHARED = (
@@ -114,20 +112,11 @@ class Errors(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         told = record.name.startswith(("longshore_server.handler.failures", "longshore_server.engine.outcome"))
+        told = told or text.endswith(": its handler took too long")
         # gRPC's own words where a caller has gone while it is answered.
         gone = record.name == "grpc._cython.cygrpc" and "ExecuteBatchError raised in core" in text
         if not told and not gone:
             self.lines.append(text)
-
-
-class StepClock(ManualClock):
-    """A manual clock that knows when its next timer is due."""
-
-    def next_due(self, latest: int) -> int:
-        """When that is, or `latest` if that is earlier. Forgets cancelled timers, as a machine's clock does."""
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
-        return min(latest, self._timers[0][0]) if self._timers else latest
 
 
 class Fuzzed:
@@ -144,10 +133,11 @@ class Fuzzed:
             settings |= self.identities()
         services = GATED if authenticated else OPEN
         made = [type("Made", (base,), dict.fromkeys(base.OPERATIONS.values(), perform))() for base in services]
-        self.clock = StepClock()
-        self.harness = Harness(
-            Server(*made, stores={"uploads": LocalStore()}), data / "data", clock=self.clock, **settings
-        )
+        self.clock = ManualClock()
+        self.server = Server(*made, stores={"uploads": LocalStore()})
+        self.queue = durable.declare(self.server, guarded=authenticated)
+        self.jobs: list[str] = []
+        self.harness = Harness(self.server, data / "data", clock=self.clock, **settings)
 
     def identities(self) -> dict[str, Any]:
         """Callers of every kind, and the settings by which the server knows them."""
@@ -197,15 +187,17 @@ class Fuzzed:
             "errors": errors,
             "version": version,  # changes with every commit that changes anything
             "memory": int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
-            "operations": self.database.execute("SELECT count(*) FROM operations").fetchone()[0],
+            "jobs": self.jobs,
             "leaked": [repr(task) for task in self.calls()],
             "left": {
                 "operations": len(self.engine.table.live), "attempts": executor.running,
                 "watches": self.engine.watches.count, "starts": len(self.engine._starts.inputs),
                 "transfers": self.engine.transfers.count, "uploads": len(self.engine.transfers.uploads._open),
                 "downloads": len(self.engine.transfers.downloads._open),
-                "places": self.engine._live.count, # The next bucket of deadlines and the next sweep have one each.
-                "timers": max(0, self.clock.pending - 2),
+                "places": self.engine._live.count,
+                # The next bucket of deadlines, the next sweep and the next time of an instance have one each.
+                "timers": max(0, self.clock.pending - 3), "jobs": len(self.engine.jobs.runs),
+                "instances": len(self.engine.instances._runner._runs),
                 "waiting": sum(executor.waiting_of(name) + executor.running_of(name) for name in self.engine.types),
             },
         }  # fmt: skip
@@ -213,41 +205,28 @@ class Fuzzed:
     def calls(self) -> set[asyncio.Task[Any]]:
         """The tasks that are neither the server's own nor those of handlers: calls, and what should have ended."""
         attempts = {attempt.task for attempt in self.engine.executor._attempts}
+        attempts |= {run.task for run in self.engine.jobs.runs.values()}
+        attempts |= {*self.engine.instances._runner._runs.values()}
         # gRPC has a task that waits for the next call, and another one after each.
         return {
             task for task in asyncio.all_tasks() - self.base - attempts
-            if not getattr(task.get_coro(), "__qualname__", "").startswith("AioServer._request_")
+            if not getattr(task.get_coro(), "__qualname__", "").startswith(("AioServer._request_", "_caught"))
         }  # fmt: skip
 
     # Commands.
 
+    async def begin(self, _: float) -> None:
+        self.jobs = await durable.begin(self.queue)
+        await self.settle()
+
     async def settle(self, _: float = 0) -> None:
         """Return once nothing goes on any more without a clock, a caller or a signal."""
-        store, idle = self.engine.store, 0
-        while idle < 2:
-            # Through the threads of both connections: what waits for them is through as well.
-            await store.writer.submit(Nothing())
-            await store.next_expiry()
-            await turns()
-            idle = 0 if self.busy() else idle + 1
-
-    def busy(self) -> bool:
-        engine = self.engine
-        return bool(
-            engine.store.writer._busy or engine.store.writer.backlog or engine.sweeper._task or engine.executor._tasks
-            or engine.transfers.uploads._tasks or engine.transfers.uploads.placing._tasks
-            or not all(attempt._in_handler for attempt in engine.executor._attempts)
-        )  # fmt: skip
+        await turns()  # what the network has brought is known to the loop only when it turns
+        await self.harness.settle()
 
     async def advance(self, seconds: float) -> None:
-        """In the steps that a machine's clock would make: what one timer sets off comes before the next."""
-        await self.settle()
-        target = self.clock.now() + int(seconds * SECOND)
-        while (due := self.clock.next_due(target)) < target:
-            self.clock.advance((due - self.clock.now()) / SECOND)
-            await self.settle()
-        self.clock.advance((target - self.clock.now()) / SECOND)
-        await self.settle()
+        await self.harness.advance(seconds)
+        await self.harness.settle()
 
     async def quiet(self, seconds: float) -> None:
         await self.settle()
@@ -261,6 +240,7 @@ class Fuzzed:
         for live in list(self.engine.table.live.values()):
             if not live.record.terminal:
                 await control.cancel(live, "it is over")
+        await durable.end(self.engine, self.database)
         await self.advance(120)  # the longest grace
         await self.quiet(seconds)
 
@@ -272,4 +252,4 @@ def say(answer: dict[str, Any]) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="longshore-fuzz-") as folder:
         fuzzed = Fuzzed(Path(folder), authenticated=sys.argv[1] == "authenticated")
-        uvloop.run(fuzzed.run())
+        asyncio.run(fuzzed.run())

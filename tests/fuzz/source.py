@@ -98,6 +98,8 @@ FITTING: dict[str, Sequence[str]] = {
         "signals", "signals", "signal",
     ),
     "signal": ("approve", "reject", "poke", "few", "plead", "object"),
+    "json": ('"report"', '"report"', '"fail"', '"raise"', '"wait"', '""', "null", '{"a": [1]}'),
+    "event_id": KEYS, "from_step": ("count", "none"),
     "order_by": ("", "create_time", "create_time desc", " create_time  desc ", "create_time asc", "name"),
     "file_by_filename": ("longshore/v1/operation.proto", "no.proto", ""),
     "file_containing_symbol": SYMBOLS, "containing_type": SYMBOLS, "all_extension_numbers_of_type": SYMBOLS,

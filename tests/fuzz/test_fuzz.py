@@ -95,15 +95,23 @@ def test_a_hundred_thousand_calls(authenticated: bool) -> None:
     outcomes: Counter[str] = Counter()
     answered: set[str] = set()
     refused: set[str] = set()
+    # A stream need not end to have been answered; of other calls only their callers know why they have gone.
+    streams = {method.path for method in world.requests.methods if method.gives_stream}
     for (path, outcome), count in world.outcomes.items():
         outcomes[outcome] += count
-        (answered if outcome in ("OK", NO_ANSWER) else refused).add(path)
+        if outcome == "OK" or (outcome == NO_ANSWER and path in streams):
+            answered.add(path)
+        elif outcome != NO_ANSWER:
+            refused.add(path)
     print(
         f"\n{world.inputs} calls of {len(answered | refused)} methods in {time.monotonic() - began:.0f} s, "
         f"{world.unwritten} refusals seen to write nothing; "
         f"memory {third >> 20} MiB after a third, {last >> 20} MiB at the end"
     )
     print(", ".join(f"{outcome} {count}" for outcome, count in outcomes.most_common()))
-    assert answered == refused == {method.path for method in world.requests.methods}
+    methods = world.requests.methods
+    assert answered == {method.path for method in methods}
+    # Of what has no fields little can be wrong.
+    assert refused >= {method.path for method in methods if method.input.DESCRIPTOR.fields}
     assert world.unwritten > world.inputs / 20
     assert last < third + SLACK

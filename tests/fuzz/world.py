@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 from google.longrunning import operations_pb2
@@ -25,6 +25,7 @@ from longshore_server.errors import DOMAIN, Reason
 from tests.fuzz.inputs import Call, Known, Metadata, Method, Requests
 from tests.fuzz.server import GATED, OPEN
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 HANG = 30.0
 """Seconds after which something hangs, however busy the machine is."""
@@ -69,6 +70,7 @@ class World:
             self._broken = False
         self.requests.known.clear()
         self.requests.page_tokens.clear()
+        self.requests.jobs = self._run(self._command("begin"))["jobs"]
 
     def burst(self, calls: Sequence[Call], seconds: float) -> None:
         """Make the calls, all at once; those that wait are answered after `seconds`, or their callers go away."""
@@ -82,9 +84,9 @@ class World:
         """The end of a sequence: every operation ends, and nothing of any call may be left."""
         self._run(self._rest())
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            self._runner.run(work)
+            return self._runner.run(work)
         except BaseException:
             self._broken = True
             raise
@@ -290,7 +292,7 @@ class World:
         else:
             snapshot = message
             for field in ("operation", "snapshot"):
-                if field in fields and message.HasField(field):
+                if field in fields and fields[field].message_type and message.HasField(field):
                     snapshot = getattr(message, field)
             if "next_page_token" in fields and message.next_page_token:
                 self.requests.page_tokens.append(message.next_page_token)
