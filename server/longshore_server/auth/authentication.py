@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, name_problem, unauthenticated
-from longshore_server.clock import SECOND, Clock, resolve
+from longshore_server.clock import SECOND, Clock, Timer, resolve
 from longshore_server.errors import Reason, ServiceError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ class Authentication:
         self._known: dict[tuple[str, bytes], Principal] = {}
         self.version = 0
         """Counts how often what was known has been forgotten, because it may no longer hold."""
-        self._look_at = 0
+        self._due = True  # told by a timer: every call asks, and to read the clock costs more than all else here
+        self._timer: Timer | None = None
         self._looking: asyncio.Future[None] | None = None
         # Kept, because the event loop itself keeps no reference to a task.
         self._asked: set[asyncio.Future[None]] = set()
@@ -43,18 +44,19 @@ class Authentication:
 
     def known(self, authorization: str, certificate: bytes) -> Principal | None:
         """Who it was that sent the same a moment ago; None: ask `identify`."""
-        now = self._clock.now()
-        if now >= self._look_at:
+        if self._due:
             return None
         found = self._known.get((authorization, certificate))
-        return None if found is None or (found.expires is not None and now >= found.expires) else found
+        return None if found is None or self._expired(found) else found
 
     def holds(self, principal: Principal, version: int) -> bool:
         """Whether what was said at a version still holds, without another look; False: ask again."""
-        if version != self.version or (self._looking is not None and not self._looking.done()):
+        if version != self.version or self._due or (self._looking is not None and not self._looking.done()):
             return False
-        now = self._clock.now()
-        return now < self._look_at and (principal.expires is None or now < principal.expires)
+        return not self._expired(principal)
+
+    def _expired(self, principal: Principal) -> bool:
+        return principal.expires is not None and self._clock.now() >= principal.expires
 
     async def identify(self, credentials: Credentials) -> Principal:
         """Who has these credentials. Raises `ServiceError`: UNAUTHENTICATED, or UNAVAILABLE while nobody can tell."""
@@ -63,7 +65,7 @@ class Authentication:
                 "The call carries no credentials: send the metadata `authorization: Bearer TOKEN`.",
                 Reason.CREDENTIALS_MISSING,
             )
-        if self._clock.now() >= self._look_at:
+        if self._due:
             await self.look()
             known = self.known(credentials.authorization, credentials.certificate)
             if known is not None:
@@ -83,7 +85,7 @@ class Authentication:
                     log.error("%s gives a caller the name %.80r, which cannot be: %s", name, found.name, problem)
                     refused = refused or unauthenticated(f"The credentials stand for no principal: {problem}.")
                     continue
-                if found.expires is not None and found.expires <= self._clock.now():
+                if self._expired(found):
                     refused = refused or expired()
                     continue
                 if version == self.version:
@@ -95,7 +97,7 @@ class Authentication:
 
     async def look(self) -> None:
         """Return once somebody has looked within the last second whether what is known has changed."""
-        if self._clock.now() >= self._look_at:
+        if self._due:
             await self.refresh(force=False)
         elif self._looking is not None:
             await asyncio.shield(self._looking)
@@ -103,10 +105,16 @@ class Authentication:
     async def refresh(self, *, force: bool) -> None:
         """Let every authenticator look whether what it knows has changed. `force`: read everything again."""
         # Set first: calls that come meanwhile go by what is known, instead of all looking at once.
-        self._look_at = self._clock.now() + LOOK
+        self._due = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_at(self._clock.now() + LOOK, self._fall_due)
         self._looking = asyncio.ensure_future(self._refresh(force=force))
         # Not awaited itself: a caller who goes away must not end the look of all others.
         await asyncio.shield(self._looking)
+
+    def _fall_due(self) -> None:
+        self._due, self._timer = True, None
 
     async def _refresh(self, *, force: bool) -> None:
         for number, authenticator in enumerate(self._authenticators):

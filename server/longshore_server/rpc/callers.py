@@ -34,7 +34,10 @@ class Callers:
     def known(self, call: Call) -> Principal | None:
         """The principal of a call, where that can be told at once; None: ask `of`. Raises as that does."""
         authentication = self._authentication
-        return LOCAL if authentication is None else authentication.known(*self._shown(call))
+        if authentication is None:
+            return LOCAL
+        authorization, certificate = self._shown(call)
+        return authentication.known(authorization, certificate)
 
     async def of(self, call: Call) -> Principal:
         """The principal of a call. Raises `ServiceError` (UNAUTHENTICATED)."""

@@ -46,8 +46,8 @@ async def attended(
             return await ask(until)  # it stays who it is: one piece
         while True:
             found = await ask(_piece(context, clock, until))
-            check_expiry(context, clock)
             if not context.holds:
+                check_expiry(context, clock)
                 await context.still()
             if done(found) or (until is not None and clock.now() >= until):
                 return found

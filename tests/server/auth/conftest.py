@@ -167,7 +167,7 @@ class Guarded:
         so much of the clock's, which a test moves by more at once."""
         authentication = self.harness.running._authentication
         assert authentication is not None
-        while authentication._look_at <= self.clock.now():
+        while authentication._due:
             await turns()
         assert authentication._looking is not None
         await asyncio.wait([authentication._looking])
