@@ -158,7 +158,7 @@ def lines_of(request: ProcessOrderRequest) -> list[Line]:
 @server.job(
     "reserve-inventory", key="{sku}", max_active=4, max_queued=None, concurrency=64, retry=JobRetry(max_attempts=3)
 )
-async def reserve_inventory(line: Line, job: Job[str]) -> str:
+async def reserve_inventory(line: Line, job: Job[str, Ledger]) -> str:
     """Set an article aside; where. An attempt that follows a crash looks for no other warehouse."""
     warehouse = await job.step("choose", choose)
     return await job.step("set-aside", set_aside, job.services, line, warehouse)

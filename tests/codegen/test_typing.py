@@ -55,7 +55,7 @@ import asyncio
 from typing import assert_type
 from dataclasses import dataclass
 from typing import Any
-from longshore_server import Operation, Signal, StepRetry
+from longshore_server import Job, Operation, Server, Signal, StepRetry
 from typed.v1.things_longshore import (
     AskOperation, AskSignal, OnceOperation, ProcessOperation, SilentOperation, ThingsService
 )
@@ -67,6 +67,12 @@ class Services:
 
 async def find(city: str, stars: int) -> bytes:
     return b""
+
+async def tidy(payload: str, job: Job[str, Services]) -> str:
+    assert_type(job.services, Services)
+    return payload
+
+queue = Server().job("tidy")(tidy)
 
 class Things(ThingsService[Services]):
     async def process(self, request: In, op: ProcessOperation[Services]) -> Res:

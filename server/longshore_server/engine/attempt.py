@@ -20,6 +20,7 @@ from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler import planned
 from longshore_server.handler.deferral import Work, working
 from longshore_server.handler.durable import handling
+from longshore_server.handler.failures import LastResort
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.lending import Acting, acting
 from longshore_server.handler.offers import TransferError
@@ -63,7 +64,7 @@ class Attempt:
         self._acting = Acting(live.record.uid)
         self._in_handler = False
         self._graced = False
-        self._unstorable = False
+        self._last_resort = LastResort()
         self._span = UNRECORDED
         self._following: Sequence[Planned] = ()
         self.holds_slot = True
@@ -268,13 +269,14 @@ class Attempt:
             self._following = self._operation.following
         planned.submit(self._executor.store.writer, change, self._following, self._record.uid, self._settled)
 
+    def _fail(self, error: bytes) -> None:
+        failed = Settle(self._record.uid, self.number, Move.FAIL, error)
+        self._executor.store.writer.submit(failed, self._settled)
+
     def _settled(self, result: object) -> None:
-        if isinstance(result, ServiceError) and result.reason is Reason.INTERNAL and not self._unstorable:
-            # Left as it is it would be under way, with nobody who ends it, until the next start.
-            self._unstorable = True
-            failed = Settle(self._record.uid, self.number, Move.FAIL, failure(Reason.INTERNAL))
-            self._executor.store.writer.submit(failed, self._settled)
-        elif self._following and isinstance(result, Exception) and getattr(result, "reason", None) not in _OVER:
+        if self._last_resort.taken(result, self._fail):
+            return
+        if self._following and isinstance(result, Exception) and getattr(result, "reason", None) not in _OVER:
             # What was to begin with it cannot: it has not completed.
             self._settle(self._raised(result))
         elif isinstance(result, ServiceError):

@@ -32,7 +32,7 @@ from longshore_server.engine.transfers import Transfers
 from longshore_server.engine.waits import Waits
 from longshore_server.engine.watch import Item, Watches, WatchOptions
 from longshore_server.errors import Reason, ServiceError, invalid
-from longshore_server.handler.durable import Durable
+from longshore_server.handler.durable import Durable, wait_on
 from longshore_server.handler.waits import HandlerWaits
 from longshore_server.ids import Uids, parse_uid, uid_text
 from longshore_server.instances.definition import Definition
@@ -349,17 +349,13 @@ class Engine:
         return await self.store.input(record.uid) or b""
 
     async def wait(self, live: Live, until: int | None, inside: Durable | None = None) -> OperationRecord:
-        """The snapshot once it has ended, or at `until` if that comes first. Raises when the server drains.
+        """The snapshot once it has ended, or at `until` if that comes first. `inside`: the handler that waits.
 
-        `inside`: the handler that waits. It is not told of a stop by an error, which would become its operation's end:
-        it has the time of the drain, like all that runs, for as long as the other does; then it gives way.
+        When the server drains, see `wait_on`.
         """
         while not live.record.terminal:
             if self.draining:
-                if inside is None:
-                    raise self.not_accepting()
-                if not self.executor.works_on(live):
-                    inside.give_way()
+                wait_on(inside, self.not_accepting(), goes_on=self.executor.works_on(live))
             future = live.ended()
             timer = None if until is None else self.clock.call_at(until, partial(resolve, future))
             try:

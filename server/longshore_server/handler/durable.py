@@ -14,6 +14,7 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from longshore_server.clock import SECOND, Clock, sleep_until
 from longshore_server.contract.durations import span
+from longshore_server.errors import ServiceError
 from longshore_server.handler import codec, steps
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
@@ -278,6 +279,19 @@ class Durable:
         return Steps(
             self.author, self._name, self.fields, self._ends, self._writer, self._clock, self.cancelled, self.stopping
         )
+
+
+def wait_on(inside: Durable | None, stops: ServiceError, *, goes_on: bool) -> None:
+    """For the engine: something waits for an operation or a job while the server stops.
+
+    Who asks from outside is told so by `stops`, which is raised. A handler is not, since that would become the end of
+    its own work: it has the time of the drain, like all that runs, for as long as what it waits for goes on here too;
+    then it gives way.
+    """
+    if inside is None:
+        raise stops
+    if not goes_on:
+        inside.give_way()
 
 
 handling: contextvars.ContextVar[Durable | None] = contextvars.ContextVar("longshore_handling", default=None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from longshore_server.errors import OperationError, Reason, failure
+from longshore_server.errors import OperationError, Reason, ServiceError, failure
 from longshore_server.handler.journal import NonDeterministicError
 from longshore_server.handler.steps import StepTimeoutError
 
@@ -15,6 +15,26 @@ log = logging.getLogger(__name__)
 
 MAX_PROBLEM = 2000
 """How many characters of what code raised are kept for operators."""
+
+
+class LastResort:
+    """The end of an attempt whose outcome the store cannot hold: it fails with INTERNAL, and that is tried once.
+
+    Left as it is it would be under way, and have what it has, until the next start.
+    """
+
+    __slots__ = ("_taken",)
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    def taken(self, result: object, fail: Callable[[bytes], object]) -> bool:
+        """Whether what became of an outcome calls for it; then `fail` has given this end to the writer."""
+        if self._taken or not isinstance(result, ServiceError) or result.reason is not Reason.INTERNAL:
+            return False
+        self._taken = True
+        fail(failure(Reason.INTERNAL))
+        return True
 
 
 class Failure(NamedTuple):

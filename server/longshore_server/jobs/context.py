@@ -12,6 +12,7 @@ from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable, HandOver
 from longshore_server.handler.durable import Durable
 from longshore_server.handler.journal import Journal
+from longshore_server.handler.operation import ServicesT
 from longshore_server.ids import uid_text
 from longshore_server.jobs import progress
 from longshore_server.jobs.definition import Definition
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 
-class Job(Durable, Generic[ResultT]):
-    """The context of one attempt of a job."""
+class Job(Durable, Generic[ResultT, ServicesT]):
+    """The context of one attempt of a job: `Job[R]`, or `Job[R, Services]` where `services` has its type.
+
+    `services`: what the server's lifespan yielded.
+    """
 
     author: JobAttempt
 
-    def __init__(self, run: Run, definition: Definition, record: JobRecord, payload: Any, journal: Journal) -> None:
+    def __init__(
+        self, run: Run, definition: Definition, record: JobRecord, payload: Any, journal: Journal, services: ServicesT
+    ) -> None:
         host = run.host
         ends = [record.deadline]
         if definition.timeout is not None and record.begun is not None:
@@ -47,7 +53,7 @@ class Job(Durable, Generic[ResultT]):
         self._record = record
         self.payload = payload
         """What it is to work on."""
-        self.services: Any = host.services
+        self.services: ServicesT = services
         """What the server's lifespan yielded."""
         self.hand_over = HandOver(self.author, host.store.writer, host.waits)
         """For the engine: what this attempt has given away."""

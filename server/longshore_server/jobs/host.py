@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError
-from longshore_server.handler.durable import Durable
+from longshore_server.handler.durable import Durable, wait_on
 from longshore_server.handler.lending import Slot
 from longshore_server.handler.waits import HandlerWaits
 from longshore_server.ids import Uids
@@ -250,10 +250,9 @@ class Host:
         return found
 
     async def wait(self, uid: bytes, queue: str, until: int | None, inside: Durable | None = None) -> JobRecord:
-        """The job once it has ended, or at `until` if that comes first.
+        """The job once it has ended, or at `until` if that comes first. `inside`: the handler that waits.
 
-        Raises `ServiceError`: JOB_NOT_FOUND, and when the server drains. `inside`: the handler that waits. That has the
-        time of the drain, like all that runs, for as long as the job does; then it gives way.
+        Raises `ServiceError` (JOB_NOT_FOUND); when the server drains, see `wait_on`.
         """
         while True:
             future: asyncio.Future[JobRecord | None] = self.loop.create_future()
@@ -266,10 +265,8 @@ class Host:
                 if record.terminal or (until is not None and self.clock.now() >= until):
                     return record
                 if (closed := self._closed()) is not None and not self.scheduler.open:
-                    if inside is None:
-                        raise closed
-                    if not record.resident or record.deferred or uid in self._left:
-                        inside.give_way()
+                    runs = record.resident and not record.deferred and uid not in self._left
+                    wait_on(inside, closed, goes_on=runs)
                 ended = await future
                 if ended is not None:
                     return ended

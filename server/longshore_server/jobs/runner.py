@@ -16,7 +16,7 @@ from longshore_server.contract.retry import Exhausted
 from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
-from longshore_server.handler.failures import MAX_PROBLEM, describe, problem_of
+from longshore_server.handler.failures import MAX_PROBLEM, LastResort, describe, problem_of
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.lending import Acting, Slot, acting
 from longshore_server.job_lifecycle import JobMove, JobState
@@ -70,7 +70,7 @@ class Run:
         self._in_function = False
         self._graced = False
         self._span = UNRECORDED
-        self._unstorable = False
+        self._last_resort = LastResort()
         self.acting = Acting(record.uid, slot)
         """With what it has of those that its queue may run at once."""
         self.task = host.loop.create_task(self._run(), name=record.name, context=host.context.copy())
@@ -189,7 +189,7 @@ class Run:
         entries = await self.host.store.journal(begun.uid) if begun.attempt > 1 else ()
         if self._ending is not None:
             return self._interrupted()
-        job = self._job = Job(self, definition, begun, payload, Journal(entries))
+        job = self._job = Job(self, definition, begun, payload, Journal(entries), self.host.services)
         job.interrupt = partial(self.end, Ending.DRAIN)
         self.publish(self.record)
         if definition.timeout is not None:
@@ -272,13 +272,12 @@ class Run:
                 settle.delay = found or 0
         self.host.store.writer.submit(settle, self._settled)
 
+    def _fail(self, error: bytes) -> None:
+        failed = SettleJob(self._begun.uid, self._begun.attempt, JobMove.FAIL, error=error)
+        self.host.store.writer.submit(failed, self._settled)
+
     def _settled(self, result: object) -> None:
-        if isinstance(result, ServiceError) and result.reason is Reason.INTERNAL and not self._unstorable:
-            # Left as it is it would be active, and have its key, until the next start.
-            self._unstorable = True
-            failed = SettleJob(self._begun.uid, self._begun.attempt, JobMove.FAIL, error=failure(Reason.INTERNAL))
-            self.host.store.writer.submit(failed, self._settled)
-        elif isinstance(result, ServiceError):
+        if not self._last_resort.taken(result, self._fail) and isinstance(result, ServiceError):
             # The job ended by another hand, another attempt has begun, or the store has stopped for good.
             log.info(
                 "attempt %d of %s came to nothing: %s", self._begun.attempt, self._begun.name, result.message,
