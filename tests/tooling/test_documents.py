@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TEMPLATE = ROOT / "client" / "longshore_client" / "template"
+TARGETS = {
+    folder: set(re.findall(r"^([a-z][a-z-]*):", (folder / "Makefile").read_text(), re.MULTILINE))
+    for folder in (ROOT, TEMPLATE)
+}
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CODE = re.compile(r"```.*?```|`[^`]+`", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+# What a newcomer is told of a new project is run there.
+@pytest.mark.parametrize(("page", "folders"), [("README.md", [ROOT, TEMPLATE]), ("CONTRIBUTING.md", [ROOT])])
+def test_every_make_target_that_a_page_names_exists(page: str, folders: list[Path]) -> None:
     code = " ".join(CODE.findall((ROOT / page).read_text()))
     named = {word for arguments in re.findall(r"\bmake((?: +[a-z][a-z-]*)+)", code) for word in arguments.split()}
-    assert named <= TARGETS
+    assert named <= set().union(*(TARGETS[folder] for folder in folders))
 
 
 def test_every_public_target_says_what_it_does() -> None:
