@@ -206,7 +206,8 @@ class InstanceLedger(Ledger):
         same."""
         whose = (record.uid, record.generation, use)
         (latest,) = self.connection.execute(
-            f"SELECT coalesce(max(place), 0) FROM instance_ids WHERE {_WHOSE}", whose  # noqa: S608 - our own text
+            f"SELECT coalesce(max(place), 0) FROM instance_ids WHERE {_WHOSE}",  # noqa: S608 - our own text
+            whose,
         ).fetchone()
         self.connection.execute(
             "INSERT INTO instance_ids (uid, generation, use, id, place, number, events, digest)"

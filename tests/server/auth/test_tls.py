@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import operations_service_pb2_grpc
 from longshore_server import ConfigError
 from longshore_server.testing.clock import START
 from tests.conftest import first, refused
@@ -99,7 +100,7 @@ async def test_a_plain_call_to_a_port_with_tls_is_turned_away_and_no_other_is(
     assert await reached(guarded, trusting(authority))
     async with grpc.aio.insecure_channel(guarded.harness.address) as plain:
         with pytest.raises(grpc.aio.AioRpcError) as turned_away:
-            await plain.unary_unary("/longshore.v1.OperationsService/ListTypes")(b"")
+            await operations_service_pb2_grpc.OperationsServiceStub(plain).ListTypes(pb.ListTypesRequest())
     assert turned_away.value.code() is grpc.StatusCode.UNAVAILABLE
     with pytest.raises(grpc.aio.AioRpcError) as known:
         await guarded.operations.ListTypes(pb.ListTypesRequest())
