@@ -35,7 +35,7 @@ class Authentication:
         self._known: dict[tuple[str, bytes], Principal] = {}
         self.version = 0
         """Counts how often what was known has been forgotten, because it may no longer hold."""
-        self._due = True  # told by a timer: every call asks, and to read the clock costs more than all else here
+        self._due = True  # told by a timer: every call asks, and the clock would cost as much as all else here
         self._timer: Timer | None = None
         self._looking: asyncio.Future[None] | None = None
         # Kept, because the event loop itself keeps no reference to a task.

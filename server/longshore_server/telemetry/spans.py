@@ -39,8 +39,8 @@ from longshore_server.tracer import UNRECORDED, Metadata, Span
 
 _ROOT = Context()
 (_SPAN,) = set_span_in_context(INVALID_SPAN, _ROOT)
-"""Where a context keeps its span. To look there takes a tenth of what the API's functions take, and is done for each
-call, row and attempt."""
+"""Where a context keeps its span. To look there takes less than half of what the API's functions take, and is done for
+each call, row and attempt."""
 _NOTHING = nullcontext()
 _SERVER = SpanKind.SERVER  # an enum looks for its member each time
 _KEY = "traceparent"
@@ -161,7 +161,7 @@ def _bound(sampler: Any) -> int:
     """From which number on (of their lower 64 bits) ids of traces that begin here are for sure not sampled.
 
     Known of the SDK's own sampler by a share, also as what `ParentBased` asks for traces that begin: to ask these takes
-    ten times as long as all else that is done for a call. Of every other sampler nothing is known: none is that high.
+    nearly as long as all else that is done for such a call. Of others nothing is known: no id is that high.
     """
     sampling = sys.modules.get("opentelemetry.sdk.trace.sampling")
     if sampling is not None:
