@@ -319,7 +319,9 @@ def check_id(id: str) -> str:
 
 
 def check_key(field: str, key: str) -> str:
-    """The idempotency key of an event, or of a request. Raises `ServiceError` (INVALID_ARGUMENT)."""
+    """The idempotency key of an event, or of a request. Raises `ServiceError` (INVALID_ARGUMENT) or `TypeError`."""
+    if not isinstance(key, str):
+        raise TypeError(f"{field} must be a text, not {key!r}")
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

@@ -271,6 +271,8 @@ class JobQueue(Generic[PayloadT, ResultT]):
         if type(request.priority) is not int or request.priority not in PRIORITIES:
             raise ValueError(f"priority: {request.priority!r} is no whole number of 32 bits")
         if request.idempotency_key is not None:
+            if not isinstance(request.idempotency_key, str):
+                raise TypeError(f"idempotency_key must be a text, not {request.idempotency_key!r}")
             if not 0 < len(request.idempotency_key) <= MAX_IDEMPOTENCY_KEY or not request.idempotency_key.isprintable():
                 raise ValueError(f"idempotency_key: it must have 1 to {MAX_IDEMPOTENCY_KEY} printable characters")
             if (self.name, request.idempotency_key) in used:

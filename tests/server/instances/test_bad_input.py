@@ -78,6 +78,7 @@ CALLS: list[tuple[Call, str]] = [
     (lambda d: d.pings.add("a", Ping(13)), "on_event of debounces/pings/instances/a raised at the event"),
     (lambda d: d.pings.add("a", Ping(14)), "state: it must be list, not dict|on_event of .* raised"),
     (lambda d: d.pings.add("a", Ping(1), event_id="x" * 129), "event_id"),
+    (lambda d: d.pings.add("a", Ping(1), event_id=5), "event_id must be a text, not 5"),  # type: ignore[arg-type]
     (lambda d: d.pings.add("a", Ping(2), event_id="one"), "event_id 'one' was used for another event"),
     (lambda d: d.order.send("b", Token()), "event: it must be Ping, not Token"),  # type: ignore[arg-type]
     (lambda d: d.order.send("a", Ping(1), expected_version=7), "is at version 1, not 7: read it again"),

@@ -285,6 +285,7 @@ async def test_an_unknown_id_is_not_found_at_once_and_never_hangs(yard: Yard) ->
         (Reserve("A1"), {"priority": 1 << 31}, "priority"),
         (Reserve("A1"), {"priority": 1.5}, "priority"),
         (Reserve("A1"), {"idempotency_key": ""}, "idempotency_key"),
+        (Reserve("A1"), {"idempotency_key": 5}, "idempotency_key must be a text, not 5"),
         (Reserve(""), {}, "sku must not be empty"),
         (Reserve("x" * 600), {}, "at most 512 bytes"),
     ],
