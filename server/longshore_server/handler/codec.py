@@ -33,8 +33,13 @@ class Encoded(NamedTuple):
     @property
     def identity(self) -> bytes:
         """What tells it from other values. The module of its class does not: classes may move."""
-        kind, _, path = self.codec.partition(":")
-        return f"{kind}:{path.rpartition(':')[2]}\0".encode() + self.data
+        kind, colon, path = self.codec.partition(":")
+        return f"{kind}{colon}{path.rpartition(':')[2]}\0".encode() + self.data
+
+    @property
+    def by_class(self) -> bool:
+        """Whether only its class can read it, and tell whether it is the same as another; else its bytes do."""
+        return self.codec.startswith(("dataclass:", "pydantic:"))
 
 
 class NotStorableError(TypeError):
@@ -79,18 +84,24 @@ def decode(encoded: Encoded, declared: Any = Any) -> Any:
 def same(encoded: Encoded, value: Any, declared: Any) -> bool:
     """Whether a value is the one that is stored, as its class reads that today: new fields have their defaults there.
 
-    Messages and JSON values need no class to be read: they are the same if they are stored the same.
+    They are compared as that class writes them: what it takes for equal itself may be anything.
     """
-    if not encoded.codec.startswith(("dataclass:", "pydantic:")):
+    if not encoded.by_class:
         return encode(value) == encoded
     try:
         found = decode(encoded, declared)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            # By their fields: a class may say that no two of its values are equal.
-            return type(found) is type(value) and dataclasses.asdict(found) == dataclasses.asdict(value)
-        return bool(found == value)
-    except Exception:  # noqa: BLE001 - what cannot be read, or be compared, is another one
+        return type(found) is type(value) and _fields(found) == _fields(value)
+    except Exception:  # noqa: BLE001 - what cannot be read, or be written, is another one
         return False
+
+
+def _fields(value: Any) -> bytes:
+    """All that a dataclass or a model holds, also what it has by default, alike for values that are."""
+    import msgspec
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return msgspec.json.encode(dataclasses.asdict(value), order="deterministic")
+    return msgspec.json.encode(json.loads(encode(value).data), order="deterministic")
 
 
 def members(declared: Any) -> list[Any]:
@@ -128,17 +139,23 @@ def codec_of(member: Any) -> str:
 
 
 def _class(codec: str, declared: Any) -> Any:
-    """What has become of the class that is stored: the declared one that is it, or has its name, or is alone."""
+    """What has become of the class that is stored: the declared one that is it, or has its name; or, where it is gone,
+    the one that is declared alone."""
     kind, _, path = codec.partition(":")
     known = {codec_of(member): member for member in members(declared)}
     if codec in known:
         return known[codec]
     alike = [member for found, member in known.items() if found.startswith(f"{kind}:")]
     named = [member for member in alike if member.__qualname__ == path.rpartition(":")[2]]
-    for candidates in (named, alike):
-        if len(candidates) == 1:
-            return candidates[0]
-    return _import(path)
+    if len(named) == 1:
+        return named[0]
+    try:
+        # One that is still there was not renamed: it is another one than those that are declared.
+        return _import(path)
+    except (ImportError, AttributeError):
+        if len(alike) != 1:
+            raise
+        return alike[0]
 
 
 def _encode_dataclass(value: Any) -> Encoded:

@@ -248,7 +248,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
         again = list(requests)
         for position, (new, (uid, admission)) in enumerate(zip(news, found, strict=False)):
             payload = admission.payload or stored.get(uid or b"")
-            if payload is not None and payload != new.payload and new.is_same(payload):
+            if payload is not None and payload != new.payload and new.is_same and new.is_same(payload):
                 again[position] = replace(requests[position], payload=codec.Encoded(*payload))
         return again
 
@@ -286,12 +286,15 @@ class JobQueue(Generic[PayloadT, ResultT]):
             parent=origin.parent, operation=origin.operation, detached=request.detached,
             trace=host.tracer.traceparent(),
         )  # fmt: skip
+
+        def is_same(stored: Body) -> bool:
+            return codec.same(codec.Encoded(*stored), request.payload, definition.payload)
+
         request_id = request.idempotency_key or ""
         digest = hashlib.sha256(payload.identity).digest()[:16] if request_id else b""
         return NewJob(
             record, Body(*payload), definition.max_active, definition.max_queued, policy, False, definition.heartbeat,
-            digest, request_id, definition.idempotency_ttl,
-            lambda stored: codec.same(codec.Encoded(*stored), request.payload, definition.payload),
+            digest, request_id, definition.idempotency_ttl, is_same if payload.by_class else None,
         )  # fmt: skip
 
 

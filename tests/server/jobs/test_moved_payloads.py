@@ -90,6 +90,17 @@ async def test_of_several_classes_it_is_the_one_of_that_name(yard: Yard, release
     assert [await queue.job(name).wait() for name in names] == [new.Order("kettle"), new.Return("kettle")]
 
 
+async def test_one_of_a_class_that_is_still_there_is_not_read_as_another(yard: Yard, release: Releases) -> None:
+    classes = release("acme_orders", CLASSES)
+    queue = declare(yard, classes.Order | classes.Return, work)
+    await yard.start()
+    name = (await queue.create(classes.Return("kettle"), delay=10)).name
+    queue = declare(yard, classes.Order, work)
+    await yard.restart()
+    yard.clock.advance(10)
+    assert (await failed(queue.job(name))).reason == "PAYLOAD_UNREADABLE"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_payload_that_the_class_of_today_cannot_read_is_a_dead_letter(
     yard: Yard, release: Releases, kind: str

@@ -45,7 +45,7 @@ class NewJob(NamedTuple):
     """A job to be created.
 
     `begin`: a slot of its queue is kept for it, so that it may be ACTIVE at once. `is_same`: whether its payload is a
-    stored one that an older version of the code has written, in other bytes.
+    stored one that an older version of the code has written, in other bytes; None: other bytes are another payload.
     """
 
     record: JobRecord
@@ -58,7 +58,7 @@ class NewJob(NamedTuple):
     digest: bytes = b""
     request_id: str = ""
     request_ttl: int | None = None
-    is_same: Callable[[Body], bool] = lambda _: False
+    is_same: Callable[[Body], bool] | None = None
 
 
 class Admission(NamedTuple):
@@ -78,7 +78,7 @@ class Admission(NamedTuple):
     position: int = 0
     """Among those that are created together, from 0."""
     payload: Body | None = None
-    """What was asked for, where that has made no job which would have it; for a journal."""
+    """What was asked for, where a journal has to compare it, and no job was made which would have it."""
 
 
 @dataclass(slots=True)
@@ -130,7 +130,9 @@ class CreateJobs(Mutation[list[Admission]]):
                     before = planned.get(place, 0)
                     plan = _admit(jobs, new, before)
                     planned[place] = before + 1
-            plans.append(plan._replace(position=position, payload=None if plan.created else new.payload))
+            # Jobs have their payloads themselves.
+            kept = self.by is not None and new.is_same is not None and not plan.created
+            plans.append(plan._replace(position=position, payload=new.payload if kept else None))
         return plans
 
     def _known(self, jobs: Jobs, new: NewJob) -> Admission | None:
@@ -141,7 +143,7 @@ class CreateJobs(Mutation[list[Admission]]):
         if claim is None:
             return None
         uid, digest = claim
-        if digest != new.digest and not new.is_same(payload(jobs.connection, uid)):
+        if digest != new.digest and not (new.is_same and new.is_same(payload(jobs.connection, uid))):
             raise ServiceError(
                 Reason.REQUEST_ID_REUSED,
                 f"idempotency key {new.request_id!r} already created jobs/{uid_text(uid)} with another payload: use a "
@@ -199,10 +201,11 @@ def _admit(jobs: Jobs, new: NewJob, planned: int) -> Admission:
 def read_back(data: bytes) -> list[tuple[bytes | None, Admission]]:
     """What `written` has kept: of each job its uid, and the admission without it."""
     found = []
-    for job, created, replaced, obstacle, key, active, queued, limit, existing, position, asked in json.loads(data):
+    # The last one is missing in journals that were written before it was.
+    for job, created, replaced, obstacle, key, active, queued, limit, existing, position, *asked in json.loads(data):
         admission = Admission(
             None, created, _uid(replaced), None if obstacle is None else Obstacle(obstacle), key, active, queued,
-            limit, _uid(existing), position, None if asked is None else Body(asked[0], bytes.fromhex(asked[1])),
+            limit, _uid(existing), position, Body(asked[0][0], bytes.fromhex(asked[0][1])) if any(asked) else None,
         )  # fmt: skip
         found.append((_uid(job), admission))
     return found
