@@ -85,7 +85,10 @@ def contract(*edits: tuple[str, str]) -> FileDescriptorProto:
 
 
 class Deploy:
-    """One version of the service, with these stores. Its handler waits for ever, unless it is told to return."""
+    """One version of the service, with these stores.
+
+    Its handler waits for ever, unless it is told to return, or for approval where one pays in cash.
+    """
 
     def __init__(self, file: FileDescriptorProto, stores: Iterable[str] = ("one", "two")) -> None:
         pool = descriptor_pool.DescriptorPool()
@@ -113,7 +116,9 @@ class Deploy:
     def _handle(self) -> Callable[..., Awaitable[Any]]:
         async def handle(_: Any, request: Any, op: Any) -> Any:
             self.inputs.append(request)
-            if not self.finish:
+            if request.cash:
+                await op.next_signal("approve", timeout=60)
+            elif not self.finish:
                 await asyncio.Event().wait()
             return self.message("Result", text="bought")
 
@@ -217,6 +222,10 @@ RENAMED = (
     "shop.v1.Input.amount (number 12) is now called 'total'; call it 'amount' again, or give 'total' a number of its "
     "own"
 )
+UNSIGNALLED = (
+    "signal 'approve' is gone: operations that wait for it, or have had it, would fail; declare it again until they "
+    "have ended"
+)
 ITEMS = 'type_name: ".shop.v1.Item" label: LABEL_REPEATED }\n  field { name: "card"'
 CASH = 'name: "cash" number: 5 type: TYPE_BOOL label: LABEL_OPTIONAL oneof_index: 0'
 CHANNELS = 'dependency: "longshore/v1/channels.proto"'
@@ -290,6 +299,7 @@ INCOMPATIBLE: dict[str, tuple[list[tuple[str, str]], str]] = {
         [('payload_type: "Approval"', 'payload_type: "Unused"')],
         root("the payload of signal 'approve'", "shop.v1.Approval", "shop.v1.Unused"),
     ),
+    "a removed signal": ([(SIGNAL, "")], UNSIGNALLED),
     "another template": ([("buy-{key}", "purchase-{key}")], template("buy-{key}", "purchase-{key}")),
     "no template": ([('id_template: "buy-{key}"', "")], template("buy-{key}", "absent")),
 }  # fmt: skip
@@ -339,7 +349,6 @@ COMPATIBLE: dict[str, list[tuple[str, str]]] = {
     ],
     "new options": [("control {} ", "control {} timeout { seconds: 60 } max_crashes: 3 ")],
     "a new signal": [(SIGNAL, SIGNAL + ' signals { name: "refuse" payload_type: "Approval" }')],
-    "a removed signal that nobody has sent": [(SIGNAL, "")],
     "a new method": [
         ('service {\n  name: "Shop"\n', f'service {{ name: "Shop" {LOOK}'),
     ],
@@ -362,13 +371,17 @@ async def test_a_contract_that_still_fits_goes_on(shop: Shop, case: str) -> None
     assert (request.key, request.items[0].sku, request.notes["a"]) == ("a", "A1", "b")
 
 
-async def test_a_removed_signal_is_refused_while_some_wait(shop: Shop) -> None:
-    names = [await shop.buy(key) for key in "ab"]
-    for name in (names[0], names[0], names[1]):
+async def test_a_signal_stays_until_those_that_may_wait_for_it_have_ended(shop: Shop) -> None:
+    names = [await shop.buy(key, cash=True) for key in "ab"]
+    clock: Any = shop.harness.clock  # type: ignore[union-attr]
+    await clock.armed(60, len(names))
+    assert await shop.refusal((SIGNAL, ""), crash=True) == refusal_of(UNSIGNALLED, "2 operations")
+    await shop.deploy()
+    for name in names:
         await shop.approve(name)
-    assert await shop.refusal((SIGNAL, "")) == refusal_of(
-        "signal 'approve' is gone, but 3 of them wait to be consumed; declare it again until they are", "2 operations"
-    )
+        ended = await shop.operations.Wait(pb.WaitRequest(name=name))
+        assert ended.state == ended.STATE_COMPLETED
+    await shop.deploy((SIGNAL, ""))
 
 
 async def test_a_removed_method_is_refused_with_counts(shop: Shop) -> None:

@@ -146,12 +146,9 @@ def _in_order(files: Mapping[str, FileDescriptorProto]) -> list[FileDescriptorPr
 # What is compared.
 
 
-def compare(before: bytes, now: bytes, pending: Mapping[str, int]) -> list[Mismatch]:
-    """What in `now` no longer fits operations that were started under `before`; both as `describe` gives them.
-
-    `pending`: how many signals of each name wait to be consumed.
-    """
-    return _Comparison(_Contract(before), _Contract(now)).run(pending)
+def compare(before: bytes, now: bytes) -> list[Mismatch]:
+    """What in `now` no longer fits operations that were started under `before`; both as `describe` gives them."""
+    return _Comparison(_Contract(before), _Contract(now)).run()
 
 
 def compare_input(before: bytes, now: bytes) -> list[Mismatch]:
@@ -191,16 +188,17 @@ class _Comparison:
         self._found: list[Mismatch] = []
         self._seen: set[str] = set()
 
-    def run(self, pending: Mapping[str, int]) -> list[Mismatch]:
+    def run(self) -> list[Mismatch]:
         for channel, name in self._before.channels.items():
             self._root(f"the {channel}", name, self._now.channels[channel])
         for signal, name in self._before.signals.items():
             if signal in self._now.signals:
                 self._root(f"the payload of signal {signal!r}", name, self._now.signals[signal])
-            elif pending.get(signal):
+            else:
+                # Whoever has not ended may wait for it: a wait without a timeout is written down only once it is over.
                 self._note(
-                    f"signal {signal!r}", f"is gone, but {pending[signal]} of them wait to be consumed",
-                    "declare it again until they are",
+                    f"signal {signal!r}", "is gone: operations that wait for it, or have had it, would fail",
+                    "declare it again until they have ended",
                 )  # fmt: skip
         sent, sends = (
             contract.options.transfer.direction == annotations_pb2.TRANSFER_DIRECTION_SEND

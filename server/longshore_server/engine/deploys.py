@@ -39,8 +39,7 @@ async def check(
     problems: dict[str, dict[compatibility.Mismatch, int]] = {}
     for number, records in versions.items():
         name = records[0].type
-        pending = Counter(signal.name for record in records for signal in record.pending)
-        for mismatch in compatibility.compare(stored[number], today[name], pending):
+        for mismatch in compatibility.compare(stored[number], today[name]):
             counts = problems.setdefault(name, {})
             counts[mismatch] = counts.get(mismatch, 0) + len(records)
     if problems:
