@@ -8,6 +8,7 @@ import re
 from longshore_server.clock import Clock
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_ANY_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Uids:
@@ -52,6 +53,11 @@ class Uids:
 def parse_uid(text: str) -> bytes | None:
     """The 16 bytes of a uid's text, or None if it is not one."""
     return bytes.fromhex(text.replace("-", "")) if _UUID.fullmatch(text) else None
+
+
+def parse_uuid(text: str) -> bytes | None:
+    """The 16 bytes of a UUID's text, or None if it is not one. One of another version than ours names nothing."""
+    return bytes.fromhex(text.replace("-", "")) if _ANY_UUID.fullmatch(text) else None
 
 
 def uid_text(uid: bytes) -> str:

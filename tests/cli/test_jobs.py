@@ -252,6 +252,9 @@ async def test_workers_say_what_they_run(dock: Dock, run: Run) -> None:
 async def test_a_wrong_name_is_said(dock: Dock, run: Run) -> None:
     done = await run("get", "x")
     assert (done.code, done.out) == (6, "")
-    assert "'jobs/x' is not of the form jobs/{id}" in done.err
+    assert "'jobs/x' is not of the form jobs/{id}, where {id} is the UUID that `longshore jobs ls` shows" in done.err
+    # A UUID of another version is one to a reader.
+    for id in ("00000000-0000-0000-0000-000000000000", "01890000-0000-7000-8000-000000000000"):
+        assert await run("get", id) == (6, "", f"error: jobs/{id} does not exist, or does no more. (JOB_NOT_FOUND)\n")
     done = await run("pause", "nope")
     assert (done.code, done.err) == (6, "error: This server has no queues/nope. (QUEUE_NOT_FOUND)\n")

@@ -14,7 +14,7 @@ from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
 from longshore_server.handler.journal import Asked, place
-from longshore_server.ids import parse_uid
+from longshore_server.ids import parse_uuid
 from longshore_server.jobs.definition import Definition, Span
 from longshore_server.jobs.outcomes import Accepted, Coalesced, JobNotEnqueuedError, Outcome, Rejected, Replaced
 from longshore_server.jobs.planned import Origin, PlannedJob
@@ -142,9 +142,10 @@ class JobQueue(Generic[PayloadT, ResultT]):
 
         Raises `ServiceError` (INVALID_NAME) for what is no id.
         """
-        uid = parse_uid(id.removeprefix("jobs/"))
+        uid = parse_uuid(id.removeprefix("jobs/"))
         if uid is None:
-            raise ServiceError(Reason.INVALID_NAME, f"{id[:200]!r} is not of the form jobs/{{id}}.")
+            form = "jobs/{id}, where {id} is the UUID that `longshore jobs ls` shows"
+            raise ServiceError(Reason.INVALID_NAME, f"{id[:200]!r} is not of the form {form}.")
         return self._ref(uid)
 
     def _ref(self, uid: bytes, created: bool = False) -> JobRef[ResultT]:

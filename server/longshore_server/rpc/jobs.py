@@ -10,7 +10,7 @@ from itertools import islice
 from longshore.v1 import jobs_service_pb2 as pb
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, invalid
-from longshore_server.ids import parse_uid
+from longshore_server.ids import parse_uuid
 from longshore_server.jobs.admin import Admin
 from longshore_server.jobs.scheduler import Line
 from longshore_server.rpc import filters, job_messages
@@ -200,9 +200,10 @@ class JobsService:
     def _uid(self, context: Context, name: str) -> bytes:
         self._check(context)
         prefix, _, id = name.partition("/")
-        uid = parse_uid(id) if prefix == "jobs" else None
+        uid = parse_uuid(id) if prefix == "jobs" else None
         if uid is None:
-            raise invalid("name", f"{name[:200]!r} is not of the form jobs/{{id}}", reason=Reason.INVALID_NAME)
+            form = "jobs/{id}, where {id} is the UUID that `longshore jobs ls` shows"
+            raise invalid("name", f"{name[:200]!r} is not of the form {form}", reason=Reason.INVALID_NAME)
         return uid
 
     def _queue_name(self, context: Context, name: str) -> str:
