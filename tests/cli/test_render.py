@@ -68,7 +68,7 @@ def test_every_event_has_a_json_form_and_a_line(types: Types, capsys: pytest.Cap
     failed = lc.OperationFailed("no A1", operation="operations/x", reason="OUT_OF_STOCK", code=lc.Code.ABORTED)
     cancelled = lc.OperationCancelled("by ada", operation="operations/x", reason="CANCELLED", code=lc.Code.CANCELLED)
     interrupted = lc.OperationFailed(
-        "stopped", operation="operations/x", reason="INTERRUPTED", code=lc.Code.ABORTED, domain="longshore"
+        "It crashed.", operation="operations/x", reason="INTERRUPTED", code=lc.Code.ABORTED, domain="longshore"
     )
     snapshot: lc.Snapshot[Any, Any] = lc.Snapshot(
         name="operations/x", uid="u", type="T", state=lc.State.RUNNING, revision=9, sequence=9, attempt=1,
@@ -112,7 +112,7 @@ def test_every_event_has_a_json_form_and_a_line(types: Types, capsys: pytest.Cap
         "✔ completed in 6.0 s",
         "✘ failed after 6.0 s: no A1 (OUT_OF_STOCK)",
         "■ cancelled after 6.0 s: by ada",
-        "  attempt 1 was interrupted by a stop of the server; running again",
+        "  attempt 1 ended: It crashed (INTERRUPTED); running again",
         "  the log no longer reaches back: events up to 9 are left out",
     ]
 

@@ -55,6 +55,22 @@ async def test_what_a_rerun_knows_of_the_attempt_that_died(lab: Lab) -> None:
     assert [e.state for e in failed] == [State.STATE_RUNNING] * 2
 
 
+@pytest.mark.parametrize(("crash", "how"), [(True, "crashed"), (False, "stopped")])
+async def test_an_interrupted_attempt_says_whether_by_a_crash(lab: Lab, crash: bool, how: str) -> None:
+    @lab.plays
+    async def handler(request, op):
+        if op.attempt == 1:
+            await asyncio.Event().wait()
+        return lab_pb2.PlayResult()
+
+    name = (await lab.begin()).operation.name
+    await lab.reached(name, "started")
+    await lab.restart(crash=crash)
+    assert (await lab.end(name)).crashes == crash
+    (failed,) = [e.attempt_failed for e in await lab.events(name) if e.HasField("attempt_failed")]
+    assert failed.error.message == f"The server {how} while the attempt was under way."
+
+
 async def test_pending_operations_begin_and_do_not_count_a_crash(make_lab: Any) -> None:
     lab = await make_lab(concurrency=1)
     gate = asyncio.Event()

@@ -240,12 +240,8 @@ class PlainRenderer:
                 self.output(event.value)
             case events.AttemptFailed():
                 again = f" in {elapsed(event.retry_delay.total_seconds())}" if event.retry_delay else ""
-                why = (
-                    "was interrupted by a stop of the server"
-                    if event.error.reason == "INTERRUPTED" and event.error.domain == "longshore"
-                    else f"ended: {event.error.message} ({event.error.reason})"
-                )
-                self.note(f"attempt {event.attempt} {why}; running again{again}")
+                why = f"{event.error.message.rstrip('.')} ({event.error.reason})"
+                self.note(f"attempt {event.attempt} ended: {why}; running again{again}")
             case events.Cancelling():
                 self.note(f"cancelling{f': {event.reason}' if event.reason else ''}")
             case events.Stopping():

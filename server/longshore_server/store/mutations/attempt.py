@@ -10,6 +10,8 @@ from longshore_server.store.mutations.base import Author, Mutation, current, not
 from longshore_server.store.record import JournalEntry, OperationRecord
 from longshore_server.store.transaction import Transaction
 
+_CRASHED = "The server crashed while the attempt was under way."
+
 
 @dataclass(slots=True)
 class Begin(Mutation[OperationRecord]):
@@ -130,9 +132,10 @@ class Interrupt(Mutation[OperationRecord]):
         crashes = head.crashes + self.crashed
         if head.state is State.CANCELLING or (head.state is State.RUNNING and head.cancel_requested is not None):
             return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, head.cancel_reason), crashes=crashes)
+        interrupted = failure(Reason.INTERRUPTED, _CRASHED if self.crashed else "")
         if not self.rerun:
-            return tx.make(head, Move.FAIL, failure(Reason.INTERRUPTED), crashes=crashes)
+            return tx.make(head, Move.FAIL, interrupted, crashes=crashes)
         if crashes >= self.max_crashes:
             message = f"The operation was part of {crashes} crashes of the server, as many as its contract allows."
             return tx.make(head, Move.FAIL, failure(Reason.CRASH_LOOP, message), crashes=crashes)
-        return tx.make(head, Move.ATTEMPT_FAILED, failure(Reason.INTERRUPTED), crashes=crashes, under_way=False)
+        return tx.make(head, Move.ATTEMPT_FAILED, interrupted, crashes=crashes, under_way=False)
