@@ -230,14 +230,20 @@ async def test_which_one_is_meant_must_be_clear(
 
 
 async def test_an_operation_with_nothing_to_fetch_says_so(lab: BytesLab, tmp_path: Path) -> None:
-    lab.plays(nothing)
+    gate = asyncio.Event()
+
+    @lab.plays
+    async def nothing(request: Any, op: Any) -> PlayResult:
+        await gate.wait()
+        return PlayResult()
+
     name = (await lab.begin("Offer")).operation.name
     code, _, err = await fetch(lab, tmp_path, name)
     assert (code, "there is nothing to fetch yet" in err) == (2, True)
-
-
-async def nothing(request: Any, op: Any) -> PlayResult:
-    return PlayResult()
+    gate.set()
+    await lab.end(name)
+    code, _, err = await fetch(lab, tmp_path, name)
+    assert (code, "it has ended and offers nothing" in err) == (2, True), err
 
 
 async def test_watch_shows_what_is_offered(lab: BytesLab, run: Run, offered: str) -> None:

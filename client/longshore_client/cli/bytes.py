@@ -22,6 +22,7 @@ from longshore_client.sending import MAX_PARTS
 
 if TYPE_CHECKING:
     from longshore_client.grants import DownloadGrant, ReceiveProgress, SendProgress
+    from longshore_client.snapshot import Snapshot
     from longshore_client.upload import PreparedTransfer, Upload
 
 _UPLOAD_EPILOG = f"""\b
@@ -161,7 +162,7 @@ async def download(session: Session, name: str, to: str | None, resume: bool) ->
     if name.startswith("downloads/"):
         operation = name.removeprefix("downloads/").rpartition(".")[0]
     handle = await attach(session, operation)
-    grant = _choose(await handle.downloads(), name)
+    grant = _choose(await handle.get(), name)
     if to is None:
         # Escape sequences in the name of a file would be there for whoever lists the folder.
         to = _free(shown(Path(grant.filename).name) or grant.name.partition("/")[2])
@@ -202,11 +203,14 @@ def _free(file: str) -> str:
     return file
 
 
-def _choose(grants: tuple[DownloadGrant, ...], name: str) -> DownloadGrant:
+def _choose(snapshot: Snapshot[Any, Any], name: str) -> DownloadGrant:
     """The download of a name, or the only one of an operation."""
+    grants = snapshot.downloads
     found = [grant for grant in grants if name == grant.name or not name.startswith("downloads/")]
     if len(found) == 1:
         return found[0]
+    if not grants and snapshot.state.terminal:
+        raise click.UsageError(f"{name}: it has ended and offers nothing")
     if not grants:
         raise click.UsageError(f"{name}: there is nothing to fetch yet; `longshore watch` shows when there is")
     names = ", ".join(f"{grant.name}{f' ({grant.filename})' if grant.filename else ''}" for grant in grants)
