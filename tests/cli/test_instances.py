@@ -182,7 +182,8 @@ async def test_a_state_that_is_a_message_is_shown_by_what_the_server_says_of_it(
     [
         (("recurring", "get", "token-refresher/none"), 6, "there is no recurrings/token-refresher/instances/none"),
         (("recurring", "trigger", "token-refresher/none"), 6, "there is no recurrings/token-refresher/instances/none"),
-        (("recurring", "get", "nothing/a"), 6, "Nothing here defines recurrings/nothing"),
+        (("recurring", "get", "nothing/a"), 6, "Nothing here defines recurrings/nothing. There is 'failing', "),
+        (("debounce", "ls", "webhook"), 6, "Nothing here defines debounces/webhook. Did you mean 'webhooks'?"),
         (("task", "get", "order"), 2, "NAME: 'order' is not of the form DEFINITION/ID"),
         (("task", "get", "order/"), 2, "NAME: 'order/' is not of the form DEFINITION/ID"),
         (("task", "send", "order/a", "-d", "{"), 2, "-d is not JSON"),

@@ -256,5 +256,6 @@ async def test_a_wrong_name_is_said(dock: Dock, run: Run) -> None:
     # A UUID of another version is one to a reader.
     for id in ("00000000-0000-0000-0000-000000000000", "01890000-0000-7000-8000-000000000000"):
         assert await run("get", id) == (6, "", f"error: jobs/{id} does not exist, or does no more. (JOB_NOT_FOUND)\n")
-    done = await run("pause", "nope")
-    assert (done.code, done.err) == (6, "error: This server has no queues/nope. (QUEUE_NOT_FOUND)\n")
+    for name, hint in (("nope", "There is 'load', 'play'."), ("lod", "Did you mean 'load'?")):
+        problem = f"error: This server has no queues/{name}. {hint} (QUEUE_NOT_FOUND)\n"
+        assert await run("pause", name) == (6, "", problem)

@@ -109,5 +109,12 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f". Did you mean {close[0]!r}?" if close else ""
 
 
+def hint_or_all(name: str, known: Iterable[str]) -> str:
+    """As `hint`, for one of few: where none is close, which there are, ten at most."""
+    names = sorted(known)
+    first = ", ".join(map(repr, names[:10]))
+    return hint(name[:200], names) or (f". There is {first}{', ...' if len(names) > 10 else ''}." if names else ".")
+
+
 def _error(place: str, option: str, problem: str) -> ContractError:
     return ContractError(f"{place}: {f'option {option}: ' if option else ''}{problem}")

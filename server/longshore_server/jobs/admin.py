@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from longshore_server.contract.source import hint_or_all
 from longshore_server.contract.validation import check_reason, check_request_id
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.job_lifecycle import JobState
@@ -121,7 +122,8 @@ class Admin:
         line = self._host.scheduler.lines.get(name)
         if line is None:
             resource = f"queues/{name[:200]}"
-            raise ServiceError(Reason.QUEUE_NOT_FOUND, f"This server has no {resource}.", resource=resource)
+            problem = f"This server has no {resource}{hint_or_all(name, self._host.queues)}"
+            raise ServiceError(Reason.QUEUE_NOT_FOUND, problem, resource=resource)
         return line, await self._host.store.read(lambda connection: rows.queue_row(connection, name))
 
     async def queues(self) -> list[tuple[Line, QueueRow]]:

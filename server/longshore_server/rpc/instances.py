@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.v1 import instances_pb2 as pb
+from longshore_server.contract.source import hint_or_all
 from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.instance_lifecycle import Kind, Status
@@ -74,7 +75,9 @@ class Instances(Generic[DefinitionT]):
         self._authorization.check_provider(context.caller, "" if admin or definition is None else definition.call or "")
         if definition is None:
             resource = f"{self._collection}/{name[:200]}"
-            raise ServiceError(Reason.DEFINITION_NOT_FOUND, f"Nothing here defines {resource}.", resource=resource)
+            known = (other for kind, other in self._engine.instances.definitions if kind is self._kind)
+            problem = f"Nothing here defines {resource}{hint_or_all(name, known)}"
+            raise ServiceError(Reason.DEFINITION_NOT_FOUND, problem, resource=resource)
         found: DefinitionT = definition
         return found
 
