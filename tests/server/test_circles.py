@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from lab.v1.lab_pb2 import PlayRequest, PlayResult
 
 from longshore_server import Reason, ServiceError
+from longshore_server.handler import waits
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
+from longshore_server.store.circles import circle
 from tests.server.instances.laboratory import Gate, Ping, Token, World
 
 PLAY = "lab.v1.LabService/Play"
@@ -362,3 +365,103 @@ async def test_a_job_lends_its_slot_to_a_job_that_what_it_waits_for_needs(ring: 
     ring.does(inner)
     await ring.start()
     await (await single.create("outer")).wait()
+
+
+@pytest.mark.parametrize("fills", [False, True])
+async def test_a_verb_keeps_nobody_from_waiting_before_it_has_found_something_to_wait_for(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch, fills: bool
+) -> None:
+    """The handler of a batch waits for the operation that is adding an event to the next batch."""
+    closes = asyncio.Event()
+    outcomes: list[str] = []
+
+    async def begin(self: waits.HandlerWaits, target: Any) -> waits.Wait | None:
+        wait = await may_wait(self, target)
+        if wait is not None and isinstance(wait.by.node, bytes):  # the operation's
+            await ring.gate.hold()
+        return wait
+
+    def look(*args: Any, **options: Any) -> Any:
+        found = circle(*args, **options)
+        if found is not None:
+            loop.call_soon_threadsafe(closes.set)
+        return found
+
+    @ring.server.debounce("batch", event=Ping, flush_after="1h", max_events=2)
+    async def batch(ctx: Any) -> None:
+        if ctx.state.number:
+            await ring.gate.reached.wait()
+            try:
+                outcomes.append((await ring.wait_for(ref.name)).text)
+            except ServiceError as error:
+                outcomes.append(error.reason.name)
+
+    async def handler(op: Any) -> None:
+        if fills:
+            await batch.add("x", Ping(0), no_wait=True)
+        await batch.add("x", Ping(0))
+
+    loop, may_wait = asyncio.get_running_loop(), waits.HandlerWaits.begin
+    monkeypatch.setattr(waits, "circle", look)
+    monkeypatch.setattr(waits.HandlerWaits, "begin", begin)
+    ring.handles(handler)
+    await ring.start()
+    await batch.add("x", Ping(1))
+    await batch.flush("x", no_wait=True)
+    ref = await ring.begin()
+    await closes.wait()
+    ring.gate.opened.set()
+    assert (await ref.wait()).text == "done"
+    await ring.settled()
+    assert outcomes == ["ILLEGAL_MOVE" if fills else "done"]
+
+
+async def test_a_hand_over_that_is_settled_while_a_circle_is_looked_for_closes_it(
+    ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last would wait for the first, which waits for the middle one, which is just handed over to the last."""
+    holding, looking = asyncio.Event(), asyncio.Event()
+    over = threading.Event()
+
+    async def before(self: waits.HandlerWaits, own: bytes, other: bytes) -> Callable[[], object]:
+        settled = await hand_over(self, own, other)
+        holding.set()
+        await looking.wait()
+
+        def done() -> None:
+            settled()
+            over.set()
+
+        return done
+
+    def look(connection: Any, *args: Any, **options: Any) -> Any:
+        if holding.is_set() and not over.is_set():
+            connection.execute("SELECT count(*) FROM jobs").fetchone()  # the store is read as of now
+            loop.call_soon_threadsafe(looking.set)
+            assert over.wait(20)
+        return circle(connection, *args, **options)
+
+    @ring.server.job("first")
+    async def first(payload: str, job: Any) -> None:
+        await middle.job(payload).wait()
+
+    @ring.server.job("middle")
+    async def middle(payload: str, job: Any) -> None:
+        other = await first.create(job.id, detached=True)
+        await ring.gate.hold()
+        await job.attach(await last.create(other.id))
+
+    @ring.server.job("last")
+    async def last(payload: str, job: Any) -> None:
+        await holding.wait()
+        await ring.refused(first.job(payload).wait())
+
+    loop, hand_over = asyncio.get_running_loop(), waits.HandlerWaits.before
+    monkeypatch.setattr(waits, "circle", look)
+    monkeypatch.setattr(waits.HandlerWaits, "before", before)
+    await ring.start()
+    ref = await middle.create("x")
+    await ring.go_on()
+    async with asyncio.timeout(20):
+        await ref.wait()
+    assert f"{ref.name} ends with jobs/" in ring.problems[0]

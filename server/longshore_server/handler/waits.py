@@ -6,8 +6,9 @@ handlers that run again wait again, and so does all of this.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
 
 
 class Wait:
-    """One handler that waits, for as long as it takes."""
+    """One handler that waits for as long as it takes, or may be about to."""
 
-    __slots__ = ("by", "number", "target")
+    __slots__ = ("by", "number", "over", "settled", "target")
 
     def __init__(self, by: Acting, target: Node, number: int) -> None:
         self.by = by
         self.target = target
         self.number = number
         """In the order in which they began."""
+        self.settled = asyncio.Event()
+        """Set once it is known that it waits, or that it does not."""
+        self.over = False
 
 
 class CircleError(Exception):
@@ -46,8 +50,8 @@ class HandlerWaits:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._numbers = itertools.count()
-        self._waits: dict[Node, dict[Wait, None]] = {}
-        """By who waits."""
+        self._waits: dict[Node, tuple[Wait, ...]] = {}
+        """By who waits. Tuples: a copy of the dict is how all of them were at one moment."""
 
     @asynccontextmanager
     async def of(self, target: bytes, *, timed: bool) -> AsyncIterator[None]:
@@ -59,6 +63,7 @@ class HandlerWaits:
         async with lent():
             try:
                 wait = None if timed else await self.begin(target)
+                self.settle(wait)
             except CircleError as error:
                 raise _refusal(error.circle, hands_over=False) from None
             try:
@@ -67,8 +72,9 @@ class HandlerWaits:
                 self.end(wait)
 
     async def begin(self, target: Node) -> Wait | None:
-        """The handler that runs here is about to wait for `target`, until `end`; None: no handler does.
+        """The handler that runs here may be about to wait for `target`, until `end`; None: no handler is.
 
+        Call `settle`, or `end`, once that is known: others that it would keep from waiting are held up until then.
         Raises `CircleError`.
         """
         by = acting.get()
@@ -76,12 +82,21 @@ class HandlerWaits:
             return None
         return await self._begin(by, target, hands_over=False)
 
+    def settle(self, wait: Wait | None) -> None:
+        """There is something to wait for."""
+        if wait is not None:
+            wait.settled.set()
+
     def end(self, wait: Wait | None) -> None:
-        """It waits no more. Repeatable."""
-        if wait is not None and (of_node := self._waits.get(wait.by.node)):
-            of_node.pop(wait, None)
-            if not of_node:
-                del self._waits[wait.by.node]
+        """It waits no more, or there is nothing to wait for. Repeatable."""
+        if wait is None or wait.over:
+            return
+        wait.over = True
+        wait.settled.set()
+        of_node = self._waits.pop(wait.by.node)
+        place = of_node.index(wait)
+        if others := of_node[:place] + of_node[place + 1 :]:
+            self._waits[wait.by.node] = others
 
     async def before(self, own: bytes, other: bytes) -> Callable[[], object]:
         """An operation or a job is about to be handed over to the job `other`. Returns what to call once that is
@@ -91,31 +106,48 @@ class HandlerWaits:
             wait = await self._begin(Acting(own), other, hands_over=True)
         except CircleError as error:
             raise _refusal(error.circle, hands_over=True) from None
+        self.settle(wait)
         return lambda: self.end(wait)
 
     async def _begin(self, by: Acting, target: Node, *, hands_over: bool) -> Wait:
         wait = Wait(by, target, next(self._numbers))
-        self._waits.setdefault(by.node, {})[wait] = None
+        self._waits[by.node] = (*self._waits.get(by.node, ()), wait)
+        if isinstance(target, Address) and target != by.node and target not in self._waits:
+            return wait  # its handler waits for nobody, and the store knows of nothing else
+        try:
+            while doubtful := await self._look(wait, hands_over=hands_over):
+                for other in doubtful:
+                    # It came before this one, and is held up by none but still earlier ones.
+                    await other.settled.wait()
+        except BaseException:
+            self.end(wait)
+            raise
+        return wait
+
+    async def _look(self, wait: Wait, *, hands_over: bool) -> Sequence[Wait]:
+        """Look for a circle that a wait closes. Returns by whom there may be one, until they are settled; none: there
+        is none. Raises `CircleError`."""
+        # As of before the store is read: a hand-over that is settled meanwhile would be neither here nor there.
+        known = self._waits.copy()
+
+        def earlier(node: Node) -> list[Wait]:
+            # Of two that close a circle at once, the later one is refused.
+            return [other for other in known.get(node, ()) if other.number < wait.number]
 
         def waiting(node: Node) -> list[Node]:
-            # Of two that close a circle at once, the later one is refused. Copied in one go: a thread asks, too.
-            known = tuple(self._waits.get(node, ()))
-            return [other.target for other in known if other.number <= wait.number and not other.by.over]
+            return [other.target for other in earlier(node) if not other.by.over]
 
-        if isinstance(target, Address) and target != by.node and not waiting(target):
-            return wait  # its handler waits for nobody, and the store knows of nothing else
-        found, asked = None, False
-        try:
-            found = await self._store.read(
-                lambda connection: circle(connection, by.node, target, waiting, hands_over=hands_over)
-            )
-            asked = True
-        finally:
-            if found is not None or not asked:
-                self.end(wait)
-        if found is not None:
+        found = await self._store.read(
+            lambda connection: circle(connection, wait.by.node, wait.target, waiting, hands_over=hands_over)
+        )
+        if found is None:
+            return ()
+        between = itertools.chain.from_iterable(map(earlier, found.between))
+        # A verb for an instance may find that there is nothing to wait for, and who is over counts no more.
+        doubtful = [other for other in between if other.over or not other.settled.is_set()]
+        if not doubtful:
             raise CircleError(found)
-        return wait
+        return doubtful
 
 
 def _refusal(found: Circle, *, hands_over: bool) -> ServiceError:

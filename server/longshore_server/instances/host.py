@@ -156,7 +156,8 @@ class Instances:
         self._admit()
         wait = wait and self._runner.started
         begun = await self._waits.begin(address) if wait else None
-        return Waiter(self._waiters, wait, partial(self._waits.end, begun), inside=handling.get() is not None)
+        settle, end = partial(self._waits.settle, begun), partial(self._waits.end, begun)
+        return Waiter(self._waiters, wait, settle, end, inside=handling.get() is not None)
 
     def hand(self, verb: Verb, waiter: Waiter) -> Waiter:
         """Change the store: as `take`, in two. What is handed over first comes first."""

@@ -20,30 +20,39 @@ class Waiter:
     Args:
         waiters: where it waits.
         waits: whether it does, or only hands something over.
-        left: called once it waits no more.
+        begun: called once there is something to wait for.
+        left: called once it waits no more, or there is nothing to wait for.
         inside: whether a handler waits that is not told by an error when the server stops.
     """
 
     outcome: asyncio.Future[Taken | None]
     """What became of the change; set by who has submitted it."""
 
-    def __init__(self, waiters: Waiters, waits: bool, left: Callable[[], object], *, inside: bool) -> None:
+    def __init__(
+        self, waiters: Waiters, waits: bool, begun: Callable[[], object], left: Callable[[], object], *,
+        inside: bool,
+    ) -> None:  # fmt: skip
         self.waits = waits
         self.inside = inside
         self.told: asyncio.Future[Answer] | None = None
         """None: there is nothing to wait for."""
         self._waiters = waiters
         self._place: tuple[bytes, int] | None = None
+        self._beginning = begun
         self._leaving = left
         self._left = False
 
     def accepted(self, taken: Taken | Exception | None) -> None:
         """In the step that publishes the change."""
-        if isinstance(taken, Taken) and taken.entry is not None and not self._left:
-            if taken.record.status is Status.ACTIVE:
-                self._place = taken.record.uid, taken.entry
-                self.told = asyncio.get_running_loop().create_future()
-                self._waiters.add(self, taken.record, taken.entry)
+        if self._left:
+            return
+        if not isinstance(taken, Taken) or taken.entry is None or taken.record.status is not Status.ACTIVE:
+            self.leave()
+            return
+        self._beginning()
+        self._place = taken.record.uid, taken.entry
+        self.told = asyncio.get_running_loop().create_future()
+        self._waiters.add(self, taken.record, taken.entry)
 
     async def answer(self) -> tuple[Taken | None, Answer | None]:
         """What became of the change, and of what it waits for; None: there was nothing to wait for.

@@ -41,6 +41,8 @@ class Circle(NamedTuple):
     """Why the other cannot end first, in words: who stands between. Empty: they are one."""
     keyed: bool
     """Whether that is a key, somewhere."""
+    between: Sequence[Node]
+    """All whose ends the one has to come before."""
 
 
 class Need(NamedTuple):
@@ -126,7 +128,8 @@ def _told(
         way.append(f"{_name(connection, node)} {need.why} {_name(connection, following)}")
         keyed = keyed or need.one_of
         node = following
-    return Circle(_name(connection, own), _name(connection, other), ", ".join(way), keyed)
+    between = [node for node in needs if node != own and node not in able]
+    return Circle(_name(connection, own), _name(connection, other), ", ".join(way), keyed, between)
 
 
 def _name(connection: sqlite3.Connection, node: Node) -> str:
