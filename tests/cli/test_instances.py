@@ -126,6 +126,24 @@ async def test_who_waits_for_a_handler_is_told_what_it_failed_with(
     assert again.json[0]["last_error"]["reason"].endswith("_ERROR")
 
 
+async def test_a_paused_instance_says_what_becomes_of_what_it_is_asked(run: Run) -> None:
+    paused = {
+        ("recurring", "start", "token-refresher/a", "-d", "{}"): ("recurring", "trigger", "token-refresher/a"),
+        (*_ADD, "webhooks/a", "-d", '{"number": 1}'): ("debounce", "flush", "webhooks/a"),
+        ("task", "send", "order/a", "-d", '{"@type": "Pong"}'): ("task", "trigger", "order/a"),
+    }
+    for begin, trigger in paused.items():
+        kind, _, name = trigger
+        await run(*begin)
+        await run(kind, "pause", name)
+        line = f"{kind}s/{name.replace('/', '/instances/')} is PAUSED\n"
+        resume = f": let it go on with: longshore {kind} resume {name}\n"
+        assert await run(*trigger) == Done(1, line, f"it was not run{resume}")
+        assert (await run(*trigger, "--no-wait")).code == 1
+        if kind != "recurring":
+            assert await run(*begin) == Done(0, line, f"what it has accepted waits{resume}")
+
+
 async def test_who_waits_too_long_is_told_how_not_to(run: Run, served: Served) -> None:
     served.held = Gate()
     done = await run("recurring", "start", "token-refresher/a", "-d", "{}", "--timeout", "0.05")

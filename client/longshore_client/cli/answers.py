@@ -39,9 +39,17 @@ async def ran(
 ) -> int:
     """Print what a verb answers that waits for a handler unless `no_wait`, and why that has failed.
 
-    Returns the exit code: that of what has failed, where the handler has, or had before so that none runs now.
+    Returns the exit code: that of what has failed, where the handler has, or had before so that none runs now, and where
+    a paused instance was not triggered. What was accepted is handled later: that is none.
     """
     answer, name = await call, client.name(id)
+    if answer.status is InstanceStatus.PAUSED:
+        _print(session, name, answer)
+        refused = not _answered(answer)
+        if not session.json:
+            what = "it was not run" if refused else "what it has accepted waits"
+            click.echo(shown(f"{what}: let it go on with: {_resume(session, name, id)}"), err=True)
+        return FAILED if refused else 0
     if no_wait or not (answer.status is InstanceStatus.FAILED or answer.retry_time is not None):
         _print(session, name, answer)
         return 0
@@ -51,14 +59,23 @@ async def ran(
         return FAILED
     _print(session, name, answer)
     why = "" if error is None else f": {error.message.rstrip('.')} ({error.reason})"
-    kind, definition = name.split("/")[:2]
     again = (
         f"it runs again at {stamp(answer.retry_time)}"
         if answer.retry_time is not None
-        else f"once it can succeed, let it go on with: {session.command(f'{kind[:-1]} resume {definition}/{id}')}"
+        else f"once it can succeed, let it go on with: {_resume(session, name, id)}"
     )
     click.echo(shown(f"its handler has failed{why}; {again}"), err=True)
     return FAILED
+
+
+def _answered(answer: Any) -> bool:
+    """Whether a verb did, on a paused instance, what it is there for: not so a trigger or flush that found it paused."""
+    return bool(getattr(answer, "triggered", getattr(answer, "flushed", True)))
+
+
+def _resume(session: Session, name: str, id: str) -> str:
+    kind, definition = name.split("/")[:2]
+    return session.command(f"{kind[:-1]} resume {definition}/{id}")
 
 
 def check(name: str, status: InstanceStatus) -> None:
