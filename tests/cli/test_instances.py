@@ -137,7 +137,7 @@ async def test_a_paused_instance_says_what_becomes_of_what_it_is_asked(run: Run)
         await run(*begin)
         await run(kind, "pause", name)
         line = f"{kind}s/{name.replace('/', '/instances/')} is PAUSED\n"
-        resume = f": let it go on with: longshore {kind} resume {name}\n"
+        resume = f"; let it go on with: longshore {kind} resume {name}\n"
         assert await run(*trigger) == Done(1, line, f"it was not run{resume}")
         assert (await run(*trigger, "--no-wait")).code == 1
         if kind != "recurring":

@@ -39,17 +39,17 @@ async def ran(
 ) -> int:
     """Print what a verb answers that waits for a handler unless `no_wait`, and why that has failed.
 
-    Returns the exit code: that of what has failed, where the handler has, or had before so that none runs now, and where
-    a paused instance was not triggered. What was accepted is handled later: that is none.
+    Returns the exit code: that of what has failed, where the handler has, or had before so that none runs now, and
+    where a trigger or flush found the instance paused. An event that waits until it goes on is accepted: 0.
     """
     answer, name = await call, client.name(id)
-    if answer.status is InstanceStatus.PAUSED:
+    taken = getattr(answer, "triggered", getattr(answer, "flushed", True))
+    if answer.status is InstanceStatus.PAUSED and (not taken or answer.retry_time is None):
         _print(session, name, answer)
-        refused = not _answered(answer)
         if not session.json:
-            what = "it was not run" if refused else "what it has accepted waits"
-            click.echo(shown(f"{what}: let it go on with: {_resume(session, name, id)}"), err=True)
-        return FAILED if refused else 0
+            what = "what it has accepted waits" if taken else "it was not run"
+            click.echo(shown(f"{what}; let it go on with: {_resume(session, name, id)}"), err=True)
+        return 0 if taken else FAILED
     if no_wait or not (answer.status is InstanceStatus.FAILED or answer.retry_time is not None):
         _print(session, name, answer)
         return 0
@@ -66,11 +66,6 @@ async def ran(
     )
     click.echo(shown(f"its handler has failed{why}; {again}"), err=True)
     return FAILED
-
-
-def _answered(answer: Any) -> bool:
-    """Whether a verb did, on a paused instance, what it is there for: not so a trigger or flush that found it paused."""
-    return bool(getattr(answer, "triggered", getattr(answer, "flushed", True)))
 
 
 def _resume(session: Session, name: str, id: str) -> str:
