@@ -89,6 +89,10 @@ class _Sender:
             raise failure
         request = pb.QueryUploadRequest(name=self._upload)
         grant = await self._channel.invoke(self._channel.calls.query_upload, request, wait=_QUERY)
+        if failure.reason != "STORE_UNAVAILABLE":
+            # It answers again; its answer to the bytes comes after the last of them. Not so a server that answers all
+            # the time and cannot write: it would be lost and back with every try.
+            self._channel.outage.answered(backoff)
         if grant.state == UploadGrant.STATE_FAILED:
             # Its bytes are gone; the next call is told why.
             return at

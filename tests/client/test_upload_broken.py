@@ -56,6 +56,30 @@ async def test_a_broken_connection_is_gone_on_with(lab: BytesLab, tmp_path: Path
     assert told[-1] == (len(DATA),) * 3
 
 
+async def test_an_outage_is_over_when_the_server_answers_again_not_when_all_is_sent(lab: BytesLab) -> None:
+    told: list[str] = []
+    back = asyncio.Event()
+
+    class Heard:
+        def lost(self, target: str, error: lc.CallError) -> None:
+            told.append("lost")
+
+        def back(self, target: str, seconds: float) -> None:
+            told.append("back")
+            back.set()
+
+    async def source() -> AsyncIterator[bytes]:
+        yield DATA[:MB]
+        await asyncio.wait_for(back.wait(), 20)
+        yield DATA[MB:]
+
+    async with Broken(lab, iter([Damage(How.CUT, MB // 2)])) as channel:
+        channel.outage.listener = Heard()
+        await (await BytesClient(channel).upload(REQUEST).transfer(source()).start()).sent()
+    assert await stored(lab) == DATA
+    assert told == ["lost", "back"]
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_breaks_the_bytes_are_the_same(lab: BytesLab, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
