@@ -158,8 +158,8 @@ class Supervisor:
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server
-        self.deaths = 0
-        """How often it had to."""
+        self._deaths = 0
+        self._more = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         test = asyncio.current_task()
@@ -174,13 +174,24 @@ class Supervisor:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    async def restarts(self, count: int) -> None:
+        """Return once it has started `count` servers; fails where it has started more.
+
+        What a caller was answered says nothing of this: a process that dies after its commit may have answered before.
+        """
+        async with self._more:
+            await self._more.wait_for(lambda: self._deaths >= count)
+        assert self._deaths == count
+
     async def _run(self) -> None:
         while True:
             code = await self._server.ended()
             if code != -9:
                 raise AssertionError(f"the server ended with {code}:\n" + "\n".join(self._server.said[-50:]))
-            self.deaths += 1
             await self._server.launch()
+            async with self._more:
+                self._deaths += 1
+                self._more.notify_all()
 
 
 class Caller:
