@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import grpc
 import grpc.aio
 
+from longshore_client.advice import advice
 from longshore_client.calls import Calls, Cancellable, UnaryRpc
 from longshore_client.credentials import Token, is_local
 from longshore_client.errors import (
@@ -186,6 +187,8 @@ class Channel:
     ) -> bool:
         """Wait before a call that failed is made again, and tell about the outage if it is new.
 
+        A failure that is final gets its `advice`.
+
         Args:
             backoff: The failures of this call so far.
             failure: The latest.
@@ -202,6 +205,7 @@ class Channel:
             # A refusal is an answer, too; our own deadline is none.
             if not isinstance(failure, DeadlineExceeded):
                 self.outage.answered(backoff)
+            self._advise(failure)
             return False
         busy = isinstance(failure, ResourceExhausted)
         if busy:
@@ -210,7 +214,7 @@ class Channel:
         if failure.domain == "longshore":
             self.outage.contacted = True
         try:
-            return await backoff.pause(
+            again = await backoff.pause(
                 failure.retry_after,
                 deadline,
                 contacted=self.outage.contacted,
@@ -220,6 +224,18 @@ class Channel:
         except asyncio.CancelledError:
             self.outage.left(backoff)
             raise
+        if not again:
+            self._advise(failure)
+        return again
+
+    def _advise(self, failure: CallError) -> None:
+        failure.advice = advice(
+            failure,
+            self.target,
+            contacted=self.outage.contacted,
+            credentials=self._credentials is not None,
+            token=self._token is not None,
+        )
 
     def check_open(self) -> None:
         """Tell the two causes of a cancelled await apart: the caller's task was cancelled, or this channel was closed.

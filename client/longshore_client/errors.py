@@ -149,6 +149,11 @@ class CallError(LongshoreError):
     """Seconds after which trying again makes sense, if the server said it."""
     field_violations: tuple[FieldViolation, ...] = ()
     """The fields at fault, for `InvalidArgument`."""
+    advice: str = ""
+    """What is wrong and what to do, where this side knows it better than `message`: then it is the error's text."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.advice}" if self.advice else super().__str__()
 
 
 class CallCancelled(CallError):
