@@ -1,8 +1,13 @@
-"""`lab.v1.RetryService` for a process of its own: the attempts up to `count` fail."""
+"""`lab.v1.RetryService` for a process of its own: the attempts up to `count` fail.
+
+`FAULTS_AHEAD` puts the time of the process forward, by so many seconds.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,10 @@ from lab.v1.lab_pb2 import PlayProgress, PlayResult
 from longshore_server import OperationError, Server
 from tests.conftest import LabHandlers
 from tests.server.retrying import RetryHandlers
+
+ahead = round(float(os.environ.get("FAULTS_AHEAD", "0")) * 1e9)
+machine = time.time_ns
+setattr(time, "time_ns", lambda: machine() + ahead)  # noqa: B010 - mypy would not have it assigned
 
 
 async def play(request: Any, op: Any) -> PlayResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
 
 async def waiting(server: ServerProcess, caller: Caller, kills: int = 1) -> Any:
     """An operation whose first attempt has failed, and whose server has been killed since: its snapshot before that."""
-    start = pb.StartRequest(type="lab.v1.RetryService/TrySoon")
+    start = pb.StartRequest(type="lab.v1.RetryService/TryLater")
     start.input.Pack(PlayRequest(count=1))
     name = (await caller.operations.Start(start, wait_for_ready=True)).operation.name
     watch = caller.operations.Watch(pb.WatchRequest(name=name, after_sequence=0))
@@ -48,6 +49,11 @@ async def test_killed_while_retrying(server: ServerProcess, kills: int) -> None:
     async with Caller(server) as caller:
         before = await waiting(server, caller, kills)
         due = before.next_attempt_time.ToMicroseconds()
+        assert await caller.operations.Get(pb.GetRequest(name=before.name), wait_for_ready=True) == before
+        await server.kill()
+        # It is due soon after this start, or before that where processes take long to start.
+        server.environment["FAULTS_AHEAD"] = str(due / 1e6 - time.time() - 1)
+        await server.start()
         snapshot = await caller.end(before.name)
         events = await caller.events(before.name)
         check_log(snapshot, events)

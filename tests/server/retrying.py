@@ -27,7 +27,7 @@ class RetryHandlers(retry_longshore.RetryService):
     async def try_at_once(self, request: Any, op: Any, /) -> Any:
         return await self._lab._play(request, op)
 
-    async def try_soon(self, request: Any, op: Any, /) -> Any:
+    async def try_later(self, request: Any, op: Any, /) -> Any:
         return await self._lab._play(request, op)
 
     async def try_unless(self, request: Any, op: Any, /) -> Any:

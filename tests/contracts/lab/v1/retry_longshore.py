@@ -95,21 +95,21 @@ else:
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
-TrySoonInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
-TrySoonProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
-TrySoonOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
-TrySoonResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
-TrySoonEvent: typing_extensions.TypeAlias = longshore_client.Event[
-    TrySoonProgress, TrySoonOutput, TrySoonResult, typing_extensions.Never
+TryLaterInput: typing_extensions.TypeAlias = lab_pb2.PlayRequest
+TryLaterProgress: typing_extensions.TypeAlias = lab_pb2.PlayProgress
+TryLaterOutput: typing_extensions.TypeAlias = channels_pb2.DiagnosticOutput
+TryLaterResult: typing_extensions.TypeAlias = lab_pb2.PlayResult
+TryLaterEvent: typing_extensions.TypeAlias = longshore_client.Event[
+    TryLaterProgress, TryLaterOutput, TryLaterResult, typing_extensions.Never
 ]
 
 if typing.TYPE_CHECKING:
-    TrySoonOperation: typing_extensions.TypeAlias = longshore_server.Operation[
-        TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult, ServicesT
+    TryLaterOperation: typing_extensions.TypeAlias = longshore_server.Operation[
+        TryLaterInput, TryLaterProgress, TryLaterOutput, TryLaterResult, ServicesT
     ]
 else:
 
-    class TrySoonOperation(typing.Generic[ServicesT]):
+    class TryLaterOperation(typing.Generic[ServicesT]):
         """Stands for `longshore_server.Operation` where only annotations need it."""
 
 
@@ -194,7 +194,7 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "TrySteadily": "try_steadily",
         "TryForAMinute": "try_for_a_minute",
         "TryAtOnce": "try_at_once",
-        "TrySoon": "try_soon",
+        "TryLater": "try_later",
         "TryUnless": "try_unless",
         "TryFixed": "try_fixed",
         "Keep": "keep",
@@ -205,7 +205,7 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         "TrySteadily": 30,
         "TryForAMinute": 48,
         "TryAtOnce": 65,
-        "TrySoon": 80,
+        "TryLater": 80,
         "TryUnless": 98,
         "TryFixed": 120,
         "Keep": 136,
@@ -233,8 +233,8 @@ class RetryService(abc.ABC, typing.Generic[ServicesT]):
         """Ten attempts, one right after the other."""
 
     @abc.abstractmethod
-    async def try_soon(self, request: TrySoonInput, op: TrySoonOperation[ServicesT], /) -> TrySoonResult:
-        """Three attempts, 2 s apart: for tests that have no clock to move."""
+    async def try_later(self, request: TryLaterInput, op: TryLaterOperation[ServicesT], /) -> TryLaterResult:
+        """Three attempts, ten minutes apart: more than any test takes."""
 
     @abc.abstractmethod
     async def try_unless(self, request: TryUnlessInput, op: TryUnlessOperation[ServicesT], /) -> TryUnlessResult:
@@ -303,17 +303,17 @@ class RetryClient:
             result_type=lab_pb2.PlayResult,
         )
         """Ten attempts, one right after the other."""
-        self.try_soon: longshore_client.OperationMethod[
-            TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult
+        self.try_later: longshore_client.OperationMethod[
+            TryLaterInput, TryLaterProgress, TryLaterOutput, TryLaterResult
         ] = longshore_client.OperationMethod(
             channel,
-            "lab.v1.RetryService/TrySoon",
+            "lab.v1.RetryService/TryLater",
             input_type=lab_pb2.PlayRequest,
             progress_type=lab_pb2.PlayProgress,
             output_type=channels_pb2.DiagnosticOutput,
             result_type=lab_pb2.PlayResult,
         )
-        """Three attempts, 2 s apart: for tests that have no clock to move."""
+        """Three attempts, ten minutes apart: more than any test takes."""
         self.try_unless: longshore_client.OperationMethod[
             TryUnlessInput, TryUnlessProgress, TryUnlessOutput, TryUnlessResult
         ] = longshore_client.OperationMethod(
@@ -381,10 +381,10 @@ class RetryBlockingClient:
             TryAtOnceInput, TryAtOnceProgress, TryAtOnceOutput, TryAtOnceResult
         ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_at_once)
         """Ten attempts, one right after the other."""
-        self.try_soon: longshore_client.blocking.OperationMethod[
-            TrySoonInput, TrySoonProgress, TrySoonOutput, TrySoonResult
-        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_soon)
-        """Three attempts, 2 s apart: for tests that have no clock to move."""
+        self.try_later: longshore_client.blocking.OperationMethod[
+            TryLaterInput, TryLaterProgress, TryLaterOutput, TryLaterResult
+        ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_later)
+        """Three attempts, ten minutes apart: more than any test takes."""
         self.try_unless: longshore_client.blocking.OperationMethod[
             TryUnlessInput, TryUnlessProgress, TryUnlessOutput, TryUnlessResult
         ] = longshore_client.blocking.OperationMethod(channel.portal, client.try_unless)

@@ -56,8 +56,8 @@ class RetryServiceStub(object):
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
-        self.TrySoon = channel.unary_unary(
-                '/lab.v1.RetryService/TrySoon',
+        self.TryLater = channel.unary_unary(
+                '/lab.v1.RetryService/TryLater',
                 request_serializer=lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
@@ -115,8 +115,8 @@ class RetryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def TrySoon(self, request, context):
-        """Three attempts, 2 s apart: for tests that have no clock to move.
+    def TryLater(self, request, context):
+        """Three attempts, ten minutes apart: more than any test takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,8 +173,8 @@ def add_RetryServiceServicer_to_server(servicer, server):
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
-            'TrySoon': grpc.unary_unary_rpc_method_handler(
-                    servicer.TrySoon,
+            'TryLater': grpc.unary_unary_rpc_method_handler(
+                    servicer.TryLater,
                     request_deserializer=lab_dot_v1_dot_lab__pb2.PlayRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
@@ -319,7 +319,7 @@ class RetryService(object):
             _registered_method=True)
 
     @staticmethod
-    def TrySoon(request,
+    def TryLater(request,
             target,
             options=(),
             channel_credentials=None,
@@ -332,7 +332,7 @@ class RetryService(object):
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/lab.v1.RetryService/TrySoon',
+            '/lab.v1.RetryService/TryLater',
             lab_dot_v1_dot_lab__pb2.PlayRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,

@@ -42,8 +42,8 @@ class RetryServiceStub:
     """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
     TryAtOnce: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Ten attempts, one right after the other."""
-    TrySoon: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
-    """Three attempts, 2 s apart: for tests that have no clock to move."""
+    TryLater: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
+    """Three attempts, ten minutes apart: more than any test takes."""
     TryUnless: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
     """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
     TryFixed: _grpc.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]
@@ -66,8 +66,8 @@ class RetryServiceAsyncStub(RetryServiceStub):
     """Attempts 10 s, 20 s, 30 s ... apart, for a minute."""
     TryAtOnce: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Ten attempts, one right after the other."""
-    TrySoon: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Three attempts, 2 s apart: for tests that have no clock to move."""
+    TryLater: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Three attempts, ten minutes apart: more than any test takes."""
     TryUnless: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Some errors are final; an attempt may take 5 s, all of it 30 s; at most two crashes."""
     TryFixed: _aio.UnaryUnaryMultiCallable[_lab_pb2.PlayRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -113,12 +113,12 @@ class RetryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ten attempts, one right after the other."""
 
     @_abc_1.abstractmethod
-    def TrySoon(
+    def TryLater(
         self,
         request: _lab_pb2.PlayRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Three attempts, 2 s apart: for tests that have no clock to move."""
+        """Three attempts, ten minutes apart: more than any test takes."""
 
     @_abc_1.abstractmethod
     def TryUnless(
