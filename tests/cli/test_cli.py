@@ -145,6 +145,17 @@ async def test_watch_of_a_failure_in_json(lab: Lab, run: Run) -> None:
     assert error["details"][0]["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
 
 
+@pytest.mark.parametrize("only", [(), ("--after", "2"), ("--type", "output")])
+async def test_what_a_watch_says_of_the_time_is_from_the_beginning(lab: Lab, run: Run, only: tuple[str, ...]) -> None:
+    async def slow(request: Any, op: Any) -> PlayResult:
+        lab.clock.advance(75)
+        return PlayResult()
+
+    lab.plays(slow)
+    name = (await lab.run()).name
+    assert (await run("watch", name, *only)).err.splitlines()[-1] == "✔ completed in 1 min 15 s"
+
+
 async def test_cancel_get_wait_and_watch(lab: Lab, run: Run) -> None:
     lab.plays(hang)
     name = (await lab.begin("PlayNamed", key="c")).operation.name

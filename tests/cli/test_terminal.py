@@ -11,6 +11,7 @@ import re
 import struct
 import sys
 import termios
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -117,8 +118,9 @@ Open = Callable[[int], Terminal]
 
 @pytest.fixture
 async def terminal(lab: Lab) -> AsyncIterator[Open]:
-    """Opens terminals of so many columns."""
+    """Opens terminals of so many columns. The server's clock is at our own time, which bars compare with it."""
     opened: list[Terminal] = []
+    lab.clock.advance_to(time.time_ns() // 1000)
 
     def open(columns: int) -> Terminal:
         opened.append(Terminal(lab.harness.address, columns))
@@ -168,7 +170,7 @@ async def test_a_call_from_its_start_to_its_result(lab: Lab, terminal: Open, col
     assert await shown.ended() == 0
     name, bar, end, result = shown.lines
     assert name.startswith("operations/")
-    assert re.fullmatch(r"  Shipping {15}━{37} 3/3      0\.0 s", bar), bar
+    assert re.fullmatch(r"  Shipping {15}━{35} 3/3        0\.0 s", bar), bar
     assert (end, result) == ("✔ completed in 0.0 s", '{"text": "made"}')
 
 
@@ -186,7 +188,7 @@ async def test_bars_do_not_jump(lab: Lab, terminal: Open) -> None:
         play.go()
     assert await shown.ended() == 0
     seen = {place for look in shown.looks for line in look if (place := bar_in(line))}
-    assert seen == {(25, 25 + 31)}
+    assert seen == {(25, 25 + 29)}
 
 
 async def test_what_is_printed_meanwhile_stands_above_the_bar(lab: Lab, terminal: Open) -> None:
@@ -211,6 +213,26 @@ async def test_what_is_printed_meanwhile_stands_above_the_bar(lab: Lab, terminal
     assert f"{first} {second}" == said
     assert warning == "careful"
     assert "2/3" in bar
+
+
+async def test_the_clock_of_a_bar_goes_on_while_nothing_comes(lab: Lab, terminal: Open) -> None:
+    play = lab.plays(Play(milestone(1, "Reserving")))
+    shown = terminal(80)
+    await shown.run("call", "Climb", "--watch")
+    await shown.shows("1/3")
+
+    def seconds() -> float:
+        found = re.search(r" 1/3 +([\d.]+) s", "\n".join(shown.lines))
+        return float(found[1]) if found else 0.0
+
+    first = seconds()
+    async with shown._changed:
+        await shown._changed.wait_for(lambda: seconds() >= first + 0.2)
+    # As long as it took by the server's clock, which has stood still.
+    play.go()
+    assert await shown.ended() == 0
+    assert seconds() == 0.0
+    assert shown.lines[2] == "✔ completed in 0.0 s"
 
 
 async def test_an_outage_is_told_above_the_bar(lab: Lab, terminal: Open) -> None:

@@ -26,6 +26,7 @@ from longshore_client.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from longshore_client.cli.render import Renderer
     from longshore_client.events import EventBase
@@ -56,18 +57,20 @@ async def follow(
     conflate: bool = False,
     timeout: float | None,
     title: bool,
+    begin: datetime | None = None,
     show: Renderer | None = None,
     come_back: Callable[[int], str] | None = None,
 ) -> int:
     """Show an operation's events to its end, print its result, and return the exit code that says how it ended.
 
     Args:
+        begin: When it was accepted. Default: with the first event that comes.
         show: What shows them. Default: whatever fits the terminal.
         come_back: The command line that goes on after the event of a sequence. Default: a watch.
     """
     if title and not session.json:
         click.echo(shown(handle.name), err=True)
-    show = show or renderer(session.types, as_json=session.json, name=handle.name)
+    show = show or renderer(session.types, as_json=session.json, name=handle.name, begin=begin)
     come_back = come_back or (lambda last: f"watch {handle.name} --after {last}")
     code: int | None = None
     last = after
@@ -195,7 +198,11 @@ async def watch(
     """
     handle = await attach(session, name)
     types = [_KINDS[kind] for kind in kinds]
-    return await follow(session, handle, after=after, types=types, conflate=conflate, timeout=timeout, title=True)
+    # The first event that comes need not be the first there was.
+    begin = (await handle.get()).create_time if after or types else None
+    return await follow(
+        session, handle, after=after, types=types, conflate=conflate, timeout=timeout, title=True, begin=begin
+    )
 
 
 @click.command("wait", epilog=f"\b\nExample:\n  longshore wait orders-process-ord_123 --timeout 30\n\n{EXIT_CODES}")

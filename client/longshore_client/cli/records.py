@@ -15,9 +15,9 @@ from longshore.v1.jobs_service_pb2 import ListJobsRequest, ListJobsResponse
 from longshore.v1.records_pb2 import LogLine, StepOutcome
 from longshore_client.cli.plain import word
 from longshore_client.cli.queues import call
-from longshore_client.cli.render import elapsed, print_json, stamp
+from longshore_client.cli.render import print_json, stamp
 from longshore_client.cli.session import Session, operation_name, with_session
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import elapsed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

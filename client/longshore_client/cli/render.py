@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from longshore_client import events
-from longshore_client.cli.text import cells, fitted, movable, shown, size
+from longshore_client.cli.text import cells, elapsed, fitted, movable, shown, size
 from longshore_client.grants import UploadState
 from longshore_client.state import State
 
@@ -34,8 +34,8 @@ _TO_STDERR = frozenset({2, 4})  # CHANNEL_WARN, CHANNEL_STDERR
 # Fields that name what is going on; the first that a message has leads its line.
 _HEADS = ("step", "stage", "phase", "label", "status", "state", "name")
 _HEAD_WIDTH = 10
-_LINE_WIDTH = 68
-_SPENT_WIDTH = 9
+_LINE_WIDTH = 77
+_SPENT_WIDTH = 7
 
 
 class Renderer(Protocol):
@@ -54,13 +54,17 @@ class Renderer(Protocol):
         """Leave the terminal in order."""
 
 
-def renderer(types: Types, *, as_json: bool, name: str) -> Renderer:
-    """Choose how to show events: JSON, bars on a terminal, or plain lines."""
+def renderer(types: Types, *, as_json: bool, name: str, begin: datetime | None = None) -> Renderer:
+    """Choose how to show events: JSON, bars on a terminal, or plain lines.
+
+    Args:
+        begin: When the operation was accepted. Default: with the first event that comes.
+    """
     if as_json:
         return JsonRenderer(types, name)
     if movable():
-        return LiveRenderer(types)
-    return PlainRenderer(types)
+        return LiveRenderer(types, begin)
+    return PlainRenderer(types, begin)
 
 
 def describe(message: Message, types: Types) -> tuple[str, str]:
@@ -84,17 +88,6 @@ def describe(message: Message, types: Types) -> tuple[str, str]:
         else:
             parts.append(f"{field}={_short(data.get(field))}")
     return head, "  ".join(parts)
-
-
-def elapsed(seconds: float) -> str:
-    """Put a span into few characters: `0.1 s`, `12.0 s`, `3 min 5 s`, `2 h 0 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
 
 
 def error_dict(error: LongshoreError, types: Types) -> dict[str, Any]:
@@ -225,14 +218,14 @@ class JsonRenderer:
 class PlainRenderer:
     """Lines, for logs and pipes."""
 
-    def __init__(self, types: Types) -> None:
+    def __init__(self, types: Types, begin: datetime | None = None) -> None:
         self._types = types
-        self._begin: datetime | None = None
+        self._begin = begin
 
     def event(self, event: events.Event[Any, Any, Any]) -> None:
         if self._begin is None:
-            self._begin = event.time
-        spent = elapsed((event.time - self._begin).total_seconds())
+            self._begin = event.snapshot.create_time if isinstance(event, events.Reset) else event.time
+        spent = event.time - self._begin
         match event:
             case events.Progress():
                 self.progress(event.value, spent)
@@ -267,7 +260,7 @@ class PlainRenderer:
     def sent(self, progress: SendProgress) -> None:
         pass  # a line for every report would be too many; the end of the upload has one
 
-    def transfer(self, upload: UploadGrant, spent: str) -> None:
+    def transfer(self, upload: UploadGrant, spent: timedelta) -> None:
         if upload.state is UploadState.COMMITTED:
             self.line("stored", size(upload.committed_size), spent)
         elif upload.state is UploadState.FAILED:
@@ -284,32 +277,35 @@ class PlainRenderer:
             )
             if part
         )
-        self.line("offers", what, "")
+        self.line("offers", what)
 
     def ended(self, snapshot: Snapshot[Any, Any]) -> None:
-        spent = elapsed(((snapshot.end_time or snapshot.update_time) - snapshot.create_time).total_seconds())
+        spent = (snapshot.end_time or snapshot.update_time) - snapshot.create_time
         self.outcome(snapshot.state, spent, snapshot.error, stopped=snapshot.stopped)
 
-    def outcome(self, state: State, spent: str, error: LongshoreError | None, *, stopped: bool = False) -> None:
+    def outcome(self, state: State, spent: timedelta, error: LongshoreError | None, *, stopped: bool = False) -> None:
         """The line that says how it ended."""
+        after = elapsed(spent.total_seconds())
         why = f": {error.message}" if error is not None else ""
         if state is State.COMPLETED:
-            self.end("✔", "green", f"{'stopped after' if stopped else 'completed in'} {spent}")
+            self.end("✔", "green", f"{'stopped after' if stopped else 'completed in'} {after}")
         elif state is State.FAILED:
-            self.end("✘", "red", f"failed after {spent}{why}{f' ({error.reason})' if error is not None else ''}")
+            self.end("✘", "red", f"failed after {after}{why}{f' ({error.reason})' if error is not None else ''}")
         elif state is State.CANCELLED:
-            self.end("■", "yellow", f"cancelled after {spent}{why}")
+            self.end("■", "yellow", f"cancelled after {after}{why}")
 
-    def progress(self, value: Message, spent: str) -> None:
+    def progress(self, value: Message, spent: timedelta) -> None:
         self.line(*describe(value, self._types), spent)
 
-    def line(self, head: str, text: str, spent: str) -> None:
+    def line(self, head: str, text: str, spent: timedelta | None = None) -> None:
         line = shown(f"  {head:<{_HEAD_WIDTH}}{text}" if head else f"  {text}")
-        self.note_raw(f"{self.fit(line)}{spent:>{_SPENT_WIDTH}}".rstrip())
+        after = "" if spent is None else elapsed(spent.total_seconds())
+        after = f"  {after:>{_SPENT_WIDTH}}"
+        self.note_raw(f"{self.fit(line, len(after))}{after}".rstrip())
 
-    def fit(self, line: str) -> str:
-        """A line as wide as others, and all of it: nothing is cut from a log."""
-        return fitted(line, max(_LINE_WIDTH, cells(line)))
+    def fit(self, line: str, behind: int) -> str:
+        """A line with room for so many columns behind it, wide as others, and all of it: a log has it whole."""
+        return fitted(line, max(_LINE_WIDTH - behind, cells(line)))
 
     def output(self, value: Message) -> None:
         if value.DESCRIPTOR.full_name == _DIAGNOSTIC:
@@ -335,40 +331,45 @@ class PlainRenderer:
 class LiveRenderer(PlainRenderer):
     """Lines, and bars at the bottom for bytes and for progress that can be measured."""
 
-    def __init__(self, types: Types) -> None:
-        super().__init__(types)
+    def __init__(self, types: Types, begin: datetime | None = None) -> None:
+        super().__init__(types, begin)
         from longshore_client.cli.bars import Bars
 
         self._bars = Bars()
 
-    def fit(self, line: str) -> str:
-        """In one row of the terminal, with the time behind it."""
-        room = max(self._bars.columns - _SPENT_WIDTH - 1, 0)
-        return fitted(line, min(max(_LINE_WIDTH, cells(line)), room))
+    def fit(self, line: str, behind: int) -> str:
+        """In one row of the terminal, with what is behind it."""
+        room = max(self._bars.columns - behind - 1, 0)
+        return fitted(line, min(max(_LINE_WIDTH - behind, cells(line)), room))
 
-    def progress(self, value: Message, spent: str) -> None:
+    def progress(self, value: Message, spent: timedelta) -> None:
         name = value.DESCRIPTOR.full_name
         if name == _MILESTONE:
-            self._bars.count(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"), spent)
+            self._count(_text(value, "label"), _get(value, "step"), _get(value, "total_steps"), spent)
         elif name == _COUNTER:
             total = _get(value, "total") if value.HasField("total") else None
-            self._bars.count(_text(value, "message"), _get(value, "current"), total, spent)
+            self._count(_text(value, "message"), _get(value, "current"), total, spent)
         else:
             super().progress(value, spent)
+
+    def _count(self, text: str, done: int, total: int | None, spent: timedelta) -> None:
+        assert self._begin is not None, "there was an event"
+        self._bars.count(text, done, total, self._begin, spent)
 
     def sent(self, progress: SendProgress) -> None:
         self._bars.bytes("sending", progress.sent, progress.total)
 
-    def transfer(self, upload: UploadGrant, spent: str) -> None:
+    def transfer(self, upload: UploadGrant, spent: timedelta) -> None:
         if upload.state is UploadState.OPEN:
             self._bars.bytes("sending", upload.committed_size, upload.total_size)
         else:
             self._bars.bytes_done()
             super().transfer(upload, spent)
 
-    def end(self, mark: str, color: str, text: str) -> None:
+    def outcome(self, state: State, spent: timedelta, error: LongshoreError | None, *, stopped: bool = False) -> None:
+        self._bars.stop_clock(spent)
         self.close()
-        super().end(mark, color, text)
+        super().outcome(state, spent, error, stopped=stopped)
 
     def close(self) -> None:
         self._bars.close()

@@ -61,3 +61,17 @@ def movable() -> bool:
 def color() -> bool | None:
     """What click is to do about colours: leave them out, or by itself, which is where there is a terminal."""
     return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") in _DUMB else None
+
+
+def elapsed(seconds: float) -> str:
+    """Put a span into few characters: `0.1 s`, `12.0 s`, `3 min 5 s`, `2 h 0 min`, `4 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 100:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
