@@ -25,7 +25,7 @@ from longshore_client.retry import Backoff, Retry
 from longshore_client.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from opentelemetry.trace import TracerProvider
@@ -137,6 +137,7 @@ class Channel:
         request: RequestT,
         *,
         wait: float | None = None,
+        again: Callable[[], RequestT] | None = None,
         deadline: float | None = None,
     ) -> ResponseT:
         """Make a call that may be repeated, and repeat it while the server cannot be reached.
@@ -145,12 +146,15 @@ class Channel:
             rpc: The method.
             request: The request; safe to send more than once.
             wait: Seconds that the server may take before it answers, for methods that wait.
+            again: Makes what is asked instead after the server was out of reach: the same without the wait, so that it
+                says at once that it is back. Default: the same.
             deadline: Monotonic time after which no further try is made.
 
         Raises:
             CallError: The server refused, or could not be reached for as long as `retry` says.
         """
         backoff: Backoff | None = None
+        waits = wait is not None
         try:
             while True:
                 # The margin keeps the server's own answer ahead of our deadline.
@@ -170,8 +174,10 @@ class Channel:
                     return response
                 if backoff is None:
                     backoff = self.retry.attempts()
-                if not await self.pause(backoff, failure, deadline, waiting=wait is not None):
+                if not await self.pause(backoff, failure, deadline, waiting=waits):
                     raise failure
+                if again is not None and not isinstance(failure, ResourceExhausted):
+                    request, wait = again(), None
         finally:
             if backoff is not None:
                 self.outage.left(backoff)

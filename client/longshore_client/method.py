@@ -110,7 +110,13 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
             labels=labels,
             wait=None if wait is None else duration(wait),
         )
-        return await self._channel.invoke(self._channel.calls.start, message, wait=wait, deadline=deadline)
+
+        def at_once() -> pb.StartRequest:
+            message.ClearField("wait")
+            return message
+
+        call = self._channel.calls.start
+        return await self._channel.invoke(call, message, wait=wait, again=at_once, deadline=deadline)
 
     def _attach(self, name: str) -> OperationHandle[ProgressT, OutputT, ResultT]:
         return OperationHandle(self._channel, self._codec, name)

@@ -127,9 +127,9 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
                 span = min(span, deadline - self._channel.monotonic())
             if span <= 0:
                 raise StillRunning(self._name, timeout or 0.0)
-            request = pb.WaitRequest(name=self._address, timeout=duration(span))
+            request, call = pb.WaitRequest(name=self._address, timeout=duration(span)), self._channel.calls.wait
             try:
-                self._note(await self._channel.invoke(self._channel.calls.wait, request, wait=span, deadline=deadline))
+                self._note(await self._channel.invoke(call, request, wait=span, again=self._at_once, deadline=deadline))
             except DeadlineExceeded:
                 # Only our own: the server answers before it, unless it is in trouble, which changes nothing.
                 raise StillRunning(self._name, timeout or 0.0) from None
@@ -327,6 +327,9 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         snapshot = await self._channel.invoke(self._channel.calls.get, pb.GetRequest(name=self._address))
         self._note(snapshot)
         return self, snapshot
+
+    def _at_once(self) -> pb.WaitRequest:
+        return pb.WaitRequest(name=self._address, timeout=duration(0))
 
     @property
     def _address(self) -> str:

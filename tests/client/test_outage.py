@@ -11,6 +11,7 @@ from acme.orders.v1.orders_pb2 import ProcessOrderRequest
 from google.rpc import code_pb2
 
 import longshore_client as lc
+from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.errors import call_error
 from longshore_client.outage import Outage
 from longshore_client.retry import Timing
@@ -77,6 +78,34 @@ async def test_a_server_that_asks_to_come_again_was_contacted(server: FakeServer
     async with lc.connect(server.address, retry=lc.Retry(timing=time.timing(0.5))) as channel:
         await OrdersClient(channel).process(REQUEST)
     assert time.now - 100 > 10
+
+
+@pytest.mark.parametrize("run", [False, True])
+async def test_who_waits_for_an_end_hears_at_once_that_the_server_is_back(
+    server: FakeServer, orders: OrdersClient, channel: lc.Channel, run: bool
+) -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.back_again = asyncio.Event()
+
+        def lost(self, target: str, error: lc.CallError) -> None: ...
+
+        def back(self, target: str, seconds: float) -> None:
+            self.back_again.set()
+
+    channel.outage.listener = heard = Heard()
+    asked = pb.StartRequest if run else pb.WaitRequest
+    waiting = asyncio.ensure_future(orders.process.run(REQUEST) if run else (await orders.process(REQUEST)).wait())
+    await server.service.asked(asked)
+    await server.stop()
+    await server.start()
+    await asyncio.wait_for(heard.back_again.wait(), 20)
+    (record,) = server.service.by_request.values()
+    assert not record.ended
+    # It goes on to wait.
+    await server.service.asked(pb.WaitRequest, 1 if run else 3)
+    record.complete()
+    assert (await waiting).status == "done"
 
 
 async def test_no_retry_no_warning(caplog: pytest.LogCaptureFixture) -> None:
