@@ -20,9 +20,10 @@ from rich.file_proxy import FileProxy
 import longshore_client as lc
 from longshore.v1.channels_pb2 import CounterProgress, MilestoneProgress
 from longshore_client.channel import connect
+from longshore_client.cli.as_json import event_dict
 from longshore_client.cli.bars import Bars
 from longshore_client.cli.reflection import Types
-from longshore_client.cli.render import PlainRenderer, describe, event_dict
+from longshore_client.cli.render import PlainRenderer, describe
 from longshore_client.cli.text import elapsed
 
 

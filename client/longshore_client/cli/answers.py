@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from longshore_client.cli.render import error_dict, print_json, stamp
+from longshore_client.cli.as_json import error_dict, print_json, stamp
 from longshore_client.cli.session import FAILED, Session
 from longshore_client.cli.text import shown
 from longshore_client.errors import Code, LongshoreError, NotFound

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longshore_client.cli.app import EXIT_CODES
+from longshore_client.cli.as_json import grant_dict, print_json
 from longshore_client.cli.call import read_labels, takes_bytes
 from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import attach, follow
-from longshore_client.cli.render import grant_dict, print_json, renderer
+from longshore_client.cli.render import renderer
 from longshore_client.cli.session import Session, with_session
 from longshore_client.cli.text import movable, shown, size
 from longshore_client.errors import OperationCancelled, OperationFailed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from longshore_client.cli.app import EXIT_CODES
+from longshore_client.cli.as_json import print_json
 from longshore_client.cli.follow import attach, started
-from longshore_client.cli.render import print_json
 from longshore_client.cli.session import SECONDS, Session, operation_name, with_session
 from longshore_client.cli.text import shown
 from longshore_client.operation import OperationHandle

@@ -10,7 +10,8 @@ import click
 
 from longshore_client import events
 from longshore_client.cli.app import EXIT_CODES
-from longshore_client.cli.render import print_json, print_result, renderer, snapshot_dict
+from longshore_client.cli.as_json import print_json, print_result, snapshot_dict
+from longshore_client.cli.render import renderer
 from longshore_client.cli.session import (
     CANCELLED,
     FAILED,

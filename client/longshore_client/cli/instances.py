@@ -12,13 +12,13 @@ from longshore.v1 import debounce_service_pb2, recurring_service_pb2, task_servi
 from longshore.v1.instances_pb2 import InstanceDefinition, InstanceLogs, ListDefinitionsRequest, ListDefinitionsResponse
 from longshore_client.cli.answers import check, purged, ran, told, values
 from longshore_client.cli.app import EXIT_CODES
+from longshore_client.cli.as_json import print_json, stamp
 from longshore_client.cli.data import read_data
 from longshore_client.cli.plain import learn, plain
 from longshore_client.cli.records import LEVELS, PAGE, show_logs, which_lines
-from longshore_client.cli.render import age, print_json, stamp
 from longshore_client.cli.session import SECONDS, Session, with_session
 from longshore_client.cli.table import Cell, print_rows
-from longshore_client.cli.text import counted, shown
+from longshore_client.cli.text import age, counted, shown
 from longshore_client.debounce import DebounceClient, DebounceSnapshot
 from longshore_client.instances import WAIT, InstanceClient, InstanceSnapshot, InstanceStatus
 from longshore_client.recurring import RecurringClient, RecurringSnapshot

@@ -11,12 +11,12 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from longshore.v1 import jobs_service_pb2 as pb
 from longshore_client.cli import queues
+from longshore_client.cli.as_json import print_json
 from longshore_client.cli.plain import learn, plain, word
 from longshore_client.cli.records import LEVELS, PAGE, show_logs, show_steps, which_lines
-from longshore_client.cli.render import age, print_json
 from longshore_client.cli.session import Session, with_session
 from longshore_client.cli.table import Cell, print_rows
-from longshore_client.cli.text import counted, elapsed, shown
+from longshore_client.cli.text import age, counted, elapsed, shown
 from longshore_client.codec import to_datetime
 
 if TYPE_CHECKING:

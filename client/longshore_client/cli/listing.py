@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_client.cli.render import age, describe, print_json, snapshot_dict
+from longshore_client.cli.as_json import print_json, snapshot_dict
+from longshore_client.cli.render import describe
 from longshore_client.cli.session import Session, with_session
-from longshore_client.cli.text import fitted, shown
+from longshore_client.cli.text import age, fitted, shown
 from longshore_client.state import State
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from longshore.v1.jobs_service_pb2 import JobValue
-from longshore_client.cli.render import stamp
+from longshore_client.cli.as_json import stamp
 from longshore_client.codec import to_datetime
 from longshore_client.errors import NotFound, Unimplemented
 

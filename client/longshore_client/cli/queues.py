@@ -7,11 +7,11 @@ from typing import TypeVar
 import click
 
 from longshore.v1 import jobs_service_pb2 as pb
+from longshore_client.cli.as_json import print_json
 from longshore_client.cli.plain import plain
-from longshore_client.cli.render import age, print_json
 from longshore_client.cli.session import Session, with_session
 from longshore_client.cli.table import Cell, print_rows
-from longshore_client.cli.text import shown
+from longshore_client.cli.text import age, shown
 from longshore_client.codec import to_datetime
 
 RequestT = TypeVar("RequestT")

@@ -13,9 +13,9 @@ import click
 from longshore.v1 import operation_control_service_pb2 as control
 from longshore.v1.jobs_service_pb2 import ListJobsRequest, ListJobsResponse
 from longshore.v1.records_pb2 import LogLine, StepOutcome
+from longshore_client.cli.as_json import print_json, stamp
 from longshore_client.cli.plain import word
 from longshore_client.cli.queues import call
-from longshore_client.cli.render import print_json, stamp
 from longshore_client.cli.session import Session, operation_name, with_session
 from longshore_client.cli.text import elapsed, shown
 

@@ -6,8 +6,8 @@ import click
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.cli.app import did_you_mean
+from longshore_client.cli.as_json import print_json, snapshot_dict
 from longshore_client.cli.data import read_data, to_message
-from longshore_client.cli.render import print_json, snapshot_dict
 from longshore_client.cli.session import Session, operation_name, with_session
 from longshore_client.cli.text import shown
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import unicodedata
+from datetime import UTC, datetime
 
 # What moves the cursor, colours, ends a line or reverses the direction: C0, DEL, C1, bidirectional controls, separators
 # of lines, and halves of characters, which no terminal can be given.
@@ -75,3 +76,8 @@ def elapsed(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
+
+
+def age(moment: datetime) -> str:
+    """How long ago something was."""
+    return elapsed(max(0.0, (datetime.now(UTC) - moment).total_seconds()))
