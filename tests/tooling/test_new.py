@@ -7,6 +7,7 @@ import filecmp
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from typing import Any
 import pytest
 
 from longshore_client.cli.new import where
-from tests.tooling.conftest import run
+from tests.tooling.conftest import ROOT, run
 
+TEMPLATE = ROOT / "client" / "longshore_client" / "template"
 LONGSHORE = (sys.executable, "-m", "longshore_client.cli")
 
 
@@ -84,6 +86,17 @@ def test_an_origin_that_is_gone_is_told_and_nothing_is_written(tmp_path: Path) -
     assert done.stderr.startswith(f"error: Longshore came from {gone}, and pip makes no wheel of that now: ")
     assert "No such file or directory" in done.stderr
     assert not (tmp_path / "orders").exists()
+
+
+@pytest.mark.parametrize("docker", ["false", "nonesuch"])
+def test_no_image_without_a_container_engine_and_a_sentence_that_says_so(docker: str, tmp_path: Path) -> None:
+    shutil.copy(TEMPLATE / "Makefile", tmp_path)
+    done = subprocess.run(
+        ["make", "image", f"DOCKER={docker}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, ""), "before anything is installed"
+    said, _ = done.stderr.splitlines()
+    assert said == f"{docker} does not answer: install it or start its daemon, or name another: make image DOCKER=podman"
 
 
 class Stranger:
