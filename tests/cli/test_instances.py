@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
@@ -142,6 +143,28 @@ async def test_a_paused_instance_says_what_becomes_of_what_it_is_asked(run: Run)
         assert (await run(*trigger, "--no-wait")).code == 1
         if kind != "recurring":
             assert await run(*begin) == Done(0, line, f"what it has accepted waits{resume}")
+
+
+async def test_a_paused_instance_says_that_what_is_due_waits_until_it_is_resumed(run: Run, served: Served) -> None:
+    name, due = "recurrings/token-refresher/instances/a", "2026-01-01T00:00:30Z"
+    resume = "let it go on with: longshore recurring resume token-refresher/a\n"
+    served.failures, served.held = 1, Gate()
+    started = asyncio.create_task(run("recurring", "start", name, "-d", "{}"))
+    await served.held.reached.wait()
+    await run("recurring", "pause", name)
+    served.held.opened.set()
+    done = await started
+    assert (done.code, done.out) == (1, f"{name} is PAUSED\n")
+    assert done.err.endswith(f" (HANDLER_ERROR); it is paused, and does not run again at {due} unless you {resume}")
+    assert f"retry           {due}; not before it is resumed" in (await run("recurring", "get", name)).out.splitlines()
+    assert due not in (await run("recurring", "ls", "token-refresher")).out
+    existed = "it existed already: nothing of what was given is used\n"
+    assert await run("recurring", "start", name, "-d", "{}") == Done(
+        0, f"{name} is PAUSED\n", f"{existed}it does not run; {resume}"
+    )
+    await run("recurring", "resume", name)
+    assert f"retry           {due}" in (await run("recurring", "get", name)).out.splitlines()
+    assert due in (await run("recurring", "ls", "token-refresher")).out
 
 
 async def test_who_waits_too_long_is_told_how_not_to(run: Run, served: Served) -> None:

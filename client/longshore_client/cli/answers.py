@@ -47,7 +47,9 @@ async def ran(
     if answer.status is InstanceStatus.PAUSED and (not taken or answer.retry_time is None):
         _print(session, name, answer)
         if not session.json:
-            what = "what it has accepted waits" if taken else "it was not run"
+            what = (
+                "it does not run" if _existed(answer) else "what it has accepted waits" if taken else "it was not run"
+            )
             click.echo(shown(f"{what}; let it go on with: {_resume(session, name, id)}"), err=True)
         return 0 if taken else FAILED
     if no_wait or not (answer.status is InstanceStatus.FAILED or answer.retry_time is not None):
@@ -59,11 +61,13 @@ async def ran(
         return FAILED
     _print(session, name, answer)
     why = "" if error is None else f": {error.message.rstrip('.')} ({error.reason})"
-    again = (
-        f"it runs again at {stamp(answer.retry_time)}"
-        if answer.retry_time is not None
-        else f"once it can succeed, let it go on with: {_resume(session, name, id)}"
-    )
+    resume = f"let it go on with: {_resume(session, name, id)}"
+    if answer.retry_time is None:
+        again = f"once it can succeed, {resume}"
+    elif answer.status is InstanceStatus.PAUSED:
+        again = f"it is paused, and does not run again at {stamp(answer.retry_time)} unless you {resume}"
+    else:
+        again = f"it runs again at {stamp(answer.retry_time)}"
     click.echo(shown(f"its handler has failed{why}; {again}"), err=True)
     return FAILED
 
@@ -106,5 +110,10 @@ def _print(session: Session, name: str, answer: Any, more: Mapping[str, Any] = M
     click.echo(shown(f"{name} is {answer.status.name}"))
     if getattr(answer, "duplicate", False):
         click.echo("this event had been accepted before", err=True)
-    if isinstance(answer, RecurringStarted) and not answer.created:
+    if _existed(answer):
         click.echo("it existed already: nothing of what was given is used", err=True)
+
+
+def _existed(answer: Any) -> bool:
+    """Whether a start has found what it was to begin."""
+    return isinstance(answer, RecurringStarted) and not answer.created

@@ -31,6 +31,8 @@ _COLORS = {
     InstanceStatus.ACTIVE: "cyan", InstanceStatus.PAUSED: "yellow", InstanceStatus.FAILED: "red",
 }  # fmt: skip
 _HEADS = ("ID", "STATUS", ">AGE", "NEXT", "WHAT")
+_DUE = ("retry_time", "timers")
+"""What a snapshot says of the future of a paused instance, too."""
 _DEFINITION_HEADS = ("DEFINITION", "STATE", "EVENT", "CALL")
 _STATUSES = [
     status.name.lower() for status in InstanceStatus if InstanceStatus.ACTIVE <= status < InstanceStatus.NOT_FOUND
@@ -236,7 +238,8 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
             print_json(values(session, found))
             return
         for field, value in values(session, found).items():
-            click.echo(f"{field.removesuffix('_time').replace('_', ' '):<15} {shown(_text(value))}")
+            held = "; not before it is resumed" if field in _DUE and found.status is InstanceStatus.PAUSED else ""
+            click.echo(f"{field.removesuffix('_time').replace('_', ' '):<15} {shown(_text(value))}{held}")
 
     @group.command("state", short_help="Print the state of an instance.")
     @click.argument("name")
@@ -357,7 +360,7 @@ def _row(found: InstanceSnapshot) -> list[Cell]:
         what = found.stop_reason
     elif error is not None:
         what = f"{error.message} ({error.reason})"
-    due = found.retry_time or due
+    due = found.retry_time or due if found.status is InstanceStatus.ACTIVE else None
     return [
         Cell(found.id), Cell(found.status.name, _COLORS.get(found.status)),
         Cell(age(found.create_time) if found.create_time else ""), Cell(stamp(due) if due else ""), Cell(what),
