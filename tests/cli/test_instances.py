@@ -149,7 +149,7 @@ async def test_a_paused_instance_says_that_what_is_due_waits_until_it_is_resumed
     name, due = "recurrings/token-refresher/instances/a", "2026-01-01T00:00:30Z"
     resume = "let it go on with: longshore recurring resume token-refresher/a\n"
     served.failures, served.held = 1, Gate()
-    started = asyncio.create_task(run("recurring", "start", name, "-d", "{}"))
+    started = asyncio.ensure_future(run("recurring", "start", name, "-d", "{}"))
     await served.held.reached.wait()
     await run("recurring", "pause", name)
     served.held.opened.set()
