@@ -13,8 +13,9 @@ from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
 from longshore_server.handler.offers import Offer, TransferError
 from longshore_server.handler.operation import Operation
+from longshore_server.handler.running import step
 from longshore_server.handler.signals import Signal
-from longshore_server.handler.steps import NestedStepError, StepRetry, StepTimeoutError, step
+from longshore_server.handler.steps import NestedStepError, StepRetry, StepTimeoutError
 from longshore_server.handler.transfer import ByteProgress, ReceivedObject, Transfer
 from longshore_server.instance_lifecycle import Status as InstanceStatus
 from longshore_server.instances.debounce import DebounceContext, EventContext, FlushReason

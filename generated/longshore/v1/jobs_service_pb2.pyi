@@ -1084,9 +1084,10 @@ class RetryJobRequest(_message.Message):
     it has created it finds again as they are: where it failed because one of them did, retry that one first.
     """
     from_step: _builtins.str
-    """Name of a step that it has come to, as ListJobSteps shows: that one and all that was recorded after it is done again,
-    what was recorded before it counts. INVALID_ARGUMENT for another, and beside `fresh`. Like everything that is done
-    again, a step has the same key as before: what was done under it elsewhere may be found done. Empty: no such step.
+    """Name of a step that it has come to, as ListJobSteps shows: that one, with the jobs that its function has created, and
+    all that was recorded after it is done again, what was recorded before it counts. INVALID_ARGUMENT for another, and
+    beside `fresh`. Like everything that is done again, a step has the same key as before: what was done under it
+    elsewhere may be found done. Empty: no such step.
     """
     request_id: _builtins.str
     """Idempotency key, here or in the metadata `longshore-request-id`: where the latest retry of the job had the same, there

@@ -238,19 +238,22 @@ async def _begin(
         return await engine.start(type, request, terms._replace(owner=terms.owner or LOCAL))
     # An accepted operation is not a started one: code that changed from one to the other must not mix them.
     asked = Asked(type.name, request, repr(sorted(terms.labels.items())), *(["accept"] if terms.deferred else []))
-    entry, recorded = parent.child_entry(name or type.name, asked, where)
+    journal = parent.journal
+    key = await journal.claim("child", name or type.name, where)
+    recorded = journal.recorded(key, asked)
     if recorded is not None:
-        return Started(await engine.load(recorded), False)
-    try:
+        return Started(await engine.load(recorded.outcome), False)
+    entry = journal.entry(key, parent.attempt, asked, "uid")
+
+    async def start() -> Started:
         behind = await _behind(engine, parent)
-        terms = behind._replace(
+        by = behind._replace(
             owner=terms.owner or behind.owner, request_id=terms.request_id, labels=terms.labels,
             deferred=terms.deferred, child=(parent.author, entry),
         )  # fmt: skip
-        return await engine.start(type, request, terms)
-    except BaseException:
-        parent.release_child(entry)
-        raise
+        return await engine.start(type, request, by)
+
+    return await journal.write(key, start(), lambda started: entry._replace(outcome=started.live.record.uid))
 
 
 async def _behind(engine: Engine, parent: Durable) -> Terms:

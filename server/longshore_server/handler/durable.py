@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import logging
@@ -19,7 +20,8 @@ from longshore_server.handler import codec, steps
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError, place
 from longshore_server.handler.log import AttemptLog
-from longshore_server.handler.steps import Running, StepRetry, Steps
+from longshore_server.handler.running import apart, running
+from longshore_server.handler.steps import StepRetry, Steps
 from longshore_server.ids import uid_text
 from longshore_server.store.mutations import Author, Record
 from longshore_server.store.record import JournalEntry
@@ -182,7 +184,7 @@ class Durable:
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> Any:  # fmt: skip
         steps.refuse_nesting(name)
-        key = self.journal.claim(STEP, name, where)
+        key = await self.journal.claim(STEP, name, where)
         asked = Asked(*args)
         entry = self.journal.recorded(key, asked)
         if entry is None:
@@ -195,11 +197,10 @@ class Durable:
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> JournalEntry:  # fmt: skip
         name, started = key[1], self._clock.now()
-        running = Running(name, f"{self.uid}/{name}")
         self._running_steps += 1
         try:
             try:
-                result = await self._steps.run(running, function, args, retry, timeout)
+                result = await self._steps.run(name, f"{self.uid}/{name}", function, args, retry, timeout)
             except BaseException:
                 self.journal.release(key)
                 raise
@@ -208,7 +209,8 @@ class Durable:
             except (TypeError, ValueError) as error:
                 await self._steps.failed(name, started, error)
                 raise
-            return await self.record(key, asked, stored, started)
+            record = self.record(key, asked, stored, started)
+            return await self.journal.write(key, record, lambda entry: entry)
         finally:
             self._running_steps -= 1
             if self._gives_way:
@@ -238,7 +240,7 @@ class Durable:
         except (TypeError, ValueError) as error:
             raise type(error)(f"cannot sleep {duration}: {error}") from None
         await sleep_until(
-            self._clock, await self.until(self.journal.count("sleep", steps.apart("")), Asked(seconds), seconds)
+            self._clock, await self.until(self.journal.count("sleep", apart("")), Asked(seconds), seconds)
         )
 
     async def until(self, key: Key, asked: Asked, seconds: float) -> int:
@@ -249,30 +251,22 @@ class Durable:
         found: int = self.journal.decode(key, entry)
         return found
 
-    async def record(self, key: Key, asked: Asked, stored: codec.Encoded, started: int | None = None) -> JournalEntry:
-        """For the engine: write the outcome of a durable await into the journal; durable when this returns."""
-        entry = JournalEntry(*key, self.attempt, asked.digest, asked.text, stored.codec, stored.data, started)
-        return await self._writer.submit(Record(self.author, entry))
+    def record(
+        self, key: Key, asked: Asked, stored: codec.Encoded, started: int | None = None
+    ) -> asyncio.Future[JournalEntry]:
+        """For the engine: write the outcome of a durable await into the journal; durable when the future is done."""
+        entry = self.journal.entry(key, self.attempt, asked, stored.codec, stored.data, started)
+        return self._writer.submit(Record(self.author, entry))
 
     def signal_id(self, uid: str, name: str) -> str:
         """For the engine: the id of the next signal of this name that the handler sends to another operation."""
-        _, _, occurrence = self.journal.count("send", steps.apart(f"{uid} {name}"))
-        step = steps.running_step()
+        step = running.get()
+        # Another try of a step sends the same ones.
+        turn = "" if step is None else f" in try {step.number}"
+        _, _, occurrence = self.journal.count("send", f"{uid} {name}{turn}")
         # Names of steps may be longer than ids of signals.
-        within = f"{hashlib.sha256(step.encode()).hexdigest()[:12]}." if step else ""
+        within = "" if step is None else f"{hashlib.sha256(step.name.encode()).hexdigest()[:12]}."
         return f"{self.uid}/{name}/{within}{occurrence}"
-
-    def child_entry(self, name: str, asked: Asked, where: str) -> tuple[JournalEntry, bytes | None]:
-        """For the engine: the journal entry of a child start, and the uid that an earlier attempt recorded for it."""
-        key = self.journal.claim("child", name, where)
-        found = self.journal.recorded(key, asked)
-        kind, name, occurrence = key
-        entry = JournalEntry(kind, name, occurrence, self.attempt, asked.digest, asked.text, "uid", b"")
-        return entry, None if found is None else found.outcome
-
-    def release_child(self, entry: JournalEntry) -> None:
-        """For the engine: a start that was refused has recorded nothing, and its name is free again."""
-        self.journal.release((entry.kind, entry.name, entry.occurrence))
 
     @cached_property
     def _steps(self) -> Steps:

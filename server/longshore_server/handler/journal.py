@@ -6,20 +6,25 @@ under the same key has other code, or another course, than the run that recorded
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from longshore_server.clock import resolve
 from longshore_server.handler import codec
+from longshore_server.handler.running import Running, running, running_step
 from longshore_server.store.record import JournalEntry
 
 SHOWN = 500
 """How many characters of what was asked are kept for people."""
 MAX_NAME = 512
 """The longest name of a step, a job or a child, in characters."""
+
+T = TypeVar("T")
 
 Key = tuple[str, str, int]
 
@@ -58,35 +63,100 @@ class Asked:
         self.text = ", ".join(shown)[:SHOWN]
 
 
+class _Claim:
+    """The use of a name in this attempt."""
+
+    __slots__ = ("by", "left", "place", "writing")
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.by: Running | None = running.get()
+        """The try of a step whose function it is in."""
+        self.writing: asyncio.Future[Any] | None = None
+        """What writes its entry."""
+        self.left = False
+        """Whether who awaited that was cancelled."""
+
+    @property
+    def free(self) -> bool:
+        """Whether who asks for its name here asks for the same once more."""
+        now = running.get()
+        return self.left or (
+            self.by is not None and now is not None and self.by.name == now.name and self.by is not now
+        )
+
+
 class Journal:
     """The entries of one attempt: those that earlier attempts recorded, and the keys that this one has used."""
 
     def __init__(self, entries: Iterable[JournalEntry] = ()) -> None:
         self._entries: dict[Key, JournalEntry] = {(e.kind, e.name, e.occurrence): e for e in entries}
-        self._used: dict[tuple[str, str], str] = {}
+        self._own: dict[Key, JournalEntry] = {}
+        """Of this attempt's entries those that it may ask for once more."""
+        self._claims: dict[tuple[str, str], _Claim] = {}
         self._occurrences: dict[tuple[str, str], int] = {}
         self.fatal: NonDeterministicError | None = None
         """Why the attempt cannot succeed any more: a handler that catches everything must not go on regardless."""
 
-    def claim(self, kind: str, name: str, place: str) -> Key:
+    async def claim(self, kind: str, name: str, place: str) -> Key:
         """The key of an await that has a name.
 
-        Raises `DuplicateNameError` on its second use in one attempt, `TypeError` or `ValueError` for what is no name.
+        Another try of a step may ask for what the one before it has asked for, and whoever was cancelled for what may
+        be durable all the same: once that is known.
+
+        Raises `DuplicateNameError` on any other second use in one attempt, `TypeError` or `ValueError` for what is no
+        name.
         """
         if not isinstance(name, str):
             raise TypeError(f"{kind}: its name must be a text, not {name!r}")
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
             raise ValueError(f"{kind} {name[:80]!r}: its name must have 1 to {MAX_NAME} printable characters")
-        first = self._used.setdefault((kind, name), place)
-        if first is not place:
-            raise DuplicateNameError(
-                f"{kind} {name!r} is used at {first} and again at {place}: give each a name of its own"
-            )
+        while (first := self._claims.get((kind, name))) is not None:
+            if not first.free:
+                raise DuplicateNameError(
+                    f"{kind} {name!r} is used at {first.place} and again at {place}: give each a name of its own"
+                )
+            if first.writing is None or first.writing.done():
+                break
+            await asyncio.wait([first.writing])
+        self._claims[kind, name] = _Claim(place)
         return (kind, name, 0)
 
     def release(self, key: Key) -> None:
         """Forget a claim whose await failed and recorded nothing: the handler may try again under the same name."""
-        self._used.pop(key[:2], None)
+        self._claims.pop(key[:2], None)
+
+    async def write(self, key: Key, change: Awaitable[T], made: Callable[[T], JournalEntry | None]) -> T:
+        """Make the change that writes the entry of a claim, which `made` tells of what it brings; None: it wrote none,
+        and the name is free again, as where it raises."""
+        claim, writing = self._claims[key[:2]], asyncio.ensure_future(change)
+        over = writing.get_loop().create_future()
+
+        def settle(_: object) -> None:
+            entry = None if writing.cancelled() or writing.exception() is not None else made(writing.result())
+            if entry is None:
+                if self._claims.get(key[:2]) is claim:
+                    self.release(key)
+            elif claim.left or claim.by is not None:
+                self._own[key] = entry
+            resolve(over)
+
+        claim.writing = writing
+        writing.add_done_callback(settle)
+        try:
+            await over
+        except asyncio.CancelledError:
+            claim.left = True
+            if writing.done():
+                settle(writing)
+            raise
+        return writing.result()
+
+    def entry(
+        self, key: Key, attempt: int, asked: Asked, codec: str, outcome: bytes = b"", started: int | None = None
+    ) -> JournalEntry:
+        """What a durable await is about to record."""
+        return JournalEntry(*key, attempt, asked.digest, asked.text, codec, outcome, started, within=running_step())
 
     def count(self, kind: str, name: str) -> Key:
         """The key of the next await of a kind that is told apart by order alone."""
@@ -95,17 +165,19 @@ class Journal:
         return (kind, name, occurrence)
 
     def found(self, key: Key) -> JournalEntry | None:
-        """What an earlier attempt recorded, whatever it had asked for."""
-        return self._entries.get(key)
+        """What was recorded before, whatever it had asked for."""
+        return self._entries.get(key) or self._own.get(key)
 
     def recorded(self, key: Key, asked: Asked) -> JournalEntry | None:
-        """The outcome that an earlier attempt recorded. Raises `NonDeterministicError` when it was asked otherwise."""
-        entry = self._entries.get(key)
+        """The outcome that was recorded before. Raises `NonDeterministicError` when it was asked otherwise."""
+        entry = self.found(key)
         if entry is not None and entry.digest != asked.digest:
-            which, attempt = _which(key), _recorder(entry)
+            which, before, now = _which(key), _recorder(entry), "this attempt"
+            if key in self._own:
+                before, now = "its first try", "another one"
             raise self.fail(
-                f"{which}: {attempt} asked for ({entry.asked}), this attempt asks for ({asked.text})",
-                f"{which}: this attempt asks for something else than {attempt} did.",
+                f"{which}: {before} asked for ({entry.asked}), {now} asks for ({asked.text})",
+                f"{which}: {now} asks for something else than {before} did.",
             )
         return entry
 
@@ -134,7 +206,7 @@ class Journal:
         """The names of what is recorded and this attempt has not asked for."""
         if not self._entries:
             return []
-        return sorted(name for found, name, _ in self._entries if found == kind and (found, name) not in self._used)
+        return sorted(name for found, name, _ in self._entries if found == kind and (found, name) not in self._claims)
 
     def recorded_keys(self) -> Iterable[Key]:
         """The keys of what earlier attempts recorded."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from longshore_server.clock import Clock
-from longshore_server.handler.steps import running_step
+from longshore_server.handler.running import running_step
 from longshore_server.handler.texts import data_of, text_of
 from longshore_server.store.logs import Level, LogLine
 from longshore_server.store.mutations import AddLine, Owner

@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.contract.durations import span
 from longshore_server.handler.journal import Asked, Journal, Key
-from longshore_server.handler.steps import apart
+from longshore_server.handler.running import Running, apart, running
 from longshore_server.store.mutations import ConsumeNext, OperationAttempt, Record
 from longshore_server.store.queries import StoredSignal
 from longshore_server.store.record import JournalEntry, OperationRecord
@@ -77,17 +77,32 @@ class SignalStream(Generic[PayloadT_co]):
 class _Line:
     """The waits for the same names, told apart by their order. One that is cancelled counts: a re-run makes it, too."""
 
-    __slots__ = ("ahead", "count", "left")
+    __slots__ = ("_by", "_given", "ahead", "count", "left")
 
     def __init__(self) -> None:
         self.count = 0
+        self._by: Running | None = None
+        self._given: list[StoredSignal] = []
+        """What the try of a step has got that waits here."""
         self.ahead: set[int] = set()
         """The waits that earlier attempts have an outcome for, and that this one has not come to yet."""
         self.left: deque[asyncio.Future[StoredSignal | None]] = deque()
-        """What was on its way to waits when they were cancelled: it is for the next ones."""
+        """What was on its way to waits when they were cancelled, or went to a try that failed: it is for the next."""
+
+    def give(self, signal: StoredSignal) -> None:
+        """The wait has got a signal. Another try of the step that it is in gets it again."""
+        if self._by is not None:
+            self._given.append(signal)
 
     async def left_over(self) -> StoredSignal | None:
-        """A signal that came to a wait which had been cancelled, if there is one."""
+        """A signal that came to a wait which had been cancelled, or to a try before this one, if there is one."""
+        by = running.get()
+        if by is not self._by:
+            for given in reversed(self._given):
+                future: asyncio.Future[StoredSignal | None] = asyncio.get_running_loop().create_future()
+                future.set_result(given)
+                self.left.appendleft(future)
+            self._by, self._given = by, []
         while self.left:
             first = self.left[0]
             await asyncio.wait([first])
@@ -144,6 +159,7 @@ class Inbox:
             found = await self._wait(line, key, names, seconds)
         if found is None:
             raise TimeoutError(f"no signal{f' {wanted!r}' if wanted else ''} came within {seconds:g} seconds")
+        line.give(found)
         return received(self._type, found)
 
     async def _wait(self, line: _Line, key: Key, names: tuple[str, ...], seconds: float | None) -> StoredSignal | None:
@@ -215,7 +231,7 @@ class Inbox:
         return any(not names or waiting.name in names for waiting in self._source.record.pending)
 
     def _entry(self, key: Key, asked: Asked) -> JournalEntry:
-        return JournalEntry(*key, self._attempt, asked.digest, asked.text, key[0], b"")
+        return self._journal.entry(key, self._attempt, asked, key[0])
 
 
 def received(type: OperationType, stored: StoredSignal) -> Signal[Any]:

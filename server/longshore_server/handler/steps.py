@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import inspect
+import itertools
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -22,6 +22,7 @@ from longshore_server.contract.retry import RetryPolicy
 from longshore_server.errors import OperationError, Reason, ServiceError
 from longshore_server.handler.facts import Flag
 from longshore_server.handler.journal import DuplicateNameError, NonDeterministicError
+from longshore_server.handler.running import Running, running
 from longshore_server.handler.texts import error_text
 from longshore_server.store.logs import StepFailure
 from longshore_server.store.mutations import Author, FailTry
@@ -30,34 +31,6 @@ if TYPE_CHECKING:
     from longshore_server.store.writer import Writer
 
 log = logging.getLogger(__name__)
-
-
-class Running(NamedTuple):
-    """A step whose function runs."""
-
-    name: str
-    key: str
-
-
-_running: contextvars.ContextVar[Running | None] = contextvars.ContextVar("longshore_step", default=None)
-
-
-class _Step:
-    """The step that is running here: `from longshore_server import step`, then `step.key` inside its function."""
-
-    @property
-    def key(self) -> str:
-        """Stable across attempts and unique to this step of this operation: pass it on as an idempotency key.
-
-        Raises `RuntimeError` outside a step.
-        """
-        found = _running.get()
-        if found is None:
-            raise RuntimeError("step.key exists only inside a function that op.step() runs")
-        return found.key
-
-
-step = _Step()
 
 
 class NestedStepError(RuntimeError):
@@ -139,33 +112,34 @@ class Steps:
         self._stopping = stopping
         self._fields = fields
         self._ends = ends
+        self._tries = itertools.count(1)
 
     async def run(
-        self, running: Running, function: Callable[..., Any], args: tuple[Any, ...],
+        self, name: str, key: str, function: Callable[..., Any], args: tuple[Any, ...],
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> Any:  # fmt: skip
-        """What `function(*args)` returns, tried as `retry` says; inside it `step.key` is that of `running`.
+        """What `function(*args)` returns, tried as `retry` says; inside it `step.key` is `key`.
 
         Raises what the last try raised.
         """
         limit = None if timeout is None else _micros("timeout", timeout)
         if limit is not None and limit <= 0:
-            raise ValueError(f"step {running.name!r}: its timeout is {timeout}, and must be longer than zero")
+            raise ValueError(f"step {name!r}: its timeout is {timeout}, and must be longer than zero")
         begun, failures = self._clock.now(), 0
         while True:
             try:
-                return await self._once(running, function, args, limit)
+                return await self._once(Running(name, key, next(self._tries)), function, args, limit)
             except asyncio.CancelledError as error:
-                self._note(running.name, begun, error)
+                self._note(name, begun, error)
                 raise
             except Exception as error:
                 failures += 1
-                await self.failed(running.name, begun, error)
+                await self.failed(name, begun, error)
                 delay = None if retry is None else self._delay(retry.policy, error, failures, begun)
                 if retry is None or delay is None:
                     raise
                 log.warning(
-                    "step %r of %s failed, try %d of %d; the next one comes in %g s", running.name, self._name,
+                    "step %r of %s failed, try %d of %d; the next one comes in %g s", name, self._name,
                     failures, retry.max_attempts, delay / SECOND, exc_info=error, extra=dict(self._fields),
                 )  # fmt: skip
                 await self._pause(self._clock.now() + delay)
@@ -181,10 +155,8 @@ class Steps:
         failure = StepFailure(name, self._author.attempt, begun, self._clock.now(), error_text(error))
         return self._writer.submit(FailTry(self._author, failure))
 
-    async def _once(
-        self, running: Running, function: Callable[..., Any], args: tuple[Any, ...], limit: int | None
-    ) -> Any:
-        token = _running.set(running)
+    async def _once(self, this: Running, function: Callable[..., Any], args: tuple[Any, ...], limit: int | None) -> Any:
+        token = running.set(this)
         try:
             result = function(*args)
             if not inspect.isawaitable(result):
@@ -202,10 +174,10 @@ class Steps:
                         timer.cancel()
             except TimeoutError as error:
                 if scope.expired():
-                    raise StepTimeoutError(running.name, limit / SECOND) from error
+                    raise StepTimeoutError(this.name, limit / SECOND) from error
                 raise
         finally:
-            _running.reset(token)
+            running.reset(token)
 
     def _delay(self, policy: RetryPolicy, error: Exception, failures: int, begun: int) -> int | None:
         """Microseconds until the next try; None: there is none."""
@@ -233,22 +205,9 @@ class Steps:
                 wait.cancel()
 
 
-def running_step() -> str:
-    """The name of the step whose function runs here; empty: none does."""
-    found = _running.get()
-    return "" if found is None else found.name
-
-
-def apart(name: str) -> str:
-    """The name by which durable awaits are counted that their order alone tells apart: those of a step's function by
-    themselves. A re-run that finds the step recorded does not come to them, and must not mistake others for them."""
-    found = running_step()
-    return f"{name} in step {found}".lstrip() if found else name
-
-
 def refuse_nesting(name: str) -> None:
     """Raises `NestedStepError` where a step runs already."""
-    outer = _running.get()
+    outer = running.get()
     if outer is not None:
         raise NestedStepError(
             f"step {name!r} is inside step {outer.name!r}: steps cannot be nested; call its function itself, or make "

@@ -19,7 +19,7 @@ from longshore_server.handler.offers import Objects, Offer, Terms, TransferError
 from longshore_server.handler.signals import Published
 from longshore_server.lifecycle import UploadState
 from longshore_server.store.mutations import OfferDownload, RevokeDownload
-from longshore_server.store.record import JournalEntry, OperationRecord
+from longshore_server.store.record import OperationRecord
 from longshore_server.store.transfers import UploadRecord, upload_name
 
 if TYPE_CHECKING:
@@ -163,18 +163,21 @@ class Transfer:
         return self._offer(terms, key if name is None else name, place(2))
 
     async def _offer(self, terms: Terms, name: str, where: str) -> Offer:
-        claimed = self._journal.claim(KIND, name, where)
+        claimed = await self._journal.claim(KIND, name, where)
         asked = Asked(*terms)
         entry = self._journal.recorded(claimed, asked)
         if entry is not None:
             return Offer.of(self._source.record, int(entry.outcome))
         try:
             download = await offers.draw_up(self._type, self._objects, terms, self._clock.now())
-            entry = JournalEntry(*claimed, self._attempt, asked.digest, asked.text, "number", b"")
-            record = await self._writer.submit(OfferDownload(self._uid, download, entry))
         except BaseException:
             self._journal.release(claimed)
             raise
+        made = self._journal.entry(claimed, self._attempt, asked, "number")
+        offered = self._writer.submit(OfferDownload(self._uid, download, made))
+        record = await self._journal.write(
+            claimed, offered, lambda record: made._replace(outcome=str(len(record.downloads)).encode())
+        )
         return Offer.of(record, len(record.downloads))
 
     async def revoke(self, name: str) -> None:

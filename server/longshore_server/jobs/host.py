@@ -187,16 +187,16 @@ class Host:
 
     # What code asks.
 
-    async def create(
+    def create(
         self, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *, keep_rejection: bool = False
-    ) -> list[Admission]:
+    ) -> asyncio.Future[list[Admission]]:
         """Create jobs, all or none. Raises `ServiceError`; what their keys refuse is in the admissions."""
         jobs, slots, refusal = self._reserve(news)
         if by is None:
             # A handler's job is its operation's work, not new work.
             refusal = self._closed() or refusal
         creation = CreateJobs(jobs, by, keep_rejection, refusal)
-        return await self.store.writer.submit(creation, partial(self._created, jobs, slots))
+        return self.store.writer.submit(creation, partial(self._created, jobs, slots))
 
     def create_with(
         self, change: Mutation[T], news: Sequence[NewJob], operation: bytes,

@@ -21,7 +21,7 @@ from longshore_server.jobs.planned import Origin, PlannedJob
 from longshore_server.jobs.refs import JobRef
 from longshore_server.store.job_record import Body, new_job
 from longshore_server.store.job_rows import payloads
-from longshore_server.store.mutations.job_creation import Admission, NewJob, WhenFull, read_back
+from longshore_server.store.mutations.job_creation import Admission, NewJob, WhenFull, read_back, written
 from longshore_server.store.record import JournalEntry
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
                 return []
             return [(_uid(a), a) for a in await host.create(news, None)]
         asked = self._asked(verb, requests)
-        key = by.journal.claim(KIND, name or self.name, where)
+        key = await by.journal.claim(KIND, name or self.name, where)
         before = by.journal.found(key)
         if before is not None and before.digest != asked.digest:
             # Written by an older version of the code, the same payload may have had other bytes.
@@ -225,15 +225,14 @@ class JobQueue(Generic[PayloadT, ResultT]):
         entry = by.journal.recorded(key, asked)
         if entry is not None:
             return read_back(entry.outcome)
-        entry = JournalEntry(*key, by.attempt, asked.digest, asked.text, "jobs", b"")
-        try:
-            found = await host.create(news, (by.author, entry), keep_rejection=verb == "submit")
-        except BaseException:
-            by.journal.release(key)
-            raise
-        if found and found[0].job is None and verb == "create":
-            by.journal.release(key)
-        return [(_uid(a), a) for a in found]
+        made = by.journal.entry(key, by.attempt, asked, "jobs")
+
+        def kept(found: list[Admission]) -> JournalEntry | None:
+            rejected = found and found[0].job is None and verb == "create"
+            return None if rejected else made._replace(outcome=written(found))
+
+        creation = host.create(news, (by.author, made), keep_rejection=verb == "submit")
+        return [(_uid(a), a) for a in await by.journal.write(key, creation, kept)]
 
     def _asked(self, verb: str, requests: Sequence[JobRequest[Any]]) -> Asked:
         """What a journal compares."""

@@ -18,7 +18,7 @@ from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable
 from longshore_server.handler.durable import Durable, handling
 from longshore_server.handler.journal import Asked
-from longshore_server.handler.steps import apart
+from longshore_server.handler.running import apart
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobState, Stand
 from longshore_server.jobs import progress as reports

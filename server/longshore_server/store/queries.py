@@ -111,11 +111,11 @@ def log(connection: sqlite3.Connection, uid: bytes, after: int, limit: int) -> l
 def journal(connection: sqlite3.Connection, uid: bytes) -> list[JournalEntry]:
     """Everything that the operation's handler has recorded."""
     rows = connection.execute(
-        """SELECT kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept FROM journal
-           WHERE uid = ?""",
+        """SELECT kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept, within
+           FROM journal WHERE uid = ?""",
         (uid,),
     )
-    return [JournalEntry._make((*row[:-1], bool(row[-1]))) for row in rows]
+    return [JournalEntry._make((*facts, bool(kept), within)) for *facts, kept, within in rows]
 
 
 class Past(NamedTuple):

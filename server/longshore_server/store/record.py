@@ -139,3 +139,5 @@ class JournalEntry(NamedTuple):
     """When the function of a step was first called, in microseconds since the epoch; None: it is no step."""
     kept: bool = False
     """Whether the operation that this one repeats has recorded it, and not this one."""
+    within: str = ""
+    """The step in whose function it was recorded; empty: in none."""

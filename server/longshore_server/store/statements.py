@@ -98,8 +98,8 @@ INSERT_REQUESTS = ManyRows("INSERT INTO requests (owner, type, request_id, uid, 
 
 INSERT_JOURNAL = ManyRows(
     """INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept,
-                            recorded, position) VALUES""",
-    13,
+                            within, recorded, position) VALUES""",
+    14,
 )
 
 KEEP_STEPS = """INSERT INTO journal (uid, kind, name, occurrence, attempt, digest, asked, codec, outcome, started, kept,

@@ -204,6 +204,40 @@ async def test_a_retry_from_the_step_that_failed_is_one_as_any(yard: Yard) -> No
     assert calls == ["lift", "lift"]
 
 
+@pytest.mark.parametrize(("named", "jobs"), [("work", 3), ("early", 4), ("", 2)])
+@pytest.mark.parametrize("inside", [True, False])
+async def test_what_a_step_has_created_is_created_anew_where_that_is_done_again(
+    yard: Yard, named: str, jobs: int, inside: bool
+) -> None:
+    """By its name, or after the one that is named. One that has failed, and is not named, finds it again."""
+
+    @yard.job("child")
+    async def child(payload: int, job: Job[int]) -> int:
+        return payload
+
+    @yard.job("parent")
+    async def parent(payload: int, job: Job[int]) -> None:
+        async def look() -> None:
+            await (await child.create(1, name="looked")).wait()
+
+        async def work() -> None:
+            await (await child.create(2)).wait()
+            if inside and job.attempt == 1:
+                raise ValueError("broken")
+
+        await job.step("early", look)
+        await job.step("work", work)
+        if job.attempt == 1:
+            raise ValueError("broken")
+
+    await yard.start()
+    ref = await parent.create(1)
+    await ended(yard, ref)
+    await again(yard, ref, from_step=named)
+    await ref.wait()
+    assert len(await yard.jobs("queue = 'child'")) == jobs
+
+
 async def test_a_step_that_the_job_has_not_come_to_is_named_and_nothing_is_written(yard: Yard) -> None:
     load = failing(yard)
     await yard.start()

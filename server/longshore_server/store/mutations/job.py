@@ -272,7 +272,7 @@ class RetryJob(Mutation[JobRecord]):
         )  # fmt: skip
         jobs.detach(record.uid)  # what it has ended with is over for it
         job_retries.note(tx.connection, record.uid, self.request_id)
-        job_retries.forget(tx.connection, record.uid, since)
+        job_retries.forget(tx.connection, record.uid, since, self.from_step)
         if record.key:
             jobs.flush()  # its key may have room
         return jobs.head(record.uid)
