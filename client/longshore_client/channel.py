@@ -43,8 +43,9 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.enable_retries", 0),
     # By default the core waits up to two minutes before it looks whether a restarted server is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In truth this is how long an attempt to connect may take: of a busy server, a far one, or one behind TLS.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # Two channels of one process do not share a connection, so neither inherits the other's backoff.
     ("grpc.use_local_subchannel_pool", 1),
 )
@@ -77,7 +78,8 @@ class Channel:
         self._token = token
         self._metadata = tuple(metadata.items()) if metadata else ()
         self._credentials = credentials
-        self._options = (*_OPTIONS, *options)
+        # Of two with one name the core would take the first.
+        self._options = tuple({**dict(_OPTIONS), **dict(options)}.items())
         self._tracer_provider = tracer_provider
         self._calls: Calls | None = None
         self._left: list[Calls] = []
@@ -288,7 +290,7 @@ def connect(
         call_timeout: Seconds that the server has to answer a call that does not wait for an operation.
         heartbeat_interval: Seconds, 1 to 300: how often a watch asks for a sign of life. After three that did not come
             the connection counts as dead and the watch resumes on a new one.
-        options: Further options of the gRPC channel.
+        options: Further options of the gRPC channel, or others in place of ours.
         tracer_provider: Whose OpenTelemetry spans the calls make. Default: the program's, if it has set one by the
             first call.
 

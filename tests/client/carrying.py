@@ -72,8 +72,7 @@ class Broken:
     async def __aenter__(self) -> Channel:
         await self.proxy.__aenter__()
         # One connection for each that was lost, at once.
-        options = {"initial_reconnect_backoff": 10, "min_reconnect_backoff": 10, "max_reconnect_backoff": 10}
-        quick = [(f"grpc.{option}_ms", milliseconds) for option, milliseconds in options.items()]
+        quick = [("grpc.initial_reconnect_backoff_ms", 10), ("grpc.max_reconnect_backoff_ms", 10)]
         self.channel = self.pauses.connect(self.proxy.address, options=quick, **self._options)
         return self.channel
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 import pytest
 from acme.orders.v1.orders_longshore import OrdersClient
@@ -145,3 +146,17 @@ def test_it_is_back_only_when_nobody_waits_any_longer(caplog: pytest.LogCaptureF
     assert len(told(caplog)) == 1
     outage.answered(second)
     assert len(told(caplog)) == 2
+
+
+async def test_options_of_the_caller_stand_in_place_of_ours() -> None:
+    """Of two channels to somebody who takes connections and says nothing, only that with the short limit gives up."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target, once = f"127.0.0.1:{silent.getsockname()[1]}", lc.Retry(give_up_after=0)
+        long, short = ([("grpc.min_reconnect_backoff_ms", milliseconds)] for milliseconds in (600_000, 1))
+        async with lc.connect(target, retry=once, options=long, call_timeout=600) as patient:
+            waiting = asyncio.ensure_future(OrdersClient(patient).process(REQUEST))
+            async with lc.connect(target, retry=once, options=short) as channel:
+                with pytest.raises(lc.Unavailable, match="timed out"):
+                    await OrdersClient(channel).process(REQUEST)
+            assert not waiting.done()
+        await asyncio.gather(waiting, return_exceptions=True)
