@@ -117,8 +117,8 @@ class Torture(TortureService[Ledger]):
                 case ["child", name]:
                     ref = await server.operations.start(QUICK, WorkRequest(text=request.text), name=name)
                     tokens.append(ref.uid)
-                case ["family", seconds]:
-                    request = WorkRequest(script=f"pause {seconds}")
+                case ["family", *instruction]:
+                    request = WorkRequest(script=" ".join(instruction))
                     ref = await server.operations.start(SCRIPT, request, name=f"line {number}")
                     await op.progress(WorkProgress(number=number, text=ref.name))
                     tokens.append((await ref.wait()).text)

@@ -13,7 +13,7 @@ from google.longrunning import operations_pb2 as lro
 from google.longrunning import operations_pb2_grpc as lro_grpc
 from google.protobuf.duration_pb2 import Duration
 from lab.v1 import lab_pb2
-from torture.v1.torture_pb2 import WorkRequest
+from torture.v1.torture_pb2 import WorkProgress, WorkRequest
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
@@ -35,10 +35,25 @@ async def stopped_within(server: ServerProcess, script: str) -> Any:
                 break
         assert await server.stop() == 0, server.said
         await server.start()
+        if "family signal" in script:
+            await signal_child(caller, name)
         return await caller.end(name)
 
 
-@pytest.mark.parametrize("script", ["family 1", "progress up\npause 0.3\nfamily 0.1"])
+async def signal_child(caller: Caller, name: str) -> None:
+    """Send what the child of a script waits for, as soon as there is one: the progress of its parent names it."""
+    watch = caller.operations.Watch(pb.WatchRequest(name=name, after_sequence=0), wait_for_ready=True)
+    async for message in watch:
+        told = WorkProgress()
+        if message.event.progress.value.Unpack(told) and told.text.startswith("operations/"):
+            watch.cancel()
+            request = pb.SignalRequest(name=told.text, signal="say")
+            request.payload.Pack(WorkProgress())
+            await caller.operations.Signal(request)
+            return
+
+
+@pytest.mark.parametrize("script", ["family signal", "progress up\npause 0.3\nfamily signal"])
 async def test_a_parent_goes_on_at_the_next_server(tmp_path: Path, script: str) -> None:
     """It waits for its child, or is about to start it, when the server stops: both go on, no crash is counted."""
     async with served(tmp_path, "--drain", "0.5") as server:
@@ -52,7 +67,7 @@ async def test_a_parent_goes_on_at_the_next_server(tmp_path: Path, script: str) 
 async def test_a_parent_gets_its_result_while_the_server_drains(tmp_path: Path) -> None:
     """The child ends in the time of the drain, and the parent with it."""
     async with served(tmp_path, "--drain", "20") as server:
-        snapshot = await stopped_within(server, "family 0.5")
+        snapshot = await stopped_within(server, "family pause 0.5")
         assert snapshot.state == State.STATE_COMPLETED, (snapshot, server.said)
         assert snapshot.attempt == 1
 
@@ -60,8 +75,7 @@ async def test_a_parent_gets_its_result_while_the_server_drains(tmp_path: Path) 
 async def test_a_handler_that_swallows_its_cancellation_does_not_keep_the_process(tmp_path: Path) -> None:
     """After the drain it is left behind, and its operation to the next server: that is no crash."""
     async with served(tmp_path, "--drain", "0.1") as server:
-        # Five seconds after the drain it is given up.
-        snapshot = await asyncio.wait_for(stopped_within(server, "progress up\nstubborn 1"), 30)
+        snapshot = await stopped_within(server, "progress up\nstubborn 1")
         assert snapshot.state == State.STATE_COMPLETED, (snapshot, server.said)
         assert (snapshot.attempt, snapshot.crashes) == (2, 0)
 
