@@ -50,8 +50,9 @@ def tools(wheel: Path, constraints: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def _installed(what: str | Path, constraints: Path, folder: Path) -> Path:
-    """Where the commands are of an environment that is made in a folder, and holds something."""
-    venv.create(folder / "venv", with_pip=True)
+    """Where the commands are of an environment that is made in a folder and holds something: no pip, as with uv."""
+    venv.create(folder / "venv")
     commands = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
-    run(commands / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints, what, cwd=folder)
+    into = (sys.executable, "-m", "pip", "--python", commands / "python")
+    run(*into, "install", "--quiet", "--constraint", constraints, what, cwd=folder)
     return commands

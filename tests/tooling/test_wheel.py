@@ -54,7 +54,8 @@ def test_base_install_imports_client_and_stubs_without_a_warning(clean: Path) ->
 
 
 def test_base_install_is_a_callers(clean: Path) -> None:
-    installed = {line.split("==")[0].lower() for line in run(clean, "-m", "pip", "freeze", cwd=clean.parent).split()}
+    freeze = (sys.executable, "-m", "pip", "--python", clean, "freeze")
+    installed = {line.split("==")[0].lower() for line in run(*freeze, cwd=clean.parent).split()}
     assert not installed & {"aiosqlite", "click", "rich", "protovalidate", "grpcio-tools"}
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-import json
 import keyword
 import re
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
+
+from longshore_client.cli.wheel import longshore_wheel
 
 _TEMPLATE = Path(__file__).resolve().parents[1] / "template"
 _MODULE, _CLASS = "widgets", "Widgets"
@@ -59,7 +55,9 @@ def new(name: str) -> None:
     def named(text: str) -> str:
         return text.replace(_MODULE, module).replace(_CLASS, service)
 
-    wheel = _wheel()
+    # A project that asks an index for what came from elsewhere may get nothing, or somebody else's. Inside the project
+    # the wheel is also there for whoever clones it, and for what builds its image.
+    wheel = longshore_wheel()
     for source in sorted(path for path in _TEMPLATE.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         path = source.relative_to(_TEMPLATE)
         text = named(source.read_text("utf-8"))
@@ -75,31 +73,3 @@ def _write(target: Path, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
     click.echo(target)
-
-
-def _wheel() -> tuple[str, bytes] | None:
-    """Longshore as a wheel, name and content, where it came from a file, a folder or a repository; None: from an index.
-
-    A project that asks an index for what came from elsewhere may get nothing, or somebody else's. Inside the project
-    it is also there for whoever clones it, and for what builds its image.
-    """
-    told = importlib.metadata.distribution("longshore-grpc").read_text("direct_url.json")
-    if told is None:
-        return None
-    origin = where(json.loads(told))
-    with tempfile.TemporaryDirectory() as folder:
-        make = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, origin]
-        made = subprocess.run(make, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        if made.returncode != 0:
-            why = made.stderr.strip().rpartition("\n")[2]
-            raise click.ClickException(f"Longshore came from {origin}, and pip makes no wheel of that now: {why}")
-        (wheel,) = Path(folder).iterdir()
-        return wheel.name, wheel.read_bytes()
-
-
-def where(direct: dict[str, Any]) -> str:
-    """Where a distribution was installed from, for pip, by what PEP 610 has it record."""
-    url = str(direct["url"])
-    if (source := direct.get("vcs_info")) is not None:
-        url = f"{source['vcs']}+{url}@{source['commit_id']}"
-    return f"{url}#subdirectory={found}" if (found := direct.get("subdirectory")) else url
