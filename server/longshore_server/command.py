@@ -21,10 +21,12 @@ import click
 from longshore_server import config as configuration
 from longshore_server.auth.files import FileError
 from longshore_server.auth.tokens import append, make
+from longshore_server.clock import SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract.source import ContractError
 from longshore_server.handler.texts import counted
 from longshore_server.instance_lifecycle import Kind
+from longshore_server.lifeline import Lifeline
 from longshore_server.rpc.listener import ListenError
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
@@ -113,7 +115,8 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 @_setting("log_format", "For people or for machines.", type=click.Choice(["text", "json"]))
 @_setting("log_level", "The least that is logged.", type=click.Choice(["debug", "info", "warning", "error"]))
 @click.option("--config", "file", type=_FILE, help="TOML file with the same settings.")
-def serve(target: str, file: Path | None, **flags: Any) -> None:
+@click.option("--lifeline", "descriptor", type=int, hidden=True)
+def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) -> None:
     """Serve SERVER: MODULE:NAME or path/to/file.py:NAME of a `longshore_server.Server`.
 
     \b
@@ -137,8 +140,9 @@ def serve(target: str, file: Path | None, **flags: Any) -> None:
         config = configuration.load(flags, file=file, origin=origin)
         form = config.log_format
         logs.configure(form, config.log_level)
+        lifeline = None if descriptor is None else Lifeline(descriptor, config.drain)
         server = load_server(target)
-        code = _run(lambda: _serve(server, config))
+        code = _run(lambda: _serve(server, config, lifeline))
     except (ConfigError, ContractError, LoadError, ListenError, StoreError) as error:
         problem = configuration.located(error, origin)
         if form == "json":
@@ -244,14 +248,20 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return runner.run(main())
 
 
-async def _serve(server: Server, config: Config) -> int:
+async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> int:
     # Collections of the oldest generation walk every live operation; new garbage is what matters.
     gc.set_threshold(50_000, 20, 50)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    asked: asyncio.Future[Any] = loop.create_future()
+    asked: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def ask(by: signal.Signals) -> None:
+        if asked.done():
+            _exit_now()
+        asked.set_result(by)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: _exit_now() if asked.done() else asked.set_result(None))
+        loop.add_signal_handler(number, ask, number)
 
     def give_up(_: object) -> None:
         task.cancel()
@@ -259,17 +269,21 @@ async def _serve(server: Server, config: Config) -> int:
     # A lifespan may wait for something for ever: until the server serves, a signal ends its start.
     asked.add_done_callback(give_up)
     try:
-        async with server.run(config) as running:
+        made = Running(server, config, SystemClock())
+        if lifeline is not None:
+            await lifeline.turn()
+        async with made as running:
             asked.remove_done_callback(give_up)
             loop.add_signal_handler(signal.SIGHUP, _keep(lambda: loop.create_task(running.reload())))
             gc.freeze()
             _announce(running)
             failed = asyncio.ensure_future(running.failed.wait())
-            await asyncio.wait([asked, failed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((asked, failed), return_when=asyncio.FIRST_COMPLETED)
             failed.cancel()
             code = 0 if asked.done() else 1
             if asked.done():
-                _say(config, "stopping; press Ctrl-C again to stop at once")
+                by_hand = asked.result() is signal.SIGINT
+                _say(config, "stopping; press Ctrl-C again to stop at once" if by_hand else "stopping")
             await running.stop()
     except asyncio.CancelledError:
         if asked.done():

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from longshore_server.auth.authentication import Authentication
 from longshore_server.auth.files import FileError
@@ -98,16 +98,15 @@ class Server(DeclaringJobs, Declaring):
 
         Raises `ConfigError`, `ContractError`, `StoreError` or `ListenError`.
         """
-        running = Running(self, config or Config(), clock or SystemClock())
-        await running.start()
-        try:
+        async with Running(self, config or Config(), clock or SystemClock()) as running:
             yield running
-        finally:
-            await running.stop()
 
 
 class Running:
-    """A server that serves."""
+    """A server that serves, from the begin of the block that it manages to the end, or from `start` to `stop`.
+
+    To make one opens nothing; raises `ConfigError` or `ContractError`.
+    """
 
     def __init__(
         self, server: Server, config: Config, clock: Clock, chance: Callable[[], float] = random.random
@@ -170,6 +169,13 @@ class Running:
     def addresses(self) -> list[str]:
         """Where it listens, with the real ports."""
         return self.listener.addresses
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         """Open the store, listen, run the lifespan, recover, then accept work. In that order, so that health can be

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from watchfiles import Change, DefaultFilter, awatch
@@ -15,7 +16,7 @@ from watchfiles import Change, DefaultFilter, awatch
 from longshore_client.codegen.compile import CompileError, compile_protos
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _PROTOS = Path("protos")
 _GENERATED = ("_pb2.py", "_pb2_grpc.py", "_longshore.py")
@@ -45,12 +46,56 @@ Examples:
 def dev(target: str, options: tuple[str, ...], protos: Path | None, out: Path) -> None:
     """Serve SERVER as `longshore serve` does, and begin again when a file below this folder changes.
 
-    Operations go on in the new server. What is wrong is said, and waits for the next change; of a contract that cannot
-    be compiled the old server knows nothing. All further options are those of `longshore serve`.
+    Operations go on in the new server. It takes the old one's place once it has loaded: of a contract that cannot be
+    compiled and of code that cannot be loaded the old one knows nothing. What is wrong is said, and waits for the next
+    change. All further options are those of `longshore serve`.
     """
     if protos is None and _PROTOS.is_dir():
         protos = _PROTOS
     asyncio.run(_Development(target, options, protos, out).run())
+
+
+class _Server:
+    """A process that serves the files as they were when it began, once it is told to open.
+
+    It ends when its line is closed, and so when this process does, in whatever way.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, line: socket.socket) -> None:
+        self.process = process
+        self.stopping = False
+        self._line = line
+
+    @classmethod
+    async def begin(cls, command: Iterable[str], environment: Mapping[str, str]) -> _Server:
+        """Begin to load."""
+        line, theirs = socket.socketpair()
+        line.setblocking(False)
+        with theirs:
+            # In a session of its own: Ctrl-C reaches it through us, once, as any other signal does.
+            process = await asyncio.create_subprocess_exec(
+                *command, f"--lifeline={theirs.fileno()}", pass_fds=[theirs.fileno()], env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        return cls(process, line)
+
+    async def loaded(self) -> bool:
+        """Return once it could open; False: it has ended instead, and has said why."""
+        return bool(await asyncio.get_running_loop().sock_recv(self._line, 1))
+
+    def open(self) -> None:
+        """Have it take its place."""
+        self._line.send(b"\n")
+
+    async def stop(self, number: signal.Signals | None = None) -> None:
+        """End it in good order, by a signal if one was sent to us."""
+        self.stopping = True
+        if self.process.returncode is None and number is not None:
+            self.process.send_signal(number)
+        else:
+            self._line.close()
+        await self.process.wait()
+        self._line.close()
 
 
 class _Development:
@@ -63,35 +108,36 @@ class _Development:
         self._watched = {Path.cwd(), *([protos.resolve()] if protos is not None else [])}
         # Whoever has just changed a handler does not wait for what the old one is doing.
         self._environment = {"LONGSHORE_DRAIN": "0", **os.environ}
-        self._server: asyncio.subprocess.Process | None = None
-        self._ended: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._server: _Server | None = None
+        self._end: asyncio.Task[None] | None = None
+        self._by: signal.Signals | None = None
         self._asked = asyncio.Event()
         """Set when the developer wants to stop."""
 
     async def run(self) -> None:
         """Serve until a signal."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._ask)
+            asyncio.get_running_loop().add_signal_handler(number, self._ask, number)
         changes = awatch(*self._watched, watch_filter=self._matters, stop_event=self._asked)
-        first = asyncio.ensure_future(anext(changes, None))
+        change = asyncio.ensure_future(anext(changes, None))
         try:
             if await self._generate():
-                await self._start()
-            while (found := await first) is not None:
-                first = asyncio.ensure_future(anext(changes, None))
+                await self._renew(change)
+            while (found := await change) is not None:
+                change = asyncio.ensure_future(anext(changes, None))
                 names = sorted({Path(path).name for _, path in found})
                 _say(f"{', '.join(names)} changed")
                 if not any(name.endswith(".proto") for name in names) or await self._generate():
-                    await self._stop()
-                    await self._start()
+                    await self._renew(change)
         finally:
-            await self._stop()
+            if self._server is not None:
+                await self._server.stop(self._by)
 
-    def _ask(self) -> None:
-        if self._asked.is_set() and self._server is not None and self._server.returncode is None:
-            # The second signal is the server's, too: it leaves at once.
-            self._server.terminate()
+    def _ask(self, number: signal.Signals) -> None:
+        if self._asked.is_set() and self._server is not None and self._server.process.returncode is None:
+            self._server.process.kill()
+        # To the server a hang-up means something else.
+        self._by = number if number is signal.SIGINT else signal.SIGTERM
         self._asked.set()
 
     def _matters(self, change: Change, path: str) -> bool:
@@ -107,30 +153,37 @@ class _Development:
             await asyncio.to_thread(compile_protos, [self._protos], self._out)
         except CompileError as error:
             click.echo(f"{click.style('error: ', fg='red')}{error}", err=True)
-            _say("waiting for the next change")
+            self._wait()
             return False
         return True
 
-    async def _start(self) -> None:
-        if not self._asked.is_set():
-            # In a session of its own: Ctrl-C reaches it through us, once, as any other signal does.
-            self._server = await asyncio.create_subprocess_exec(
-                *self._command, env=self._environment, start_new_session=True
-            )
-            self._ended = asyncio.create_task(self._tell_end(self._server))
+    async def _renew(self, change: asyncio.Future[Any]) -> None:
+        """Put a server of the files as they are now in the old one's place, unless it cannot be loaded, or they change
+        before it is."""
+        new = await _Server.begin(self._command, self._environment)
+        loaded = asyncio.ensure_future(new.loaded())
+        await asyncio.wait([loaded, change], return_when=asyncio.FIRST_COMPLETED)
+        if loaded.done() and loaded.result():
+            if self._server is not None:
+                await self._server.stop()
+            self._server = new
+            self._end = asyncio.create_task(_tell_end(new))
+            new.open()
+            return
+        loaded.cancel()
+        await new.stop()
+        if not change.done():
+            self._wait()
 
-    async def _stop(self) -> None:
-        if self._server is not None and self._ended is not None:
-            self._stopping = True
-            if self._server.returncode is None:
-                self._server.terminate()
-            await self._ended
-            self._stopping = False
+    def _wait(self) -> None:
+        runs = self._server is not None and self._server.process.returncode is None
+        _say(f"{'the server goes on as it was; ' if runs else ''}waiting for the next change")
 
-    async def _tell_end(self, server: asyncio.subprocess.Process) -> None:
-        await server.wait()
-        if not self._stopping:
-            _say("the server has ended; waiting for the next change")
+
+async def _tell_end(server: _Server) -> None:
+    await server.process.wait()
+    if not server.stopping:
+        _say("the server has ended; waiting for the next change")
 
 
 def _say(text: str) -> None:
