@@ -105,8 +105,9 @@ async def test_who_waits_for_a_handler_blocks_its_own_thread_alone(served: Serve
 
     def caller(channel: Channel) -> None:
         refresher = RecurringClient(channel, "token-refresher", state=Token)
+        # Time enough to reach the server, however slow the machine is.
         with pytest.raises(StillRunning):
-            refresher.start("slow", Token(), timeout=0.05)
+            refresher.start("slow", Token(), timeout=5.0)
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(refresher.start, "held", Token())
             assert refresher.status("slow").status is ACTIVE

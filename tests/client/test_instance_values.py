@@ -151,7 +151,7 @@ async def test_who_waits_too_long_is_told_and_the_handler_goes_on(
     refresher = RecurringClient(served.channel, "token-refresher", state=Token)
     # Time enough for the start to reach the server, however slow the machine is.
     with pytest.raises(StillRunning) as caught:
-        await refresher.start("a", Token(), timeout=1.0)
+        await refresher.start("a", Token(), timeout=5.0)
     assert caught.value.operation == "recurrings/token-refresher/instances/a"
     await served.held.reached.wait()
     served.held.opened.set()

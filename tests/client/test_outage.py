@@ -100,7 +100,7 @@ async def test_who_waits_for_an_end_hears_at_once_that_the_server_is_back(
     await server.service.asked(asked)
     await server.stop()
     await server.start()
-    await asyncio.wait_for(heard.back_again.wait(), 20)
+    await asyncio.wait_for(heard.back_again.wait(), 60)
     (record,) = server.service.by_request.values()
     assert not record.ended
     # It goes on to wait.

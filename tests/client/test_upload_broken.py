@@ -70,7 +70,7 @@ async def test_an_outage_is_over_when_the_server_answers_again_not_when_all_is_s
 
     async def source() -> AsyncIterator[bytes]:
         yield DATA[:MB]
-        await asyncio.wait_for(back.wait(), 20)
+        await asyncio.wait_for(back.wait(), 60)
         yield DATA[MB:]
 
     async with Broken(lab, iter([Damage(How.CUT, MB // 2)])) as channel:

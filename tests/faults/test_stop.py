@@ -110,7 +110,7 @@ async def test_a_wait_while_the_server_drains_is_answered(
     stopping = asyncio.ensure_future(lab.harness.running.stop())
     await lab.clock.armed(30)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             # Both that which waited and that which comes now.
             for call in (waiting, wait(lab, long)):
                 code, reason, status = await refused(call)

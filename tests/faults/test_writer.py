@@ -150,7 +150,7 @@ async def test_a_writer_that_breaks_leaves_nobody_waiting(lab: Lab) -> None:
     writer = lab.engine.store.writer
     before, broken = writer.submit(Nothing()), writer.submit(Nothing(), breaks)
     after = [writer.submit(Nothing(), breaks), writer.submit(Nothing())]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await before
         await broken
         for future in after:

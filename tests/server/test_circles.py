@@ -462,6 +462,6 @@ async def test_a_hand_over_that_is_settled_while_a_circle_is_looked_for_closes_i
     await ring.start()
     ref = await middle.create("x")
     await ring.go_on()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await ref.wait()
     assert f"{ref.name} ends with jobs/" in ring.problems[0]

@@ -49,7 +49,7 @@ async def task(world: World) -> Any:
 
 
 async def test_a_task_that_waits_for_its_own_event_is_refused(task: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         sent = await task.send("a", Ping(1))
         await task.trigger("a")
     own = "a handler of tasks/sends/instances/a waits for itself: what it asks for begins only when it has ended. Give"
@@ -66,7 +66,7 @@ async def test_without_waiting_it_may_and_so_may_one_that_waits_for_another(task
         await task.send(f"{id}.", event)
 
     Sends.options, Sends.to = {}, staticmethod(other)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await task.send("c", Ping(3))
     assert await task.get_state("c...") == Token(0)
     assert Sends.refusals == []
@@ -77,7 +77,7 @@ async def test_a_circle_of_several_is_refused_where_it_closes(task: Any) -> None
         await task.send({"a": "b", "b": "c", "c": "a"}[id], event)
 
     Sends.to = staticmethod(around)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await task.send("a", Ping(9))
     assert len(Sends.refusals) == 1
     assert Sends.refusals[0].startswith(
@@ -100,7 +100,7 @@ async def test_a_handler_that_fills_the_batch_after_its_own_does_not_wait_for_th
             await pings.add(ctx.id, Ping(ctx.state.number - 1))
 
     await world.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await pings.add("a", Ping(2))
         await world.settled()
     assert seen == [2, 1, 0]
@@ -125,7 +125,7 @@ async def test_one_that_begins_to_wait_for_the_adder_while_its_event_is_reduced_
     sending = world.server.task("sends", Sends)
     Sends.options, Sends.refusals, Sends.to = {}, [], staticmethod(add)
     await world.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await sums.add("x", Ping(1), no_wait=True)
         await gate.reached.wait()
         slow.go_on.clear()
@@ -161,7 +161,7 @@ async def test_who_has_gone_without_its_answer_closes_no_circle(world: World) ->
 
     held = world.server.task("held", Impatient)
     await world.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await held.send("a", Ping(1))
         await world.settled()
     assert [(await held.status(id)).event_count for id in "ab"] == [2, 1]

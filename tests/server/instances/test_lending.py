@@ -111,7 +111,7 @@ async def test_who_waits_for_something_that_waits_for_an_instance_lends_its_slot
     handlers.handler = handler
     Calls.call = staticmethod(waits)
     await world.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(calls.send(id, Ping(7)) for id in "ab"))
     assert [(await noted.status(id)).event_count for id in "ab"] == [1, 1]
 
@@ -142,7 +142,7 @@ async def test_a_handler_that_gives_up_waiting_leaves_its_slot_to_others(
     await world.advance(30)
     assert (await calls.status("a")).status is InstanceStatus.FAILED
     await world.advance(30)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(*sending)
     assert [(await noted.status(id)).event_count for id in "bc"] == [1, 1]
 
@@ -169,7 +169,7 @@ async def test_who_has_stopped_waiting_hands_no_lent_slot_to_the_next_run(
 
     Calls.call = staticmethod(waits)
     await world.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.gather(calls.send("a", Ping(1), no_wait=True), calls.send("a", Ping(2), no_wait=True))
         await gate.reached.wait()
         await world.settled()

@@ -55,7 +55,7 @@ async def queued(world: World, changes: int) -> None:
 
 async def soon(waiting: Awaitable[T]) -> T:
     """A net: who is not told waits for ever."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return await waiting
 
 

@@ -34,7 +34,7 @@ async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
 
 async def stopped(yard: Yard) -> None:
     """Return once the server has, in less than the time of its drain."""
-    await asyncio.wait_for(yard.stop(), 20)
+    await asyncio.wait_for(yard.stop(), 60)
 
 
 async def paused(yard: Yard, queue: str, *, paused: bool = True) -> None:

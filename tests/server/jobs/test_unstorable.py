@@ -133,6 +133,6 @@ async def test_a_server_with_a_job_under_way_stops_with_a_full_disk(
     await yard.catch_up()
     with monkeypatch.context() as patched:
         patched.setattr(ReleaseJobs, "apply", full)
-        await asyncio.wait_for(yard.stop(), 10)
+        await asyncio.wait_for(yard.stop(), 60)
     await yard.start()
     assert await hang.job(ref.id).wait() == 2

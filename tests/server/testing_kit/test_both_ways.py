@@ -203,14 +203,14 @@ async def a_deadline(world: World) -> Any:
         await asyncio.Event().wait()
         return PlayResult()
 
-    call = world.operations.Run(pb.RunRequest(type=PLAY, input=packed()), timeout=2.0)
+    call = world.operations.Run(pb.RunRequest(type=PLAY, input=packed()), timeout=5.0)
     await anext(aiter(call))
     remaining = call.time_remaining()
     ending = asyncio.ensure_future(read_to_end(call))
-    await world.spend(2.0)
+    await world.spend(5.0)
     # A connection may add that it has removed the stream.
     details = "Deadline Exceeded" in await call.details()
-    return 0 < remaining <= 2.0, await ending, details, call.cancelled(), await gone(world)
+    return 0 < remaining <= 5.0, await ending, details, call.cancelled(), await gone(world)
 
 
 @scenario
