@@ -142,6 +142,8 @@ class Upload(Generic[ProgressT, OutputT, ResultT, HandleT]):
     ) -> None:
         self.operation: HandleT = handle
         """The operation. It goes on whatever becomes of this object."""
+        self.found: UploadGrant = upload_grant(grant)
+        """The upload as it stood when this began. Of one that was committed nothing is sent: `sent` compares."""
         self._begin = begin
         self._name = grant.name
         total = None if isinstance(source, AsyncIterator) else source.size

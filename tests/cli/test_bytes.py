@@ -98,6 +98,8 @@ async def test_ctrl_c_leaves_what_was_sent_and_another_command_goes_on(
     process.stdin.close()
     done = await run("upload", "--resume", name, str(file))
     assert (done.code, done.json[0]["number"]) == (0, str(len(DATA)))
+    found = "it has 1.0 MB already: what follows is sent" if size else "it existed already"
+    assert done.err.splitlines()[:2] == [name, found]
     assert await stored(lab) == DATA
 
 
@@ -119,6 +121,28 @@ async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, file:
     assert process.returncode == 130
     said = f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'"
     assert err.decode().strip() == said
+
+
+async def test_what_is_sent_again_is_said_to_be_there(lab: BytesLab, run: Run, file: Path) -> None:
+    send = ("upload", "BytesService/Upload", str(file), *KEY, "--request-id", "nightly-7")
+    first, again = await run(*send), await run(*send)
+    name, *said = again.err.splitlines()
+    assert said == ["it has all of its 3.0 MB already: nothing is sent", *first.err.splitlines()[1:]]
+    assert (again.code, again.out) == (0, first.out)
+    resumed = await run("upload", "--resume", name, str(file))
+    assert (resumed.code, resumed.err) == (0, again.err)
+    in_json = await run("upload", "--resume", name, str(file), "--json")
+    assert (in_json.code, in_json.err, in_json.json[-1]["type"]) == (0, "", "completed")
+
+
+async def test_other_bytes_than_were_sent_are_not_taken_for_them(run: Run, file: Path, tmp_path: Path) -> None:
+    name = (await run("upload", "BytesService/Upload", str(file), *KEY)).err.splitlines()[0]
+    for data, reason in ((DATA[:-1] + b"!", "DIGEST_MISMATCH"), (DATA[:-1], "SIZE_MISMATCH")):
+        (tmp_path / "other").write_bytes(data)
+        done = await run("upload", "--resume", name, str(tmp_path / "other"))
+        assert (done.code, done.out) == (6, "")
+        assert done.err.splitlines()[-1].startswith("error: ")
+        assert done.err.endswith(f"({reason})\n")
 
 
 @pytest.mark.parametrize(

@@ -280,6 +280,11 @@ class Upload(Blocking[upload.Upload[ProgressT, OutputT, ResultT, Any]], Generic[
         return cast("HandleT", OperationHandle(self._portal, self._inner.operation))
 
     @property
+    def found(self) -> UploadGrant:
+        """The upload as it stood when this began. Of one that was committed nothing is sent: `sent` compares."""
+        return self._inner.found
+
+    @property
     def name(self) -> str:
         """`operations/{id}`: all that another process needs to attach to it."""
         return self._inner.name

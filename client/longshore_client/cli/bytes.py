@@ -19,6 +19,7 @@ from longshore_client.cli.render import renderer
 from longshore_client.cli.session import Session, with_session
 from longshore_client.cli.text import movable, shown, size
 from longshore_client.errors import OperationCancelled, OperationFailed
+from longshore_client.grants import UploadState
 from longshore_client.sending import MAX_PARTS
 
 if TYPE_CHECKING:
@@ -108,19 +109,41 @@ async def _send(session: Session, prepared: PreparedTransfer[Any, Any, Any, Any]
         done = True
 
     session.come_back = f"{name} goes on. Come back with: {session.command(come_back(0))}"
-    following = asyncio.create_task(
-        follow(session, started.operation, after=0, types=(), timeout=None, title=True, show=show, come_back=come_back)
-    )
-    settling = asyncio.create_task(settle())
+    if not session.json:
+        click.echo(shown(name), err=True)
+        if found := _found(started):
+            click.echo(found, err=True)
+    tasks: list[asyncio.Task[Any]] = []
     try:
+        if started.found.state is UploadState.COMMITTED:
+            # An operation that has ended must not hide that these are other bytes than it has.
+            await settle()
+        following = asyncio.create_task(
+            follow(
+                session, started.operation, after=0, types=(), timeout=None, title=False, show=show,
+                come_back=come_back,
+            )
+        )  # fmt: skip
+        tasks += [following, asyncio.create_task(settle())]
         await _ended(started, following)
         return await following
     except OSError as error:
         raise click.ClickException(f"{file} cannot be sent: {_why(error)}; {session.come_back}") from None
     finally:
-        settling.cancel()
-        following.cancel()
-        await asyncio.gather(settling, following, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        show.close()
+
+
+def _found(started: Upload[Any, Any, Any, Any]) -> str:
+    """What to say of an operation that others have begun, or this command before."""
+    found = started.found
+    if found.state is UploadState.COMMITTED:
+        return f"it has all of its {size(found.committed_size)} already: nothing is sent"
+    if found.state is UploadState.OPEN and found.committed_size:
+        return f"it has {size(found.committed_size)} already: what follows is sent"
+    return "" if started.operation.created else "it existed already"
 
 
 async def _ended(started: Upload[Any, Any, Any, Any], following: asyncio.Task[int]) -> None:
