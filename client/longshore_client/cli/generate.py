@@ -28,7 +28,7 @@ For other languages:
 
 
 @click.command("generate", epilog=_EPILOG)
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the Python goes.")
 @click.option("--export", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the protos go.")
 @click.option(
