@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -32,6 +33,13 @@ from longshore_server.testing import Harness, ManualClock
 Handler = Callable[[Any, Any], Awaitable[Any]]
 HandlerT = TypeVar("HandlerT", bound=Handler)
 State = operation_pb2.OperationSnapshot.State
+
+
+def pytest_configure() -> None:
+    """In the background of a shell Ctrl-C is ignored, and then by every program that is started from there, too: those
+    that tests interrupt would never end."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
