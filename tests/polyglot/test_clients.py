@@ -34,7 +34,7 @@ from tests.server.transfers.fetching import pattern
 pytestmark = pytest.mark.timeout(900)
 
 SIZE = (3 << 20) + 7
-LIMIT = 60
+LIMIT = 300
 """Seconds in which a client goes on; one that is wrong may try for ever. A safety net only: no test waits for it."""
 SHIPPED = {"sequence": 6, "event": "completed", "status": "ready_to_ship"}
 EVENTS = [
