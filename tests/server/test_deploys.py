@@ -414,6 +414,53 @@ async def test_every_version_with_live_operations_is_compared(shop: Shop) -> Non
     assert version is not shop.deployed
 
 
+async def test_of_two_deploys_each_operation_is_compared_with_what_it_began_under(shop: Shop) -> None:
+    tip = 'field { name: "tip" number: 7 type: TYPE_INT32 label: LABEL_OPTIONAL }'
+    tipped, (_, reserved) = (AMOUNT, f"{AMOUNT} {tip}"), (AMOUNT, "reserved_range { start: 7 end: 8 }")
+    await shop.buy("first", amount=1)
+    await shop.deploy(tipped, crash=True)
+    await shop.buy("second", amount=2, tip=1)
+    await shop.buy("third", amount=3, tip=1)
+    where = "shop.v1.Input.tip"
+    assert await shop.refusal((AMOUNT, f"{AMOUNT} {tip.replace('tip', 'bonus')}"), crash=True) == refusal_of(
+        f"{where} (number 7) is now called 'bonus'; call it 'tip' again, or give 'bonus' a number of its own",
+        "2 operations",
+    )
+    assert await shop.refusal((AMOUNT, f"{AMOUNT} {tip.replace('INT32', 'INT64')}")) == refusal_of(
+        kind(where, "int32", "int64"), "2 operations"
+    )
+    assert await shop.refusal() == refusal_of(
+        f"{where} (number 7) is gone; give it back, or write `reserved 7;` where its data may be forgotten",
+        "2 operations",
+    )
+    assert await shop.refusal((AMOUNT, f"{AMOUNT.replace('INT32', 'INT64')} {tip}")) == refusal_of(
+        kind("shop.v1.Input.amount", "int32", "int64"), "3 operations"
+    )
+    found = await shop.refusal((AMOUNT, f"{AMOUNT} {tip}"), ('    name: "Buy"', '    name: "Purchase"'))
+    assert f"have not ended: 3 of {TYPE}." in found
+    await shop.deploy((AMOUNT, f"{AMOUNT} {reserved}"))
+    assert len(shop.stored()) == 3
+
+
+async def test_a_signal_that_a_deploy_in_between_has_brought_stays_while_it_waits(shop: Shop) -> None:
+    """The operation was started under a contract that had not heard of it."""
+    added = (SIGNAL, SIGNAL + ' signals { name: "refuse" payload_type: "Approval" }')
+    name = await shop.buy()
+    await shop.deploy(added)
+    await shop.buy("later")
+    for _ in range(2):
+        await shop.operations.Signal(pb.SignalRequest(name=name, signal="refuse"))
+    gone = UNSIGNALLED.replace("approve", "refuse")
+    assert await shop.refusal() == refusal_of(gone, "2 operations")
+    await shop.deploy(added)
+    clock: Any = shop.harness.clock  # type: ignore[union-attr]
+    await shop.operations.Cancel(pb.CancelRequest(name="operations/buy-later"))
+    await clock.armed(10)
+    clock.advance(10)
+    await shop.operations.Wait(pb.WaitRequest(name="operations/buy-later"))
+    assert await shop.refusal() == refusal_of(gone)
+
+
 async def test_operations_that_have_ended_refuse_nothing(shop: Shop) -> None:
     shop.deployed.finish = True
     await shop.operations.Wait(pb.WaitRequest(name=await shop.buy()))

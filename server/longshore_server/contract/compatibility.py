@@ -146,6 +146,15 @@ def _in_order(files: Mapping[str, FileDescriptorProto]) -> list[FileDescriptorPr
 # What is compared.
 
 
+def signal_gone(name: str) -> Mismatch:
+    """That a signal is not declared any more."""
+    # Whoever has not ended may wait for it: a wait without a timeout is written down only once it is over.
+    return Mismatch(
+        f"signal {name!r}", "is gone: operations that wait for it, or have had it, would fail",
+        "declare it again until they have ended",
+    )  # fmt: skip
+
+
 def compare(before: bytes, now: bytes) -> list[Mismatch]:
     """What in `now` no longer fits operations that were started under `before`; both as `describe` gives them."""
     return _Comparison(_Contract(before), _Contract(now)).run()
@@ -195,11 +204,7 @@ class _Comparison:
             if signal in self._now.signals:
                 self._root(f"the payload of signal {signal!r}", name, self._now.signals[signal])
             else:
-                # Whoever has not ended may wait for it: a wait without a timeout is written down only once it is over.
-                self._note(
-                    f"signal {signal!r}", "is gone: operations that wait for it, or have had it, would fail",
-                    "declare it again until they have ended",
-                )  # fmt: skip
+                self._found.append(signal_gone(signal))
         sent, sends = (
             contract.options.transfer.direction == annotations_pb2.TRANSFER_DIRECTION_SEND
             for contract in (self._before, self._now)

@@ -32,16 +32,18 @@ async def check(
     _check_served(types, live)
     today = {name: compatibility.describe(type) for name, type in types.items()}
     stored = await store.contracts({record.contract for record in live if record.contract is not None})
-    versions: dict[int, list[OperationRecord]] = {}
+    compared: dict[int | None, list[compatibility.Mismatch]] = {None: []}
+    problems: dict[str, Counter[compatibility.Mismatch]] = {}
     for record in live:
-        if record.contract is not None and stored[record.contract] != today[record.type]:
-            versions.setdefault(record.contract, []).append(record)
-    problems: dict[str, dict[compatibility.Mismatch, int]] = {}
-    for number, records in versions.items():
-        name = records[0].type
-        for mismatch in compatibility.compare(stored[number], today[name]):
-            counts = problems.setdefault(name, {})
-            counts[mismatch] = counts.get(mismatch, 0) + len(records)
+        name, number = record.type, record.contract
+        if number is not None and number not in compared:
+            before, now = stored[number], today[name]
+            compared[number] = compatibility.compare(before, now) if before != now else []
+        # A contract in between may have brought signals to operations that were started under one without.
+        known = types[name].signals
+        gone = [compatibility.signal_gone(signal.name) for signal in record.pending if signal.name not in known]
+        if gone or compared[number]:
+            problems.setdefault(name, Counter()).update(list(dict.fromkeys((*compared[number], *gone))))
     if problems:
         lines = [
             f"  {counted(count, 'operation')} of {name}: {mismatch}"
