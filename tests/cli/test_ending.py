@@ -78,17 +78,32 @@ async def test_retry(lab: Lab, run: Run) -> None:
     old = await lab.run(script="x", count=7)
     lab.handlers.handler = None
     done = await run("retry", old.name)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, f"runs again from the start: operations/{old.uid} had failed\n")
     new = await lab.operations.Get(GetRequest(name=done.out.strip()))
     assert new.retried_from == f"operations/{old.uid}"
     waited = await run("retry", old.name, "--wait")
-    assert (waited.code, waited.out, waited.err.startswith("operations/")) == (0, '{"text": "played"}\n', True)
+    said = waited.err.splitlines()
+    assert (waited.code, waited.out, len(said)) == (0, '{"text": "played"}\n', 2)
+    assert said[1].startswith("operations/")
     watched = await run("retry", old.name, "--watch")
     assert (watched.code, watched.out) == (0, '{"text": "played"}\n')
     one = await run("retry", old.name, "--request-id", "k", "--json")
     two = await run("retry", old.name, "--request-id", "k")
-    assert two.out.strip() == one.json[0]["name"]
+    assert (one.err, two.out.strip()) == ("", one.json[0]["name"])
     assert two.err == "it existed already\n"
+
+
+async def test_what_has_completed_is_done_again_only_if_that_is_said(lab: Lab, run: Run) -> None:
+    name = "operations/named-a"
+    old = await lab.run("PlayNamed", key="a")
+    for json in ((), ("--json",)):
+        refused = await run("retry", name, *json)
+        assert (refused.code, refused.out) == (2, "")
+        assert f"{name} has completed: give --completed to have it done again" in refused.err
+    assert (await lab.get(name)).uid == old.uid
+    said = f"runs again from the start: operations/{old.uid} had completed\n"
+    assert await run("retry", name, "--completed") == Done(0, f"{name}\n", said)
+    assert (await lab.get(name)).retried_from == f"operations/{old.uid}"
 
 
 async def test_retry_from_the_step_that_failed(lab: Lab, run: Run) -> None:
@@ -97,13 +112,18 @@ async def test_retry_from_the_step_that_failed(lab: Lab, run: Run) -> None:
     @lab.plays
     async def handler(request: Any, op: Any) -> Any:
         await op.step("once", ran.append, 1)
+        if len(ran) == 1:
+            raise OperationError("BUSY", "try later")
         return PlayResult(number=len(ran))
 
     old = await lab.run()
+    ran.append(2)
     kept = await run("retry", old.name, "--keep-steps", "--wait")
-    assert (kept.code, kept.out) == (0, '{"number": "1"}\n')
+    assert (kept.code, kept.out) == (0, '{"number": "2"}\n')
+    said = f"runs again, without the steps that are done: operations/{old.uid} had failed"
+    assert kept.err.splitlines()[0] == said
     anew = await run("retry", old.name, "--wait")
-    assert (anew.code, anew.out) == (0, '{"number": "2"}\n')
+    assert (anew.code, anew.out) == (0, '{"number": "3"}\n')
 
 
 async def test_delete(lab: Lab, run: Run) -> None:

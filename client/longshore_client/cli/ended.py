@@ -10,12 +10,14 @@ from longshore_client.cli.follow import attach, started
 from longshore_client.cli.session import SECONDS, Session, operation_name, with_session
 from longshore_client.cli.text import shown
 from longshore_client.operation import OperationHandle
+from longshore_client.state import State
 
 _RETRY_EPILOG = f"""\b
 Examples:
   longshore retry orders-process-ord_123 --watch
   longshore retry operations/orders-process-ord_123 --request-id again-7
   longshore retry orders-process-ord_123 --keep-steps --wait
+  longshore retry reports-daily --completed
 
 {EXIT_CODES}"""
 
@@ -25,6 +27,8 @@ Examples:
   longshore ls --filter 'state=FAILED' --all --json | jq -r .uid | xargs longshore delete
 """
 
+_ENDED = {State.COMPLETED: "had completed", State.FAILED: "had failed", State.CANCELLED: "was cancelled"}
+
 
 @click.command("retry", epilog=_RETRY_EPILOG)
 @click.argument("name")
@@ -33,17 +37,26 @@ Examples:
 @click.option("--timeout", type=SECONDS, metavar="SECONDS", help="The longest wait; implies --wait.")
 @click.option("--request-id", metavar="KEY", help="The same key gives the same new operation.")
 @click.option("--keep-steps", is_flag=True, help="Go on at the step that failed: do not do again what is completed.")
+@click.option("--completed", is_flag=True, help="Also what has completed: all that it has done is done again.")
 @with_session
 async def retry(
     session: Session, name: str, watch: bool, wait: bool, timeout: float | None, request_id: str | None,
-    keep_steps: bool,
+    keep_steps: bool, completed: bool,
 ) -> int | None:  # fmt: skip
-    """Start the operation NAME, which has ended, once more, and print the name of the new one.
+    """Start the operation NAME, which has failed or was cancelled, once more, and print the name of the new one.
 
-    The new one has the same input and labels; its snapshot says which one it repeats. A name that is made from the
-    input then means the new one.
+    The new one runs from the start, or with --keep-steps from the step that failed. It has the same input and labels;
+    its snapshot says which one it repeats. A name that is made from the input then means the new one. What has
+    completed is done again with --completed alone.
     """
-    handle = await (await attach(session, name)).retry(request_id=request_id, keep_steps=keep_steps)
+    old = await attach(session, name)
+    snapshot = await old.get()
+    if snapshot.state is State.COMPLETED and not completed:
+        raise click.UsageError(f"{shown(old.name)} has completed: give --completed to have it done again")
+    handle = await old.retry(request_id=request_id, keep_steps=keep_steps)
+    if handle.created and not session.json:
+        where = "again, without the steps that are done" if keep_steps else "again from the start"
+        click.echo(f"runs {where}: operations/{snapshot.uid} {_ENDED[snapshot.state]}", err=True)
     return await started(session, handle, watch=watch, wait=wait, timeout=timeout)
 
 
