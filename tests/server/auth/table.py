@@ -323,7 +323,7 @@ VERBS: dict[str, Verb] = {
     "cancel": of_one("Cancel", "cancel"),
     "signal": of_one("Signal", "signal", "poke"),
     "stop": of_one("Stop", "stop"),
-    "retry": of_one("Retry", "retry"),
+    "retry": of_one("Retry", "retry", "--completed"),
     "delete": of_one("Delete", "delete"),
     "upload": Verb(ROWS[OPERATIONS + "Get"][0]._replace(live=True),
                    lambda type, name: ("upload", "--resume", name, __file__),
