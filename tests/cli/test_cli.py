@@ -159,6 +159,7 @@ async def test_what_a_watch_says_of_the_time_is_from_the_beginning(lab: Lab, run
 async def test_cancel_get_wait_and_watch(lab: Lab, run: Run) -> None:
     lab.plays(hang)
     name = (await lab.begin("PlayNamed", key="c")).operation.name
+    await lab.reached(name, "progress")
     got = await run("get", "named-c", "--json")
     assert got.json[0]["state"] == "RUNNING"
     text = await run("get", name)
@@ -313,7 +314,7 @@ async def test_ls_and_types(lab: Lab, run: Run) -> None:
     for key in ("a", "b", "c"):
         await lab.end((await lab.begin("PlayNamed", key=key)).operation.name)
     lab.plays(hang)
-    await lab.begin("PlayNamed", key="d")
+    await lab.reached((await lab.begin("PlayNamed", key="d")).operation.name, "progress")
     listed = await run("ls")
     head, *rows = listed.out.splitlines()
     assert head.split() == ["NAME", "TYPE", "STATE", "AGE", "PROGRESS"]

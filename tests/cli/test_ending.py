@@ -140,7 +140,7 @@ async def test_delete(lab: Lab, run: Run) -> None:
 
 async def test_what_has_not_ended_is_refused_in_one_sentence(lab: Lab, run: Run) -> None:
     lab.plays(until_stopped)
-    await lab.begin("PlayNamed", key="a")
+    await lab.reached((await lab.begin("PlayNamed", key="a")).operation.name, "started")
     retried, deleted = await run("retry", "named-a"), await run("delete", "named-a")
     assert (retried.code, deleted.code) == (6, 6)
     assert retried.err == (

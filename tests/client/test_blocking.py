@@ -253,6 +253,7 @@ channel.close()
     )
     assert process.stdout is not None
     name = (await process.stdout.readline()).decode().strip()
+    await lab.reached(name, "started")
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
     assert (out, err, process.returncode) == (b"RUNNING\nnobody left\n", b"", 0)
