@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from lab.v1.lab_pb2 import PlayRequest, PlayResult
@@ -14,7 +15,10 @@ from lab.v1.lab_pb2 import PlayRequest, PlayResult
 from longshore_server import Reason, ServiceError
 from longshore_server.handler import waits
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
+from longshore_server.job_lifecycle import JobState
+from longshore_server.jobs.outcomes import JobFailedError
 from longshore_server.store.circles import circle
+from longshore_server.store.mutations.job import RetryJob
 from tests.server.instances.laboratory import Gate, Ping, Token, World
 
 PLAY = "lab.v1.LabService/Play"
@@ -132,6 +136,7 @@ async def test_a_verb_that_closes_a_circle_of_all_three_is_refused_before_anythi
     @ring.server.job("sends")
     async def sends(payload: str, job: Any) -> None:
         names.append(job.name)
+        await ring.gate.hold()
         with pytest.raises(RuntimeError) as caught:
             await ring.task.send("i", Ping(2))
         problems.append(str(caught.value))
@@ -146,7 +151,9 @@ async def test_a_verb_that_closes_a_circle_of_all_three_is_refused_before_anythi
     ring.handles(handler)
     ring.does(begins)
     await ring.start()
-    await ring.task.send("i", Ping(1))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ring.task.send("i", Ping(1)))
+        await ring.go_on()
     operation, job = names
     instance = "tasks/calls/instances/i"
     assert problems[0] == (
@@ -465,3 +472,75 @@ async def test_a_hand_over_that_is_settled_while_a_circle_is_looked_for_closes_i
     async with asyncio.timeout(60):
         await ref.wait()
     assert f"{ref.name} ends with jobs/" in ring.problems[0]
+
+
+@pytest.mark.parametrize("refused", ["operation's wait", "job's wait", "operation's hand-over"])
+@pytest.mark.parametrize("crash", [True, False])
+async def test_who_was_refused_is_refused_again_after_a_restart(ring: Ring, refused: str, crash: bool) -> None:
+    """It has gone another way. In the next server it comes first: let through, it would keep who waits from waiting."""
+    rightly, again = Gate(), Gate()
+    again.opened.set()
+
+    @ring.server.job("meets")
+    async def meets(payload: str, job: Any) -> PlayResult:
+        return await meet(job, refused == "job's wait", lambda: ring.wait_for(payload))
+
+    async def handler(op: Any) -> Any:
+        job = await meets.create(op.name)
+        hands_over = refused == "operation's hand-over"
+        return await meet(op, refused != "job's wait", lambda: op.attach(job) if hands_over else job.wait())
+
+    async def meet(it: Any, closes: bool, waits: Callable[[], Awaitable[Any]]) -> PlayResult:
+        if not closes:
+            await again.hold()
+            rightly.reached.set()
+            return PlayResult(text=f"after {(await waits()).text}")
+        await ring.gate.hold()
+        await ring.refused(waits())
+        await it.step("another way", str)
+        await it.sleep(60)
+        return PlayResult(text="another way")
+
+    ring.handles(handler)
+    await ring.start()
+    ref = await ring.begin()
+    await rightly.reached.wait()
+    await ring.go_on()
+    await ring.settled()
+    assert len(ring.problems) == 1
+    again.opened.clear()
+    await ring.restart(crash=crash)
+    await again.reached.wait()
+    await ring.settled()
+    again.opened.set()
+    await ring.settled()
+    await ring.advance(61)
+    ref = await ring.server.operations.find(ref.name)
+    assert (await ref.wait()).text == ("after another way" if refused == "job's wait" else "another way")
+    [(state,)] = ring.rows("SELECT state FROM jobs")
+    assert JobState(state) is JobState.COMPLETED
+    assert ring.problems[0] == ring.problems[1]
+
+
+async def test_a_retry_asks_anew_for_what_was_refused(ring: Ring) -> None:
+    """There may be no circle any more."""
+
+    @ring.server.job("closes")
+    async def closes(payload: str, job: Any) -> str:
+        await ring.gate.hold()
+        return str((await ring.wait_for(payload)).text)
+
+    async def handler(op: Any) -> None:
+        job = await closes.create(op.name)
+        with pytest.raises(JobFailedError):
+            await job.wait()
+        jobs.append(job)
+
+    jobs: list[Any] = []
+    ring.handles(handler)
+    await ring.start()
+    ref = await ring.begin()
+    await ring.go_on()
+    await ref.wait()
+    await ring.engine.store.writer.submit(RetryJob(UUID(jobs[0].id).bytes, False, None))
+    assert await jobs[0].wait() == "done"

@@ -1,7 +1,8 @@
 """Handlers that wait for other work of this server: they lend their slots meanwhile, and never wait in a circle.
 
 Who waits is known here, of the handlers that run; what else work depends on is in the store. After a restart the
-handlers that run again wait again, and so does all of this.
+handlers that run again wait again, and so does all of this. What was refused stays so: who has gone another way goes it
+again, whoever waits first then.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from longshore_server.errors import Reason, ServiceError
+from longshore_server.handler.codec import Encoded
+from longshore_server.handler.durable import handling
+from longshore_server.handler.journal import Asked, Key
 from longshore_server.handler.lending import Acting, acting, lent
+from longshore_server.handler.running import apart
+from longshore_server.ids import uid_text
 from longshore_server.store.circles import Circle, Node, circle
 from longshore_server.store.mutations.instance import Address
 
 if TYPE_CHECKING:
     from longshore_server.store.store import Store
+
+REFUSED = "refused"
+"""The kind of journal entries: that a wait or a hand-over would have closed a circle."""
 
 
 class Wait:
@@ -54,18 +63,21 @@ class HandlerWaits:
         """By who waits. Tuples: a copy of the dict is how all of them were at one moment."""
 
     @asynccontextmanager
-    async def of(self, target: bytes, *, timed: bool) -> AsyncIterator[None]:
+    async def of(self, target: bytes, *, timed: bool, key: Key | None = None) -> AsyncIterator[None]:
         """Within it the handler that runs here, if any, waits for an operation or a job, and lends its slot.
 
-        `timed`: not for longer than it has said. Raises `ServiceError` (ILLEGAL_MOVE) where that cannot end before what
-        the handler works on has: it waits for that itself, or for a key that it has, for example.
+        `timed`: not for longer than it has said. `key`: of the wait in the journal, where it has one. Raises
+        `ServiceError` (ILLEGAL_MOVE) where that cannot end before what the handler works on has: it waits for that
+        itself, or for a key that it has, for example.
         """
+        key = _refusal_key(uid_text(target)) if key is None else (REFUSED, *key[1:])
+        _check(key)
         async with lent():
             try:
                 wait = None if timed else await self.begin(target)
                 self.settle(wait)
             except CircleError as error:
-                raise _refusal(error.circle, hands_over=False) from None
+                raise await _refused(key, _refusal(error.circle, hands_over=False)) from None
             try:
                 yield
             finally:
@@ -102,10 +114,12 @@ class HandlerWaits:
         """An operation or a job is about to be handed over to the job `other`. Returns what to call once that is
         settled, whoever still waits for it: until then nobody may close a circle with it. Raises `ServiceError`
         (ILLEGAL_MOVE)."""
+        key = _refusal_key(f"attach {uid_text(other)}")
+        _check(key)
         try:
             wait = await self._begin(Acting(own), other, hands_over=True)
         except CircleError as error:
-            raise _refusal(error.circle, hands_over=True) from None
+            raise await _refused(key, _refusal(error.circle, hands_over=True)) from None
         self.settle(wait)
         return lambda: self.end(wait)
 
@@ -148,6 +162,29 @@ class HandlerWaits:
         if not doubtful:
             raise CircleError(found)
         return doubtful
+
+
+def _refusal_key(name: str) -> Key | None:
+    """Where the journal of the handler that runs here has it if this is refused; None: it has no journal."""
+    inside = handling.get()
+    return None if inside is None else inside.journal.count(REFUSED, apart(name))
+
+
+def _check(key: Key | None) -> None:
+    """Refuse what was refused before."""
+    inside = handling.get()
+    if inside is None or key is None or (entry := inside.journal.found(key)) is None:
+        return
+    raise ServiceError(Reason.ILLEGAL_MOVE, entry.outcome.decode(), resource=entry.codec)
+
+
+async def _refused(key: Key | None, refusal: ServiceError) -> ServiceError:
+    """What is refused, once that is durable."""
+    inside = handling.get()
+    if inside is not None and key is not None:
+        assert refusal.resource is not None
+        await inside.record(key, Asked(), Encoded(refusal.resource, refusal.message.encode()))
+    return refusal
 
 
 def _refusal(found: Circle, *, hands_over: bool) -> ServiceError:

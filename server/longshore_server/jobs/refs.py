@@ -142,7 +142,7 @@ class JobRef(Attachable, Generic[ResultT]):
             until = None
             if limit is not None:
                 until = await inside.until((UNTIL, *key[1:]), asked, limit / SECOND)
-            async with host.waits.of(self._uid, timed=until is not None):
+            async with host.waits.of(self._uid, timed=until is not None, key=key):
                 record = await host.wait(self._uid, self._definition.name, until, inside)
             entry = await inside.record(key, asked, _ending(record))
         return self._decoded(codec.Encoded(entry.codec, entry.outcome))

@@ -47,9 +47,9 @@ def place(connection: sqlite3.Connection, uid: bytes, step: str) -> Place:
 
 
 def forget(connection: sqlite3.Connection, uid: bytes, since: Place, step: str) -> None:
-    """Let the next attempt do again what was recorded since, and whatever was no success: waits that failed or took too
-    long, with the times at which they would have ended, and jobs that were rejected. What is done again is so with all
-    that its function has recorded, and so is `step`; empty: none is named."""
+    """Let the next attempt do again what was recorded since, and whatever was no success: waits that were refused, that
+    failed or took too long, with the times at which they would have ended, and jobs that were rejected. What is done
+    again is so with all that its function has recorded, and so is `step`; empty: none is named."""
     connection.execute(_FORGET, {"uid": uid, "attempt": since.attempt, "position": since.position, "step": step})
 
 
@@ -58,5 +58,5 @@ DELETE FROM journal WHERE uid = :uid AND (
     (attempt, position) >= (:attempt, :position)
     OR within <> '' AND (within = :step OR within IN (SELECT name FROM journal WHERE uid = :uid AND kind = 'step'
                                                       AND (attempt, position) >= (:attempt, :position)))
-    OR kind = 'wait_until' OR (kind = 'wait' AND codec NOT LIKE 'result %')
+    OR kind IN ('wait_until', 'refused') OR (kind = 'wait' AND codec NOT LIKE 'result %')
     OR (kind = 'job' AND json_extract(CAST(outcome AS TEXT), '$[0][0]') IS NULL))"""

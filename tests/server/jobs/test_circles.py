@@ -119,6 +119,7 @@ async def test_a_job_cannot_wait_for_one_that_needs_its_key(yard: Yard) -> None:
 
 async def test_of_two_that_wait_for_each_other_the_later_one_is_told_what_helps(yard: Yard) -> None:
     problems: list[str] = []
+    begun, waited_for = asyncio.Event(), asyncio.Event()
 
     @yard.job("outer")
     async def outer(payload: Part, job: Job[str]) -> str:
@@ -127,11 +128,17 @@ async def test_of_two_that_wait_for_each_other_the_later_one_is_told_what_helps(
 
     @yard.job("inner")
     async def inner(payload: Part, job: Job[str]) -> str:
+        begun.set()
+        await waited_for.wait()
         problems.append(await refusal(outer.job(payload.key).wait()))
         return "done"
 
     await yard.start()
-    assert await (await outer.create(Part("k"))).wait() == "done"
+    ref = await outer.create(Part("k"))
+    await begun.wait()
+    await yard.catch_up()
+    waited_for.set()
+    assert await ref.wait() == "done"
     # No key has a part in it, and an attachment would close the same circle.
     assert problems[0].endswith("Let one of them not wait for the other, or wait with a timeout.")
 
@@ -196,6 +203,7 @@ async def test_of_two_that_wait_for_each_other_one_is_refused(yard: Yard) -> Non
 async def test_jobs_cannot_end_with_each_other(yard: Yard) -> None:
     problems: list[str] = []
     refs: list[Any] = []
+    begun, attached = asyncio.Event(), asyncio.Event()
 
     @yard.job("outer")
     async def outer(payload: Part, job: Job[str]) -> str:
@@ -204,12 +212,17 @@ async def test_jobs_cannot_end_with_each_other(yard: Yard) -> None:
 
     @yard.job("inner")
     async def inner(payload: Part, job: Job[str]) -> str:
+        begun.set()
+        await attached.wait()
         problems.append(await refusal(job.attach(outer.job(refs[0].id), shared=True)))
         return "done"
 
     await yard.start()
     refs.append(await outer.create(Part("k"), delay=1))
     yard.clock.advance(1)
+    await begun.wait()
+    await yard.catch_up()
+    attached.set()
     assert await refs[0].wait() == "done"
     assert problems[0] == f"{refs[0].name} cannot end with itself: its end would never come. Return its result instead."
     assert f"cannot end with {refs[0].name}, which cannot end before it does" in problems[1]
