@@ -321,3 +321,23 @@ async def test_a_sleep_cannot_be_negative_and_its_change_is_noticed(lab: Lab) ->
     name = (await lab.begin()).operation.name
     await crash.happen()
     assert reason_of_end(await lab.end(name)) == "NON_DETERMINISTIC"
+
+
+async def test_arguments_that_cannot_be_shown_or_compared_are_no_riddle(lab: Lab) -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise RuntimeError("not now")
+
+    loop: list[Any] = []
+    loop.append(loop)
+
+    @lab.plays
+    async def handler(request, op):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="a list is nested too deep to be compared, or holds itself"):
+                await op.step("look", len, loop)
+        return lab_pb2.PlayResult(number=await op.step("look", lambda _: 3, Shy()))
+
+    assert result_of(await lab.run()).number == 3
+    (entry,) = lab.tables()["journal"]
+    assert any(str(field).endswith("Shy>") for field in entry)

@@ -184,8 +184,8 @@ class Durable:
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> Any:  # fmt: skip
         steps.refuse_nesting(name)
-        key = await self.journal.claim(STEP, name, where)
         asked = Asked(*args)
+        key = await self.journal.claim(STEP, name, where)
         entry = self.journal.recorded(key, asked)
         if entry is None:
             with self._tracer.step(name):

@@ -51,16 +51,19 @@ class Asked:
     __slots__ = ("digest", "text")
 
     def __init__(self, *parts: Any) -> None:
+        """Raises `ValueError` for what is nested without an end."""
         hasher = hashlib.sha256()
-        shown = []
         for part in parts:
-            data = _canonical(part)
+            try:
+                data = _canonical(part)
+            except RecursionError:
+                raise ValueError(
+                    f"a {type(part).__qualname__} is nested too deep to be compared, or holds itself: pass what tells "
+                    "it from others"
+                ) from None
             hasher.update(len(data).to_bytes(8, "big") + data)
-            shown.append(
-                repr(part) if not isinstance(part, Message) else f"{part.DESCRIPTOR.name}({str(part).strip()})"
-            )
         self.digest = hasher.digest()[:16]
-        self.text = ", ".join(shown)[:SHOWN]
+        self.text = ", ".join(map(_shown, parts))[:SHOWN]
 
 
 class _Claim:
@@ -226,6 +229,14 @@ def place(depth: int) -> str:
     """`file:line` of the caller's caller, `depth` frames above this function."""
     frame = sys._getframe(depth)  # noqa: SLF001 - inspect.stack() reads source files on the hot path
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _shown(part: Any) -> str:
+    """For people. Arguments are of any class, also of one that cannot say what it is at any time."""
+    try:
+        return f"{part.DESCRIPTOR.name}({str(part).strip()})" if isinstance(part, Message) else repr(part)
+    except Exception:  # noqa: BLE001 - whatever it is, it is not worth the step
+        return f"<{type(part).__qualname__}>"
 
 
 def _canonical(part: Any) -> bytes:

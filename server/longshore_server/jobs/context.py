@@ -104,6 +104,8 @@ class Job(Durable, Generic[ResultT, ServicesT]):
         Raises `TypeError` for what is neither, `ValueError` for a message larger than the server sends; the awaitable
         raises `ServiceError` when this attempt may no longer report.
         """
+        if not isinstance(message, str):
+            raise TypeError(f"{self.name}: the message of progress is a text, not {type(message).__name__}")
         if type(value) is int:
             value = channels_pb2.CounterProgress(current=value, total=total, message=message)
         if not isinstance(value, Message):

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from longshore_server.clock import SECOND
@@ -34,6 +35,8 @@ KIND = "job"
 MAX_IDEMPOTENCY_KEY = 256
 """The longest idempotency key, in characters."""
 PRIORITIES = range(-(1 << 31), 1 << 31)
+MAX_BATCH = 5000
+"""The most jobs of one batch: it is one transaction, behind which the changes of all others wait."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,13 @@ class JobQueue(Generic[PayloadT, ResultT]):
     def create_many(
         self, payloads: Iterable[PayloadT | JobRequest[PayloadT]], *, name: str | None = None
     ) -> Coroutine[Any, Any, list[JobRef[ResultT]]]:
-        """Create jobs in one transaction, all or none. A `JobRequest` has options of its own.
+        """Create jobs in one transaction, at most 5000, all or none. A `JobRequest` has options of its own.
 
-        Raises as `create`; the error says which of them it is about, from 0.
+        Raises as `create`; the error says which of them it is about, from 0. `ValueError` for more.
         """
-        requests = [p if isinstance(p, JobRequest) else JobRequest(p) for p in payloads]
+        requests = [p if isinstance(p, JobRequest) else JobRequest(p) for p in islice(payloads, MAX_BATCH + 1)]
+        if len(requests) > MAX_BATCH:
+            raise ValueError(f"payloads: there are more than {MAX_BATCH:,}, the most of one batch: make several")
         return self._create_many(requests, name, place(2))
 
     def submit(
@@ -270,6 +275,8 @@ class JobQueue(Generic[PayloadT, ResultT]):
             raise ServiceError(Reason.INPUT_TOO_LARGE, problem, metadata={"limit": str(host.max_input)})
         if type(request.priority) is not int or request.priority not in PRIORITIES:
             raise ValueError(f"priority: {request.priority!r} is no whole number of 32 bits")
+        if not isinstance(request.detached, bool):
+            raise TypeError(f"detached must be True or False, not {request.detached!r}")
         if request.idempotency_key is not None:
             if not isinstance(request.idempotency_key, str):
                 raise TypeError(f"idempotency_key must be a text, not {request.idempotency_key!r}")
@@ -313,6 +320,8 @@ def _due(request: JobRequest[Any], now: int) -> int | None:
         except (TypeError, ValueError) as error:
             raise type(error)(f"delay: {error}") from None
     elif request.run_at is not None:
+        if not isinstance(request.run_at, datetime):
+            raise TypeError(f"run_at: {request.run_at!r} is no datetime: give one with a time zone")
         if request.run_at.tzinfo is None:
             raise ValueError("run_at: it has no time zone: give one, such as datetime.now(UTC)")
         due = round(request.run_at.timestamp() * SECOND)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -209,6 +210,8 @@ async def test_a_batch_is_all_or_nothing_and_the_error_names_the_index(yard: Yar
     refs = await gate.queue.create_many([Reserve("A1"), JobRequest(Reserve("B2"), delay=5), Reserve("A1")])
     assert [record.stand for record in await yard.jobs()] == [Stand.NONE, Stand.DELAYED, Stand.BLOCKED]
     assert await gate.queue.create_many([]) == []
+    with pytest.raises(ValueError, match="more than 5,000, the most of one batch"):
+        await gate.queue.create_many(Reserve("A1") for _ in itertools.count())
     gate.open.set()
     yard.clock.advance(5)
     assert [await ref.wait() for ref in refs] == ["A1 x 1", "B2 x 1", "A1 x 1"]
@@ -282,6 +285,8 @@ async def test_an_unknown_id_is_not_found_at_once_and_never_hangs(yard: Yard) ->
         (Reserve("A1"), {"run_at": datetime(2026, 1, 1)}, "run_at: it has no time zone"),  # noqa: DTZ001
         (Reserve("A1"), {"run_at": datetime(2026, 1, 1, tzinfo=UTC), "delay": 1}, "give one of them"),
         (Reserve("A1"), {"run_at": datetime.max.replace(tzinfo=UTC)}, "run_at: 9999-12-31 .* more than 1,000,000"),
+        (Reserve("A1"), {"run_at": "tomorrow"}, "run_at: 'tomorrow' is no datetime"),
+        (Reserve("A1"), {"detached": "yes"}, "detached must be True or False, not 'yes'"),
         (Reserve("A1"), {"priority": 1 << 31}, "priority"),
         (Reserve("A1"), {"priority": 1.5}, "priority"),
         (Reserve("A1"), {"idempotency_key": ""}, "idempotency_key"),

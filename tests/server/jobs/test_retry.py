@@ -238,6 +238,39 @@ async def test_what_a_step_has_created_is_created_anew_where_that_is_done_again(
     assert len(await yard.jobs("queue = 'child'")) == jobs
 
 
+async def test_what_a_step_beside_the_one_that_is_named_has_created_is_created_anew_where_it_came_after(
+    yard: Yard,
+) -> None:
+    gate = asyncio.Event()
+
+    @yard.job("child")
+    async def child(payload: int, job: Job[int]) -> int:
+        return payload
+
+    @yard.job("parent")
+    async def parent(payload: int, job: Job[int]) -> None:
+        async def early() -> None:
+            await gate.wait()
+
+        async def late() -> None:
+            ref = await child.create(1)
+            gate.set()
+            await early_done
+            await ref.wait()
+
+        early_done = asyncio.ensure_future(job.step("early", early))
+        await job.step("late", late)
+        if job.attempt == 1:
+            raise ValueError("broken")
+
+    await yard.start()
+    ref = await parent.create(1)
+    await ended(yard, ref)
+    await again(yard, ref, from_step="early")
+    await ref.wait()
+    assert len(await yard.jobs("queue = 'child'")) == 2
+
+
 async def test_a_step_that_the_job_has_not_come_to_is_named_and_nothing_is_written(yard: Yard) -> None:
     load = failing(yard)
     await yard.start()

@@ -87,6 +87,22 @@ async def test_who_is_heard_of_in_time_goes_on(yard: Yard) -> None:
     assert (shown.current, shown.total) == (2, 3)
 
 
+async def test_progress_that_is_none_is_refused_where_it_is_reported(yard: Yard) -> None:
+    @yard.job("load")
+    async def load(payload: int, job: Job[int]) -> int:
+        told: list[tuple[tuple[Any, ...], str]] = [
+            ((1.5, 2), "progress is numbers or a protobuf message, not float"),
+            ((1, 2, 5), "the message of progress is a text, not int"),
+        ]
+        for values, problem in told:
+            with pytest.raises(TypeError, match=problem):
+                job.progress(*values)
+        return len(told)
+
+    await yard.start()
+    assert await (await load.create(1)).wait() == 2
+
+
 async def test_a_sign_that_the_store_hears_late_puts_off_the_loss_and_does_not_prevent_it(yard: Yard) -> None:
     begun = asyncio.Event()
 

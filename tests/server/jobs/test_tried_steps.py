@@ -187,10 +187,10 @@ async def test_another_try_of_a_step_finds_the_operation_that_the_first_has_star
     assert (one, created, once_more) == (two, True, False)
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("moment", ["submitted", "durable", "answered"])
 @pytest.mark.parametrize("what", [CreateJobs, Accept, Record])
 async def test_who_was_cancelled_while_it_was_written_finds_it(
-    yard: Yard, what: type[Any], durable: bool, monkeypatch: pytest.MonkeyPatch
+    yard: Yard, what: type[Any], moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
     asking: list[asyncio.Task[Any]] = []
@@ -226,14 +226,17 @@ async def test_who_was_cancelled_while_it_was_written_finds_it(
 
     await yard.start()
     writer = yard.engine.store.writer
-    if durable:
+    if moment == "durable":
         writer.on_write = cancel
     else:
         submit = writer.submit
 
         def submitted(change: Any, settled: Any = None) -> Any:
             future = submit(change, settled)
-            cancel(change)
+            if moment == "answered":
+                future.add_done_callback(lambda _: yard.engine.store.writer.loop.call_soon(cancel, change))
+            else:
+                cancel(change)
             return future
 
         monkeypatch.setattr(writer, "submit", submitted)
