@@ -5,6 +5,7 @@ Run it as any plugin: `protoc --longshore_out=generated ...`. It takes no parame
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from longshore_client.codegen.names import output_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from longshore_client.codegen.model import ServiceContract
 
 
 def generate_modules(files: Iterable[descriptor_pb2.FileDescriptorProto], to_generate: Iterable[str]) -> dict[str, str]:
@@ -32,11 +35,29 @@ def generate_modules(files: Iterable[descriptor_pb2.FileDescriptorProto], to_gen
     by_name = {file.name: file for file in files}
     types = TypeIndex.of(by_name.values())
     modules = {}
+    found = []
     for name in to_generate:
         contracts = read_contracts(by_name[name], types)
         if contracts:
+            found += contracts
             modules[output_path(name)] = emit_module(by_name[name], contracts)
+    if found:
+        _check_as_served(by_name.values(), found)
     return modules
+
+
+def _check_as_served(files: Iterable[descriptor_pb2.FileDescriptorProto], contracts: Iterable[ServiceContract]) -> None:
+    """Refuse what a server would refuse at its start, in its words, where one is installed: callers need none."""
+    try:
+        # By name only: the library must not depend on the server.
+        compiled = importlib.import_module("longshore_server.contract.compiled")
+    except ModuleNotFoundError:
+        return
+    for contract in contracts:
+        operations = {method.name: method.python_name for method in contract.methods}
+        problem = compiled.problem(files, contract.full_name, operations, dict(contract.lines))
+        if problem:
+            raise ContractError(problem)
 
 
 def respond(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGeneratorResponse:

@@ -32,12 +32,13 @@ MAX_CRASHES = 5
 
 def load(
     services: Iterable[object], *, default_timeout: int, authenticated: bool = False,
-    stores: Collection[str] | None = None,
+    stores: Collection[str] | None = None, to_serve: bool = True,
 ) -> list[OperationType]:  # fmt: skip
     """The operation types of `services`, by name. Raises `ContractError`.
 
     `default_timeout`: microseconds, for contracts without one. `authenticated`: callers say who they are, so that a
-    contract must say who may start. `stores`: the names of those that the server has; None: not known yet.
+    contract must say who may start. `stores`: the names of those that the server has; None: not known yet. `to_serve`:
+    False for contracts that are only looked at, and may be others of the same names soon.
     """
     types: dict[str, OperationType] = {}
     for service in services:
@@ -46,7 +47,7 @@ def load(
                 raise ContractError(f"{found.name}: two services implement it; pass one of them to Server")
             types[found.name] = found
     _check_prefixes(list(types.values()))
-    compile_rules(message for name in sorted(types) for message in types[name].messages())
+    compile_rules((message for name in sorted(types) for message in types[name].messages()), keep=to_serve)
     return [types[name] for name in sorted(types)]
 
 

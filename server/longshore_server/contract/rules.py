@@ -45,17 +45,20 @@ def check_rules(message: Message) -> None:
         raise ServiceError(Reason.INVALID_ARGUMENT, f"{where}{first.description}.", violations=found)
 
 
-def compile_rules(messages: Iterable[type[Message]]) -> None:
+def compile_rules(messages: Iterable[type[Message]], *, keep: bool = True) -> None:
     """Compile the rules of these messages and of all that they hold.
 
+    `keep`: for `check_rules`, by the messages' names; False: to see whether they compile, as they may be others soon.
     Raises `ContractError` for a rule that does not compile, or that no message can satisfy.
     """
     seen: set[str] = set()
+    collect: Any = None
     for message in messages:
         root: Any = message.DESCRIPTOR
         if has_rules(root.file):
+            collect = collect or (_protovalidate() if keep else _protovalidate().Validator()).collect_violations
             for descriptor in _held(root, seen):
-                _compile(descriptor)
+                _compile(descriptor, collect)
 
 
 def _held(descriptor: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
@@ -68,13 +71,13 @@ def _held(descriptor: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
         yield descriptor
 
 
-def _compile(descriptor: Descriptor) -> None:
-    problem = _mistake(_filled(message_factory.GetMessageClass(descriptor)), _protovalidate().collect_violations)
+def _compile(descriptor: Descriptor, collect: Any) -> None:
+    problem = _mistake(_filled(message_factory.GetMessageClass(descriptor)), collect)
     if problem is None:
         return
     for field in (field.name for field in descriptor.fields):
-        kind, collect = _alone(descriptor, field)
-        if _mistake(_filled(kind), collect) is not None:
+        kind, collect_alone = _alone(descriptor, field)
+        if _mistake(_filled(kind), collect_alone) is not None:
             place, option = f"{descriptor.full_name}.{field}", _FIELD
             break
     else:
