@@ -423,6 +423,69 @@ async def test_a_verb_keeps_nobody_from_waiting_before_it_has_found_something_to
     assert outcomes == ["ILLEGAL_MOVE" if fills else "done"]
 
 
+class _OneByOne(dict[Any, Any]):
+    """Tells those who ask for one, and nobody who goes through all."""
+
+    def _refuse(self) -> Any:
+        raise AssertionError("somebody goes through all who wait")
+
+    __iter__ = copy = keys = values = items = _refuse
+
+
+async def test_a_wait_looks_at_those_in_its_way_however_many_wait_and_nothing_is_left_of_it(ring: Ring) -> None:
+    @ring.server.job("many")
+    async def many(payload: int, job: Any) -> None:
+        if payload:
+            await ring.wait_for(ref.name)
+        else:
+            await ring.gate.hold()
+            await ring.refused(ring.wait_for(ref.name))
+
+    async def handler(op: Any) -> None:
+        jobs = await many.create_many(range(40))
+        await asyncio.gather(*(job.wait() for job in jobs[:1]))
+
+    ring.handles(handler)
+    await ring.start()
+    table = ring.engine.handler_waits
+    table._waits = _OneByOne()
+    ref = await ring.begin()
+    await ring.go_on()
+    await ref.wait()
+    await ring.settled()
+    assert len(ring.problems) == 1
+    assert (len(table._waits), len(table._ended), len(table._looks)) == (0, 0, 0)
+
+
+async def test_who_has_ended_stays_for_the_looks_that_began_before_and_no_longer() -> None:
+    """There may always be one under way."""
+    reads: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+
+    class Slow:
+        async def read(self, _: Any) -> None:
+            read = asyncio.get_running_loop().create_future()
+            reads.put_nowait(read)
+            await read
+
+    table = waits.HandlerWaits(Slow())  # type: ignore[arg-type]
+
+    async def begin(own: bytes) -> tuple[asyncio.Task[waits.Wait], asyncio.Future[None]]:
+        task = asyncio.ensure_future(table._begin(waits.Acting(own), b"target", hands_over=False))
+        return task, await reads.get()
+
+    first, read = await begin(b"first")
+    read.set_result(None)
+    await first
+    second, read = await begin(b"second")
+    table.end(await first)
+    _, other = await begin(b"third")
+    assert b"first" in table._waits
+    read.set_result(None)
+    await second
+    assert list(table._waits) == [b"second", b"third"]
+    other.set_result(None)
+
+
 async def test_a_hand_over_that_is_settled_while_a_circle_is_looked_for_closes_it(
     ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:

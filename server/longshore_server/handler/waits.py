@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -33,16 +34,17 @@ REFUSED = "refused"
 class Wait:
     """One handler that waits for as long as it takes, or may be about to."""
 
-    __slots__ = ("by", "number", "over", "settled", "target")
+    __slots__ = ("by", "ended", "number", "settled", "target")
 
     def __init__(self, by: Acting, target: Node, number: int) -> None:
         self.by = by
         self.target = target
         self.number = number
-        """In the order in which they began."""
+        """In the order in which they, and looks, begin and end."""
         self.settled = asyncio.Event()
         """Set once it is known that it waits, or that it does not."""
-        self.over = False
+        self.ended: int | None = None
+        """When it did, as `number`."""
 
 
 class CircleError(Exception):
@@ -59,8 +61,11 @@ class HandlerWaits:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._numbers = itertools.count()
-        self._waits: dict[Node, tuple[Wait, ...]] = {}
-        """By who waits. Tuples: a copy of the dict is how all of them were at one moment."""
+        self._waits: dict[Node, dict[Wait, None]] = {}
+        """By who waits; those that have ended, too, for as long as a look is under way that has begun before that."""
+        self._ended: deque[tuple[int, Wait]] = deque()
+        self._looks: dict[int, None] = {}
+        """By when they began."""
 
     @asynccontextmanager
     async def of(self, target: bytes, *, timed: bool, key: Key | None = None) -> AsyncIterator[None]:
@@ -101,14 +106,12 @@ class HandlerWaits:
 
     def end(self, wait: Wait | None) -> None:
         """It waits no more, or there is nothing to wait for. Repeatable."""
-        if wait is None or wait.over:
+        if wait is None or wait.ended is not None:
             return
-        wait.over = True
+        wait.ended = next(self._numbers)
         wait.settled.set()
-        of_node = self._waits.pop(wait.by.node)
-        place = of_node.index(wait)
-        if others := of_node[:place] + of_node[place + 1 :]:
-            self._waits[wait.by.node] = others
+        self._ended.append((wait.ended, wait))
+        self._forget()
 
     async def before(self, own: bytes, other: bytes) -> Callable[[], object]:
         """An operation or a job is about to be handed over to the job `other`. Returns what to call once that is
@@ -125,7 +128,7 @@ class HandlerWaits:
 
     async def _begin(self, by: Acting, target: Node, *, hands_over: bool) -> Wait:
         wait = Wait(by, target, next(self._numbers))
-        self._waits[by.node] = (*self._waits.get(by.node, ()), wait)
+        self._waits.setdefault(by.node, {})[wait] = None
         if isinstance(target, Address) and target != by.node and target not in self._waits:
             return wait  # its handler waits for nobody, and the store knows of nothing else
         try:
@@ -142,26 +145,46 @@ class HandlerWaits:
         """Look for a circle that a wait closes. Returns by whom there may be one, until they are settled; none: there
         is none. Raises `CircleError`."""
         # As of before the store is read: a hand-over that is settled meanwhile would be neither here nor there.
-        known = self._waits.copy()
+        began = next(self._numbers)
 
         def earlier(node: Node) -> list[Wait]:
-            # Of two that close a circle at once, the later one is refused.
-            return [other for other in known.get(node, ()) if other.number < wait.number]
+            # Of two that close a circle at once, the later one is refused. In the reader's thread: a list is made of
+            # the dict in one step.
+            return [
+                other
+                for other in list(self._waits.get(node, ()))
+                if other.number < wait.number and (other.ended is None or other.ended > began)
+            ]
 
         def waiting(node: Node) -> list[Node]:
             return [other.target for other in earlier(node) if not other.by.over]
 
-        found = await self._store.read(
-            lambda connection: circle(connection, wait.by.node, wait.target, waiting, hands_over=hands_over)
-        )
-        if found is None:
-            return ()
-        between = itertools.chain.from_iterable(map(earlier, found.between))
-        # A verb for an instance may find that there is nothing to wait for, and who is over counts no more.
-        doubtful = [other for other in between if other.over or not other.settled.is_set()]
+        self._looks[began] = None
+        try:
+            found = await self._store.read(
+                lambda connection: circle(connection, wait.by.node, wait.target, waiting, hands_over=hands_over)
+            )
+            if found is None:
+                return ()
+            between = itertools.chain.from_iterable(map(earlier, found.between))
+            # A verb for an instance may find that there is nothing to wait for, and who is over counts no more.
+            doubtful = [other for other in between if other.ended is not None or not other.settled.is_set()]
+        finally:
+            del self._looks[began]
+            self._forget()
         if not doubtful:
             raise CircleError(found)
         return doubtful
+
+    def _forget(self) -> None:
+        """Let go of those that ended before the oldest look began."""
+        oldest = next(iter(self._looks), None)
+        while self._ended and (oldest is None or self._ended[0][0] < oldest):
+            _, wait = self._ended.popleft()
+            of_node = self._waits[wait.by.node]
+            del of_node[wait]
+            if not of_node:
+                del self._waits[wait.by.node]
 
 
 def _refusal_key(name: str) -> Key | None:
