@@ -37,7 +37,11 @@ State = operation_pb2.OperationSnapshot.State
 
 def pytest_configure() -> None:
     """In the background of a shell Ctrl-C is ignored, and then by every program that is started from there, too: those
-    that tests interrupt would never end."""
+    that tests interrupt would never end. And what takes long with hypothesis says something of the machine alone."""
+    from hypothesis import HealthCheck, settings  # the programs that import this module have no use for it
+
+    settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
