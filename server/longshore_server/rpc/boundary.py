@@ -209,16 +209,6 @@ def duration(value: Duration, field: str) -> int:
     return value.seconds * SECOND + value.nanos // 1000
 
 
-def wait_until(context: Context, clock: Clock, wait: int | None) -> int | None:
-    """When a waiting call has to answer: after `wait` microseconds, or a little before its own deadline."""
-    remaining = context.time_remaining()
-    if remaining is not None:
-        # The answer needs time on its way back: without the margin the caller would see DEADLINE_EXCEEDED instead.
-        own = int(max(0.0, remaining - min(0.5, remaining / 10)) * SECOND)
-        wait = own if wait is None else min(wait, own)
-    return None if wait is None else clock.now() + wait
-
-
 def check_expiry(context: Context, clock: Clock) -> None:
     """After a wait: raises `ServiceError` (CREDENTIALS_EXPIRED) if the time of the caller's credentials is over."""
     expires = context.caller.expires

@@ -20,7 +20,7 @@ from longshore_server.engine.watch import WatchOptions
 from longshore_server.ids import uid_text
 from longshore_server.rpc import metadata, wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, stream, unary
 from longshore_server.rpc.waiting import start_and_wait
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transfers import upload_grant
@@ -53,8 +53,7 @@ class ContractServices:
                 started = await engine.start(type, request, terms)
                 record = self._authorization.shown(caller, started.live.record)
             else:
-                until = wait_until(context, engine.clock, asked.wait)
-                started, record = await start_and_wait(context, engine, type, request, terms, until)
+                started, record = await start_and_wait(context, engine, type, request, terms, asked.wait)
             await context.send_initial_metadata(_answer(started, record))
             return bytes(wire.long_running(record, type).SerializeToString())
 

@@ -15,7 +15,7 @@ from longshore_server.engine.live import Live
 from longshore_server.errors import Reason, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, unary
 from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
 from longshore_server.rpc.payload import unpack
 from longshore_server.rpc.records import log_page, step_page
@@ -97,9 +97,7 @@ class OperationControlService:
         return _answer(await self._control.acknowledge_cancel(await self._find(context, request.name)))
 
     async def _signals(self, request: pb.ListSignalsRequest, context: Context) -> bytes:
-        until = None
-        if request.HasField("wait"):
-            until = wait_until(context, self._engine.clock, duration(request.wait, "wait"))
+        wait = duration(request.wait, "wait") if request.HasField("wait") else None
         size = read_size(request.page_size)
         live = await self._find(context, request.name)
         key, query = self._engine.store.page_key, ("signals", live.record.uid, request.signal)
@@ -109,9 +107,9 @@ class OperationControlService:
             return self._control.signals(live, request.signal, due, after=after, limit=size)
 
         found = await read(None)
-        if until is not None and not found:
+        if wait is not None and not found:
             found = await attended(
-                context, self._engine, until, read, lambda signals: bool(signals) or live.record.terminal
+                context, self._engine, wait, read, lambda signals: bool(signals) or live.record.terminal
             )
         response = pb.ListSignalsResponse()
         fit = Fit()

@@ -12,7 +12,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.errors import Reason, ServiceError, Violation, invalid
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, duration, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, unary
 from longshore_server.rpc.listing import page
 from longshore_server.rpc.waiting import end_of
 from longshore_server.store.record import OperationRecord
@@ -67,7 +67,7 @@ class LongRunningOperations:
     async def _wait(self, request: pb.WaitOperationRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
         live = await self._authorization.find(context.caller, request.name)
-        record = await end_of(context, self._engine, live, wait_until(context, self._engine.clock, wait))
+        record = await end_of(context, self._engine, live, wait)
         return self._message(record)
 
     def _operation(self, record: OperationRecord) -> pb.Operation:

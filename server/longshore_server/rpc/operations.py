@@ -18,7 +18,7 @@ from longshore_server.ids import uid_text
 from longshore_server.lifecycle import EventType
 from longshore_server.rpc import views, wire
 from longshore_server.rpc.authorization import Authorization
-from longshore_server.rpc.boundary import Context, Method, duration, stream, unary, wait_until
+from longshore_server.rpc.boundary import Context, Method, duration, stream, unary
 from longshore_server.rpc.catalog import Catalog
 from longshore_server.rpc.listing import Listing
 from longshore_server.rpc.metadata import read_retry, read_with
@@ -59,11 +59,10 @@ class OperationsService:
         engine, caller = self._engine, context.caller
         asked = read_with(request, context)
         follow = asked.wait is not None
-        until = wait_until(context, engine.clock, asked.wait) if follow else None
         type, input = self._input(request, caller, follow=follow)
         terms = self._authorization.terms(caller, asked.request_id, asked.labels)
         if follow:
-            (_, created), record = await start_and_wait(context, engine, type, input, terms, until)
+            (_, created), record = await start_and_wait(context, engine, type, input, terms, asked.wait)
         else:
             live, created = await engine.start(type, input, terms)
             record = self._authorization.shown(caller, live.record)
@@ -97,7 +96,7 @@ class OperationsService:
     async def _wait(self, request: pb.WaitRequest, context: Context) -> bytes:
         wait = duration(request.timeout, "timeout") if request.HasField("timeout") else None
         live = await self._authorization.find(context.caller, request.name)
-        record = await end_of(context, self._engine, live, wait_until(context, self._engine.clock, wait))
+        record = await end_of(context, self._engine, live, wait)
         return wire.snapshot(record).SerializeToString()
 
     async def _watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
