@@ -35,6 +35,8 @@ class Authorization:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # Kept: callers are few, and what a start says of one follows from what its principal is, and nothing else.
+        self._bare_terms = lru_cache(maxsize=256)(self._make_terms)
 
     def check_start(self, caller: Principal, type: OperationType, *, follow: bool) -> None:
         """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may start, and see what becomes of it if it is
@@ -58,16 +60,17 @@ class Authorization:
 
     def terms(self, caller: Principal, request_id: str, labels: Mapping[str, str]) -> Terms:
         """The terms of a caller's start."""
+        terms = self._bare_terms(caller)
+        return terms._replace(request_id=request_id, labels=labels) if request_id or labels else terms
+
+    def _make_terms(self, caller: Principal) -> Terms:
         if caller.unrestricted:
-            return Terms(owner=caller.name, request_id=request_id, labels=labels)
+            return Terms(owner=caller.name)
 
         def visible(record: OperationRecord) -> bool:
             return record.owner == caller.name or self.observes(caller, record)
 
-        return Terms(
-            owner=caller.name, capabilities=_sorted(caller.capabilities), request_id=request_id, labels=labels,
-            visible=visible,
-        )  # fmt: skip
+        return Terms(owner=caller.name, capabilities=tuple(sorted(caller.capabilities)), visible=visible)
 
     async def find(self, caller: Principal, name: str, gate: Gate = "observe") -> Live:
         """The operation that `name` means, for a call behind `gate`.
@@ -133,12 +136,6 @@ class Authorization:
             owned=tuple(type.name for type in seen if type.owned),
             owner=caller.name,
         )
-
-
-@lru_cache(maxsize=256)
-def _sorted(capabilities: frozenset[str]) -> tuple[str, ...]:
-    # Kept: callers are few, and each has the same capabilities in every start.
-    return tuple(sorted(capabilities))
 
 
 def _no_upload(name: str) -> ServiceError:
