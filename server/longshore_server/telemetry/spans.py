@@ -108,11 +108,31 @@ class _Unsampled(NonRecordingSpan):
         return self._context
 
 
+class _Told:
+    """The sampler and the generator of ids of a tracer whose spans are decided on before: both repeat what was said."""
+
+    def __init__(self, ids: Any) -> None:
+        self._ids = ids
+        self.said: Any = None
+        self.trace = 0
+
+    def should_sample(self, *_: Any) -> Any:
+        """As that of a sampler."""
+        return self.said
+
+    def generate_trace_id(self) -> int:
+        """As that of a generator of ids, whose other methods are those of the program's own."""
+        return self.trace
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ids, name)
+
+
 class _Head:
     """Makes spans of what the sampler takes, and of nothing else.
 
     The SDK asks its sampler while it makes a span, which it makes in any case. So the sampler is asked here, and a
-    tracer whose sampler and whose ids repeat what was said makes the span.
+    tracer that is told makes the span.
 
     Args:
         tracer: one of the SDK's.
@@ -120,41 +140,30 @@ class _Head:
 
     def __init__(self, tracer: Any) -> None:
         self._sampler, self._ids = tracer.sampler, tracer.id_generator
-        self._tracer = copy.copy(tracer)
-        self._tracer.sampler = self._tracer.id_generator = self
         self._bound = _bound(tracer.sampler)
-        self._said: Any = None
-        self._trace = 0
+        self._told = _Told(tracer.id_generator)
+        self._tracer = copy.copy(tracer)
+        self._tracer.sampler = self._tracer.id_generator = self._told
 
-    def start_span(self, name: str, parent: Context, kind: SpanKind, attributes: Mapping[str, Any]) -> OtelSpan:
-        """As that of a tracer."""
-        above = _span_in(parent)
-        sender = above.get_span_context()
-        begins = above is INVALID_SPAN or not sender.is_valid
-        self._trace = trace = self._ids.generate_trace_id() if begins else sender.trace_id
-        if begins and trace & _LOW >= self._bound:
+    def start_span(
+        self, name: str, sender: SpanContext | None, kind: SpanKind, attributes: Mapping[str, Any]
+    ) -> OtelSpan:
+        """A span below that of `sender`; None: it begins a trace."""
+        trace = self._ids.generate_trace_id() if sender is None else sender.trace_id
+        if sender is None and trace & _LOW >= self._bound:
             return _Unsampled()
-        self._said = said = self._sampler.should_sample(parent, self._trace, name, kind, attributes, ())
+        parent = _below(sender)
+        said = self._sampler.should_sample(parent, trace, name, kind, attributes, ())
         if said.decision.is_recording():
+            self._told.said, self._told.trace = said, trace
             span: OtelSpan = self._tracer.start_span(name, parent, kind, attributes)
             return span
-        if begins:
+        if sender is None:
             return _Unsampled()
         if not sender.trace_flags.sampled:
-            return above
+            return NonRecordingSpan(sender)
         # Whoever changes the caller's word must not say so under the caller's id.
         return NonRecordingSpan(SpanContext(sender.trace_id, self._ids.generate_span_id(), is_remote=False))
-
-    def should_sample(self, *_: Any) -> Any:
-        """As that of a sampler."""
-        return self._said
-
-    def generate_trace_id(self) -> int:
-        """As that of a generator of ids, whose other methods are those of the program's own."""
-        return self._trace
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ids, name)
 
 
 def _bound(sampler: Any) -> int:
@@ -178,6 +187,11 @@ def _span_in(context: Context) -> OtelSpan:
     return INVALID_SPAN if found is None else found
 
 
+def _below(sender: SpanContext | None) -> Context:
+    """What a span of the SDK takes for its parent."""
+    return _ROOT if sender is None else set_span_in_context(NonRecordingSpan(sender), _ROOT)
+
+
 def _make_current(span: OtelSpan, around: Context) -> None:
     """`attach`, in what is current."""
     attach(Context({**around, _SPAN: span} if around else {_SPAN: span}))
@@ -194,47 +208,51 @@ class Spans:
     def __init__(self, provider: TracerProvider, outside: OtelSpan | None) -> None:
         self._tracer = provider.get_tracer("longshore")
         sampled_by_sdk = hasattr(self._tracer, "sampler") and hasattr(self._tracer, "id_generator")
-        self._start_span = _Head(self._tracer).start_span if sampled_by_sdk else self._tracer.start_span
+        self._start_span = _Head(self._tracer).start_span if sampled_by_sdk else self._start_anyway
         self._outside = outside
         self._paths: dict[str, tuple[str, Mapping[str, str]]] = {}
 
     def call(self, path: str, metadata: Metadata) -> Span:
         """See `Tracer`. Every call has a task and so a context of its own: what is made current there ends with it."""
         around = get_current()
-        current = _span_in(around)
-        if current is not INVALID_SPAN and current is not self._outside and current.get_span_context().is_valid:
-            # An interceptor of somebody else's has made the span of this call.
+        if around and self._is_spanned(around):
             return UNRECORDED
-        parent = _ROOT
+        sender = None
         for key, value in metadata() or ():
             if key == _KEY:
                 sender = _remote(value)
-                if sender is not None:
-                    parent = set_span_in_context(NonRecordingSpan(sender), _ROOT)
                 break
         known = self._paths.get(path)
         if known is None:
             service, _, method = path[1:].partition("/")
             attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
             known = self._paths[path] = (path[1:], attributes)
-        span = self._start_span(known[0], parent, _SERVER, known[1])
+        span = self._start_span(known[0], sender, _SERVER, known[1])
         _make_current(span, around)
         return _Call(span) if span.is_recording() else UNRECORDED
+
+    def _is_spanned(self, around: Context) -> bool:
+        """Whether an interceptor of somebody else's has made the span of this call."""
+        current = _span_in(around)
+        return current is not INVALID_SPAN and current is not self._outside and current.get_span_context().is_valid
+
+    def _start_anyway(
+        self, name: str, sender: SpanContext | None, kind: SpanKind, attributes: Mapping[str, Any]
+    ) -> OtelSpan:
+        return self._tracer.start_span(name, _below(sender), kind, attributes)
 
     def attempt(self, operation: str, type: str, number: int, trace: str) -> Span:
         """See `Tracer`. The context of an attempt's task is its own, too."""
         if not trace:
             _make_current(_Unsampled(), get_current())
             return UNRECORDED
-        start, parent = _remote(trace), _ROOT
-        if start is not None:
-            if not start.trace_flags.sampled:
-                _make_current(NonRecordingSpan(start), get_current())
-                return UNRECORDED
-            parent = set_span_in_context(NonRecordingSpan(start), _ROOT)
+        start = _remote(trace)
+        if start is not None and not start.trace_flags.sampled:
+            _make_current(NonRecordingSpan(start), get_current())
+            return UNRECORDED
         span = self._start_span(
             f"attempt {type}",
-            parent,
+            start,
             # Its caller does not wait for it: to viewers it is an entry of its own, like the receipt of a message.
             SpanKind.CONSUMER,
             {"longshore.operation": operation, "longshore.type": type, "longshore.attempt": number},
@@ -258,7 +276,7 @@ class Spans:
 
 
 def _remote(traceparent: str | bytes) -> SpanContext | None:
-    """What a W3C traceparent of any version says; None for what is none. All-zero ids are the API's to ignore."""
+    """What a W3C traceparent of any version says; None for what is none, or has an id of zeros."""
     if not isinstance(traceparent, str) or len(traceparent) < _LENGTH:
         return None
     version, trace, span, flags = traceparent[:2], traceparent[3:35], traceparent[36:52], traceparent[53:55]
@@ -266,4 +284,5 @@ def _remote(traceparent: str | bytes) -> SpanContext | None:
     longer = len(traceparent) > _LENGTH and (version == "00" or traceparent[_LENGTH] != "-")
     if dashes != "---" or longer or version == "ff" or not _HEX.issuperset(version + trace + span + flags):
         return None
-    return SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
+    found = SpanContext(int(trace, 16), int(span, 16), True, TraceFlags(int(flags, 16) & TraceFlags.SAMPLED))
+    return found if found.is_valid else None
