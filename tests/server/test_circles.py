@@ -14,6 +14,7 @@ from lab.v1.lab_pb2 import PlayRequest, PlayResult
 
 from longshore_server import Reason, ServiceError
 from longshore_server.handler import waits
+from longshore_server.handler.lending import Acting
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
 from longshore_server.job_lifecycle import JobState
 from longshore_server.jobs.outcomes import JobFailedError
@@ -470,7 +471,7 @@ async def test_who_has_ended_stays_for_the_looks_that_began_before_and_no_longer
     table = waits.HandlerWaits(Slow())  # type: ignore[arg-type]
 
     async def begin(own: bytes) -> tuple[asyncio.Task[waits.Wait], asyncio.Future[None]]:
-        task = asyncio.ensure_future(table._begin(waits.Acting(own), b"target", hands_over=False))
+        task = asyncio.ensure_future(table._begin(Acting(own), b"target", hands_over=False))
         return task, await reads.get()
 
     first, read = await begin(b"first")
@@ -478,12 +479,13 @@ async def test_who_has_ended_stays_for_the_looks_that_began_before_and_no_longer
     await first
     second, read = await begin(b"second")
     table.end(await first)
-    _, other = await begin(b"third")
+    third, other = await begin(b"third")
     assert b"first" in table._waits
     read.set_result(None)
     await second
     assert list(table._waits) == [b"second", b"third"]
     other.set_result(None)
+    await third
 
 
 async def test_a_hand_over_that_is_settled_while_a_circle_is_looked_for_closes_it(
