@@ -70,16 +70,62 @@ async def test_a_purge_is_done_where_there_is_nothing(run: Run) -> None:
     assert (await run("recurring", "terminate", name)).code == 6
 
 
-async def test_what_the_server_defines(run: Run) -> None:
-    done = await run("debounce", "definitions")
-    assert (done.code, done.err) == (0, "")
-    assert [line.split() for line in done.out.splitlines()] == [
-        ["DEFINITION", "STATE", "EVENT", "CALL"], ["plain", "dict", "dict"], ["strict", "Ping", "Ping"],
-        ["webhooks", "Batch", "Ping"],
-    ]  # fmt: skip
+async def test_what_the_server_defines_and_when_that_runs(run: Run) -> None:
+    tables = {
+        "recurring": """\
+DEFINITION       WHEN                              ATTEMPTS  CALL         STATE
+failing          every 1 h                                1               Token
+greeter          every 1 h                                1               lab.v1.PlayResult
+pulse            every 0.25 s from begin to begin         1               Token
+report           0 9 * * 1-5 Europe/Vienna                1  reports.run  Token
+token-refresher  every 30 min                             2               Token
+""",
+        "debounce": """\
+DEFINITION  WHEN                              ATTEMPTS  STATE  EVENT
+plain       after 5 min                              1  dict   dict
+quiet       after 1 h 30 min of quiet or 1 d         1  dict   dict
+strict      after 5 min or 2 events                  1  Ping   Ping
+webhooks    after 5 min or 3 events                  1  Batch  Ping
+""",
+        "task": """\
+DEFINITION  ATTEMPTS  STATE  EVENT
+order              1  Token  Ping | Pong
+""",
+    }
+    for kind, table in tables.items():
+        assert await run(kind, "definitions") == Done(0, table, "")
     assert (await run("task", "definitions", "--json")).json == [
-        {"name": "tasks/order", "state_type": "Token", "event_type": "Ping | Pong"}
+        {"name": "tasks/order", "state_type": "Token", "event_type": "Ping | Pong", "timeout": 3600.0}
     ]
+    found = {each["name"]: each for each in (await run("recurring", "definitions", "--json")).json}
+    schedules = {name.partition("/")[2]: each["schedule"] for name, each in found.items()}
+    usual = {"overlap": "SKIP", "misfire": "ONCE", "start_immediately": True}
+    assert schedules["report"] == {"cron": "0 9 * * 1-5", "zone": "Europe/Vienna", **usual}
+    assert schedules["pulse"] == {
+        "every": 0.25, "fixed_rate": True, "overlap": "QUEUE", "misfire": "ALL", "start_immediately": True,
+    }  # fmt: skip
+    retry = found["recurrings/token-refresher"]["retry"]
+    assert (retry["max_attempts"], retry["backoff"], retry["initial_delay"]) == (2, "CONSTANT", 30.0)
+    windows = {each["name"]: each["window"] for each in (await run("debounce", "definitions", "--json")).json}
+    assert windows["debounces/quiet"] == {"flush_after": 5400.0, "trailing": True, "max_wait": 86400.0}
+    assert windows["debounces/strict"] == {"flush_after": 300.0, "max_events": 2}
+
+
+async def test_all_instances_of_a_kind_are_listed(run: Run) -> None:
+    assert await run("recurring", "ls") == Done(0, "", "no instances\n")
+    for name in ("token-refresher/a", "greeter/z", "token-refresher/b"):
+        await run("recurring", "start", name, "-d", "{}")
+    await run("recurring", "pause", "token-refresher/b")
+    rows = [line.split()[:2] for line in (await run("recurring", "ls")).out.splitlines()]
+    assert rows == [
+        ["NAME", "STATUS"], ["greeter/z", "ACTIVE"], ["token-refresher/a", "ACTIVE"], ["token-refresher/b", "PAUSED"],
+    ]  # fmt: skip
+    paused = await run("recurring", "ls", "--status", "paused", "--json")
+    assert [found["name"] for found in paused.json] == ["recurrings/token-refresher/instances/b"]
+    # As it stands there it is a name.
+    assert (await run("recurring", "get", rows[1][0])).code == 0
+    await run("debounce", "add", "webhooks/a", "-d", "{}")
+    assert (await run("debounce", "ls")).out.splitlines()[1].split()[0] == "webhooks/a"
 
 
 async def test_a_run_that_fails_is_told(run: Run, served: Served) -> None:

@@ -83,6 +83,9 @@ def declare(server: Server, served: Served) -> None:
     server.debounce("plain", flush_after="5m", event=dict)(_nothing)
     server.debounce("strict", flush_after="5m", event=Ping, max_events=2)(_fail)
     server.recurring("failing", every="1h", state=Token)(_fail)
+    server.recurring("report", cron="0 9 * * 1-5", zone="Europe/Vienna", state=Token, call="reports.run")(_nothing)
+    server.recurring("pulse", every=0.25, rate="fixed_rate", overlap="queue", misfire="all", state=Token)(_nothing)
+    server.debounce("quiet", flush_after="90m", mode="trailing", max_wait="1d", event=dict)(_nothing)
     server.task("order", Order)
 
 

@@ -64,7 +64,8 @@ OFFLINE = {"new", "dev", "generate", "completion", "serve", "token"}
 EXIT_CODES = """\b
 Exit codes:
   0  done: the operation completed, or there was none to wait for
-  1  the operation failed, or the handler of the instance
+  1  the operation failed, or the handler of the instance, or that is paused and
+     trigger or flush ran nothing
   2  the command line is wrong
   3  the operation was cancelled
   4  the time is up and the operation goes on

@@ -9,12 +9,13 @@ import click
 from google.protobuf.message import Message
 
 from longshore.v1 import debounce_service_pb2, recurring_service_pb2, task_service_pb2
-from longshore.v1.instances_pb2 import InstanceDefinition, InstanceLogs, ListDefinitionsRequest, ListDefinitionsResponse
+from longshore.v1.instances_pb2 import InstanceLogs
 from longshore_client.cli.answers import check, purged, ran, told, values
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.as_json import print_json, stamp
 from longshore_client.cli.data import read_data
-from longshore_client.cli.plain import learn, plain
+from longshore_client.cli.definitions import defined, print_definitions
+from longshore_client.cli.plain import learn
 from longshore_client.cli.records import LEVELS, PAGE, show_logs, which_lines
 from longshore_client.cli.session import SECONDS, Session, with_session
 from longshore_client.cli.table import Cell, print_rows
@@ -30,10 +31,9 @@ ClientT = TypeVar("ClientT", bound="InstanceClient[Any, Any]")
 _COLORS = {
     InstanceStatus.ACTIVE: "cyan", InstanceStatus.PAUSED: "yellow", InstanceStatus.FAILED: "red",
 }  # fmt: skip
-_HEADS = ("ID", "STATUS", ">AGE", "NEXT", "WHAT")
+_HEADS = ("STATUS", ">AGE", "NEXT", "WHAT")
 _DUE = ("retry_time", "timers")
 """What a snapshot says of the future of a paused instance, too."""
-_DEFINITION_HEADS = ("DEFINITION", "STATE", "EVENT", "CALL")
 _STATUSES = [
     status.name.lower() for status in InstanceStatus if InstanceStatus.ACTIVE <= status < InstanceStatus.NOT_FOUND
 ]
@@ -192,37 +192,34 @@ def _share(group: click.Group, make: Callable[..., InstanceClient[Any, Any]], me
     @group.command("definitions", short_help="List what the server defines.")
     @with_session
     async def definitions(session: Session) -> None:
-        """List the definitions that the server has, by name, with the types of their states and events.
+        """List the definitions that the server has, by name: when they run, how often a run that fails is made, the
+        capability of who may call them, and the types of their states and events. --json shows all that they declare.
+
+        Each instance has one handler at a time. Instances are paused one by one: `ls --status paused` lists those.
 
         Callers need the capability longshore.provider.
         """
-        path = f"/longshore.v1.{kind}Service/ListDefinitions"
-        rpc = session.channel.calls.unary(path, ListDefinitionsRequest, ListDefinitionsResponse)
-        found = (await session.channel.invoke(rpc, ListDefinitionsRequest())).definitions
-        if session.json:
-            for definition in found:
-                print_json(plain(definition, session.types))
-        elif found:
-            print_rows(_DEFINITION_HEADS, [_definition_row(definition) for definition in found])
-        else:
-            click.echo("no definitions", err=True)
+        await print_definitions(session, kind)
 
-    @group.command("ls", short_help="List the instances of a definition, oldest first.")
-    @click.argument("definition")
+    @group.command("ls", short_help="List instances, those of a definition oldest first.")
+    @click.argument("definition", required=False)
     @click.option("--status", type=click.Choice(_STATUSES, case_sensitive=False), help="Only those that stand so.")
     @with_session
-    async def ls(session: Session, definition: str, status: str | None) -> None:
-        """List the instances of DEFINITION, the oldest first.
+    async def ls(session: Session, definition: str | None, status: str | None) -> None:
+        """List the instances of DEFINITION, or of every definition, the oldest first.
 
         Callers need the capability longshore.provider.
         """
+        only = InstanceStatus[status.upper()] if status else None
+        names = [definition] if definition else [each.name.partition("/")[2] for each in await defined(session, kind)]
         rows = []
-        async for found in make(session.channel, definition).list(InstanceStatus[status.upper()] if status else None):
-            if session.json:
-                print_json(values(session, found))
-            else:
-                rows.append(_row(found))
-        print_rows(_HEADS, rows)
+        for name in names:
+            async for found in make(session.channel, name).list(only):
+                if session.json:
+                    print_json(values(session, found))
+                else:
+                    rows.append(_row(found, found.id if definition else f"{name}/{found.id}"))
+        print_rows(("ID" if definition else "NAME", *_HEADS), rows)
         if not rows and not session.json:
             click.echo("no instances", err=True)
 
@@ -340,11 +337,7 @@ def _timers(timers: Mapping[str, str]) -> str:
     return ", ".join(f"{name}: {time}" if name else time for name, time in sorted(timers.items()))
 
 
-def _definition_row(found: InstanceDefinition) -> list[Cell]:
-    return [Cell(found.name.partition("/")[2]), Cell(found.state_type), Cell(found.event_type), Cell(found.call)]
-
-
-def _row(found: InstanceSnapshot) -> list[Cell]:
+def _row(found: InstanceSnapshot, name: str) -> list[Cell]:
     error = found.last_error
     what, due = "", None
     match found:
@@ -362,6 +355,6 @@ def _row(found: InstanceSnapshot) -> list[Cell]:
         what = f"{error.message} ({error.reason})"
     due = found.retry_time or due if found.status is InstanceStatus.ACTIVE else None
     return [
-        Cell(found.id), Cell(found.status.name, _COLORS.get(found.status)),
+        Cell(name), Cell(found.status.name, _COLORS.get(found.status)),
         Cell(age(found.create_time) if found.create_time else ""), Cell(stamp(due) if due else ""), Cell(what),
     ]  # fmt: skip

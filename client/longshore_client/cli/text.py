@@ -78,6 +78,17 @@ def elapsed(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
+def span(seconds: float) -> str:
+    """Put a span that somebody has written down as it was written: `5 s`, `30 min`, `1 h 30 min`, `0.25 s`."""
+    parts = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        count, seconds = divmod(seconds, length)
+        parts += [f"{count:.0f} {unit}"] if count else []
+    if seconds or not parts:
+        parts.append(f"{seconds:g} s")
+    return " ".join(parts)
+
+
 def age(moment: datetime) -> str:
     """How long ago something was."""
     return elapsed(max(0.0, (datetime.now(UTC) - moment).total_seconds()))

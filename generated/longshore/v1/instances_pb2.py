@@ -23,34 +23,44 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from longshore.v1 import annotations_pb2 as longshore_dot_v1_dot_annotations__pb2
 from longshore.v1 import records_pb2 as longshore_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clongshore/v1/instances.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1alongshore/v1/records.proto\"Q\n\rInstanceValue\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"\xd0\x02\n\rInstanceFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x12\n\ngeneration\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bstop_reason\x18\t \x01(\t\x12&\n\nlast_error\x18\n \x01(\x0b\x32\x12.google.rpc.Status\"\x18\n\x16ListDefinitionsRequest\"P\n\x17ListDefinitionsResponse\x12\x35\n\x0b\x64\x65\x66initions\x18\x01 \x03(\x0b\x32 .longshore.v1.InstanceDefinition\"X\n\x12InstanceDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nstate_type\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x04 \x01(\t\"_\n\x0eInstanceChange\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"z\n\rInstanceState\x12*\n\x05state\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x92\x01\n\x0cInstanceLogs\x12$\n\x05lines\x18\x01 \x03(\x0b\x32\x15.longshore.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rdropped_lines\x18\x03 \x01(\x03\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus*\xc4\x01\n\x0eInstanceStatus\x12\x1f\n\x1bINSTANCE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTANCE_STATUS_ACTIVE\x10\x01\x12\x1a\n\x16INSTANCE_STATUS_PAUSED\x10\x02\x12\x1a\n\x16INSTANCE_STATUS_FAILED\x10\x03\x12\x1e\n\x1aINSTANCE_STATUS_TERMINATED\x10\x04\x12\x1d\n\x19INSTANCE_STATUS_NOT_FOUND\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clongshore/v1/instances.proto\x12\x0clongshore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1elongshore/v1/annotations.proto\x1a\x1alongshore/v1/records.proto\"Q\n\rInstanceValue\x12\'\n\x07message\x18\x01 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"\xd0\x02\n\rInstanceFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x12\n\ngeneration\x18\x03 \x01(\x05\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12.\n\nretry_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bstop_reason\x18\t \x01(\t\x12&\n\nlast_error\x18\n \x01(\x0b\x32\x12.google.rpc.Status\"\x18\n\x16ListDefinitionsRequest\"P\n\x17ListDefinitionsResponse\x12\x35\n\x0b\x64\x65\x66initions\x18\x01 \x03(\x0b\x32 .longshore.v1.InstanceDefinition\"\x8f\x02\n\x12InstanceDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nstate_type\x18\x02 \x01(\t\x12\x12\n\nevent_type\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\x04 \x01(\t\x12\x31\n\x08schedule\x18\x05 \x01(\x0b\x32\x1f.longshore.v1.RecurringSchedule\x12,\n\x06window\x18\x06 \x01(\x0b\x32\x1c.longshore.v1.DebounceWindow\x12(\n\x05retry\x18\x07 \x01(\x0b\x32\x19.longshore.v1.RetryPolicy\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xab\x03\n\x11RecurringSchedule\x12*\n\x05\x65very\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x0e\n\x04\x63ron\x18\x02 \x01(\tH\x00\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x12\n\nfixed_rate\x18\x04 \x01(\x08\x12\x38\n\x07overlap\x18\x05 \x01(\x0e\x32\'.longshore.v1.RecurringSchedule.Overlap\x12\x38\n\x07misfire\x18\x06 \x01(\x0e\x32\'.longshore.v1.RecurringSchedule.Misfire\x12\x19\n\x11start_immediately\x18\x07 \x01(\x08\"G\n\x07Overlap\x12\x17\n\x13OVERLAP_UNSPECIFIED\x10\x00\x12\x10\n\x0cOVERLAP_SKIP\x10\x01\x12\x11\n\rOVERLAP_QUEUE\x10\x02\"W\n\x07Misfire\x12\x17\n\x13MISFIRE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMISFIRE_ONCE\x10\x01\x12\x10\n\x0cMISFIRE_SKIP\x10\x02\x12\x0f\n\x0bMISFIRE_ALL\x10\x03\x42\x07\n\x05times\"\xa7\x01\n\x0e\x44\x65\x62ounceWindow\x12.\n\x0b\x66lush_after\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08trailing\x18\x02 \x01(\x08\x12+\n\x08max_wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\nmax_events\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\r\n\x0b_max_events\"_\n\x0eInstanceChange\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\"z\n\rInstanceState\x12*\n\x05state\x18\x01 \x01(\x0b\x32\x1b.longshore.v1.InstanceValue\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus\x12\x0f\n\x07version\x18\x03 \x01(\x03\"\x92\x01\n\x0cInstanceLogs\x12$\n\x05lines\x18\x01 \x03(\x0b\x32\x15.longshore.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rdropped_lines\x18\x03 \x01(\x03\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.longshore.v1.InstanceStatus*\xc4\x01\n\x0eInstanceStatus\x12\x1f\n\x1bINSTANCE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTANCE_STATUS_ACTIVE\x10\x01\x12\x1a\n\x16INSTANCE_STATUS_PAUSED\x10\x02\x12\x1a\n\x16INSTANCE_STATUS_FAILED\x10\x03\x12\x1e\n\x1aINSTANCE_STATUS_TERMINATED\x10\x04\x12\x1d\n\x19INSTANCE_STATUS_NOT_FOUND\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longshore.v1.instances_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INSTANCESTATUS']._serialized_start=1150
-  _globals['_INSTANCESTATUS']._serialized_end=1346
-  _globals['_INSTANCEVALUE']._serialized_start=159
-  _globals['_INSTANCEVALUE']._serialized_end=240
-  _globals['_INSTANCEFACTS']._serialized_start=243
-  _globals['_INSTANCEFACTS']._serialized_end=579
-  _globals['_LISTDEFINITIONSREQUEST']._serialized_start=581
-  _globals['_LISTDEFINITIONSREQUEST']._serialized_end=605
-  _globals['_LISTDEFINITIONSRESPONSE']._serialized_start=607
-  _globals['_LISTDEFINITIONSRESPONSE']._serialized_end=687
-  _globals['_INSTANCEDEFINITION']._serialized_start=689
-  _globals['_INSTANCEDEFINITION']._serialized_end=777
-  _globals['_INSTANCECHANGE']._serialized_start=779
-  _globals['_INSTANCECHANGE']._serialized_end=874
-  _globals['_INSTANCESTATE']._serialized_start=876
-  _globals['_INSTANCESTATE']._serialized_end=998
-  _globals['_INSTANCELOGS']._serialized_start=1001
-  _globals['_INSTANCELOGS']._serialized_end=1147
+  _globals['_INSTANCESTATUS']._serialized_start=1998
+  _globals['_INSTANCESTATUS']._serialized_end=2194
+  _globals['_INSTANCEVALUE']._serialized_start=223
+  _globals['_INSTANCEVALUE']._serialized_end=304
+  _globals['_INSTANCEFACTS']._serialized_start=307
+  _globals['_INSTANCEFACTS']._serialized_end=643
+  _globals['_LISTDEFINITIONSREQUEST']._serialized_start=645
+  _globals['_LISTDEFINITIONSREQUEST']._serialized_end=669
+  _globals['_LISTDEFINITIONSRESPONSE']._serialized_start=671
+  _globals['_LISTDEFINITIONSRESPONSE']._serialized_end=751
+  _globals['_INSTANCEDEFINITION']._serialized_start=754
+  _globals['_INSTANCEDEFINITION']._serialized_end=1025
+  _globals['_RECURRINGSCHEDULE']._serialized_start=1028
+  _globals['_RECURRINGSCHEDULE']._serialized_end=1455
+  _globals['_RECURRINGSCHEDULE_OVERLAP']._serialized_start=1286
+  _globals['_RECURRINGSCHEDULE_OVERLAP']._serialized_end=1357
+  _globals['_RECURRINGSCHEDULE_MISFIRE']._serialized_start=1359
+  _globals['_RECURRINGSCHEDULE_MISFIRE']._serialized_end=1446
+  _globals['_DEBOUNCEWINDOW']._serialized_start=1458
+  _globals['_DEBOUNCEWINDOW']._serialized_end=1625
+  _globals['_INSTANCECHANGE']._serialized_start=1627
+  _globals['_INSTANCECHANGE']._serialized_end=1722
+  _globals['_INSTANCESTATE']._serialized_start=1724
+  _globals['_INSTANCESTATE']._serialized_end=1846
+  _globals['_INSTANCELOGS']._serialized_start=1849
+  _globals['_INSTANCELOGS']._serialized_end=1995
 # @@protoc_insertion_point(module_scope)

@@ -6,11 +6,13 @@ What the three kinds of durable instances share: recurring, debounce, task."""
 from collections import abc as _abc
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from longshore.v1 import annotations_pb2 as _annotations_pb2
 from longshore.v1 import records_pb2 as _records_pb2
 import builtins as _builtins
 import sys
@@ -213,6 +215,10 @@ class InstanceDefinition(_message.Message):
     STATE_TYPE_FIELD_NUMBER: _builtins.int
     EVENT_TYPE_FIELD_NUMBER: _builtins.int
     CALL_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`recurrings/{definition}`, `debounces/{definition}` or `tasks/{definition}`."""
     state_type: _builtins.str
@@ -221,6 +227,22 @@ class InstanceDefinition(_message.Message):
     """The type of its events. Empty: there are none, as of recurrings."""
     call: _builtins.str
     """The capability with which callers may start, add, send and trigger. Empty: `longshore.provider` alone."""
+    @_builtins.property
+    def schedule(self) -> Global___RecurringSchedule:
+        """When its instances run. Set of recurrings."""
+
+    @_builtins.property
+    def window(self) -> Global___DebounceWindow:
+        """When its instances hand over what they have collected. Set of debounces."""
+
+    @_builtins.property
+    def retry(self) -> _annotations_pb2.RetryPolicy:
+        """How often a run that fails is made. Absent: once."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """The longest that one attempt may take."""
+
     def __init__(
         self,
         *,
@@ -228,14 +250,158 @@ class InstanceDefinition(_message.Message):
         state_type: _builtins.str = ...,
         event_type: _builtins.str = ...,
         call: _builtins.str = ...,
+        schedule: Global___RecurringSchedule | None = ...,
+        window: Global___DebounceWindow | None = ...,
+        retry: _annotations_pb2.RetryPolicy | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "schedule", b"schedule", "timeout", b"timeout", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "event_type", b"event_type", "name", b"name", "state_type", b"state_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "event_type", b"event_type", "name", b"name", "retry", b"retry", "schedule", b"schedule", "state_type", b"state_type", "timeout", b"timeout", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstanceDefinition: _TypeAlias = InstanceDefinition  # noqa: Y015
+
+@_typing.final
+class RecurringSchedule(_message.Message):
+    """When the instances of a recurring run. Each of them has one run at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Overlap:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OverlapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RecurringSchedule._Overlap.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OVERLAP_UNSPECIFIED: RecurringSchedule._Overlap.ValueType  # 0
+        """Never sent."""
+        OVERLAP_SKIP: RecurringSchedule._Overlap.ValueType  # 1
+        """Nothing."""
+        OVERLAP_QUEUE: RecurringSchedule._Overlap.ValueType  # 2
+        """One run for all of them follows it."""
+
+    class Overlap(_Overlap, metaclass=_OverlapEnumTypeWrapper):
+        """What becomes of times that come while a run is under way."""
+
+    OVERLAP_UNSPECIFIED: RecurringSchedule.Overlap.ValueType  # 0
+    """Never sent."""
+    OVERLAP_SKIP: RecurringSchedule.Overlap.ValueType  # 1
+    """Nothing."""
+    OVERLAP_QUEUE: RecurringSchedule.Overlap.ValueType  # 2
+    """One run for all of them follows it."""
+
+    class _Misfire:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MisfireEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RecurringSchedule._Misfire.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MISFIRE_UNSPECIFIED: RecurringSchedule._Misfire.ValueType  # 0
+        """Never sent."""
+        MISFIRE_ONCE: RecurringSchedule._Misfire.ValueType  # 1
+        """One run for all of them."""
+        MISFIRE_SKIP: RecurringSchedule._Misfire.ValueType  # 2
+        """Nothing."""
+        MISFIRE_ALL: RecurringSchedule._Misfire.ValueType  # 3
+        """One run for each."""
+
+    class Misfire(_Misfire, metaclass=_MisfireEnumTypeWrapper):
+        """What becomes of times that passed while the server was down, or the instance paused."""
+
+    MISFIRE_UNSPECIFIED: RecurringSchedule.Misfire.ValueType  # 0
+    """Never sent."""
+    MISFIRE_ONCE: RecurringSchedule.Misfire.ValueType  # 1
+    """One run for all of them."""
+    MISFIRE_SKIP: RecurringSchedule.Misfire.ValueType  # 2
+    """Nothing."""
+    MISFIRE_ALL: RecurringSchedule.Misfire.ValueType  # 3
+    """One run for each."""
+
+    EVERY_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    FIXED_RATE_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    MISFIRE_FIELD_NUMBER: _builtins.int
+    START_IMMEDIATELY_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """A cron expression of 5 fields, or of 6 with the seconds first."""
+    zone: _builtins.str
+    """The time zone in which `cron` is read, by its IANA name. Empty with `every`."""
+    fixed_rate: _builtins.bool
+    """See `every`."""
+    overlap: Global___RecurringSchedule.Overlap.ValueType
+    """What becomes of times that come while a run is under way."""
+    misfire: Global___RecurringSchedule.Misfire.ValueType
+    """What becomes of times that passed while nothing could run."""
+    start_immediately: _builtins.bool
+    """Whether a start makes the first run at once, too."""
+    @_builtins.property
+    def every(self) -> _duration_pb2.Duration:
+        """So long after the end of the run before, or with `fixed_rate` after the time for which that was planned."""
+
+    def __init__(
+        self,
+        *,
+        every: _duration_pb2.Duration | None = ...,
+        cron: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        fixed_rate: _builtins.bool = ...,
+        overlap: Global___RecurringSchedule.Overlap.ValueType = ...,
+        misfire: Global___RecurringSchedule.Misfire.ValueType = ...,
+        start_immediately: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "every", b"every", "times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "every", b"every", "fixed_rate", b"fixed_rate", "misfire", b"misfire", "overlap", b"overlap", "start_immediately", b"start_immediately", "times", b"times", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_times: _TypeAlias = _typing.Literal["every", "cron"]  # noqa: Y015
+    _WhichOneofArgType_times: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_times) -> _WhichOneofReturnType_times | None: ...
+
+Global___RecurringSchedule: _TypeAlias = RecurringSchedule  # noqa: Y015
+
+@_typing.final
+class DebounceWindow(_message.Message):
+    """When the instances of a debounce hand over what they have collected. Each of them hands over one batch at a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLUSH_AFTER_FIELD_NUMBER: _builtins.int
+    TRAILING_FIELD_NUMBER: _builtins.int
+    MAX_WAIT_FIELD_NUMBER: _builtins.int
+    MAX_EVENTS_FIELD_NUMBER: _builtins.int
+    trailing: _builtins.bool
+    """See `flush_after`."""
+    max_events: _builtins.int
+    """As soon as there are so many events. Absent: however many."""
+    @_builtins.property
+    def flush_after(self) -> _duration_pb2.Duration:
+        """So long after the first event of a batch, or with `trailing` after the latest one."""
+
+    @_builtins.property
+    def max_wait(self) -> _duration_pb2.Duration:
+        """With `trailing`: so long after the first event at the latest. Absent: however long it takes."""
+
+    def __init__(
+        self,
+        *,
+        flush_after: _duration_pb2.Duration | None = ...,
+        trailing: _builtins.bool = ...,
+        max_wait: _duration_pb2.Duration | None = ...,
+        max_events: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_events", b"_max_events", "flush_after", b"flush_after", "max_events", b"max_events", "max_wait", b"max_wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_events", b"_max_events", "flush_after", b"flush_after", "max_events", b"max_events", "max_wait", b"max_wait", "trailing", b"trailing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_events: _TypeAlias = _typing.Literal["max_events"]  # noqa: Y015
+    _WhichOneofArgType__max_events: _TypeAlias = _typing.Literal["_max_events", b"_max_events"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_events) -> _WhichOneofReturnType__max_events | None: ...
+
+Global___DebounceWindow: _TypeAlias = DebounceWindow  # noqa: Y015
 
 @_typing.final
 class InstanceChange(_message.Message):

@@ -16,10 +16,10 @@ from longshore_server.instance_lifecycle import Kind, Status
 from longshore_server.instances.definition import Changed, Definition, Terminated, check_id
 from longshore_server.instances.json_values import read_json, read_message, write_json
 from longshore_server.instances.values import Shape, TooLargeError
-from longshore_server.jobs.definition import shown
 from longshore_server.rpc import wire
 from longshore_server.rpc.authorization import Authorization
 from longshore_server.rpc.boundary import Context
+from longshore_server.rpc.definitions import declared
 from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
 from longshore_server.rpc.records import AskedLines, log_page
 from longshore_server.store.instances import InstanceRecord, Value, instance_name
@@ -102,13 +102,9 @@ class Instances(Generic[DefinitionT]):
         """Answers ListDefinitions."""
         self._authorization.check_provider(context.caller, "")
         response = pb.ListDefinitionsResponse()
-        for (kind, name), definition in sorted(self._engine.instances.definitions.items()):
+        for (kind, name), found in sorted(self._engine.instances.definitions.items()):
             if kind is self._kind:
-                event: Shape | None = getattr(definition, "event_shape", None)
-                response.definitions.add(
-                    name=f"{self._collection}/{name}", state_type=_types(definition.state_shape),
-                    event_type="" if event is None else _types(event), call=definition.call or "",
-                )  # fmt: skip
+                response.definitions.append(declared(found, f"{self._collection}/{name}"))
         return response.SerializeToString()
 
     async def page(self, request: Listing, context: Context, response: Any, snapshot: Any) -> bytes:
@@ -162,10 +158,6 @@ class Instances(Generic[DefinitionT]):
         return pb.InstanceChange(
             changed=found.terminated, status=status(found.status), reason=found.reason
         ).SerializeToString()
-
-
-def _types(shape: Shape) -> str:
-    return " | ".join(map(shown, shape.members))
 
 
 def read(request: Any, field: str, shape: Shape, limit: int) -> Any:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
 
 from longshore.v1 import annotations_pb2
 from longshore.v1 import jobs_service_pb2 as pb
-from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
-from longshore_server.contract.retry import RetryPolicy
 from longshore_server.contract.types import URL_PREFIX
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobMove, JobState, Stand
 from longshore_server.jobs.definition import Definition, Rate, shown
 from longshore_server.jobs.scheduler import Line
 from longshore_server.jobs.tally import Tally
-from longshore_server.rpc.wire import set_time
+from longshore_server.rpc.wire import duration, retry_policy, set_time
 from longshore_server.store.job_attempts import JobAttemptRow
 from longshore_server.store.job_record import Attachment, Body, JobRecord, QueueRow, TargetKind
 from longshore_server.store.mutations.job_creation import WhenFull
@@ -111,10 +108,10 @@ def _settings(definition: Definition, row: QueueRow) -> pb.QueueSettings:
         key="" if definition.key is None else definition.key.text, max_active=definition.max_active,
         max_queued=definition.max_queued, when_full=_WHEN_FULL[definition.when_full],
         on_stale=_ON_STALE[definition.on_stale], concurrency=definition.concurrency, rate=_rate(definition.rate),
-        retry=_policy(definition.retry), timeout=_duration(definition.timeout),
-        deadline=_duration(definition.deadline), heartbeat=_duration(definition.heartbeat),
-        max_claims=definition.max_claims, cancel_grace=_duration(definition.cancel_grace),
-        retention=_duration(row.retention), idempotency_ttl=_duration(definition.idempotency_ttl),
+        retry=retry_policy(definition.retry), timeout=duration(definition.timeout),
+        deadline=duration(definition.deadline), heartbeat=duration(definition.heartbeat),
+        max_claims=definition.max_claims, cancel_grace=duration(definition.cancel_grace),
+        retention=duration(row.retention), idempotency_ttl=duration(definition.idempotency_ttl),
         max_live=definition.max_live, on_step_change=(
             annotations_pb2.ON_STEP_CHANGE_FAIL if definition.fixed_steps else annotations_pb2.ON_STEP_CHANGE_REPORT
         ),
@@ -122,24 +119,7 @@ def _settings(definition: Definition, row: QueueRow) -> pb.QueueSettings:
 
 
 def _rate(rate: Rate | None) -> pb.QueueSettings.Rate | None:
-    return None if rate is None else pb.QueueSettings.Rate(count=rate.count, per=_duration(span(rate.per)))
-
-
-def _policy(policy: RetryPolicy | None) -> annotations_pb2.RetryPolicy | None:
-    if policy is None:
-        return None
-    return annotations_pb2.RetryPolicy(
-        max_attempts=policy.max_attempts, backoff=policy.backoff, initial_delay=_duration(policy.initial_delay),
-        max_delay=_duration(policy.max_delay), jitter=policy.jitter, max_duration=_duration(policy.max_duration),
-        non_retryable_reasons=sorted(policy.non_retryable),
-    )  # fmt: skip
-
-
-def _duration(micros: int | None) -> Duration | None:
-    if micros is None:
-        return None
-    seconds, rest = divmod(micros, SECOND)
-    return Duration(seconds=seconds, nanos=rest * 1000)
+    return None if rate is None else pb.QueueSettings.Rate(count=rate.count, per=duration(span(rate.per)))
 
 
 def _value(body: Body) -> pb.JobValue:

@@ -1,13 +1,15 @@
-"""Records and watch items as the bytes of their messages."""
+"""Records and watch items as the bytes of their messages, and the small messages that others consist of."""
 
 from __future__ import annotations
 
 from google.longrunning import operations_pb2
 from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from longshore.v1 import operation_pb2, operations_service_pb2
+from longshore.v1 import annotations_pb2, operation_pb2, operations_service_pb2
+from longshore_server.contract.retry import RetryPolicy
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.live import Live
 from longshore_server.engine.watch import Item, Skip, Snapshot
@@ -160,3 +162,22 @@ def set_time(timestamp: Timestamp, micros: int) -> None:
     """Set `timestamp` to microseconds since the epoch."""
     timestamp.seconds, rest = divmod(micros, 1_000_000)
     timestamp.nanos = rest * 1000
+
+
+def duration(micros: int | None) -> Duration | None:
+    """Microseconds as a message."""
+    if micros is None:
+        return None
+    seconds, rest = divmod(micros, 1_000_000)
+    return Duration(seconds=seconds, nanos=rest * 1000)
+
+
+def retry_policy(policy: RetryPolicy | None) -> annotations_pb2.RetryPolicy | None:
+    """A policy as a contract writes it."""
+    if policy is None:
+        return None
+    return annotations_pb2.RetryPolicy(
+        max_attempts=policy.max_attempts, backoff=policy.backoff, initial_delay=duration(policy.initial_delay),
+        max_delay=duration(policy.max_delay), jitter=policy.jitter, max_duration=duration(policy.max_duration),
+        non_retryable_reasons=sorted(policy.non_retryable),
+    )  # fmt: skip
