@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
 import signal
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -19,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from longshore_server import config as configuration
+from longshore_server import mistakes
 from longshore_server.auth.files import FileError
 from longshore_server.auth.tokens import append, make
 from longshore_server.clock import SystemClock
@@ -27,9 +26,10 @@ from longshore_server.contract.source import ContractError
 from longshore_server.handler.texts import counted
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.lifeline import Lifeline
-from longshore_server.rpc.listener import ListenError
+from longshore_server.rpc.addresses import ListenError
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
+from longshore_server.target import LoadError, load_server
 from longshore_server.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,6 @@ class _Path(click.Path):
 
 
 _FILE = _Path(path_type=Path, dir_okay=False)
-
-
-class LoadError(Exception):
-    """The server cannot be loaded; the message says why and what to do."""
 
 
 def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Callable[[FunctionT], FunctionT]:
@@ -120,6 +116,13 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
     """Serve SERVER: MODULE:NAME or path/to/file.py:NAME of a `longshore_server.Server`.
 
     \b
+    It exits with
+      0    after it has stopped as a signal has asked it to
+      1    when it cannot go on or has not stopped well
+      2    when it cannot start, and says why
+      130  after a second signal
+
+    \b
     Every setting can be given in three ways, of which the first one counts:
       --max-input 65536
       LONGSHORE_MAX_INPUT=65536     in the environment
@@ -144,11 +147,10 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
         server = load_server(target)
         code = _run(lambda: _serve(server, config, lifeline))
     except (ConfigError, ContractError, LoadError, ListenError, StoreError) as error:
-        problem = configuration.located(error, origin)
-        if form == "json":
-            log.critical("%s", problem)
-        else:
-            click.echo(f"error: {problem}", err=True)
+        _tell(form, configuration.located(error, origin))
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - the service's own code may raise anything
+        _tell_mistake(form, error)
         sys.exit(2)
     sys.exit(code)
 
@@ -183,57 +185,6 @@ def token(principal: str, capabilities: tuple[str, ...], days: float | None, tok
     click.echo(made.token)
     until = "does not expire" if expires is None else f"expires at {expires:%Y-%m-%dT%H:%M:%SZ}"
     click.echo(f"added to {tokens}; it {until} and is not shown again", err=True)
-
-
-def load_server(target: str) -> Server:
-    """The server that `target` names. Raises `LoadError`; errors inside the module keep their trace."""
-    where, colon, name = target.rpartition(":")
-    if not colon or not where or not name:
-        raise LoadError(f"{target!r} is neither MODULE:NAME nor FILE.py:NAME, for example service:server")
-    if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise LoadError(f"there is no file {where}")
-        # As `python FILE` does: what lies beside the file can be imported.
-        sys.path.insert(0, str(path.resolve().parent))
-        module_name = path.stem
-    else:
-        sys.path.insert(0, str(Path.cwd()))
-        module_name = where
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name == module_name:
-            raise LoadError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
-        raise LoadError(
-            f"{where} imports {error.name}, which is not found: put the folder that holds it on PYTHONPATH; for a "
-            "contract that is the folder `longshore generate` wrote to"
-        ) from None
-    except (TypeError, ValueError) as error:
-        # What Python says of a service that leaves a method of its generated base out.
-        if isinstance(error, TypeError) and "abstract" in str(error):
-            raise LoadError(f"{where}: {error}: each operation of the contract needs its handler") from None
-        place = _declared_at(error)
-        if place is None:
-            raise
-        raise LoadError(f"{place}: {error}") from None
-    server = getattr(module, name, None)
-    if not isinstance(server, Server):
-        candidates = ", ".join(n for n, value in vars(module).items() if isinstance(value, Server))
-        hint = f"; it has {candidates}" if candidates else ""
-        raise LoadError(f"{where} has no longshore_server.Server called {name}{hint}")
-    return server
-
-
-def _declared_at(error: Exception) -> str | None:
-    """Where the service says what this package refuses, as file and line; None: the error is a mistake elsewhere."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [Path(__file__).parent in Path(frame.filename).parents for frame in frames]
-    if not ours[-1]:
-        return None
-    frame = next(frame for frame, own in zip(reversed(frames), reversed(ours), strict=True) if not own)
-    path = Path(frame.filename)
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{frame.lineno}"
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
@@ -284,7 +235,11 @@ async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> i
             if asked.done():
                 by_hand = asked.result() is signal.SIGINT
                 _say(config, "stopping; press Ctrl-C again to stop at once" if by_hand else "stopping")
-            await running.stop()
+            try:
+                await running.stop()
+            except Exception as error:  # noqa: BLE001 - so may the end of its lifespan
+                _tell_mistake(config.log_format, error)
+                code = 1
     except asyncio.CancelledError:
         if asked.done():
             return 0
@@ -294,6 +249,23 @@ async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> i
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _tell_mistake(form: str, error: Exception) -> None:
+    """Say what a service has raised. Raises what something else has."""
+    found = mistakes.find(error)
+    if found is None:
+        raise error
+    if form == "text" and found.trace:
+        click.echo(found.trace, err=True)
+    _tell(form, found.sentence, error if found.trace else None)
+
+
+def _tell(form: str, problem: str, error: Exception | None = None) -> None:
+    if form == "json":
+        log.critical("%s", problem, exc_info=error)
+    else:
+        click.echo(f"error: {problem}", err=True)
 
 
 def _keep(start: Callable[[], asyncio.Task[None]]) -> Callable[[], None]:

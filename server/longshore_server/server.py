@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -27,8 +28,10 @@ from longshore_server.engine.host import Operations
 from longshore_server.handler.texts import counted
 from longshore_server.instances.declaring import Declaring
 from longshore_server.jobs.declaring import DeclaringJobs
+from longshore_server.rpc import addresses
+from longshore_server.rpc.addresses import ListenError, metrics_refusal
 from longshore_server.rpc.authorization import ADMIN, PROVIDER
-from longshore_server.rpc.listener import Listener, ListenError
+from longshore_server.rpc.listener import Listener
 from longshore_server.rpc.unix_socket import Rights, group_number
 from longshore_server.store.mutations import MarkPlace
 from longshore_server.store.outbox import Emission
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 log = logging.getLogger(__name__)
+
+_NO_LIFESPAN = "write an `async def` with one `yield`, and @contextlib.asynccontextmanager above it"
 
 Lifespan = Callable[["Server"], AbstractAsyncContextManager[Any]]
 
@@ -66,8 +71,8 @@ class Server(DeclaringJobs, Declaring):
 
     One without services runs what `job`, `recurring`, `debounce` and `task` declare; one without anything cannot run.
 
-    Raises `ContractError` when a contract cannot be enforced, and `ValueError` for what cannot name a store or a
-    sink.
+    Raises `ContractError` when a contract cannot be enforced, `ValueError` for what cannot name a store or a sink, and
+    `TypeError` for what cannot be a lifespan.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Server(DeclaringJobs, Declaring):
         super().__init__()
         for name in (*(stores or {}), *(sinks or {})):
             check_name(name)
+        if lifespan is not None:
+            _check_lifespan(lifespan)
         self.services = services
         self.lifespan = lifespan
         self.authenticators = tuple(authenticators)
@@ -180,6 +187,7 @@ class Running:
     async def start(self) -> None:
         """Open the store, listen, run the lifespan, recover, then accept work. In that order, so that health can be
         asked from the first moment and nobody is refused for a reason that a second later is gone."""
+        addresses.check(self.config.listen, self.config.metrics_address)
         try:
             self._stack.push_async_callback(self.engine.close)
             await self.engine.open()
@@ -197,11 +205,8 @@ class Running:
                     self.metrics = MetricsServer(
                         self.engine, self.listener.calls, self.deliveries, self.config.metrics_address
                     )
-                except OSError:
-                    raise ListenError(
-                        f"cannot listen on {self.config.metrics_address} for metrics: it is in use or not this "
-                        "machine's; choose another with --metrics, or off for none"
-                    ) from None
+                except OSError as error:
+                    raise ListenError(metrics_refusal(self.config.metrics_address, error.strerror)) from None
                 self._stack.callback(self.metrics.stop)
             outside = tracing.ambient()
             self._stack.push_async_callback(self.listener.stop, 1.0)
@@ -210,7 +215,7 @@ class Running:
             self._server.operations.attach(self.engine)
             services = None
             if self._server.lifespan is not None:
-                services = await self._stack.enter_async_context(self._server.lifespan(self._server))
+                services = await self._stack.enter_async_context(_live(self._server, self._server.lifespan))
             # Only here: the lifespan may be what sets OpenTelemetry up.
             self._tracer.backend = tracing.backend(self._server.tracer_provider, outside)
             self._stack.push_async_callback(self.deliveries.stop)
@@ -254,6 +259,29 @@ class Running:
     def _store_failed(self, _: str) -> None:
         self.engine.drain()
         self.failed.set()
+
+
+def _check_lifespan(lifespan: Any) -> None:
+    """Raises `TypeError` for what is certain to give no async context manager."""
+    if isinstance(lifespan, AbstractAsyncContextManager) or not callable(lifespan):
+        raise TypeError(f"lifespan: pass the function itself, not {lifespan!r}")
+    function = inspect.unwrap(lifespan)
+    undecorated = function is lifespan and inspect.isasyncgenfunction(function)
+    if undecorated or inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"lifespan: {_NO_LIFESPAN}")
+    with contextlib.suppress(ValueError):  # not every callable says what it takes
+        try:
+            inspect.signature(lifespan).bind(None)
+        except TypeError:
+            raise TypeError("lifespan: it must take one argument, the server") from None
+
+
+def _live(server: Server, lifespan: Lifespan) -> AbstractAsyncContextManager[Any]:
+    """What a lifespan gives. Raises `ContractError` for what is no async context manager."""
+    life = lifespan(server)
+    if isinstance(life, AbstractAsyncContextManager):
+        return life
+    raise ContractError(f"the lifespan gives {life!r}: {_NO_LIFESPAN}")
 
 
 def _calls(server: Server) -> set[str]:

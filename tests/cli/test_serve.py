@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,9 +46,26 @@ MODULES = {
     "async def count(n: int, job: Job[int]) -> int:\n    return n",
     "worthless": "server = Server()\nserver.recurring('report', every='1h', state=int(''))",
     "importing": "import nothing_like_this",
-    "broken": "raise RuntimeError('a mistake of the module')",
+    "renamed": "from good import nothing_like_this",
+    "syntax": "def server(:",
+    "indented": "import syntax",
+    "broken": "def make():\n    raise RuntimeError('a mistake of the module\\nand more')\nserver = make()",
+    "chained": "try:\n    int('')\nexcept ValueError as error:\n    raise RuntimeError('no number') from error",
+    "quiet": "server = Server()\n@server.debounce('hooks', event=int)\nasync def hooks(ctx):\n    pass",
+    "ungenerated": "@contextlib.asynccontextmanager\nasync def life(server):\n    pass\n"
+    "server = Server(LabHandlers(), lifespan=life)",
+    "undecorated": "async def life(server):\n    yield\nserver = Server(LabHandlers(), lifespan=life)",
+    "blocking": "@contextlib.contextmanager\ndef life(server):\n    yield\n"
+    "server = Server(LabHandlers(), lifespan=life)",
+    "called": "@contextlib.asynccontextmanager\nasync def life(server):\n    yield\n"
+    "server = Server(LabHandlers(), lifespan=life(None))",
+    "bare_life": "@contextlib.asynccontextmanager\nasync def life():\n    yield\n"
+    "server = Server(LabHandlers(), lifespan=life)",
+    "dead": "server = Server(LabHandlers(), lifespan=lambda server: None)",
     "lifeless": "@contextlib.asynccontextmanager\nasync def life(server):\n    raise RuntimeError('no warehouse')\n"
     "    yield\nserver = Server(LabHandlers(), lifespan=life)",
+    "spilling": "@contextlib.asynccontextmanager\nasync def life(server):\n    yield\n"
+    "    raise RuntimeError('spilt')\nserver = Server(LabHandlers(), lifespan=life)",
     "failing": "async def fail(request, op):\n    warnings.warn('old')\n    raise RuntimeError('line one\\nline two')\n"
     "handlers = LabHandlers()\nhandlers.handler = fail\nserver = Server(handlers)",
 }
@@ -78,10 +96,19 @@ REFUSALS = {
     "no colon": ("good", "'good' is neither MODULE:NAME nor FILE.py:NAME"),
     "no module": ("nothing:server", "there is no module nothing in "),
     "no file": ("nothing.py:server", "there is no file nothing.py"),
-    "no import": ("importing:server", "importing imports nothing_like_this, which is not found"),
-    "no attribute": ("good:servant", "good has no longshore_server.Server called servant; it has server"),
-    "wrong type": ("good.py:number", "good.py has no longshore_server.Server called number; it has server"),
-    "no handler": ("incomplete:server", "each operation of the contract needs its handler"),
+    "no import": ("importing:server", "importing.py:8: there is no module nothing_like_this: install it, or put the "),
+    "no attribute": ("good:servant", "good: it has no servant, and a longshore_server.Server is needed; it has server"),
+    "wrong type": (
+        "good.py:number",
+        "good.py: number is of type int, and a longshore_server.Server is needed; it has ",
+    ),
+    "no handler": ("incomplete:server", "incomplete.py:11: Can't instantiate abstract class Lab"),
+    "no generator": ("ungenerated:server", "ungenerated.py:11: lifespan: write an `async def` with one `yield`"),
+    "no decorator": ("undecorated:server", "undecorated.py:10: lifespan: write an `async def` with one `yield`"),
+    "blocking": ("blocking:server", "blocking.py:11: lifespan: write an `async def` with one `yield`"),
+    "lifespan called": ("called:server", "called.py:11: lifespan: pass the function itself, not <contextlib."),
+    "without server": ("bare_life:server", "bare_life.py:11: lifespan: it must take one argument, the server"),
+    "no lifespan": ("dead:server", "the lifespan gives None: write an `async def` with one `yield`, and "),
     "wrong handler": ("sync:server", "LabService.Play"),
     "wrong cron": ("cron:server", "cron.py:9: report: cron: '0 25 * * *' is no cron expression"),
     "wrong task": ("task.py:server", "task.py:9: order: <class 'int'> is no class derived from Task"),
@@ -116,25 +143,43 @@ def test_what_cannot_be_served_is_one_sentence(folder: Path, case: str, form: st
         assert sentence in line
 
 
-@pytest.mark.parametrize(
-    ("target", "mistake"),
-    [
-        ("broken:server", "RuntimeError: a mistake of the module"),
-        ("worthless:server", "ValueError: invalid literal for int() with base 10: ''"),
-        ("lifeless:server", "RuntimeError: no warehouse"),
-    ],
-)
-def test_a_mistake_of_the_service_keeps_its_trace(folder: Path, target: str, mistake: str) -> None:
-    """It is the author's to find; machines get it in one line."""
-    done = serve(folder, target)
-    assert done.returncode == 1
-    assert done.stderr.rstrip().endswith(mistake)
-    assert f'{target.partition(":")[0]}.py", line' in done.stderr
-    done = serve(folder, target, "--log-format", "json")
-    assert (done.returncode, done.stdout) == (1, "")
-    entry = json.loads(done.stderr.splitlines()[-1])
+MISTAKES = {
+    "broken": (["broken.py:10", "broken.py:9"], "broken.py:9: RuntimeError: a mistake of the module"),
+    "chained": (["chained.py:9", "chained.py:11"], "chained.py:11: RuntimeError: no number"),
+    "renamed": (["renamed.py:8"], "renamed.py:8: ImportError: cannot import name 'nothing_like_this' from 'good'"),
+    "syntax": (["syntax.py:8"], "syntax.py:8: SyntaxError: invalid syntax"),
+    "indented": (["indented.py:8", "syntax.py:8"], "syntax.py:8: SyntaxError: invalid syntax"),
+    "worthless": (["worthless.py:9"], "worthless.py:9: ValueError: invalid literal for int() with base 10: ''"),
+    "quiet": (["quiet.py:9"], "missing 1 required keyword-only argument: 'flush_after'"),
+    "lifeless": (["lifeless.py:10"], "lifeless.py:10: RuntimeError: no warehouse"),
+}
+
+
+@pytest.mark.parametrize("module", MISTAKES)
+def test_a_mistake_of_the_service_is_one_sentence_after_a_trace_of_its_own(folder: Path, module: str) -> None:
+    places, sentence = MISTAKES[module]
+    done = serve(folder, f"{module}:server")
+    assert (done.returncode, done.stdout) == (2, "")
+    *trace, line = done.stderr.splitlines()
+    assert line.startswith(f"error: {places[-1]}: ")
+    assert sentence in line
+    # Nothing of ours, nor of what imports modules and runs event loops.
+    assert [
+        f"{Path(file).name}:{number}" for file, number in re.findall(r'File "(.+)", line (\d+)', "\n".join(trace))
+    ] == places
+    assert "Error: no number" not in "\n".join(trace)
+
+
+@pytest.mark.parametrize("module", MISTAKES)
+def test_a_mistake_of_the_service_is_one_line_for_machines(folder: Path, module: str) -> None:
+    places, sentence = MISTAKES[module]
+    done = serve(folder, f"{module}:server", "--log-format", "json")
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    entry = json.loads(line)
     assert entry["level"] == "critical"
-    assert entry["trace"].endswith(mistake)
+    assert sentence in entry["message"]
+    assert f'{places[-1].partition(":")[0]}", line' in entry["trace"]
 
 
 def talk(process: subprocess.Popen[str], folder: Path) -> Iterator[str]:
@@ -187,5 +232,17 @@ def test_a_server_without_contracts_runs_what_its_code_declares(folder: Path) ->
                     operations.Start(pb.StartRequest(type="lab.v1.LabService/Play"))
             process.send_signal(signal.SIGTERM)
             assert process.wait() == 0
+        finally:
+            process.kill()
+
+
+def test_a_lifespan_that_does_not_end_well_is_told_and_counts(folder: Path) -> None:
+    with subprocess.Popen(**command(folder, "spilling:server"), stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            assert "  serving " in process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr.read().splitlines()[-1] == "error: spilling.py:11: RuntimeError: spilt"
+            assert process.wait() == 1
         finally:
             process.kill()

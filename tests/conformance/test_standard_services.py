@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from lab.v1 import lab_pb2
 
 from longshore_server import Config, ConfigError, StoreError
-from longshore_server.rpc.listener import ListenError
+from longshore_server.rpc.addresses import ListenError
 from tests.conftest import Lab, refused
 
 SERVICES = [

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from longshore_server.config import ConfigError
-from longshore_server.rpc.listener import ListenError
+from longshore_server.rpc.addresses import ListenError
 from longshore_server.rpc.unix_socket import Rights, placed
 from tests.conftest import Lab, State
 

@@ -26,6 +26,7 @@ from longshore_server.rpc import (
     task,
     transfers,
 )
+from longshore_server.rpc.addresses import ListenError, refusal
 from longshore_server.rpc.boundary import Durations
 from longshore_server.rpc.callers import Callers
 from longshore_server.rpc.contracts import ContractServices
@@ -58,10 +59,6 @@ READ = 12 << 20
 ROOM = 1_250_000
 """What a message may have beside the largest input or payload, in bytes: names, labels, and some more, so that what is
 a bit too large for an operation is small enough to be read, and refused with details."""
-
-
-class ListenError(Exception):
-    """An address cannot be listened on; the message says why and what to do."""
 
 
 class _Router(grpc.GenericRpcHandler):
@@ -157,11 +154,9 @@ class Listener:
                 else:
                     port = self._server.add_secure_port(address, credentials)
             except RuntimeError:
-                raise ListenError(
-                    f"cannot listen on {address}: it is in use or not this machine's; choose another with --listen"
-                ) from None
+                raise ListenError(refusal(address, "it is in use or not this machine's")) from None
             except OSError as error:
-                raise ListenError(f"cannot listen on {address}: {error}") from None
+                raise ListenError(refusal(address, error)) from None
             self.addresses.append(address if path is not None else f"{address.rpartition(':')[0]}:{port}")
         await self._server.start()
 

@@ -37,6 +37,16 @@ def path_of(address: str) -> Path | None:
     return Path(address.removeprefix("unix:").removeprefix("//")) if address.startswith("unix:") else None
 
 
+def check(path: Path) -> None:
+    """Whether a socket may be put there. Raises `OSError` with what is wrong and what to do."""
+    if _answers(path):
+        raise OSError("another server answers there; choose another")
+    if path.exists() and not path.is_socket():
+        raise OSError("there is a file of another kind; choose another path")
+    if not path.parent.is_dir():
+        raise OSError(f"the directory {path.parent} does not exist")
+
+
 @contextlib.contextmanager
 def placed(path: Path, rights: Rights) -> Iterator[str]:
     """Yields the address to bind, and puts what was bound there at `path`, with its rights.
@@ -47,12 +57,7 @@ def placed(path: Path, rights: Rights) -> Iterator[str]:
 
     Raises `OSError` with what is wrong and what to do.
     """
-    if _answers(path):
-        raise OSError("another server answers there; choose another")
-    if path.exists() and not path.is_socket():
-        raise OSError("there is a file of another kind; choose another path")
-    if not path.parent.is_dir():
-        raise OSError(f"the directory {path.parent} does not exist")
+    check(path)
     try:
         folder = tempfile.TemporaryDirectory(prefix=".", dir=path.parent)
     except OSError as error:
