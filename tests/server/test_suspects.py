@@ -85,6 +85,8 @@ async def test_a_suspect_that_is_due_later_is_run_apart_then(scene: Scene) -> No
     await lab.restart()
     assert await scene.crashes() == (3, 3), "only it is to blame"
     assert (await lab.get(late.name)).crashes == 0, "nor is what began a moment before"
+    told = (await lab.reached(late.name, "attempt_failed")).attempt_failed.error
+    assert told.message.startswith("The server crashed"), "though that is what has interrupted it"
 
 
 async def test_a_suspect_that_was_due_while_the_server_was_down_is_run_apart_at_once(scene: Scene) -> None:

@@ -226,7 +226,7 @@ class Engine:
         await asyncio.gather(self.store.writer.submit(Nothing()), return_exceptions=True)
         left = [live.record for live in self.table.live.values() if live.record.under_way]
         changes = [
-            self.store.writer.submit(Interrupt(record.uid, False, type.rerun, type.max_crashes))
+            self.store.writer.submit(Interrupt(record.uid, False, False, type.rerun, type.max_crashes))
             for record in left
             for type in [self.types[record.type]]
         ]

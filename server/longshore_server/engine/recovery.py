@@ -61,7 +61,7 @@ async def recover(
             record.state is State.RUNNING and record.cancel_requested is not None
         ):  # fmt: skip
             accused = record.under_way and (record.begun or 0) > innocent
-            changes.append(writer.submit(Interrupt(record.uid, accused, type.rerun, type.max_crashes)))
+            changes.append(writer.submit(Interrupt(record.uid, True, accused, type.rerun, type.max_crashes)))
     for result in await asyncio.gather(*changes, return_exceptions=True):
         if isinstance(result, BaseException) and not isinstance(result, ServiceError):
             raise result

@@ -90,8 +90,11 @@ def same(encoded: Encoded, value: Any, declared: Any) -> bool:
         return encode(value) == encoded
     try:
         found = decode(encoded, declared)
-        return type(found) is type(value) and _fields(found) == _fields(value)
-    except Exception:  # noqa: BLE001 - what cannot be read, or be written, is another one
+        if type(found) is not type(value):
+            return False
+        # Read as the other one was: what is written may be more exact than what was given, 1.0 for the 1 of a float.
+        return _fields(found) == _fields(decode(encode(value), type(value)))
+    except (Exception, SystemExit):  # noqa: BLE001 - what cannot be read, or be written, is another one
         return False
 
 
@@ -100,7 +103,8 @@ def _fields(value: Any) -> bytes:
     import msgspec
 
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return msgspec.json.encode(dataclasses.asdict(value), order="deterministic")
+        plain = msgspec.to_builtins(dataclasses.asdict(value), str_keys=True, order="deterministic")
+        return msgspec.json.encode(plain, order="deterministic")
     return msgspec.json.encode(json.loads(encode(value).data), order="deterministic")
 
 

@@ -15,6 +15,7 @@ from longshore_server.handler.lending import Slot
 from longshore_server.handler.waits import HandlerWaits
 from longshore_server.ids import Uids
 from longshore_server.job_lifecycle import ENDED, JobState
+from longshore_server.jobs.known import comparable, known
 from longshore_server.jobs.queue import JobQueue
 from longshore_server.jobs.runner import Ending, Run
 from longshore_server.jobs.scheduler import Line, Scheduler
@@ -34,6 +35,7 @@ from longshore_server.store.store import Store
 from longshore_server.tracer import Tracer
 
 T = TypeVar("T")
+_REUSED = Reason.REQUEST_ID_REUSED
 
 
 class Host:
@@ -56,6 +58,8 @@ class Host:
         self.max_input = max_input
         self.max_payload = max_payload
         self._retention = retention
+        self._comparisons: set[asyncio.Task[None]] = set()
+        """Of payloads, on behalf of changes of operations."""
         self._closed = closed
         self.services: Any = None
         self.context = contextvars.Context()
@@ -191,6 +195,24 @@ class Host:
         self, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *, keep_rejection: bool = False
     ) -> asyncio.Future[list[Admission]]:
         """Create jobs, all or none. Raises `ServiceError`; what their keys refuse is in the admissions."""
+        create = partial(self._create, by=by, keep_rejection=keep_rejection)
+        if comparable(news):
+            return self.loop.create_task(self._create_known(news, create))
+        return create(news)
+
+    async def _create_known(
+        self, news: Sequence[NewJob], create: Callable[[Sequence[NewJob]], asyncio.Future[list[Admission]]]
+    ) -> list[Admission]:
+        try:
+            return await create(news)
+        except ServiceError as error:
+            if error.reason is not _REUSED or (again := await known(self.store, news, self.clock.now())) is None:
+                raise
+        return await create(again)
+
+    def _create(
+        self, news: Sequence[NewJob], by: tuple[Author, JournalEntry] | None, *, keep_rejection: bool
+    ) -> asyncio.Future[list[Admission]]:
         jobs, slots, refusal = self._reserve(news)
         if by is None:
             # A handler's job is its operation's work, not new work.
@@ -207,7 +229,23 @@ class Host:
 
         def done(joint: Joint[T] | Exception) -> None:
             self._created(jobs, slots, joint if isinstance(joint, Exception) else joint.jobs)
-            settled(joint)
+            if isinstance(joint, ServiceError) and joint.reason is _REUSED and comparable(news):
+                comparison = self.loop.create_task(again(joint))
+                self._comparisons.add(comparison)
+                comparison.add_done_callback(self._comparisons.discard)
+            else:
+                settled(joint)
+
+        async def again(refusal: ServiceError) -> None:
+            try:
+                stored = await known(self.store, news, self.clock.now())
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing was changed
+                settled(error)
+                return
+            if stored is None:
+                settled(refusal)
+            else:
+                self.create_with(change, stored, operation, settled)
 
         self.store.writer.submit(WithJobs(change, CreateJobs(jobs, refusal=refusal), operation), done)
 

@@ -2,7 +2,8 @@
 
 An operation or a job depends on others in three ways: it ends with a job, its handler waits for some, or it needs a
 place of a key that some have. An instance handles one thing after the other: it depends on what its handler waits for.
-Slots are none of these: a handler that waits lends its own. Nor is what no handler can bring, as a stale job waits for.
+Slots are none of these: a handler of a job or an instance lends its own while it waits, and of an operation's, which it
+keeps, there are to be more than can wait for each other. Nor is what no handler can bring, as a stale job waits for.
 """
 
 from __future__ import annotations

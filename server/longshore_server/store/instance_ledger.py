@@ -89,7 +89,7 @@ class InstanceLedger(Ledger):
     def entry(self, uid: bytes, number: int | None) -> Entry:
         """An entry that waits; `number` None: the first of them."""
         self._write_entries()
-        which = "number = ?" if number is not None else "error IS NULL ORDER BY number LIMIT 1"
+        which = "number = ?" if number is not None else "number > 0 ORDER BY number LIMIT 1"
         row = self.connection.execute(
             f"SELECT {ENTRY} FROM instance_entries WHERE uid = ? AND {which}",  # noqa: S608 - our own text
             (uid,) if number is None else (uid, number),
@@ -101,7 +101,7 @@ class InstanceLedger(Ledger):
         self._write_entries()
         return to_entry(
             self.connection.execute(
-                f"SELECT {ENTRY} FROM instance_entries WHERE uid = ? AND error IS NULL"  # noqa: S608 - our own text
+                f"SELECT {ENTRY} FROM instance_entries WHERE uid = ? AND number > 0"  # noqa: S608 - our own text
                 " ORDER BY number DESC LIMIT 1",
                 (uid,),
             ).fetchone()
@@ -110,13 +110,13 @@ class InstanceLedger(Ledger):
     def waits(self, uid: bytes, number: int) -> bool:
         """Whether an entry has not come to its end."""
         self._write_entries()
-        sql = "SELECT 1 FROM instance_entries WHERE uid = ? AND number = ? AND error IS NULL"
+        sql = "SELECT 1 FROM instance_entries WHERE uid = ? AND number = ?"
         return self.connection.execute(sql, (uid, number)).fetchone() is not None
 
     def waiting_start(self, uid: bytes) -> int | None:
         """The number of the start that has not come to its end; None: it has, or there was none."""
         self._write_entries()
-        sql = "SELECT number FROM instance_entries WHERE uid = ? AND type = ?"
+        sql = "SELECT number FROM instance_entries WHERE uid = ? AND number > 0 AND type = ?"
         row = self.connection.execute(sql, (uid, EntryType.START)).fetchone()
         return None if row is None else int(row[0])
 
@@ -174,7 +174,7 @@ class InstanceLedger(Ledger):
         """Keep an entry as a dead letter."""
         self._write_entries()
         self.connection.execute(
-            "UPDATE instance_entries SET error = ?, buried = ?,"
+            "UPDATE instance_entries SET number = -number, error = ?, buried = ?,"
             " definition = (SELECT definition FROM instances AS i WHERE i.uid = instance_entries.uid)"
             " WHERE uid = ? AND number = ?",
             (error, self.now, uid, number),
@@ -183,19 +183,21 @@ class InstanceLedger(Ledger):
     def revive(self, uid: bytes) -> None:
         """Let dead letters wait again."""
         self.connection.execute(
-            "UPDATE instance_entries SET error = NULL, buried = NULL, definition = NULL"
-            " WHERE uid = ? AND error IS NOT NULL",
+            "UPDATE instance_entries SET number = -number, error = NULL, buried = NULL, definition = NULL"
+            " WHERE uid = ?1 AND"
+            " number < -coalesce((SELECT number FROM instance_letters_left WHERE uid = ?1), 0)",
             (uid,),
         )
 
     def drop_entries(self, uid: bytes, *, but: int | None = None) -> int:
-        """Nothing waits any more, and no dead letter is kept. Returns how many events the batches held.
+        """Nothing waits any more. Returns how many events the batches held.
 
         `but`: the one that is being handled.
         """
         self._write_entries()
         dropped = self.connection.execute(
-            "DELETE FROM instance_entries WHERE uid = ? AND number IS NOT ? RETURNING number, events", (uid, but)
+            "DELETE FROM instance_entries WHERE uid = ? AND number > 0 AND number IS NOT ? RETURNING number, events",
+            (uid, but),
         ).fetchall()
         for number, _ in dropped:
             self.handled(uid, Handled(number, dropped=True))

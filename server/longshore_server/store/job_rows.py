@@ -77,6 +77,15 @@ def payloads(connection: sqlite3.Connection, uids: Iterable[bytes]) -> dict[byte
     return {uid: Body(codec, bytes(data)) for uid in uids for codec, data in connection.execute(query, (uid,))}
 
 
+def request(connection: sqlite3.Connection, queue: str, request_id: str, now: int) -> tuple[bytes, bytes] | None:
+    """The job that an idempotency key stands for, and the digest of its payload."""
+    row = connection.execute(
+        "SELECT uid, digest FROM job_requests WHERE queue = ? AND request_id = ? AND ifnull(expires > ?, 1)",
+        (queue, request_id, now),
+    ).fetchone()
+    return None if row is None else (bytes(row[0]), bytes(row[1]))
+
+
 def attachments(connection: sqlite3.Connection, uid: bytes) -> tuple[Attachment, ...]:
     """What ends with the job."""
     rows = connection.execute("SELECT target, kind, progress FROM attachments WHERE uid = ? ORDER BY target", (uid,))

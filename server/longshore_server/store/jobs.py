@@ -24,6 +24,7 @@ from longshore_server.store.job_rows import (
     job_not_found,
     load,
     queue_row,
+    request,
 )
 from longshore_server.store.ledger import Ledger, Published
 from longshore_server.store.statements import ManyRows, update
@@ -291,11 +292,7 @@ class Jobs(Ledger):
     def request(self, queue: str, request_id: str) -> tuple[bytes, bytes] | None:
         """The job that this key stands for, and the digest of its payload."""
         self.flush()
-        row = self.connection.execute(
-            "SELECT uid, digest FROM job_requests WHERE queue = ? AND request_id = ? AND ifnull(expires > ?, 1)",
-            (queue, request_id, self.now),
-        ).fetchone()
-        return None if row is None else (bytes(row[0]), bytes(row[1]))
+        return request(self.connection, queue, request_id, self.now)
 
     def claim_request(self, queue: str, request_id: str, uid: bytes, digest: bytes, expires: int | None) -> None:
         """Give a free idempotency key to a job."""

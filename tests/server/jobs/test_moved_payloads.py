@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from lab.v1 import lab_pb2
 
 from longshore_server import Job, JobRequest, JobState, Rejected, ServiceError
 from longshore_server.errors import Reason
+from longshore_server.handler import codec
 from tests.conftest import Crash, State, reason_of_end
 from tests.server.jobs.conftest import Yard, failed
 from tests.server.releasing import Releases
@@ -282,15 +284,65 @@ async def test_what_made_no_job_is_compared_too(shop: Shop, policy: Any, same: b
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_an_idempotency_key_finds_its_job_by_the_same_payload(shop: Shop) -> None:
+async def test_an_idempotency_key_finds_its_job_by_the_same_payload(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = await shop.queue.create(shop.make(1), idempotency_key="k")
     await first.wait()
     queue = shop.deploy("acme_shop", EXTENDED)
     await shop.yard.restart()
+    threads, same = set(), codec.same
+
+    def noted(*args: Any) -> bool:
+        threads.add(threading.current_thread())
+        return same(*args)
+
+    monkeypatch.setattr(codec, "same", noted)
     again = await queue.create(shop.make(1), idempotency_key="k")
     assert (again.name, again.created) == (first.name, False)
     with pytest.raises(ServiceError) as caught:
         await queue.create(shop.make(2), idempotency_key="k")
+    assert caught.value.reason is Reason.REQUEST_ID_REUSED
+    assert threads == {threading.current_thread()}, "code of the service never runs where others wait to be written"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_so_it_does_where_a_change_of_an_operation_creates_the_job(shop: Shop) -> None:
+    first = await shop.queue.create(shop.make(1), idempotency_key="k")
+    await first.wait()
+    queue = shop.deploy("acme_shop", EXTENDED)
+    planned: list[Any] = []
+
+    async def play(request: Any, op: Any) -> None:
+        planned.append(queue.plan(shop.make(len(planned) + 1), idempotency_key="k"))
+        await op.defer(jobs=planned[-1:])
+
+    shop.yard.plays(play)
+    await shop.yard.restart()
+    same, other = [(await shop.yard.begin()).operation.name for _ in range(2)]
+    assert reason_of_end(await shop.yard.end(other)) == "HANDLER_ERROR"
+    await shop.yard.catch_up()
+    assert (planned[0].job.name, planned[0].job.created) == (first.name, False)
+    assert planned[1].job is None
+    assert (await shop.yard.get(same)).state == State.STATE_RUNNING
+
+
+@pytest.mark.parametrize("kind", ["Parcel", "Invoice"])
+async def test_it_is_compared_as_it_is_read(shop: Shop) -> None:
+    """The 1 of a float comes back as 1.0, and the keys of what JSON calls an object are texts there."""
+    fields = "    weight: float\n    labels: dict[int, str]\n"
+
+    def payload(weight: float) -> Any:
+        return shop.payload(sku="kettle", weight=weight, labels={10: "a", 9: "b"})
+
+    queue = shop.deploy("acme_orders", CLASSES.replace("    count: int = 1\n", fields))
+    await shop.yard.restart()
+    first = await queue.create(payload(1), idempotency_key="k")
+    queue = shop.deploy("acme_orders", CLASSES.replace("    count: int = 1\n", fields + ADDED))
+    await shop.yard.restart()
+    assert (await queue.create(payload(1), idempotency_key="k")).name == first.name
+    with pytest.raises(ServiceError) as caught:
+        await queue.create(payload(2), idempotency_key="k")
     assert caught.value.reason is Reason.REQUEST_ID_REUSED
 
 

@@ -115,11 +115,13 @@ class Interrupt(Mutation[OperationRecord]):
     """The attempt that was under way is lost with its server.
 
     It stays RUNNING to be run again, unless a cancel request waits (CANCELLED), the contract says so (INTERRUPTED) or
-    it was part of `max_crashes` crashes (CRASH_LOOP). A stop that was announced (`crashed` False) does not count.
+    it was part of `max_crashes` crashes (CRASH_LOOP). `crashed` False: that was a stop that was announced.
+    `counted`: the crash is one of those.
     """
 
     uid: bytes
     crashed: bool
+    counted: bool
     rerun: bool
     max_crashes: int
 
@@ -129,7 +131,7 @@ class Interrupt(Mutation[OperationRecord]):
 
     def apply(self, tx: Transaction) -> OperationRecord:
         head = tx.head(self.uid)
-        crashes = head.crashes + self.crashed
+        crashes = head.crashes + self.counted
         if head.state is State.CANCELLING or (head.state is State.RUNNING and head.cancel_requested is not None):
             return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, head.cancel_reason), crashes=crashes)
         interrupted = failure(Reason.INTERRUPTED, _CRASHED if self.crashed else "")

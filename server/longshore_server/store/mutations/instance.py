@@ -147,6 +147,7 @@ def end(tx: Transaction, record: InstanceRecord, end: End, **facts: Any) -> Inst
     """Terminate an instance. Who waits for one of its entries is told by its status."""
     ledger = tx.ledger(InstanceLedger)
     ledger.drop_entries(record.uid)
+    tx.ledger(Leftovers).bury(record)
     record = ledger.make(record, Move.TERMINATE, **{**facts, **_NOTHING_LEFT, "reason": end.reason})
     if end.purge:
         purge(tx, record)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from longshore_server.errors import ServiceError
 from longshore_server.instance_lifecycle import Move, Status, rule
 from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instance_leftovers import Leftovers
 from longshore_server.store.instances import NO_TIMERS, Entry, EntryType, FlushReason, InstanceRecord, Known, Use, Value
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
@@ -170,7 +171,7 @@ class Clear(Mutation[tuple[InstanceRecord | None, int]]):
         if record is None or record.status is Status.TERMINATED:
             return record, 0
         kept = record.work_entry if record.under_way else None
-        held = ledger.drop_entries(record.uid, but=kept) + record.batch_events
+        held = ledger.drop_entries(record.uid, but=kept) + tx.ledger(Leftovers).bury(record) + record.batch_events
         ledger.set_state(record.uid, None)
         facts: dict[str, Any] = {
             "waiting": int(kept is not None), "dead": 0, "batch_events": 0, "batch_started": 0, "timers": NO_TIMERS,

@@ -12,7 +12,6 @@ from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.ids import uid_text
 from longshore_server.job_lifecycle import JobMove, Stand
 from longshore_server.store.job_record import Body, JobRecord
-from longshore_server.store.job_rows import payload
 from longshore_server.store.jobs import Jobs
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Author, Mutation
@@ -46,6 +45,7 @@ class NewJob(NamedTuple):
 
     `begin`: a slot of its queue is kept for it, so that it may be ACTIVE at once. `is_same`: whether its payload is a
     stored one that an older version of the code has written, in other bytes; None: other bytes are another payload.
+    That is code of the service: never to be called where others wait for a transaction.
     """
 
     record: JobRecord
@@ -143,7 +143,7 @@ class CreateJobs(Mutation[list[Admission]]):
         if claim is None:
             return None
         uid, digest = claim
-        if digest != new.digest and not (new.is_same and new.is_same(payload(jobs.connection, uid))):
+        if digest != new.digest:
             raise ServiceError(
                 Reason.REQUEST_ID_REUSED,
                 f"idempotency key {new.request_id!r} already created jobs/{uid_text(uid)} with another payload: use a "

@@ -99,10 +99,10 @@ class SweepInstances(Mutation[int]):
             if kind is Kind.DEBOUNCE:
                 left = SWEEP_INSTANCES - deleted
                 for uid, number in instance_retention.buried(tx.connection, definition, before, left):
-                    record = ledger.get(uid)
-                    assert record is not None
                     ledger.drop_entry(uid, number)
-                    ledger.make(record, Move.FORGET, dead=record.dead - 1)
+                    record = ledger.get(uid)
+                    if record is not None and not tx.ledger(Leftovers).has(uid, number):
+                        ledger.make(record, Move.FORGET, dead=record.dead - 1)
                     deleted += 1
         return deleted
 
