@@ -67,7 +67,7 @@ def _setting(field: str, help: str, *declarations: str, **attributes: Any) -> Ca
 
 
 @click.command()
-@click.argument("target", metavar="SERVER")
+@click.argument("target", metavar="SERVER", shell_complete=click.Path().shell_complete)
 @_setting("listen", "HOST:PORT or unix:PATH; may be repeated.", multiple=True, metavar="ADDRESS")
 @_setting("socket_mode", "Who may call by Unix sockets.", type=click.Choice(["0600", "0660", "0666"]))
 @_setting("socket_group", "The group of these sockets.", metavar="NAME|NUMBER")

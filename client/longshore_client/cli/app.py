@@ -90,7 +90,7 @@ class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
@@ -102,6 +102,8 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] in ("longshore", "longshore_client"):
                 raise
+            if ctx.resilient_parsing:
+                return None
             raise click.ClickException(
                 f'`longshore {cmd_name}` needs {error.name}: pip install "longshore-grpc[{entry.extra}]"'
             ) from error
@@ -112,7 +114,9 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
+        # What a shell completes is not yet meant: nothing is said between its lines.
+        known = not args or args[0].startswith("-") or args[0] in _COMMANDS
+        if not known and not ctx.resilient_parsing:
             ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], list(_COMMANDS))}")
         return super().resolve_command(ctx, args)
 

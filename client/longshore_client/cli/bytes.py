@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from longshore_client.snapshot import Snapshot
     from longshore_client.upload import PreparedTransfer, Upload
 
+_FILES = click.Path().shell_complete
 _UPLOAD_EPILOG = f"""\b
 Examples:
   longshore upload FilesService/Upload report.pdf -d '{{"key": "incoming/report.pdf"}}'
@@ -46,7 +47,7 @@ Examples:
 
 
 @click.command("upload", epilog=_UPLOAD_EPILOG)
-@click.argument("operands", metavar="[TYPE] FILE", nargs=-1, required=True)
+@click.argument("operands", metavar="[TYPE] FILE", nargs=-1, required=True, shell_complete=_FILES)
 @click.option("-d", "--data", metavar="JSON", help="The input: JSON, @FILE, or - for stdin.  [default: {}]")
 @click.option("--resume", metavar="OPERATION", help="Go on with an operation that is there; without TYPE.")
 @click.option("--parts", type=click.IntRange(1, MAX_PARTS), default=1, help="How many parts of it to send at once.")
@@ -174,7 +175,10 @@ def _why(error: Exception) -> str:
 
 @click.command("download", epilog=_DOWNLOAD_EPILOG)
 @click.argument("name", metavar="OPERATION|DOWNLOAD")
-@click.option("--to", metavar="FILE", help="Where to; - for stdout.  [default: the name that the service gives it]")
+@click.option(
+    "--to", metavar="FILE", help="Where to; - for stdout.  [default: the name that the service gives it]",
+    shell_complete=_FILES,
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the FILE.part that an earlier try has left.")
 @with_session
 async def download(session: Session, name: str, to: str | None, resume: bool) -> None:

@@ -31,7 +31,7 @@ Examples:
 
 
 @click.command("dev", epilog=_EPILOG, context_settings={"ignore_unknown_options": True})
-@click.argument("target", metavar="SERVER")
+@click.argument("target", metavar="SERVER", shell_complete=click.Path().shell_complete)
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--protos",
