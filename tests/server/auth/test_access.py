@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import re
 from typing import Any
 from uuid import UUID
 
@@ -235,6 +236,18 @@ async def test_handlers_know_the_caller_also_after_a_crash(guarded: Guarded) -> 
     before, after = guarded.handlers.seen
     assert before == after
     assert (after.principal, after.capabilities) == ("ada", {"gates.start", "gates.see"})
+
+
+async def test_handlers_know_what_their_caller_may_do_by_the_tokens_as_they_are_now(guarded: Guarded) -> None:
+    (ada,) = await known(guarded, ("ada", "gates.start", "gates.see"))
+    await ended(guarded, "Gated", ada)
+    said = guarded.tokens.read_text()
+    guarded.tokens.write_text(re.sub(r"capabilities = .*", 'capabilities = ["gates.see", "gates.start", "more"]', said))
+    guarded.clock.advance(1)
+    await ended(guarded, "Gated", ada)
+    before, after = guarded.handlers.seen
+    assert (before.principal, before.capabilities) == ("ada", {"gates.see", "gates.start"})
+    assert (after.principal, after.capabilities) == ("ada", {"gates.see", "gates.start", "more"})
 
 
 async def test_what_a_handler_starts_belongs_to_its_caller(guarded: Guarded) -> None:
