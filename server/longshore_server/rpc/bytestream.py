@@ -20,7 +20,8 @@ from longshore_server.rpc.transfers import LOOK, Uploads
 from longshore_server.store.events import varint
 from longshore_server.store.mutations.transfer import upload_refusal
 from longshore_server.store.transfers import MAX_CHUNK, upload_name
-from longshore_server.transfers.downloads import Asked, Piece
+from longshore_server.transfers.downloads import Asked
+from longshore_server.transfers.messages import Framing
 from longshore_server.transfers.sending import Sending
 
 SERVICE = "google.bytestream.ByteStream"
@@ -66,9 +67,9 @@ class ByteStream:
         if request.read_limit < 0:
             raise invalid("read_limit", "must not be negative")
         name, asked = request.resource_name, Asked(request.read_offset, request.read_limit, use_id="", sha256=b"")
-        async with self._downloads.reading(context, name, asked, field="resource_name") as (_, reading):
-            async for pieces in reading.blocks():
-                yield map(_data, pieces)
+        async with self._downloads.reading(context, name, asked, FRAMING, field="resource_name") as (_, reading):
+            async for message in reading.messages():
+                yield [message]
 
     async def _write(self, requests: Requests, context: Context) -> bytes:
         """Takes bytes until the caller has closed its side."""
@@ -147,6 +148,5 @@ async def _next(requests: Requests) -> WriteRequest | None:
     return None if data is None else decode(WriteRequest, data)
 
 
-def _data(piece: Piece) -> bytes:
-    """`ReadResponse(data=...)` in bytes. By hand: protobuf copies the data once more."""
-    return b"".join((b"\x52", varint(len(piece.data)), piece.data))
+# `ReadResponse(data=...)` in bytes.
+FRAMING = Framing(before=lambda _, size: b"\x52" + varint(size), after=lambda _: b"")

@@ -18,7 +18,8 @@ from longshore_server.rpc.wire import set_time
 from longshore_server.store.events import varint
 from longshore_server.store.transfers import download_grant
 from longshore_server.transfers import downloads
-from longshore_server.transfers.downloads import Asked, Piece, Reading
+from longshore_server.transfers.downloads import Asked, Reading
+from longshore_server.transfers.messages import Framing
 
 MAX_USE_ID = 128
 
@@ -38,10 +39,10 @@ class Downloads:
         }
 
     async def _download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
-        async with self.reading(context, request.name, _asked(request)) as (live, reading):
+        async with self.reading(context, request.name, _asked(request), FRAMING) as (live, reading):
             yield [_header(live, reading)]
-            async for pieces in reading.blocks():
-                yield map(_chunk, pieces)
+            async for message in reading.messages():
+                yield [message]
             end = pb.DownloadEnd(length=reading.length, crc32c=reading.crc32c)
             yield [pb.DownloadResponse(end=end).SerializeToString()]
 
@@ -53,9 +54,10 @@ class Downloads:
 
     @contextlib.asynccontextmanager
     async def reading(
-        self, context: Context, name: str, asked: Asked, *, field: str = "name"
+        self, context: Context, name: str, asked: Asked, framing: Framing, *, field: str = "name"
     ) -> AsyncIterator[tuple[Live, Reading]]:
-        """Begin the download that has this name, for a call whose caller may see it; and its operation.
+        """Begin the download that has this name, for a call whose caller may see it and that sends messages of this
+        form; and its operation.
 
         Raises `ServiceError`: INVALID_NAME (of `field`), TOO_MANY_TRANSFERS, and what
         `Downloads.open` of the engine does.
@@ -67,7 +69,7 @@ class Downloads:
                 async with (
                     # By `end`, which reaches also who takes nothing, and would keep the place otherwise.
                     attending(context, engine.clock, context.end),
-                    engine.transfers.downloads.open(live.record, number, asked, context.end) as reading,
+                    engine.transfers.downloads.open(live.record, number, asked, framing, context.end) as reading,
                 ):
                     yield live, reading
 
@@ -112,8 +114,14 @@ def _header(live: Live, reading: Reading) -> bytes:
     return pb.DownloadResponse(header=header).SerializeToString()
 
 
-def _chunk(piece: Piece) -> bytes:
-    """`DownloadResponse(chunk=...)` in bytes. By hand: protobuf copies the data once more, which is a fifth of all."""
-    offset, data, crc32c = piece
-    before = b"\x08" + varint(offset) + b"\x12" + varint(len(data))
-    return b"".join((b"\x12", varint(len(before) + len(data) + 5), before, data, b"\x1d", crc32c.to_bytes(4, "little")))
+def _before(offset: int, size: int) -> bytes:
+    """What `DownloadResponse(chunk=...)` has before its data, in bytes."""
+    before = b"\x08" + varint(offset) + b"\x12" + varint(size)
+    return b"\x12" + varint(len(before) + size + 5) + before
+
+
+def _after(crc32c: int) -> bytes:
+    return b"\x1d" + crc32c.to_bytes(4, "little")
+
+
+FRAMING = Framing(_before, _after)

@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import google_crc32c
-
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.ids import parse_uid
@@ -24,28 +22,13 @@ from longshore_server.store.mutations.transfer import download_of
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store as Operations
 from longshore_server.store.transfers import DownloadRecord, download_name
+from longshore_server.transfers.checksums import Checksums
+from longshore_server.transfers.messages import Framing, messages
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import Store
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256 << 10
-"""Bytes of one message."""
-_extended = google_crc32c.extend
-
-
-def _moved(byte: int) -> list[int]:
-    """What each value of one byte of a CRC32C, the lowest is 0, becomes when `CHUNK` bytes follow: it is linear in its
-    bits."""
-    zeros = bytes(CHUNK)
-    bits = [_extended(1 << 8 * byte + bit, zeros) ^ google_crc32c.value(zeros) for bit in range(8)]
-    table = [0]
-    for bit in bits:
-        table += [bit ^ known for known in table]
-    return table
-
-
-_LOWEST, _LOW, _HIGH, _HIGHEST = map(_moved, range(4))
 _NAME = re.compile(r"downloads/([0-9a-f-]{36})\.([1-9][0-9]{0,8})")
 
 
@@ -59,14 +42,6 @@ class Asked(NamedTuple):
     """Empty: it is a use of its own."""
     sha256: bytes
     """Of the object that it must be; empty: any."""
-
-
-class Piece(NamedTuple):
-    """Bytes of one message."""
-
-    offset: int
-    data: bytes
-    crc32c: int
 
 
 def parse(name: str, field: str = "name") -> tuple[bytes, int]:
@@ -128,9 +103,10 @@ class Downloads:
 
     @contextlib.asynccontextmanager
     async def open(
-        self, record: OperationRecord, number: int, asked: Asked, end: Callable[[ServiceError], None]
+        self, record: OperationRecord, number: int, asked: Asked, framing: Framing, end: Callable[[ServiceError], None]
     ) -> AsyncIterator[Reading]:
-        """Begin a download of an operation as it is published at this moment; its use is counted.
+        """Begin a download of an operation as it is published at this moment, in messages of that form; its use is
+        counted.
 
         `end` ends the call that it is for, also where its caller takes nothing of what is sent.
 
@@ -149,7 +125,7 @@ class Downloads:
         if store is None:
             raise _gone(name)
         # Before the first await: what is published from here on reaches it.
-        reading = Reading(name, download, asked, store, end)
+        reading = Reading(name, download, asked, framing, store, end)
         readings = self._open.setdefault(record.uid, set())
         readings.add(reading)
         try:
@@ -167,38 +143,41 @@ class Downloads:
 
 
 class Reading:
-    """One download that is under way. It reads no further than to the block of its store, 1 MiB at most, that is sent.
+    """One download that is under way. It reads no further than its store fetches at once, and makes one message.
 
-    Nothing is read ahead: systems and stores do that, and a task for it would cost more than a block that is in memory.
+    Nothing else is read ahead: systems and stores do that, and a task for it would cost more than what is in memory.
     """
 
     def __init__(
-        self, name: str, download: DownloadRecord, asked: Asked, store: Store, end: Callable[[ServiceError], None]
-    ) -> None:
+        self, name: str, download: DownloadRecord, asked: Asked, framing: Framing, store: Store,
+        end: Callable[[ServiceError], None],
+    ) -> None:  # fmt: skip
         self.name = name
         self.download = download
         self.info: ObjectInfo
         """The object, once it has begun."""
         self.length = 0
         """How many bytes there are to send, once it has begun."""
-        self.crc32c = 0
-        """Of what is sent."""
+        self.sent = 0
+        """How many have gone out."""
         self._asked = asked
+        self._framing = framing
         self._store = store
-        self._position = asked.offset
-        self._stream: AsyncGenerator[bytes] | None = None
+        self._checksums = Checksums()
+        self._held = contextlib.AsyncExitStack()
+        self._messages: AsyncGenerator[bytes]
         self._first = b""
         self.end = end
-
-    @property
-    def sent(self) -> int:
-        """How many bytes have gone out."""
-        return self._position - self._asked.offset
 
     @property
     def number(self) -> int:
         """Which download of its operation it is."""
         return self.download.number
+
+    @property
+    def crc32c(self) -> int:
+        """Of what is sent, once it has been."""
+        return self._checksums.whole
 
     async def begin(self) -> None:
         """Find the object and hold on to its bytes. Raises `ServiceError`."""
@@ -209,28 +188,30 @@ class Reading:
                 self.length = self._check(self.info)
                 if not self.length:
                     return
-                self._stream = self._store.open(key, self._asked.offset, self.length)
-                self._first = await anext(self._stream, b"")
+                self._checksums = Checksums()
+                offset, length = self._asked.offset, self.length
+                reader = await self._held.enter_async_context(self._store.reader(key, offset, length))
+                made = messages(reader, self._framing, offset, length, self._checksums)
+                self._messages = await self._held.enter_async_context(contextlib.aclosing(made))
+                self._first = await anext(made, b"")
                 # What it holds on to is what was checked, unless another has taken the key between the two.
                 if await self._store.stat(key) == self.info:
                     return
-                await self._stream.aclose()
+                await self._held.aclose()
 
-    async def blocks(self) -> AsyncIterator[Iterator[Piece]]:
-        """Its bytes, in batches that are to be sent to their ends.
+    async def messages(self) -> AsyncIterator[bytes]:
+        """Its bytes.
 
         Raises `ServiceError`: OBJECT_CORRUPT, or UNAVAILABLE when the store gives no more.
         """
-        left, block = self.length, self._first
-        self._first = b""
+        message, self._first = self._first, b""
         with _refusing(self.name):
-            while block:
-                left -= len(block)
-                yield self._pieces(block)
-                assert self._stream is not None
-                block = await anext(self._stream, b"") if left > 0 else b""
+            while message:
+                yield message
+                self.sent = self._checksums.size
+                message = await anext(self._messages, b"")
         whole = self.length == self.info.size
-        if left or (whole and self.info.crc32c is not None and self.info.crc32c != self.crc32c):
+        if self.sent != self.length or (whole and self.info.crc32c not in (None, self.crc32c)):
             log.error("the object %s of store %s is corrupt", self.download.key, self.download.store)
             raise ServiceError(
                 Reason.OBJECT_CORRUPT, f"{self.name}: {Reason.OBJECT_CORRUPT.meaning}", resource=self.name
@@ -238,8 +219,7 @@ class Reading:
 
     async def close(self) -> None:
         """Let go of the object. Repeatable."""
-        if self._stream is not None:
-            await self._stream.aclose()
+        await self._held.aclose()
 
     def _check(self, info: ObjectInfo) -> int:
         """How many bytes of the object are wanted. Raises `ServiceError` when it is not the one that is meant."""
@@ -255,19 +235,6 @@ class Reading:
                 metadata={"size": str(info.size)},
             )  # fmt: skip
         return min(rest, self._asked.limit) if self._asked.limit else rest
-
-    def _pieces(self, block: bytes) -> Iterator[Piece]:
-        for start in range(0, len(block), CHUNK):
-            data = block[start : start + CHUNK]
-            crc32c = google_crc32c.value(data)
-            self.crc32c = _joined(self.crc32c, crc32c) if len(data) == CHUNK else _extended(self.crc32c, data)
-            yield Piece(self._position, data, crc32c)
-            self._position += len(data)
-
-
-def _joined(before: int, after: int) -> int:
-    """The CRC32C of bytes, from that of those before the last `CHUNK` and that of these, without a look at either."""
-    return after ^ _LOWEST[before & 255] ^ _LOW[before >> 8 & 255] ^ _HIGH[before >> 16 & 255] ^ _HIGHEST[before >> 24]
 
 
 def _revoked(name: str) -> ServiceError:

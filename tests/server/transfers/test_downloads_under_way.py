@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from longshore.v1 import transfers_service_pb2 as pb
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import LocalStore
+from longshore_server.transfers.stores.reader import Reader
 from tests.conftest import refused, retry_after, turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.fetching import BLOCK, CHUNK, Fetch, fetch, offer, offering, pattern, start
@@ -45,17 +47,23 @@ class Script(LocalStore):
         await self.before_stat(self.stats)
         return await super().stat(key)
 
-    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+    @contextlib.asynccontextmanager
+    async def reader(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[Reader]:
         self.closed.clear()
         try:
-            inner = super().open(key, offset, length)
-            while block := await anext(inner, b""):
-                self.blocks += 1
-                self.given += len(block)
-                await self.before_block(self.blocks)
-                yield block
+            async with super().reader(key, offset, length) as reader:
+                into = reader.into
+
+                async def scripted(room: memoryview) -> int:
+                    size = await into(room)
+                    self.blocks += 1
+                    self.given += size
+                    await self.before_block(self.blocks)
+                    return size
+
+                reader.into = scripted  # type: ignore[method-assign]
+                yield reader
         finally:
-            await inner.aclose()
             self.closed.set()
 
 

@@ -19,6 +19,7 @@ from longshore_server import keys
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores.failures import refusing
+from longshore_server.transfers.stores.reader import Reader
 from longshore_server.transfers.threads import in_thread
 
 CHUNK = 1 << 20
@@ -131,13 +132,22 @@ class Store(abc.ABC):
     async def stat(self, key: str) -> ObjectInfo:
         """What is known of an object. Raises `ObjectError` OBJECT_NOT_FOUND when there is none."""
 
-    @abc.abstractmethod
-    def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
         """The bytes of an object from `offset` on, `length` of them or, by default, all, in chunks of 1 MiB at most.
 
         They are those of one object, even if another takes its place meanwhile. Beyond its end there are none. Close
         it (`contextlib.aclosing`) where it is not read to the end.
         """
+        async with self.reader(key, offset, length) as reader:
+            room = memoryview(bytearray(CHUNK))
+            while size := await reader.into(room):
+                yield bytes(room[:size])
+
+    @abc.abstractmethod
+    def reader(
+        self, key: str, offset: int = 0, length: int | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Reader]:
+        """As `open`, for who knows where the bytes are to go."""
 
     @abc.abstractmethod
     async def list(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[ObjectInfo]:

@@ -27,14 +27,13 @@ from longshore_server.transfers.stores.base import (
 )  # fmt: skip
 from longshore_server.transfers.stores.failures import CHANGING, READING, refusing
 from longshore_server.transfers.stores.folders import Folders
+from longshore_server.transfers.stores.reader import Reader
 from longshore_server.transfers.stores.sidecars import Sidecar, Sidecars, describe, sync, write
 from longshore_server.transfers.threads import in_thread
 
 _TRIES = 100
 """How often deletions may remove the folder of a key, which is empty, before an object comes into it."""
 
-CACHED = 256 << 10
-"""Bytes that are read at a time where they need no thread."""
 # Linux alone has it.
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
@@ -101,22 +100,14 @@ class LocalStore(Store):
         keys.check(key)
         return await in_thread(self._stat, key)
 
-    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
-        """The bytes of the file that is at the key now."""
+    @contextlib.asynccontextmanager
+    async def reader(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[Reader]:
+        """Of the file that is at the key now."""
         keys.check(key)
         check_range(offset, length)
         with contextlib.ExitStack() as stack:
             file = await in_thread(self._open, key, stack)
-            buffer = memoryview(bytearray(CACHED))
-            while length is None or length > 0:
-                chunk = _cached(file, buffer[:length], offset) or await in_thread(
-                    _read, key, file, CHUNK if length is None else min(CHUNK, length), offset
-                )
-                if not chunk:
-                    return
-                yield chunk
-                offset += len(chunk)
-                length = None if length is None else length - len(chunk)
+            yield _FileReader(key, file, offset, MAX_OBJECT if length is None else length)
 
     async def list(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[ObjectInfo]:
         """By walking the folders."""
@@ -251,22 +242,38 @@ class LocalStore(Store):
             raise away from error
 
 
-def _cached(file: int, buffer: memoryview, offset: int) -> bytes:
-    """What the system has in memory of the file from `offset` on; empty: nothing, or it cannot tell.
+class _FileReader(Reader):
+    """Of an open file, `length` bytes from `offset` on."""
 
-    Read at once: a hop into a thread costs several times as much as the copy.
-    """
-    if not _NOWAIT:
-        return b""
-    try:
-        return bytes(buffer[: os.preadv(file, [buffer], offset, _NOWAIT)])
-    except OSError:
-        return b""
+    def __init__(self, key: str, file: int, offset: int, length: int) -> None:
+        super().__init__()
+        self._key = key
+        self._file = file
+        self._offset = offset
+        self._left = length
 
+    def _at_once(self, room: memoryview) -> int:
+        """A hop into a thread costs several times as much as the copy."""
+        if not _NOWAIT:
+            return 0
+        try:
+            return self._moved(os.preadv(self._file, [room[: self._left]], self._offset, _NOWAIT))
+        except OSError:
+            return 0
 
-def _read(key: str, file: int, size: int, offset: int) -> bytes:
-    with refusing(key):
-        return os.pread(file, size, offset)
+    async def _fetch(self) -> memoryview:
+        data = await in_thread(self._read, min(CHUNK, self._left))
+        self._moved(len(data))
+        return memoryview(data)
+
+    def _read(self, size: int) -> bytes:
+        with refusing(self._key):
+            return os.pread(self._file, size, self._offset)
+
+    def _moved(self, size: int) -> int:
+        self._offset += size
+        self._left -= size
+        return size
 
 
 def _make(folder: Path) -> None:

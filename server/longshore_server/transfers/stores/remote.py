@@ -21,7 +21,6 @@ from longshore_server.reasons import Reason
 from longshore_server.store.database import StoreError
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores.base import (
-    CHUNK,
     MAX_OBJECT,
     NO_METADATA,
     Save,
@@ -30,6 +29,7 @@ from longshore_server.transfers.stores.base import (
     check_limit,
     check_range,
 )  # fmt: skip
+from longshore_server.transfers.stores.reader import Reader
 from longshore_server.transfers.threads import in_thread
 
 PART = 8 << 20
@@ -131,23 +131,14 @@ class RemoteStore(Store):
             raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: there is no object with this key")
         return found
 
-    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes]:
+    @contextlib.asynccontextmanager
+    async def reader(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[Reader]:
         """In requests of `PART` bytes, so that a slow reader holds no connection. An object that loses its place on
         the way cannot be read to its end: OBJECT_NOT_FOUND."""
         check_range(offset, length)
-        info, same = await self.stat(key), dict[str, Any]()
-        end = info.size if length is None else min(info.size, offset + length)
-        while offset < end:
-            options: Any = {"range": (offset, min(offset + PART, end)), **same}
-            with refusing_remote(key):
-                answer = await obstore.get_async(self._bucket, key, options=options)
-                same = {"if_match": answer.meta["e_tag"]}
-                data = memoryview(await answer.bytes_async())
-            if answer.meta["size"] != info.size:
-                raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{key}: another object has taken its place")
-            offset += len(data)
-            for start in range(0, len(data), CHUNK):
-                yield bytes(data[start : start + CHUNK])
+        size = (await self.stat(key)).size
+        end = size if length is None else min(size, offset + length)
+        yield _RemoteReader(self._bucket, key, size, offset, end)
 
     async def list(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[ObjectInfo]:
         """As the bucket does it."""
@@ -249,6 +240,32 @@ class RemoteStore(Store):
                 self._bucket, key, staged, attributes=described, mode="overwrite" if overwrite else "create",
                 chunk_size=PART, max_concurrency=AT_ONCE,
             )  # fmt: skip
+
+
+class _RemoteReader(Reader):
+    """Of an object of `size` bytes, from `offset` to `end`."""
+
+    def __init__(self, bucket: Any, key: str, size: int, offset: int, end: int) -> None:
+        super().__init__()
+        self._bucket = bucket
+        self._key = key
+        self._size = size
+        self._offset = offset
+        self._end = end
+        self._same: dict[str, Any] = {}
+
+    async def _fetch(self) -> memoryview:
+        if self._offset >= self._end:
+            return memoryview(b"")
+        options: Any = {"range": (self._offset, min(self._offset + PART, self._end)), **self._same}
+        with refusing_remote(self._key):
+            answer = await obstore.get_async(self._bucket, self._key, options=options)
+            self._same = {"if_match": answer.meta["e_tag"]}
+            data = memoryview(await answer.bytes_async())
+        if answer.meta["size"] != self._size:
+            raise ObjectError(Reason.OBJECT_NOT_FOUND, f"{self._key}: another object has taken its place")
+        self._offset += len(data)
+        return data
 
 
 def attributes(staged: Path, info: ObjectInfo) -> dict[str, str]:
