@@ -378,6 +378,6 @@ def _window(
         found = found._replace(max_wait=check_span("max_wait", max_wait))
         if max(found.flush_after, found.max_wait or 0) != found.max_wait:
             raise ValueError("max_wait: it is shorter than flush_after: make one fit the other")
-    if max_events is not None and (not isinstance(max_events, int) or not 1 <= max_events <= MAX_EVENTS):
+    if max_events is not None and (type(max_events) is not int or not 1 <= max_events <= MAX_EVENTS):
         raise ValueError(f"max_events: {max_events!r} is not between 1 and {MAX_EVENTS:,}")
     return found

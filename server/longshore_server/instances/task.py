@@ -49,10 +49,12 @@ class TaskContext(Stateful[StateT | None], Generic[StateT]):
             name: tells several timers of one instance apart.
 
         Raises `ValueError` for a negative delay, a time without a zone or more than 1,000,000,000 seconds from now, a
-        name that is too long, or one timer too many.
+        name that is too long or not printable, or one timer too many; `TypeError` for a name that is no text.
         """
-        if len(name.encode()) > MAX_NAME:
-            raise ValueError(f"name: it must not be longer than {MAX_NAME} bytes")
+        if not isinstance(name, str):
+            raise TypeError(f"name: {name!r} is no text")
+        if not name.isprintable() or len(name.encode()) > MAX_NAME:
+            raise ValueError(f"name: it must have printable characters, and not more than {MAX_NAME} bytes")
         due = self._due(when)
         timers = self._run.timers
         if name not in timers and len(timers) >= MAX_TIMERS:

@@ -177,12 +177,33 @@ async def test_a_timer_that_cannot_be_fails_the_handler_and_sets_none(world: Wor
     assert (status.status.name, status.timers, await late.get_state("a")) == ("FAILED", {}, None)
 
 
+async def test_a_name_that_no_timer_can_have_is_refused_where_it_is_said(world: World) -> None:
+    said: list[str] = []
+
+    class Named(Order):
+        async def on_event(self, event: Ping, ctx: TaskEventContext[Token]) -> None:
+            for name in (5, "a\nb", "\ud800", "x" * 129):
+                with pytest.raises((ValueError, TypeError), match="name: ") as caught:
+                    ctx.schedule(1, name=name)  # type: ignore[arg-type]
+                said.append(str(caught.value))
+            ctx.state = Token(len(ctx.timers))
+
+    named = world.server.task("named", Named)
+    await world.start()
+    await named.send("a", Ping())
+    assert (said[0], set(said[1:])) == (
+        "name: 5 is no text", {"name: it must have printable characters, and not more than 128 bytes"},
+    )  # fmt: skip
+    assert (await named.status("a")).timers == {}
+
+
 DEFINITIONS: list[tuple[dict[str, Any], str]] = [
     ({"flush_after": -1}, "flush_after: it must be longer than zero"),
     ({"flush_after": 0}, "flush_after: it must be longer than zero"),
     ({"flush_after": "soon"}, "flush_after: "),
     ({"flush_after": 1, "timeout": 0}, "timeout: it must be longer than zero"),
     ({"flush_after": 1, "max_events": 0}, "max_events: 0 is not between 1 and 1,000,000"),
+    ({"flush_after": 1, "max_events": True}, "max_events: True is not between 1 and 1,000,000"),
     ({"flush_after": 1, "max_events": 1_000_001}, "max_events: 1000001 is not between 1 and 1,000,000"),
     ({"flush_after": 1, "max_events": 2.5}, "max_events: "),
     ({"flush_after": 1, "mode": "leading"}, "neither 'window' nor 'trailing'"),

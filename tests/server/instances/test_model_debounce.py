@@ -166,7 +166,7 @@ class DebounceMachine(Machine):
         self.serve()
 
     def facts(self, record: Any, stored: Any) -> dict[str, Any]:
-        sql = "SELECT events FROM instance_entries WHERE uid = ? ORDER BY number"
+        sql = "SELECT events FROM instance_entries WHERE uid = ? ORDER BY abs(number)"
         held = self.file.execute(sql, (record.uid,)).fetchall()
         return {
             **super().facts(record, stored), "open": record.batch_events, "held": [events for (events,) in held]

@@ -1,0 +1,168 @@
+"""Dead letters that are nobody's any more: very many go a bounded number at a time, and nobody is given them."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longshore_server.instance_lifecycle import Kind, Move, Status
+from longshore_server.store import database
+from longshore_server.store.batches import Batches
+from longshore_server.store.instance_ledger import InstanceLedger
+from longshore_server.store.instance_leftovers import LETTERS
+from longshore_server.store.mutations import Mutation, SweepLeftovers
+from tests.server.instances.laboratory import Gate, Ping, World
+
+MANY = 4 * LETTERS + 1
+HOUR = 3600
+
+
+class _Bury(Mutation[None]):
+    """Let an instance have so many dead letters of two events each, as very many batches leave them that fail."""
+
+    def apply(self, tx: Any) -> None:
+        ledger = tx.ledger(InstanceLedger)
+        record = ledger.find(Kind.DEBOUNCE, "pings", "a")
+        ledger.make(record, Move.ACCEPT, accepted=record.accepted + MANY, dead=record.dead + MANY)
+        tx.connection.executemany(
+            "INSERT INTO instance_entries (uid, number, type, accepted, events, started, cause, buried, definition,"
+            " error, codec, body) VALUES (?, ?, 4, 0, 2, 0, 1, ?, 'pings', x'', 'json', x'5b5d')",
+            [(record.uid, -record.accepted - n, ledger.now) for n in range(1, MANY + 1)],
+        )
+
+
+class Pings:
+    """A debounce, an instance of which has very many dead letters."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.broken = False
+        self.gate: Gate | None = None
+        self.handled: list[Any] = []
+
+        @world.server.debounce("pings", state=list, event=Ping, flush_after="1h", retention="2h",
+                               initial=list, on_event=lambda ctx: [*ctx.state, ctx.event.number])  # fmt: skip
+        async def pings(ctx: Any) -> None:
+            if self.gate is not None:
+                await self.gate.hold()
+            if self.broken:
+                raise ValueError("broken")
+            self.handled.append(ctx.state)
+
+        self.definition = pings
+
+    def stored(self) -> int:
+        """How many dead letters there are in the file."""
+        return int(self.world.rows("SELECT count(*) FROM instance_entries WHERE number < 0")[0][0])
+
+    async def gone(self) -> None:
+        """Let the sweeper come to its end."""
+        await self.world.advance(1)
+        assert self.world.rows("SELECT count(*) FROM instance_letters_left") == [(0,)]
+
+
+@pytest.fixture
+async def pings(world: World) -> Pings:
+    found = Pings(world)
+    await world.start()
+    await found.definition.add("a", Ping(1))
+    await found.definition.flush("a")
+    await world.engine.store.writer.submit(_Bury())
+    return found
+
+
+@pytest.mark.parametrize("verb", ["clear", "terminate", "purge"])
+async def test_very_many_go_in_several_transactions(
+    world: World, pings: Pings, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    stored: list[int] = []
+    commit = Batches._commit
+
+    def counted(batches: Batches, connection: sqlite3.Connection) -> None:
+        (count,) = connection.execute("SELECT count(*) FROM instance_entries WHERE number < 0").fetchone()
+        stored.append(count)
+        commit(batches, connection)
+
+    monkeypatch.setattr(Batches, "_commit", counted)
+    if verb == "clear":
+        assert (await pings.definition.clear("a")).discarded_events == 2 * MANY
+        assert (await pings.definition.clear("a")).discarded_events == 0
+    else:
+        await pings.definition.terminate("a", purge=verb == "purge")
+    assert (await pings.definition.status("a")).dead_letters == 0
+    assert pings.stored() > 0
+    await pings.gone()
+    assert pings.stored() == 0
+    assert max(before - after for before, after in zip([MANY, *stored], stored, strict=False)) == LETTERS
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_nobody_is_given_those_that_are_left(world: World, pings: Pings, crash: bool) -> None:
+    """What dies after that is a dead letter as any: it is replayed alone, and cleared alone."""
+    await pings.definition.clear("a")
+    if crash:
+        await world.restart()
+    pings.broken = True
+    for count in (1, 2):
+        await pings.definition.add("a", Ping(7))
+        await pings.definition.flush("a")
+        status = await pings.definition.status("a")
+        assert (status.status, status.dead_letters) == (Status.FAILED, 1)
+        pings.broken = False
+        await pings.definition.resume("a")
+        await world.settled()
+        assert pings.handled[1:] == [[7]] * count
+        pings.broken = True
+    await pings.definition.add("a", Ping(8))
+    await pings.definition.flush("a")
+    assert (await pings.definition.clear("a")).discarded_events == 1
+    await pings.gone()
+    assert pings.stored() == 0
+
+
+async def test_a_batch_whose_handler_runs_at_the_clear_is_kept_where_it_dies(world: World, pings: Pings) -> None:
+    pings.broken, pings.gate = True, Gate()
+    await pings.definition.add("a", Ping(7))
+    await pings.definition.flush("a", no_wait=True)
+    await pings.gate.reached.wait()
+    assert (await pings.definition.clear("a")).discarded_events == 2 * MANY
+    pings.gate.opened.set()
+    await world.settled()
+    await pings.gone()
+    assert (pings.stored(), (await pings.definition.status("a")).dead_letters) == (1, 1)
+
+
+@pytest.mark.parametrize("purge", [False, True])
+async def test_those_that_are_old_count_for_nobody_when_they_go(world: World, pings: Pings, purge: bool) -> None:
+    await pings.definition.terminate("a", purge=purge)
+    crash = world.harness.crash_after(commits=1, when=lambda change: isinstance(change, SweepLeftovers))
+    world.clock.advance(2 * HOUR)
+    await crash
+    assert pings.stored() > 0
+    await pings.gone()
+    assert pings.stored() == 0
+
+
+async def test_without_an_end_they_go_by_their_age(world: World, pings: Pings) -> None:
+    await world.advance(2 * HOUR)
+    await world.advance(1)
+    assert (pings.stored(), (await pings.definition.status("a")).dead_letters) == (0, 0)
+
+
+def test_those_of_an_earlier_schema_are_apart_from_what_waits(tmp_path: Path) -> None:
+    steps = [step for step in database.migrations() if step[0] < 23]
+    with contextlib.closing(sqlite3.connect(tmp_path / "longshore.db", isolation_level=None)) as connection:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database, "migrations", lambda: steps)
+            database.migrate(connection, tmp_path)
+        connection.executemany(
+            "INSERT INTO instance_entries VALUES (x'01', ?, 4, 1, 'json', x'5b5d', 2, 3, 1, ?, ?, ?)",
+            [(5, b"", 9, "pings"), (6, None, None, None), (7, b"", 8, "pings")],
+        )
+        database.migrate(connection, tmp_path)
+        rows = connection.execute("SELECT number, events, buried, body FROM instance_entries").fetchall()
+    assert rows == [(-7, 2, 8, b"[]"), (-5, 2, 9, b"[]"), (6, 2, None, b"[]")]
