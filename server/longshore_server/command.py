@@ -22,7 +22,6 @@ from longshore_server.auth.files import FileError
 from longshore_server.auth.tokens import append, make
 from longshore_server.clock import SystemClock
 from longshore_server.config import Config, ConfigError
-from longshore_server.contract.source import ContractError
 from longshore_server.handler.texts import counted
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.lifeline import Lifeline
@@ -146,7 +145,7 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
         lifeline = None if descriptor is None else Lifeline(descriptor, config.drain)
         server = load_server(target)
         code = _run(lambda: _serve(server, config, lifeline))
-    except (ConfigError, ContractError, LoadError, ListenError, StoreError) as error:
+    except (ConfigError, LoadError, ListenError, StoreError) as error:
         _tell(form, configuration.located(error, origin))
         sys.exit(2)
     except Exception as error:  # noqa: BLE001 - the service's own code may raise anything
@@ -252,13 +251,11 @@ async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> i
 
 
 def _tell_mistake(form: str, error: Exception) -> None:
-    """Say what a service has raised. Raises what something else has."""
-    found = mistakes.find(error)
-    if found is None:
-        raise error
-    if form == "text" and found.trace:
-        click.echo(found.trace, err=True)
-    _tell(form, found.sentence, error if found.trace else None)
+    """Say what a service has raised."""
+    sentence, trace = mistakes.explain(error)
+    if form == "text" and trace:
+        click.echo(trace, err=True)
+    _tell(form, sentence, error if trace else None)
 
 
 def _tell(form: str, problem: str, error: Exception | None = None) -> None:

@@ -11,6 +11,8 @@ import signal
 import socket
 import threading
 
+from longshore_server import mistakes
+
 _PATIENCE = 5.0
 """Seconds that a server may take to stop, beside those that its attempts have."""
 
@@ -20,7 +22,7 @@ class Lifeline:
     written when it may open.
 
     When that end is closed, and be it since its holder was killed, the server is asked to stop, as by SIGTERM. One
-    that cannot hear that, for a handler holds its event loop up, ends a while later, and says where it hangs.
+    that cannot hear that, for a handler holds its event loop up, ends a while later, and says where that is.
 
     Args:
         descriptor: the open file of the server's end.
@@ -44,8 +46,17 @@ class Lifeline:
         if self._received():
             self._may_open.set_result(None)
             self._received()
-        faulthandler.dump_traceback_later(self._drain + _PATIENCE, exit=True)
+        # Should nothing of Python run at all, not even this thread.
+        faulthandler.dump_traceback_later(self._drain + 2 * _PATIENCE, exit=True)
         os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(self._drain + _PATIENCE)
+        place = mistakes.running()
+        hint = "a handler waits with await, or in a thread, as by asyncio.to_thread"
+        why = (
+            f"{place}: this holds the event loop up, so that the server cannot stop: {hint}" if place else "it is late"
+        )
+        os.write(2, f"error: {why}; it is ended as by a crash\n".encode())
+        os._exit(1)
 
     def _received(self) -> bytes:
         try:

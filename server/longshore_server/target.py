@@ -32,7 +32,7 @@ def load_server(target: str) -> Server:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if mistakes.find(error) is not None:
+        if mistakes.place_of(error) is not None:
             raise
         raise LoadError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
     found = getattr(module, name, None)

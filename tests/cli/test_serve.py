@@ -34,6 +34,7 @@ MODULES = {
     "server = Server(Lab())",
     "sync": "class Lab(LabHandlers):\n    def play(self, request, op):\n        pass\nserver = Server(Lab())",
     "plain": "server = Server(object())",
+    "unmade": "server = Server(LabHandlers)",
     "bare": "server = Server()",
     "jobs": "server = Server()\n@server.job('count')\nasync def count(payload: int, job: Job[int]) -> int:\n"
     "    return payload + 1\nasync def run(ctx): pass\n"
@@ -113,7 +114,8 @@ REFUSALS = {
     "wrong cron": ("cron:server", "cron.py:9: report: cron: '0 25 * * *' is no cron expression"),
     "wrong task": ("task.py:server", "task.py:9: order: <class 'int'> is no class derived from Task"),
     "wrong queue": ("queue_.py:server", "queue_.py:9: job 'count' (queue_.count): max_active: "),
-    "no service": ("plain:server", "object has no contract"),
+    "no service": ("plain:server", "plain.py:9: object has no contract"),
+    "a class": ("unmade:server", "unmade.py:9: LabHandlers is a class: pass an instance, LabHandlers()"),
     "nothing": ("bare:server", "the server has nothing to run: pass it a service whose contract declares"),
     "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
     "file as data": ("good:server --data good.py", "data: good.py cannot be used: File exists; give the server a "),

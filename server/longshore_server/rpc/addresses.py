@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from longshore_server.rpc import unix_socket
 
+_BEGIN = "cannot listen on "
 _REASONS = {
-    errno.EADDRINUSE: "it is in use by another program, perhaps by a server that still runs",
+    errno.EADDRINUSE: "it is in use, perhaps by another server",
     errno.EADDRNOTAVAIL: "it is no address of this machine",
     errno.EACCES: "this user may not",
 }
@@ -26,18 +27,18 @@ def check(addresses: Iterable[str], metrics: str) -> None:
     if metrics and (problem := _problem(metrics)):
         problems.append(metrics_refusal(metrics, problem))
     if problems:
-        raise ListenError("; ".join(problems))
+        raise ListenError("; ".join([problems[0], *(f"nor on {p.removeprefix(_BEGIN)}" for p in problems[1:])]))
 
 
 def refusal(address: str, problem: object) -> str:
     """The sentence of an address for callers."""
-    ways_out = "" if unix_socket.path_of(address) else "; choose another with --listen, port 0 for any that is free"
-    return f"cannot listen on {address}: {problem}{ways_out}"
+    ways_out = "" if unix_socket.path_of(address) else "; choose another with --listen"
+    return f"{_BEGIN}{address}: {problem}{ways_out}"
 
 
 def metrics_refusal(address: str, problem: object) -> str:
     """The sentence of an address for metrics."""
-    return f"cannot listen on {address} for metrics: {problem}; choose another with --metrics, or off for none"
+    return f"{_BEGIN}{address} for metrics: {problem}; choose another with --metrics, or off for none"
 
 
 def _problem(address: str) -> str | None:
