@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -29,6 +30,8 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.max_receive_message_length", -1),
 ]
+USUAL = 0.7
+"""Seconds that a server takes to start where nothing else is done."""
 
 
 class Effect(NamedTuple):
@@ -56,6 +59,8 @@ class ServerProcess:
         self.environment = dict(environment or {})
         self.said: list[str] = []
         """Every line that the servers have written to stderr."""
+        self.pace = 1.0
+        """How many times as long as usual the last start took. All that a test gives time to needs as much more."""
         self._more = asyncio.Condition()
         self.process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -70,6 +75,7 @@ class ServerProcess:
         self.process = await asyncio.create_subprocess_exec(
             *command, stderr=asyncio.subprocess.PIPE, env={**os.environ, **self.environment}, limit=1 << 20
         )
+        self._launched = time.monotonic()
         self._serving = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(self.process, self._serving))
 
@@ -130,6 +136,7 @@ class ServerProcess:
                 self._more.notify_all()
             # The announcement's second line comes, or not, in the same write.
             if "  serving " in text and not serving.done():
+                self.pace = max(1.0, (time.monotonic() - self._launched) / USUAL)
                 serving.set_result(True)
         if not serving.done():
             serving.set_result(False)

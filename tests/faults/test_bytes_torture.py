@@ -65,14 +65,14 @@ class Torturer:
         await self.server.start()
 
     async def run(self, uploads: Sequence[Sequence[Told]], kills: Sequence[Moment], limit: float) -> None:
-        """Do all of it, in `limit` seconds.
+        """Do all of it, in `limit` seconds at the usual pace of servers.
 
         Args:
             uploads: by caller, one after the other.
             kills: after so many bytes were sent (int), so many seconds after the last one (float), or when it says.
         """
         await self.server.start()
-        async with self.proxy, asyncio.timeout(limit):
+        async with self.proxy, asyncio.timeout(limit * self.server.pace):
             releasing = asyncio.create_task(self._release())
             killing = asyncio.create_task(self._kill(kills))
             try:
@@ -249,7 +249,7 @@ def seeded() -> str:
     return seed
 
 
-@pytest.mark.timeout(100)
+@pytest.mark.timeout(900)
 async def test_no_byte_is_lost_in_a_few_kills(tmp_path: Path) -> None:
     """The short form. The server dies by how much has been sent, so that it always dies amid uploads."""
     seed = seeded()
@@ -287,7 +287,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalS3]:
         yield found
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(900)
 async def test_no_byte_is_lost_on_its_way_to_s3(tmp_path: Path, s3: LocalS3) -> None:
     """The server dies amid uploads, and amid pushes in parts, which the next one goes on with."""
     seed, loop, arrived = seeded(), asyncio.get_running_loop(), asyncio.Event()
