@@ -41,9 +41,10 @@ class Authorization:
     def check_start(self, caller: Principal, type: OperationType, *, follow: bool) -> None:
         """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may start, and see what becomes of it if it is
         to `follow` in the same call."""
-        _check(caller, type, "call")
-        if follow:
-            _check(caller, type, "observe")
+        if not _passes(caller, type.call):
+            raise _missing(type, "call")
+        if follow and not _passes(caller, type.observe):
+            raise _missing(type, "observe")
 
     def check_provider(self, caller: Principal, capability: str = "") -> None:
         """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may drive operations from outside.
@@ -145,15 +146,19 @@ def _no_upload(name: str) -> ServiceError:
 
 
 def _passes(caller: Principal, gate: frozenset[str] | None) -> bool:
-    return caller.unrestricted or (gate is not None and gate <= caller.capabilities)
+    return (gate is not None and gate <= caller.capabilities) or caller.unrestricted
 
 
 def _check(caller: Principal, type: OperationType, gate: Gate) -> None:
+    if not _passes(caller, getattr(type, gate)):
+        raise _missing(type, gate)
+
+
+def _missing(type: OperationType, gate: Gate) -> ServiceError:
     wanted: frozenset[str] | None = getattr(type, gate)
-    if not _passes(caller, wanted):
-        who = "no caller" if wanted is None else f"only callers with {' and '.join(sorted(wanted))}"
-        raise ServiceError(
-            Reason.CAPABILITY_MISSING,
-            f"{type.name} lets {who} {_VERBS[gate]} its operations.",
-            metadata={"gate": gate, "type": type.name},
-        )
+    who = "no caller" if wanted is None else f"only callers with {' and '.join(sorted(wanted))}"
+    return ServiceError(
+        Reason.CAPABILITY_MISSING,
+        f"{type.name} lets {who} {_VERBS[gate]} its operations.",
+        metadata={"gate": gate, "type": type.name},
+    )
