@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
+from longshore_server.auth.authentication import SIZE
 from longshore_server.auth.identity import Principal
 from longshore_server.contract.types import OperationType
 from longshore_server.engine.engine import Engine
@@ -35,8 +36,8 @@ class Authorization:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        # Kept: callers are few, and what a start says of one follows from what its principal is, and nothing else.
-        self._bare_terms = lru_cache(maxsize=256)(self._make_terms)
+        # Kept for as many as authentication remembers: they follow from what the principal is, and nothing else.
+        self._bare_terms = lru_cache(maxsize=SIZE)(self._make_terms)
 
     def check_start(self, caller: Principal, type: OperationType, *, follow: bool) -> None:
         """Raises `ServiceError` (CAPABILITY_MISSING) unless the caller may start, and see what becomes of it if it is
