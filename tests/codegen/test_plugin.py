@@ -221,6 +221,9 @@ def test_protoc_errors_come_through(tmp_path: Path) -> None:
         compile_protos([path], tmp_path / "out")
     with pytest.raises(CompileError, match="does not exist"):
         compile_protos([tmp_path / "nope.proto"], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompileError, match=r"there are no \.proto files in .*/empty$"):
+        compile_protos([tmp_path / "empty"], tmp_path / "out")
 
 
 def test_a_file_without_contract_gets_no_typed_module(tmp_path: Path) -> None:

@@ -117,9 +117,10 @@ def find_sources(files: Iterable[Path], include: Sequence[Path], scratch: Path) 
     """
     if util.find_spec("grpc_tools") is None:
         raise CompileError('grpcio-tools is not installed: pip install "longshore-grpc[cli]"')
-    roots, names = _roots_and_names(list(files), [path.resolve() for path in include])
+    given = list(files)
+    roots, names = _roots_and_names(given, [path.resolve() for path in include])
     if not names:
-        raise CompileError("there are no .proto files to compile")
+        raise CompileError(f"there are no .proto files in {', '.join(map(str, given))}")
     roots += third_party_roots(scratch / "include")
     arguments = [f"-I{path}" for path in roots]
     descriptor = _validate_descriptor(names, roots, scratch)
