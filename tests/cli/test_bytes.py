@@ -17,6 +17,7 @@ from lab.v1.lab_pb2 import PlayResult
 
 from longshore.v1.transfers_service_pb2 import QueryUploadRequest
 from tests.cli.test_cli import COMMAND, Run, command, spawn
+from tests.cli.test_terminal import Terminal
 from tests.client.carrying import MB, lab, some, stored
 from tests.server.transfers.bytes_service import BytesLab
 
@@ -103,7 +104,9 @@ async def test_ctrl_c_leaves_what_was_sent_and_another_command_goes_on(
     assert await stored(lab) == DATA
 
 
-async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, file: Path) -> None:
+@pytest.fixture
+def hung(lab: BytesLab) -> asyncio.Event:
+    """A server that answers nothing to bytes; set once it has some."""
     write, reached = lab.engine.transfers.uploads.write, asyncio.Event()
 
     async def hang(*arguments: Any) -> None:
@@ -112,8 +115,12 @@ async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, file:
         await asyncio.Event().wait()
 
     lab.engine.transfers.uploads.write = hang
+    return reached
+
+
+async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, hung: asyncio.Event, file: Path) -> None:
     process = await spawn(lab.harness.address, "upload", "BytesService/Upload", str(file), *KEY, "--json")
-    await reached.wait()
+    await hung.wait()
     assert process.stdout is not None
     name = json.loads(await process.stdout.readline())["name"]
     process.send_signal(signal.SIGINT)
@@ -121,6 +128,24 @@ async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, file:
     assert process.returncode == 130
     said = f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'"
     assert err.decode().strip() == said
+
+
+async def test_ctrl_c_leaves_a_terminal_in_order(lab: BytesLab, hung: asyncio.Event, file: Path) -> None:
+    shown = Terminal(lab.harness.address, 80)
+    try:
+        await shown.run("upload", "BytesService/Upload", str(file), *KEY)
+        await hung.wait()
+        await shown.shows("sending")
+        shown.type(b"\x03")
+        assert await shown.ended() == 130
+    finally:
+        await shown.close()
+    name, bar, *words = shown.lines
+    assert shown.bars == [bar]
+    said = f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'"
+    # Blanks at the end of a row are not told from the row's rest.
+    assert "".join(words).replace(" ", "") == said.replace(" ", "")
+    assert shown.column == 0, "a shell's prompt begins its line"
 
 
 async def test_what_is_sent_again_is_said_to_be_there(lab: BytesLab, run: Run, file: Path) -> None:

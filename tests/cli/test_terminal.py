@@ -87,6 +87,11 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self._screen.display).rstrip("\n").split("\n")
 
     @property
+    def column(self) -> int:
+        """Where the cursor is; 0: at the beginning of a line."""
+        return self._screen.cursor.x
+
+    @property
     def bars(self) -> list[str]:
         return [line for line in self.lines if BAR.search(line)]
 
