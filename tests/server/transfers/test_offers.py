@@ -16,7 +16,16 @@ from lab.v1.lab_pb2 import PlayResult
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as tpb
 from longshore.v1.operation_pb2 import DownloadGrant, OperationSnapshot
-from longshore_server import Code, DuplicateNameError, LocalStore, Offer, Reason, ServiceError, TransferError
+from longshore_server import (
+    Code,
+    DuplicateNameError,
+    LocalStore,
+    Offer,
+    Reason,
+    ServiceError,
+    StepRetry,
+    TransferError,
+)
 from longshore_server.clock import SECOND
 from longshore_server.engine.objects import MAX_URL
 from tests.conftest import Crash, Lab, reason_of_end, refused, result_of
@@ -159,6 +168,24 @@ async def test_a_re_run_gets_the_same_offers(lab: BytesLab, changed: bool) -> No
     assert ended.state == State.STATE_COMPLETED
     assert names[0] == names[1]
     assert [grant.name for grant in ended.downloads] == [offer.name for offer in names[0]]
+
+
+async def test_another_try_of_a_step_finds_the_offer_of_the_one_before_it(lab: BytesLab) -> None:
+    await put(lab)
+    names: list[str] = []
+
+    @lab.plays
+    async def handler(_: Any, op: Any) -> PlayResult:
+        async def offer() -> None:
+            names.append((await op.transfer.offer("out/report.pdf")).name)
+            if len(names) < 2:
+                raise ConnectionError
+
+        await op.step("offer", offer, retry=StepRetry(2, initial_delay=0))
+        return PlayResult()
+
+    ended = await lab.end((await lab.begin("Offer")).operation.name)
+    assert (names[0], [grant.name for grant in ended.downloads]) == (names[1], names[:1])
 
 
 async def test_a_re_run_that_offers_on_other_terms_is_told(lab: BytesLab) -> None:
