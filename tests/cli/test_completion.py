@@ -112,7 +112,7 @@ def test_zsh_and_fish_are_told_what_a_word_means(told: Callable[[str], list[tupl
     assert told("longshore watch --js") == [
         ("plain", "--json", "Only events and snapshots, on stdout, one JSON object a line.")
     ]
-    assert [value for _, value, _ in told("longshore recurring ls --status pa")] == ["paused"]
+    assert [value for _, value, _ in told("longshore ls --order old")] == ["oldest"]
     assert [value for _, value, _ in told("longshore recurring te")] == ["terminate"]
     assert told("longshore get ") == []
 
