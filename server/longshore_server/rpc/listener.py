@@ -39,6 +39,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # Bursts beyond the default are cancelled by the core in silence; our own admission answers them (grpc#34782).
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    # And so are those that wait for half a minute until a busy loop takes them: how long that may be, callers say.
+    ("grpc.server_max_unrequested_time_in_server", 3600),
     ("grpc.max_metadata_size", 16 * 1024),
     # How much of a stream is read ahead of its handler. By itself the core takes several MiB of a fast sender each.
     ("grpc.http2.bdp_probe", 0),
