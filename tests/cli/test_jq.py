@@ -45,7 +45,7 @@ async def pipeline(lab: Lab, command: str) -> list[str]:
         ("ls --json | jq -s length", ["2"]),
         ("count --json | jq -c '[.state, .count]'", ['["COMPLETED",1]', '["FAILED",1]']),
         ("types --json | jq -r .type | grep PlayNamed", ["lab.v1.LabService/PlayNamed"]),
-        ("retry operations/named-a --json | jq -r .name", ["operations/named-a"]),
+        ("retry operations/named-a --completed --json | jq -r .name", ["operations/named-a"]),
         ("delete operations/named-a --json | jq -r .operation", ["operations/named-a"]),
         ("steps operations/named-a --json | jq -s length", ["0"]),
         ("logs operations/named-a --json | jq -s length", ["0"]),
