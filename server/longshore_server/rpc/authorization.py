@@ -62,8 +62,11 @@ class Authorization:
 
     def terms(self, caller: Principal, request_id: str, labels: Mapping[str, str]) -> Terms:
         """The terms of a caller's start."""
-        terms = self._bare_terms(caller)
-        return terms._replace(request_id=request_id, labels=labels) if request_id or labels else terms
+        bare = self._bare_terms(caller)
+        if not request_id and not labels:
+            return bare
+        # `_replace` would take nearly twice as long, for each start of a client that sends idempotency keys.
+        return Terms(bare.owner, bare.capabilities, request_id, labels, visible=bare.visible)
 
     def _make_terms(self, caller: Principal) -> Terms:
         if caller.unrestricted:
