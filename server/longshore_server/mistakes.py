@@ -57,8 +57,8 @@ def _known(error: Exception) -> str | None:
             "contract that is the folder `longshore generate` wrote to"
         )
     if isinstance(error, TypeError) and "abstract" in str(error):
-        # What Python says of a service that leaves a method of its generated base out.
-        return f"{error}: each operation of the contract needs its handler"
+        # What Python says of a class that leaves a method of its base out: of a service's generated one, or of ours.
+        return f"{error}: write it, as an `async def`"
     refused = isinstance(error, TypeError | ValueError) and _is_ours(
         traceback.extract_tb(error.__traceback__)[-1].filename
     )

@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,7 +72,7 @@ class Server(DeclaringJobs, Declaring):
     One without services runs what `job`, `recurring`, `debounce` and `task` declare; one without anything cannot run.
 
     Raises `ContractError` when a contract cannot be enforced, `ValueError` for what cannot name a store or a sink, and
-    `TypeError` for what cannot be a lifespan.
+    `TypeError` for what cannot be one, nor a lifespan or an authenticator.
     """
 
     def __init__(
@@ -83,6 +83,9 @@ class Server(DeclaringJobs, Declaring):
         super().__init__()
         for name in (*(stores or {}), *(sinks or {})):
             check_name(name)
+        _check_all("stores", (stores or {}).values(), Store)
+        _check_all("sinks", (sinks or {}).values(), EventSink)
+        _check_all("authenticators", authenticators, Authenticator)
         if lifespan is not None:
             _check_lifespan(lifespan)
         self.services = services
@@ -259,6 +262,13 @@ class Running:
     def _store_failed(self, _: str) -> None:
         self.engine.drain()
         self.failed.set()
+
+
+def _check_all(what: str, values: Iterable[object], kind: type) -> None:
+    """Raises `TypeError` for a value that is none of this kind."""
+    for value in values:
+        if not isinstance(value, kind):
+            raise TypeError(f"{what}: {value!r} is no {kind.__name__}: give an instance of a class derived from it")
 
 
 def _check_lifespan(lifespan: Any) -> None:

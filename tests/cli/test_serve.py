@@ -25,7 +25,7 @@ PRELUDE = """
 import contextlib
 import warnings
 from lab.v1 import lab_longshore
-from longshore_server import Job, Server
+from longshore_server import Job, Server, Task
 from tests.conftest import LabHandlers
 """
 MODULES = {
@@ -34,6 +34,11 @@ MODULES = {
     "server = Server(Lab())",
     "sync": "class Lab(LabHandlers):\n    def play(self, request, op):\n        pass\nserver = Server(Lab())",
     "plain": "server = Server(object())",
+    "methodless": "class Order(Task[int, int]):\n    async def on_event(self, event, ctx):\n        pass\n"
+    "server = Server()\nserver.task('order', Order)",
+    "storing": "server = Server(stores={'a': 3})",
+    "sinking": "server = Server(sinks={'a': int})",
+    "anybody": "server = Server(authenticators=[3])",
     "unmade": "server = Server(LabHandlers)",
     "bare": "server = Server()",
     "jobs": "server = Server()\n@server.job('count')\nasync def count(payload: int, job: Job[int]) -> int:\n"
@@ -115,6 +120,10 @@ REFUSALS = {
     "wrong task": ("task.py:server", "task.py:9: order: <class 'int'> is no class derived from Task"),
     "wrong queue": ("queue_.py:server", "queue_.py:9: job 'count' (queue_.count): max_active: "),
     "no service": ("plain:server", "plain.py:8: object has no contract"),
+    "no method": ("methodless:server", "methodless.py:12: Can't instantiate abstract class Order"),
+    "no store": ("storing:server", "storing.py:8: stores: 3 is no Store: give an instance of a class derived from it"),
+    "no sink": ("sinking:server", "sinking.py:8: sinks: <class 'int'> is no EventSink: give an instance of a class"),
+    "anybody": ("anybody:server", "anybody.py:8: authenticators: 3 is no Authenticator: give an instance of a class"),
     "a class": ("unmade:server", "unmade.py:8: LabHandlers is a class: pass an instance, LabHandlers()"),
     "nothing": ("bare:server", "the server has nothing to run: pass it a service whose contract declares"),
     "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
