@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any
+from uuid import UUID
 
 import pytest
 from lab.v1 import lab_pb2
@@ -12,6 +14,7 @@ from lab.v1 import lab_pb2
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server import OperationError
+from longshore_server.store.mutations import Mutation, RequestStop
 from tests.conftest import Lab, State, reason_of, reason_of_end, result_of
 from tests.server.retrying import RetryHandlers
 
@@ -453,3 +456,35 @@ async def test_no_timer_outlives_the_attempts(lab: Lab) -> None:
         await lab.catch_up()
         assert lab.clock.pending == (before or lab.clock.pending)
         before = lab.clock.pending
+
+
+async def test_an_attempt_that_a_stop_brings_forward_while_it_becomes_due_is_made_once(lab: Lab) -> None:
+    """Both times come: the old one while the stop is being stored, the new one with its commit."""
+    handler = lab.plays(Failing(1))
+    name = await start(lab)
+    await failed(lab, name)
+    writer, first, second = lab.engine.store.writer, Hold(), Hold()
+    writer.submit(first)
+    await asyncio.to_thread(first.begun.wait)  # what comes now goes into one batch
+    stopping = writer.submit(RequestStop(UUID(name.removeprefix("operations/")).bytes, ""))
+    writer.submit(second)
+    first.go.set()
+    await asyncio.to_thread(second.begun.wait)
+    lab.clock.advance(10)
+    second.go.set()
+    await stopping
+    end = await lab.end(name)
+    assert (end.state, result_of(end).number) == (State.STATE_COMPLETED, 2)
+    await lab.catch_up()
+    assert handler.attempts == [1, 2]
+
+
+class Hold(Mutation[None]):
+    """Keeps the writer busy until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def apply(self, tx: Any) -> None:
+        self.begun.set()
+        assert self.go.wait(60)
