@@ -44,16 +44,23 @@ class Leftovers(Ledger):
             self.connection.execute("INSERT INTO instance_leftovers (uid, generation) VALUES (?, ?)", (uid, generation))
             self._left.add(uid)
 
-    def bury(self, record: InstanceRecord) -> int:
-        """No dead letter of an instance is kept any more. Returns how many events they held."""
+    def bury(self, record: InstanceRecord, kept: int | None = None) -> int:
+        """No dead letter of an instance is kept any more. Returns how many events they held.
+
+        `kept`: the entry whose handler runs, which may yet become one; None: none runs.
+        """
         if not record.dead:
             return 0
         uid = record.uid
-        # A later one has a greater number: it comes of what waits, and that is handled in order.
+        # A later one has a greater number, as what waits is handled in order: up to the greatest of now they go.
         held, number = self.connection.execute(
             "SELECT sum(events), -min(number) FROM instance_entries WHERE uid = ? AND number < ?",
             (uid, -self._left_to(uid)),
         ).fetchone()
+        if kept is not None:
+            # But one, at most, may be greater than what is kept: its handler ran when those before it were resumed.
+            self.connection.execute("DELETE FROM instance_entries WHERE uid = ? AND number < ?", (uid, -kept))
+            number = kept - 1
         self._delete_letters(uid, number)
         if not self._letters:
             self.connection.execute("INSERT OR REPLACE INTO instance_letters_left VALUES (?, ?)", (uid, number))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from longshore_server.instance_lifecycle import Kind, Move, Status
-from longshore_server.store import database
+from longshore_server.store import database, instance_leftovers
 from longshore_server.store.batches import Batches
 from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.instance_leftovers import LETTERS
@@ -134,6 +134,52 @@ async def test_a_batch_whose_handler_runs_at_the_clear_is_kept_where_it_dies(wor
     await world.settled()
     await pings.gone()
     assert (pings.stored(), (await pings.definition.status("a")).dead_letters) == (1, 1)
+
+
+async def test_a_batch_that_is_kept_where_it_dies_may_be_older_than_a_dead_letter(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler of the last batch ran when those before it were resumed: it died first. The sweeper comes late."""
+    monkeypatch.setattr(instance_leftovers, "LETTERS", 2)
+    gates: dict[int, Gate] = {}
+    broken = True
+    handled: list[int] = []
+
+    async def sorry(error: BaseException, ctx: Any) -> None: ...
+
+    @world.server.debounce("pings", state=int, event=Ping, flush_after="1h", on_error=sorry,
+                           on_event=lambda ctx: ctx.event.number)  # fmt: skip
+    async def pings(ctx: Any) -> None:
+        if ctx.state in gates:
+            await gates[ctx.state].hold()
+        if broken:
+            raise ValueError("broken")
+        handled.append(ctx.state)
+
+    await world.start()
+    for number in range(1, 5):
+        await pings.add("a", Ping(number))
+        await pings.flush("a")
+    gates |= {4: Gate(), 5: Gate()}
+    await pings.add("a", Ping(5))
+    await pings.flush("a", no_wait=True)
+    await gates[5].reached.wait()
+    await pings.resume("a")
+    gates[5].opened.set()
+    await gates[4].reached.wait()
+    world.engine.sweeper.stop()
+    assert (await pings.clear("a")).discarded_events == 4, "1 to 3, and 5"
+    gates[4].opened.set()
+    await world.settled()
+    await world.restart()
+    await world.advance(1)
+    assert (await pings.status("a")).dead_letters == 1
+    assert [events for (events,) in world.rows("SELECT events FROM instance_entries")] == [1]
+    broken = False
+    await pings.resume("a")
+    await world.settled()
+    status = await pings.status("a")
+    assert (handled, status.status, status.dead_letters) == ([4], Status.ACTIVE, 0)
 
 
 @pytest.mark.parametrize("purge", [False, True])

@@ -171,7 +171,7 @@ class Clear(Mutation[tuple[InstanceRecord | None, int]]):
         if record is None or record.status is Status.TERMINATED:
             return record, 0
         kept = record.work_entry if record.under_way else None
-        held = ledger.drop_entries(record.uid, but=kept) + tx.ledger(Leftovers).bury(record) + record.batch_events
+        held = ledger.drop_entries(record.uid, but=kept) + tx.ledger(Leftovers).bury(record, kept) + record.batch_events
         ledger.set_state(record.uid, None)
         facts: dict[str, Any] = {
             "waiting": int(kept is not None), "dead": 0, "batch_events": 0, "batch_started": 0, "timers": NO_TIMERS,
