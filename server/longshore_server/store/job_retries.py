@@ -50,13 +50,18 @@ def forget(connection: sqlite3.Connection, uid: bytes, since: Place, step: str) 
     """Let the next attempt do again what was recorded since, and whatever was no success: waits that were refused, that
     failed or took too long, with the times at which they would have ended, and jobs that were rejected. What is done
     again is so with all that its function has recorded, and so is `step`; empty: none is named."""
-    connection.execute(_FORGET, {"uid": uid, "attempt": since.attempt, "position": since.position, "step": step})
+    bounds = {"uid": uid, "attempt": since.attempt, "position": since.position, "step": step}
+    # Apart, and first: which steps are done again is read of their own rows, and SQLite may read while it deletes.
+    connection.execute(_FORGET_INSIDE, bounds)
+    connection.execute(_FORGET, bounds)
 
 
+_FORGET_INSIDE = """
+DELETE FROM journal WHERE uid = :uid AND within <> '' AND (
+    within = :step OR within IN (SELECT name FROM journal WHERE uid = :uid AND kind = 'step'
+                                     AND (attempt, position) >= (:attempt, :position)))"""
 _FORGET = """
 DELETE FROM journal WHERE uid = :uid AND (
     (attempt, position) >= (:attempt, :position)
-    OR within <> '' AND (within = :step OR within IN (SELECT name FROM journal WHERE uid = :uid AND kind = 'step'
-                                                      AND (attempt, position) >= (:attempt, :position)))
     OR kind IN ('wait_until', 'refused') OR (kind = 'wait' AND codec NOT LIKE 'result %')
     OR (kind = 'job' AND json_extract(CAST(outcome AS TEXT), '$[0][0]') IS NULL))"""

@@ -271,6 +271,38 @@ async def test_what_a_step_beside_the_one_that_is_named_has_created_is_created_a
     assert len(await yard.jobs("queue = 'child'")) == 2
 
 
+async def test_what_such_a_step_has_waited_for_is_waited_for_anew(yard: Yard) -> None:
+    """Also where that is all that it has recorded."""
+    gate, waited = asyncio.Event(), asyncio.Event()
+
+    @yard.job("child")
+    async def child(payload: int, job: Job[int]) -> int:
+        return payload
+
+    @yard.job("parent")
+    async def parent(payload: int, job: Job[int]) -> None:
+        ref = await child.create(1)
+
+        async def late() -> None:
+            await ref.wait()
+            waited.set()
+            await gate.wait()
+
+        late_done = asyncio.ensure_future(job.step("late", late))
+        await job.step("early", waited.wait)
+        gate.set()
+        await late_done
+        if job.attempt == 1:
+            raise ValueError("broken")
+
+    await yard.start()
+    ref = await parent.create(1)
+    await ended(yard, ref)
+    await again(yard, ref, from_step="early")
+    await ref.wait()
+    assert [entry[4] for entry in yard.tables()["journal"] if entry[1] == "wait"] == [2]
+
+
 async def test_a_step_that_the_job_has_not_come_to_is_named_and_nothing_is_written(yard: Yard) -> None:
     load = failing(yard)
     await yard.start()
