@@ -275,8 +275,10 @@ def _check_lifespan(lifespan: Any) -> None:
     """Raises `TypeError` for what is certain to give no async context manager."""
     if isinstance(lifespan, AbstractAsyncContextManager) or not callable(lifespan):
         raise TypeError(f"lifespan: pass the function itself, not {lifespan!r}")
-    function = inspect.unwrap(lifespan)
-    undecorated = function is lifespan and inspect.isasyncgenfunction(function)
+    # What another decorator makes of a function is known once it is called.
+    decorated = getattr(lifespan, "__globals__", None) is vars(contextlib)
+    function = inspect.unwrap(lifespan) if decorated else lifespan
+    undecorated = not decorated and inspect.isasyncgenfunction(function)
     if undecorated or inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"lifespan: {_NO_LIFESPAN}")
     with contextlib.suppress(ValueError):  # not every callable says what it takes

@@ -68,6 +68,13 @@ MODULES = {
     "bare_life": "@contextlib.asynccontextmanager\nasync def life():\n    yield\n"
     "server = Server(LabHandlers(), lifespan=life)",
     "dead": "server = Server(LabHandlers(), lifespan=lambda server: None)",
+    "own_life": "import functools\n"
+    "def own(function):\n    @functools.wraps(function)\n    def life(server):\n"
+    "        @contextlib.asynccontextmanager\n"
+    "        async def live(server):\n            yield await function(server)\n"
+    "        return live(server)\n    return life\n"
+    "@own\nasync def life(server):\n    raise RuntimeError('came to life')\n"
+    "server = Server(LabHandlers(), lifespan=life)",
     "lifeless": "@contextlib.asynccontextmanager\nasync def life(server):\n    raise RuntimeError('no warehouse')\n"
     "    yield\nserver = Server(LabHandlers(), lifespan=life)",
     "spilling": "@contextlib.asynccontextmanager\nasync def life(server):\n    yield\n"
@@ -114,6 +121,7 @@ REFUSALS = {
     "blocking": ("blocking:server", "blocking.py:11: lifespan: write an `async def` with one `yield`"),
     "lifespan called": ("called:server", "called.py:11: lifespan: pass the function itself, not <contextlib."),
     "without server": ("bare_life:server", "bare_life.py:11: lifespan: it must take one argument, the server"),
+    "lifespan of its own kind": ("own_life:server", "own_life.py:19: RuntimeError: came to life"),
     "no lifespan": ("dead:server", "the lifespan gives None: write an `async def` with one `yield`, and "),
     "wrong handler": ("sync:server", "LabService.Play"),
     "wrong cron": ("cron:server", "cron.py:9: report: cron: '0 25 * * *' is no cron expression"),

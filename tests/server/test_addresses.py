@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import socket
 from collections.abc import Iterator
@@ -58,3 +59,14 @@ def test_what_is_free_and_what_nobody_can_tell_is_not_refused(tmp_path: Path) ->
     with taken() as address:
         pass
     check([address, "127.0.0.1:0", f"{'no' * 40}.invalid:1", f"unix:{tmp_path}/s"], "")
+
+
+def test_a_family_that_the_machine_lacks_and_a_port_by_name_are_left_to_who_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without(family: int, kind: int) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    check(["127.0.0.1:http"], "")
+    monkeypatch.setattr(socket, "socket", without)
+    check(["[::]:50051"], "")

@@ -53,7 +53,7 @@ def _problem(address: str) -> str | None:
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return None  # whoever listens knows more names
     problems = [_binding(family, place) for family, _, _, _, place in found]
     # Of a name with several addresses one is enough.
@@ -61,11 +61,12 @@ def _problem(address: str) -> str | None:
 
 
 def _binding(family: int, place: tuple[object, ...]) -> str | None:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
-        except OSError as error:
-            number = error.errno or 0
-            return _REASONS.get(number, os.strerror(number))
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None  # gRPC takes another family that the machine has
+        return _REASONS.get(error.errno or 0, os.strerror(error.errno or 0))
     return None

@@ -186,9 +186,9 @@ class Reading:
             while True:
                 self.info = await self._store.stat(key)
                 self.length = self._check(self.info)
+                self._first, self._checksums = b"", Checksums()
                 if not self.length:
                     return
-                self._checksums = Checksums()
                 offset, length = self._asked.offset, self.length
                 reader = await self._held.enter_async_context(self._store.reader(key, offset, length))
                 made = messages(reader, self._framing, offset, length, self._checksums)

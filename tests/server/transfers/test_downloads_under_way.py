@@ -257,6 +257,20 @@ async def test_bytes_are_always_those_of_the_object_that_the_header_tells_of(
     assert store.stats == number + 2
 
 
+async def test_so_they_are_where_that_has_none(scripted: tuple[BytesLab, Script]) -> None:
+    lab, store = scripted
+    await store.put("key", b"first")
+    name = await offering(lab)
+
+    async def replace(at: int) -> None:
+        if at == 2:
+            await store.put("key", b"")
+
+    store.before_stat = replace
+    header, data, _ = await fetch(lab, name)
+    assert (header.length, data) == (0, b"")
+
+
 async def test_an_object_that_changes_as_it_is_opened_is_not_the_one_that_was_meant(
     scripted: tuple[BytesLab, Script],
 ) -> None:
