@@ -73,7 +73,8 @@ def run(dock: Dock) -> Run:
 
 def words(text: str) -> list[list[str]]:
     """The words of each line, but for how long ago something was."""
-    return [re.sub(r"\d+ h \d+ min|\d+ min \d+ s|\d+\.\d s", "AGO", line).split() for line in text.splitlines()]
+    ago = re.compile(r"\d+ d \d+ h|\d+ h \d+ min|\d+ min \d+ s|\d+\.\d s")
+    return [ago.sub("AGO", line).split() for line in text.splitlines()]
 
 
 async def test_jobs_are_listed_for_people_and_for_programs(dock: Dock, run: Run) -> None:
