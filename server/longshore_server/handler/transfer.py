@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
@@ -168,16 +169,19 @@ class Transfer:
         entry = self._journal.recorded(claimed, asked)
         if entry is not None:
             return Offer.of(self._source.record, int(entry.outcome))
-        try:
-            download = await offers.draw_up(self._type, self._objects, terms, self._clock.now())
-        except BaseException:
-            self._journal.release(claimed)
-            raise
         made = self._journal.entry(claimed, self._attempt, asked, "number")
-        offered = self._writer.submit(OfferDownload(self._uid, download, made))
-        record = await self._journal.write(
-            claimed, offered, lambda record: made._replace(outcome=str(len(record.downloads)).encode())
-        )
+        drawing = asyncio.ensure_future(offers.draw_up(self._type, self._objects, terms, self._clock.now()))
+
+        async def offered() -> OperationRecord:
+            return await self._writer.submit(OfferDownload(self._uid, await drawing, made))
+
+        try:
+            record = await self._journal.write(
+                claimed, offered(), lambda record: made._replace(outcome=str(len(record.downloads)).encode())
+            )
+        finally:
+            # Whoever is cancelled waits for no store any more, and nobody after it: what is written is written.
+            drawing.cancel()
         return Offer.of(record, len(record.downloads))
 
     async def revoke(self, name: str) -> None:

@@ -28,6 +28,7 @@ from longshore_server import (
 )
 from longshore_server.clock import SECOND
 from longshore_server.engine.objects import MAX_URL
+from longshore_server.transfers.objects import ObjectInfo
 from tests.conftest import Crash, Lab, reason_of_end, refused, result_of
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.fetching import fetch
@@ -43,6 +44,22 @@ async def put(lab: BytesLab, key: str = "out/report.pdf", data: bytes = DATA, st
 def seconds(lab: BytesLab, after: float) -> datetime:
     """So long from now, by the laboratory's clock."""
     return datetime.fromtimestamp((lab.clock.now() + after * SECOND) / SECOND, UTC)
+
+
+class Slow:
+    """Holds up the first question that the store of the exports is asked."""
+
+    def __init__(self, lab: BytesLab, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        store = lab.server.stores["exports"]
+        self._stat = store.stat
+        monkeypatch.setattr(store, "stat", self)
+
+    async def __call__(self, key: str) -> ObjectInfo:
+        if not self.asked.is_set():
+            self.asked.set()
+            await self.go.wait()
+        return await self._stat(key)
 
 
 async def test_a_handler_offers_an_object_and_callers_fetch_it(lab: BytesLab) -> None:
@@ -186,6 +203,58 @@ async def test_another_try_of_a_step_finds_the_offer_of_the_one_before_it(lab: B
 
     ended = await lab.end((await lab.begin("Offer")).operation.name)
     assert (names[0], [grant.name for grant in ended.downloads]) == (names[1], names[:1])
+
+
+async def test_another_try_of_a_step_waits_for_the_offer_that_a_failed_one_has_left_under_way(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(lab)
+    slow = Slow(lab, monkeypatch)
+    names: list[str] = []
+
+    @lab.plays
+    async def handler(_: Any, op: Any) -> PlayResult:
+        left: list[asyncio.Task[Offer]] = []
+
+        async def offer() -> None:
+            if not left:
+                left.append(asyncio.ensure_future(op.transfer.offer("out/report.pdf")))
+                await slow.asked.wait()
+                raise ConnectionError
+            slow.go.set()
+            names.append((await op.transfer.offer("out/report.pdf")).name)
+
+        await op.step("offer", offer, retry=StepRetry(2, initial_delay=0))
+        names.append((await left[0]).name)
+        return PlayResult()
+
+    ended = await lab.end((await lab.begin("Offer")).operation.name)
+    assert ended.state == State.STATE_COMPLETED
+    (grant,) = ended.downloads
+    assert names == [grant.name, grant.name]
+
+
+async def test_another_try_of_a_step_does_not_wait_for_the_store_that_held_the_one_before_it_up(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(lab)
+    slow = Slow(lab, monkeypatch)
+
+    @lab.plays
+    async def handler(_: Any, op: Any) -> PlayResult:
+        async def offer() -> str:
+            return str((await op.transfer.offer("out/report.pdf")).name)
+
+        name = await op.step("offer", offer, retry=StepRetry(2, initial_delay=0), timeout=5)
+        assert not slow.go.is_set()
+        return PlayResult(text=name)
+
+    operation = (await lab.begin("Offer")).operation
+    await slow.asked.wait()
+    lab.clock.advance(5)
+    ended = await lab.end(operation.name)
+    (grant,) = ended.downloads
+    assert result_of(ended).text == grant.name
 
 
 async def test_a_re_run_that_offers_on_other_terms_is_told(lab: BytesLab) -> None:
