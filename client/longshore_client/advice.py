@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING
 
 from longshore_client.errors import DeadlineExceeded, Unauthenticated, Unavailable, Unimplemented
@@ -9,22 +10,53 @@ from longshore_client.errors import DeadlineExceeded, Unauthenticated, Unavailab
 if TYPE_CHECKING:
     from longshore_client.errors import CallError
 
-_ADDRESS = "is no address that can be found: give connect() host:port, without https://, or unix:PATH"
-_NAME = "has a certificate of another name: give connect() the name that stands in it"
-_SIGNS = {
-    "errors resolving": _ADDRESS,
-    "DNS resolution failed": _ADDRESS,
-    "target uri is not valid": _ADDRESS,
-    "WRONG_VERSION_NUMBER": "does not speak TLS: leave out credentials=, or give connect() the port that does",
-    "CERTIFICATE_VERIFY_FAILED": "has a certificate that is not trusted: say who signs it, credentials=tls(ca=FILE)",
-    "Hostname Verification": _NAME,
-    "not in peer certificate": _NAME,
-    "http1": "speaks HTTP/1 and not gRPC: give connect() the port that `longshore serve` names first",
-}
-"""What the versions of gRPC say of a connection that does not come about, and what to say of the server."""
 
-_CLOSED = ("Socket closed", "Connection reset", "Broken pipe")
-"""What it says of one that the other side has closed, as servers do that want TLS, or a certificate."""
+class Trouble(enum.Enum):
+    """Why a connection does not come about."""
+
+    ADDRESS = "there is no such address"
+    PLAIN = "the server does not speak TLS"
+    UNTRUSTED = "who has signed its certificate is not trusted"
+    NAME = "its certificate is of another name"
+    FILES = "the files for TLS are of no use"
+    HTTP1 = "it speaks HTTP/1"
+    CLOSED = "it closes the connection, as servers do that want TLS, or a certificate"
+
+
+_SIGNS = {
+    "errors resolving": Trouble.ADDRESS,
+    "DNS resolution failed": Trouble.ADDRESS,
+    "target uri is not valid": Trouble.ADDRESS,
+    "WRONG_VERSION_NUMBER": Trouble.PLAIN,
+    "CERTIFICATE_VERIFY_FAILED": Trouble.UNTRUSTED,
+    "Hostname Verification": Trouble.NAME,
+    "not in peer certificate": Trouble.NAME,
+    "create security handshaker": Trouble.FILES,
+    "http1": Trouble.HTTP1,
+    "Socket closed": Trouble.CLOSED,
+    "Connection reset": Trouble.CLOSED,
+    "Broken pipe": Trouble.CLOSED,
+}
+"""What the versions of gRPC say of it."""
+
+_ADVICE = {
+    Trouble.ADDRESS: "is no address that can be found: give connect() host:port, without https://, or unix:PATH",
+    Trouble.PLAIN: "does not speak TLS: leave out credentials=, or give connect() the port that does",
+    Trouble.UNTRUSTED: "has a certificate that is not trusted: say who signs it, credentials=tls(ca=FILE)",
+    Trouble.NAME: "has a certificate of another name: give connect() the name that stands in it",
+    Trouble.FILES: "cannot be asked over TLS: see whether the files of credentials=tls(...) hold what they should",
+    Trouble.HTTP1: "speaks HTTP/1 and not gRPC: give connect() the port that `longshore serve` names first",
+}
+
+
+def trouble(error: CallError) -> Trouble | None:
+    """Say why there is no connection, as far as gRPC tells."""
+    said = _last(error)
+    return next((what for sign, what in _SIGNS.items() if sign in said), None)
+
+
+def _last(error: CallError) -> str:
+    return error.message.rpartition("last error: ")[2]
 
 
 def advice(error: CallError, target: str, *, contacted: bool, credentials: bool, token: bool) -> str:
@@ -45,16 +77,16 @@ def advice(error: CallError, target: str, *, contacted: bool, credentials: bool,
         return f"{error.message.rstrip('.')}: give connect() {proof} that this server accepts"
     if error.domain:
         return ""
-    said = error.message.rpartition("last error: ")[2]
+    said, found = _last(error), trouble(error)
     if isinstance(error, Unimplemented):
         return f"{target} does not know this call, so it is no Longshore server, or an older one ({said})"
     if isinstance(error, DeadlineExceeded):
         return f"{target} did not answer in time: give it longer by connect(call_timeout=...)"
-    known = next((what for sign, what in _SIGNS.items() if sign in said), "")
+    known = "" if found is None else _ADVICE.get(found, "")
     if not known and isinstance(error, Unavailable):
         if contacted:
             known = "answers no more: see whether the server runs, or wait longer by connect(retry=Retry(...))"
-        elif not any(sign in said for sign in _CLOSED):
+        elif found is not Trouble.CLOSED:
             known = "does not answer: start a server with `longshore serve`, or give connect() the address of another"
         elif credentials:
             known = "closes the connection: it may want a certificate, credentials=tls(certificate=FILE, key=FILE)"

@@ -379,6 +379,7 @@ async def test_an_empty_result_prints_nothing(lab: Lab, run: Run) -> None:
         (("sl",), 2, "there is no command 'sl'"),
         (("types", "--server", "127.0.0.1:1"), 5, "no Longshore server answers at 127.0.0.1:1"),
         (("types", "--server", "unix:/does/not/exist.sock"), 5, "no Longshore server answers at unix:"),
+        (("types", "--server", "http://127.0.0.1:1"), 5, "give --server HOST:PORT, without http://"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

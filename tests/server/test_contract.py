@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 import pytest
 from lab.v1 import lab_longshore, lab_pb2
 
-from longshore_server import ContractError, Server
+from longshore_server import ContractError, Operation, Server
 from longshore_server.contract import loading
 from tests.conftest import LabHandlers
 from tests.server.contracts import contract, handle, method, refusal, service
@@ -147,6 +148,10 @@ async def _returns_another(self: Any, request: Any, op: Any) -> lab_pb2.PlayRequ
     return lab_pb2.PlayRequest()
 
 
+async def _returns_a_text(self: Any, request: Any, op: Any) -> str:
+    return ""
+
+
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
@@ -157,10 +162,33 @@ async def _returns_another(self: Any, request: Any, op: Any) -> lab_pb2.PlayRequ
         (_three_arguments, "Orders.play must take exactly two arguments, (request, op)"),
         (_takes_another, "Orders.play takes lab.v1.PlayResult, but the contract says PKG.Input"),
         (_returns_another, "Orders.play returns lab.v1.PlayRequest, but the contract says PKG.Result"),
+        (_returns_a_text, "Orders.play returns str, but the contract says PKG.Result"),
     ],
 )
 def test_a_handler_is_refused(handler: Any, message: str) -> None:
     assert refusal(method(), play=handler) == f"FILE:7: Orders.Play: {message}"
+
+
+@pytest.mark.parametrize("kind", [lab_longshore.ClimbOperation[None], lab_longshore.ClimbOperation, str])
+def test_a_handler_of_the_operation_of_another_is_refused(kind: Any) -> None:
+    """Its progress, its output and its signals are others."""
+
+    async def play(self: Any, request: Any, op: Any) -> Any: ...
+
+    play.__annotations__["op"] = kind
+    wrong = type("Wrong", (LabHandlers,), {"play": play})
+    with pytest.raises(ContractError) as caught:
+        loading.load([wrong()], default_timeout=1)
+    name = (typing.get_origin(kind) or kind).__qualname__
+    assert str(caught.value).endswith(f"Wrong.play takes {name}, but the contract says PlayOperation")
+
+
+@pytest.mark.parametrize("kind", [lab_longshore.PlayOperation[None], Operation, Any, "lab_longshore.Play", object])
+def test_a_handler_may_say_less(kind: Any) -> None:
+    async def play(self: Any, request: Any, op: Any) -> Any: ...
+
+    play.__annotations__["op"] = kind
+    loading.load([type("Vague", (LabHandlers,), {"play": play})()], default_timeout=1)
 
 
 def test_a_handler_of_no_operation_is_refused() -> None:

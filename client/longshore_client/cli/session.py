@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec
 
 import click
 
+from longshore_client.advice import Trouble, trouble
 from longshore_client.channel import Channel, connect
 from longshore_client.cli.reflection import Types
 from longshore_client.cli.text import shown
@@ -186,6 +187,17 @@ def _with_port(server: str) -> str:
     return server if ":" in server else f"{server}:{DEFAULT_SERVER.rpartition(':')[2]}"
 
 
+_TROUBLE = {
+    Trouble.ADDRESS: "is no address that can be found: give --server HOST:PORT, without http://, or unix:PATH",
+    Trouble.PLAIN: "does not speak TLS: leave out --tls and the like, or name the port that does with --server",
+    Trouble.UNTRUSTED: "has a certificate that is not trusted: say who signs it with --tls-ca",
+    Trouble.NAME: "has a certificate of another name: give --server the name that stands in it",
+    Trouble.FILES: "cannot be asked over TLS: see whether the files that were given hold certificates",
+    Trouble.HTTP1: "speaks HTTP/1 and not gRPC: give --server the address that `longshore serve` names first",
+    Trouble.CLOSED: "closes the connection: it may want TLS (--tls, or --tls-ca), or a certificate (--tls-client-cert)",
+}
+
+
 def explain(error: LongshoreError, server: str) -> tuple[str, int]:
     """Put an error into one sentence that says what to do, and find its exit code."""
     match error:
@@ -198,13 +210,11 @@ def explain(error: LongshoreError, server: str) -> tuple[str, int]:
         case OperationCancelled():
             return f"{error.operation} was cancelled: {error.message}", CANCELLED
         case Unavailable() if error.domain != "longshore":
-            return (
-                (
-                    f"no Longshore server answers at {server}: start one with `longshore serve`, or name another with "
-                    "--server or LONGSHORE_SERVER"
-                ),
-                UNREACHABLE,
-            )
+            found = trouble(error)
+            if found in _TROUBLE:
+                return f"{server} {_TROUBLE[found]}", UNREACHABLE
+            ways_out = "start one with `longshore serve`, or name another with --server or LONGSHORE_SERVER"
+            return f"no Longshore server answers at {server}: {ways_out}", UNREACHABLE
         case Unavailable():
             return f"{server} is not available: {error.message} ({error.reason}); try again later", UNREACHABLE
         case Unimplemented() if error.domain != "longshore":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -56,25 +57,45 @@ def check_strays(source: Source) -> None:
 
 
 def _check_annotations(declaration: Declaration, handler: Any, what: str) -> None:
-    """A handler that says other message types than the contract is refused, as mypy would."""
-    hints = getattr(inspect.unwrap(handler), "__annotations__", {})
-    names = list(inspect.signature(handler).parameters)
+    """A handler that says other types than the contract is refused, as mypy would."""
+    request, op, *_ = inspect.signature(handler).parameters
     info = declaration.method.GetOptions().Extensions[operations_pb2.operation_info]
     expected = {
-        names[0]: message_factory.GetMessageClass(declaration.method.input_type),
+        request: message_factory.GetMessageClass(declaration.method.input_type),
+        op: _operation(declaration),
         "return": declaration.message("operation_info.response_type", info.response_type),
     }
-    scope = getattr(inspect.unwrap(handler), "__globals__", {})
-    for name, message in expected.items():
-        said = hints.get(name)
-        if isinstance(said, str):
-            try:
-                said = eval(said, scope)  # noqa: S307 - the service's own annotation, as typing.get_type_hints does
-            except Exception:  # noqa: BLE001, S112 - a name under TYPE_CHECKING only: mypy has checked it
-                continue
-        if isinstance(said, type) and issubclass(said, Message) and said is not message:
+    for name, type in expected.items():
+        said = _annotation(handler, name)
+        if name == op and said is not None and said.__module__.startswith("longshore_server."):
+            continue  # `Operation` itself, for which the generated class only stands where nobody checks types
+        if said is not None and type is not None and not issubclass(type, said):
             role = "returns" if name == "return" else "takes"
-            raise declaration.error(
-                "",
-                f"{what} {role} {said.DESCRIPTOR.full_name}, but the contract says {message.DESCRIPTOR.full_name}",
-            )
+            raise declaration.error("", f"{what} {role} {_shown(said)}, but the contract says {_shown(type)}")
+
+
+def _operation(declaration: Declaration) -> type | None:
+    """The class of what the generated base says that the handler gets, with the types of its progress and output."""
+    python_name = declaration.source.names[declaration.method.name]
+    for base in type(declaration.source.service).__mro__:
+        if "OPERATIONS" in vars(base) and (method := vars(base).get(python_name)) is not None:
+            return _annotation(method, list(inspect.signature(method).parameters)[-1])
+    return None
+
+
+def _annotation(function: Any, name: str) -> type | None:
+    """The class that a parameter is said to be of; None: nothing is said, or no class."""
+    function = inspect.unwrap(function)
+    said = getattr(function, "__annotations__", {}).get(name)
+    if isinstance(said, str):
+        try:
+            said = eval(said, getattr(function, "__globals__", {}))  # noqa: S307 - the service's own annotation, as typing.get_type_hints does
+        except Exception:  # noqa: BLE001 - a name under TYPE_CHECKING only: mypy has checked it
+            return None
+    said = typing.get_origin(said) or said
+    open = said is Any or getattr(said, "_is_protocol", False)
+    return said if isinstance(said, type) and not open else None
+
+
+def _shown(type: type) -> str:
+    return type.DESCRIPTOR.full_name if issubclass(type, Message) and type is not Message else type.__qualname__

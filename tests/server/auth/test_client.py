@@ -200,7 +200,7 @@ async def test_the_command_line_sends_no_token_to_another_machine_without_tls() 
     assert (code, "in plain text" in err) == (2, True), err
     # With TLS it goes; nobody is there to take it.
     code, _, err = await run("orders.invalid:1", "ls", "--token", "t", "--tls")
-    assert (code, "no Longshore server answers" in err) == (5, True), err
+    assert (code, "orders.invalid:1 is no address that can be found" in err) == (5, True), err
 
 
 async def test_the_command_line_speaks_tls(secure: Secure) -> None:
@@ -209,6 +209,12 @@ async def test_the_command_line_speaks_tls(secure: Secure) -> None:
     assert (code, "gates.v1.GatesService/Open" in out) == (0, True), err
     code, _, err = await run(address, "types", *secure.flags[:4])
     assert (code, "belong together" in err) == (2, True)
+    for flags, problem in (
+        ((), "closes the connection: it may want TLS (--tls, or --tls-ca)"),
+        (("--tls",), "has a certificate that is not trusted: say who signs it with --tls-ca"),
+    ):
+        code, _, err = await run(address, "types", *flags)
+        assert (code, f"{address} {problem}" in err) == (5, True), err
 
 
 @pytest.fixture
