@@ -101,15 +101,21 @@ async def _send(session: Session, prepared: PreparedTransfer[Any, Any, Any, Any]
     done = False
 
     def come_back(last: int) -> str:
-        again = file != "-" and not done
-        return f"upload --resume {name} {shlex.quote(file)}" if again else f"watch {name} --after {last}"
+        if done:
+            said, text = "Come back with", f"watch {name} --after {last}"
+        elif file == "-":
+            # A pipe cannot go on after what is durable already, a file can.
+            said, text = "Come back with the same bytes in a FILE", f"upload --resume {name} FILE"
+        else:
+            said, text = "Come back with", f"upload --resume {name} {shlex.quote(file)}"
+        return f"{name} goes on. {said}: {session.command(text)}"
 
     async def settle() -> None:
         nonlocal done
         await started.sent()
         done = True
 
-    session.come_back = f"{name} goes on. Come back with: {session.command(come_back(0))}"
+    session.come_back = come_back(0)
     if not session.json:
         click.echo(shown(name), err=True)
         if found := _found(started):

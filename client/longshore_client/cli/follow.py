@@ -67,12 +67,15 @@ async def follow(
     Args:
         begin: When it was accepted. Default: with the first event that comes.
         show: What shows them. Default: whatever fits the terminal.
-        come_back: The command line that goes on after the event of a sequence. Default: a watch.
+        come_back: What to say after Ctrl-C, by the sequence of the last event. Default: the command that watches on.
     """
     if title and not session.json:
         click.echo(shown(handle.name), err=True)
     show = show or renderer(session.types, as_json=session.json, name=handle.name, begin=begin)
-    come_back = come_back or (lambda last: f"watch {handle.name} --after {last}")
+
+    def watch_on(last: int) -> str:
+        return f"{handle.name} goes on. Come back with: {session.command(f'watch {handle.name} --after {last}')}"
+
     code: int | None = None
     last = after
     limit = asyncio.timeout(timeout)
@@ -80,7 +83,7 @@ async def follow(
         async with limit, aclosing(handle.watch(after, types=types, conflate=conflate)) as stream:
             async for event in stream:
                 last = event.sequence
-                session.come_back = f"{handle.name} goes on. Come back with: {session.command(come_back(last))}"
+                session.come_back = (come_back or watch_on)(last)
                 show.event(event)
                 match event:
                     case events.Completed():
