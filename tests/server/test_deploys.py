@@ -6,6 +6,7 @@ The contracts are made at run time, each in a descriptor pool of its own, so tha
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import closing
@@ -20,10 +21,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
-from longshore_server import LocalStore, Server
+from longshore_server import LocalStore, NonDeterministicError, Server
+from longshore_server.contract import compatibility
 from longshore_server.store.database import StoreError
 from longshore_server.testing import Harness
-from tests.conftest import LabClock, refused
+from tests.conftest import LabClock, reason_of_end, refused
 
 TYPE = "shop.v1.Shop/Buy"
 CONTRACT = """
@@ -84,13 +86,20 @@ def contract(*edits: tuple[str, str]) -> FileDescriptorProto:
     return text_format.Parse(text, FileDescriptorProto(), descriptor_pool=descriptor_pool.Default())
 
 
+def refusable(payload: str) -> tuple[str, str]:
+    """A contract with one signal more."""
+    return (SIGNAL, f'{SIGNAL} signals {{ name: "refuse" payload_type: "{payload}" }}')
+
+
 class Deploy:
     """One version of the service, with these stores.
 
-    Its handler waits for ever, unless it is told to return, or for approval where one pays in cash.
+    Its handler waits for ever, unless it is told to return or to listen, or for approval where one pays in cash.
     """
 
-    def __init__(self, file: FileDescriptorProto, stores: Iterable[str] = ("one", "two")) -> None:
+    def __init__(
+        self, file: FileDescriptorProto, stores: Iterable[str] = ("one", "two"), *, listen: bool = False
+    ) -> None:
         pool = descriptor_pool.DescriptorPool()
         self._add(pool, file)
         self.service = pool.FindServiceByName("shop.v1.Shop")
@@ -100,6 +109,9 @@ class Deploy:
         self.server = Server(kind(), stores={name: LocalStore() for name in stores})
         self.finish = False
         self.inputs: list[Any] = []
+        self.listen = listen
+        self.heard: asyncio.Queue[Any] = asyncio.Queue()
+        """The payloads of signals."""
 
     def _add(self, pool: descriptor_pool.DescriptorPool, file: FileDescriptorProto) -> None:
         for name in file.dependency:
@@ -118,6 +130,9 @@ class Deploy:
             self.inputs.append(request)
             if request.cash:
                 await op.next_signal("approve", timeout=60)
+            elif self.listen:
+                async for signal in op.signals():
+                    self.heard.put_nowait(signal.payload)
             elif not self.finish:
                 await asyncio.Event().wait()
             return self.message("Result", text="bought")
@@ -134,11 +149,11 @@ class Shop:
         self.deployed: Deploy
 
     async def deploy(
-        self, *edits: tuple[str, str], crash: bool = False, stores: Iterable[str] = ("one", "two")
+        self, *edits: tuple[str, str], crash: bool = False, stores: Iterable[str] = ("one", "two"), listen: bool = False
     ) -> Deploy:
         """Stop what runs and start a version. Raises what its start raises."""
         await self.stop(crash=crash)
-        self.deployed = Deploy(contract(*edits), stores)
+        self.deployed = Deploy(contract(*edits), stores, listen=listen)
         self.harness = Harness(self.deployed.server, self.data, clock=LabClock())
         try:
             await self.harness.start()
@@ -166,6 +181,17 @@ class Shop:
         packed = AnyMessage()
         packed.Pack(self.deployed.message("Input", key=key, **fields))
         return str((await self.operations.Start(pb.StartRequest(type=TYPE, input=packed))).operation.name)
+
+    async def bring(self, *, consumed: bool) -> str:
+        """Start an operation, and send it a signal that only the next version has brought; its name."""
+        name = await self.buy()
+        await self.deploy(refusable("Approval"), listen=consumed)
+        packed = AnyMessage()
+        packed.Pack(self.deployed.message("Approval", by="ada"))
+        await self.operations.Signal(pb.SignalRequest(name=name, signal="refuse", payload=packed))
+        if consumed:
+            await self.deployed.heard.get()
+        return name
 
     async def approve(self, name: str) -> None:
         await self.operations.Signal(pb.SignalRequest(name=name, signal="approve"))
@@ -444,7 +470,7 @@ async def test_of_two_deploys_each_operation_is_compared_with_what_it_began_unde
 
 async def test_a_signal_that_a_deploy_in_between_has_brought_stays_while_it_waits(shop: Shop) -> None:
     """The operation was started under a contract that had not heard of it."""
-    added = (SIGNAL, SIGNAL + ' signals { name: "refuse" payload_type: "Approval" }')
+    added = refusable("Approval")
     name = await shop.buy()
     await shop.deploy(added)
     await shop.buy("later")
@@ -459,6 +485,50 @@ async def test_a_signal_that_a_deploy_in_between_has_brought_stays_while_it_wait
     clock.advance(10)
     await shop.operations.Wait(pb.WaitRequest(name="operations/buy-later"))
     assert await shop.refusal() == refusal_of(gone)
+
+
+UNREADABLE = f"signal 'refuse' cannot be read any more: a shop.v1.Approval was sent, and {TYPE} declares "
+RETYPED = root("the payload of signal 'refuse'", "shop.v1.Approval", "shop.v1.Unused")
+
+
+@pytest.mark.parametrize("consumed", [False, True])
+async def test_a_signal_that_a_deploy_in_between_has_brought_stays_what_it_is(shop: Shop, consumed: bool) -> None:
+    """Also once it is consumed: a re-run reads it again."""
+    await shop.bring(consumed=consumed)
+    assert await shop.refusal(refusable("Unused"), crash=True) == refusal_of(RETYPED)
+    assert await shop.refusal() == refusal_of(UNSIGNALLED.replace("approve", "refuse"))
+    version = await shop.deploy(refusable("Approval"), listen=True)
+    assert await version.heard.get() == version.message("Approval", by="ada")
+
+
+@pytest.mark.parametrize("consumed", [False, True])
+@pytest.mark.parametrize(
+    ("edits", "now"),
+    [([refusable("Unused")], "shop.v1.Unused for it"), ([], "no signal of this name")],
+    ids=["another type", "gone"],
+)
+async def test_a_signal_that_cannot_be_read_any_more_is_given_to_nobody(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, edits: list[tuple[str, str]], now: str, consumed: bool
+) -> None:
+    """Should a server have started all the same."""
+    name = await shop.bring(consumed=consumed)
+    monkeypatch.setattr(compatibility, "compare_signal", lambda *_: None)
+    version = await shop.deploy(*edits, listen=True)
+    await shop.harness.settle()  # type: ignore[union-attr]
+    assert version.heard.empty()
+    ended = await shop.operations.Wait(pb.WaitRequest(name=name))
+    assert (ended.state, reason_of_end(ended)) == (ended.STATE_FAILED, "NON_DETERMINISTIC")
+    assert ended.error.message == f"{UNREADABLE}{now} now."
+
+
+async def test_a_signal_that_cannot_be_read_any_more_is_given_to_no_controller(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await shop.bring(consumed=False)
+    monkeypatch.setattr(compatibility, "compare_signal", lambda *_: None)
+    control = await (await shop.deploy(refusable("Unused"))).server.operations.control(name)
+    with pytest.raises(NonDeterministicError, match=re.escape(f"{UNREADABLE}shop.v1.Unused for it now")):
+        await anext(control.signals())
 
 
 async def test_operations_that_have_ended_refuse_nothing(shop: Shop) -> None:

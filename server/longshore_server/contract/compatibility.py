@@ -146,13 +146,15 @@ def _in_order(files: Mapping[str, FileDescriptorProto]) -> list[FileDescriptorPr
 # What is compared.
 
 
-def signal_gone(name: str) -> Mismatch:
-    """That a signal is not declared any more."""
-    # Whoever has not ended may wait for it: a wait without a timeout is written down only once it is over.
-    return Mismatch(
-        f"signal {name!r}", "is gone: operations that wait for it, or have had it, would fail",
-        "declare it again until they have ended",
-    )  # fmt: skip
+def compare_signal(name: str, before: str, now: str | None) -> Mismatch | None:
+    """What no longer fits signals of this name whose payloads are of the type `before`. `now`: None for no signal."""
+    if now is None:
+        # Whoever has not ended may wait for it: a wait without a timeout is written down only once it is over.
+        return Mismatch(
+            f"signal {name!r}", "is gone: operations that wait for it, or have had it, would fail",
+            "declare it again until they have ended",
+        )  # fmt: skip
+    return None if before == now else _retyped(f"the payload of signal {name!r}", before, now)
 
 
 def compare(before: bytes, now: bytes) -> list[Mismatch]:
@@ -163,6 +165,10 @@ def compare(before: bytes, now: bytes) -> list[Mismatch]:
 def compare_input(before: bytes, now: bytes) -> list[Mismatch]:
     """What in `now` no longer fits an input that was written under `before`."""
     return _Comparison(_Contract(before), _Contract(now)).run_input()
+
+
+def _retyped(role: str, old: str, new: str) -> Mismatch:
+    return Mismatch(role, f"was {old}, and is {new}", f"declare {old} again, or another method with {new}")
 
 
 class _Contract:
@@ -201,10 +207,11 @@ class _Comparison:
         for channel, name in self._before.channels.items():
             self._root(f"the {channel}", name, self._now.channels[channel])
         for signal, name in self._before.signals.items():
-            if signal in self._now.signals:
-                self._root(f"the payload of signal {signal!r}", name, self._now.signals[signal])
+            mismatch = compare_signal(signal, name, self._now.signals.get(signal))
+            if mismatch is None:
+                self._type(name)
             else:
-                self._found.append(signal_gone(signal))
+                self._found.append(mismatch)
         sent, sends = (
             contract.options.transfer.direction == annotations_pb2.TRANSFER_DIRECTION_SEND
             for contract in (self._before, self._now)
@@ -237,7 +244,7 @@ class _Comparison:
 
     def _root(self, role: str, old: str, new: str) -> None:
         if old != new:
-            self._note(role, f"was {old}, and is {new}", f"declare {old} again, or another method with {new}")
+            self._found.append(_retyped(role, old, new))
         else:
             self._type(old)
 

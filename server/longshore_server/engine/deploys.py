@@ -32,6 +32,7 @@ async def check(
     _check_served(types, live)
     today = {name: compatibility.describe(type) for name, type in types.items()}
     stored = await store.contracts({record.contract for record in live if record.contract is not None})
+    sent = await store.sent_signals()
     compared: dict[int | None, list[compatibility.Mismatch]] = {None: []}
     problems: dict[str, Counter[compatibility.Mismatch]] = {}
     for record in live:
@@ -40,10 +41,9 @@ async def check(
             before, now = stored[number], today[name]
             compared[number] = compatibility.compare(before, now) if before != now else []
         # A contract in between may have brought signals to operations that were started under one without.
-        known = types[name].signals
-        gone = [compatibility.signal_gone(signal.name) for signal in record.pending if signal.name not in known]
-        if gone or compared[number]:
-            problems.setdefault(name, Counter()).update(list(dict.fromkeys((*compared[number], *gone))))
+        brought = _signals(types[name], sent.get(record.uid, ()))
+        if brought or compared[number]:
+            problems.setdefault(name, Counter()).update(list(dict.fromkeys((*compared[number], *brought))))
     if problems:
         lines = [
             f"  {counted(count, 'operation')} of {name}: {mismatch}"
@@ -90,6 +90,13 @@ async def check_stores(store: Store, names: Collection[str], live: Sequence[Oper
             f"{store.path}: there are bytes in stores that this server does not have: of {counts}. Declare the stores "
             "again until those operations have ended, or cancel them with the version that does"
         )
+
+
+def _signals(type: OperationType, sent: Sequence[tuple[str, str]]) -> list[compatibility.Mismatch]:
+    """What no longer fits the signals that an operation was sent, each with the type of its payload."""
+    today = {name: signal.payload.DESCRIPTOR.full_name for name, signal in type.signals.items()}
+    found = (compatibility.compare_signal(name, payload, today.get(name)) for name, payload in sent)
+    return [mismatch for mismatch in found if mismatch is not None]
 
 
 def _stores_of(record: OperationRecord) -> set[str]:

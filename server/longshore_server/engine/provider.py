@@ -17,6 +17,7 @@ from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import raised, returned
 from longshore_server.handler.deferral import Work, working
+from longshore_server.handler.journal import NonDeterministicError
 from longshore_server.handler.offers import Offer, Terms, number_of
 from longshore_server.handler.operation import InputT, Operation, OutputT, ProgressT, ResultT
 from longshore_server.handler.planned import Planned
@@ -203,7 +204,7 @@ class OperationControl(Generic[OperationT_co]):
             for stored in await self._control.signals(self._live, after=after):
                 after = stored.number
                 if not names or stored.name in names:
-                    yield received(type, stored)
+                    yield received(type, stored, NonDeterministicError)
             while not waiting_after(self._live.record, "", after):
                 if self._live.record.terminal:
                     return

@@ -209,7 +209,8 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
 
         Raises `TimeoutError` when the time is up, `ValueError` for a name that the contract does not declare or a
         timeout that makes no sense,
-        `NonDeterministicError` when a re-run asks with another timeout.
+        `NonDeterministicError` when a re-run asks with another timeout, or the contract of today has another type for
+        the signal.
         """
         return await self._inbox.next((name,), timeout)
 

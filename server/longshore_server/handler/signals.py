@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.contract.durations import span
-from longshore_server.handler.journal import Asked, Journal, Key
+from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError
 from longshore_server.handler.running import Running, apart, running
 from longshore_server.store.mutations import ConsumeNext, OperationAttempt, Record
 from longshore_server.store.queries import StoredSignal
@@ -160,7 +160,7 @@ class Inbox:
         if found is None:
             raise TimeoutError(f"no signal{f' {wanted!r}' if wanted else ''} came within {seconds:g} seconds")
         line.give(found)
-        return received(self._type, found)
+        return received(self._type, found, self._journal.fail)
 
     async def _wait(self, line: _Line, key: Key, names: tuple[str, ...], seconds: float | None) -> StoredSignal | None:
         """The signal of one wait; None: its time is up."""
@@ -234,9 +234,19 @@ class Inbox:
         return self._journal.entry(key, self._attempt, asked, key[0])
 
 
-def received(type: OperationType, stored: StoredSignal) -> Signal[Any]:
-    """A signal as the service's code sees it."""
-    payload = type.signals[stored.name].payload()
-    AnyMessage.FromString(stored.payload).Unpack(payload)
+def received(
+    type: OperationType, stored: StoredSignal, fail: Callable[[str, str], NonDeterministicError]
+) -> Signal[Any]:
+    """A signal as the service's code sees it. Raises what `fail` makes where today's contract has another type for it,
+    or no such signal."""
+    declared, packed = type.signals.get(stored.name), AnyMessage.FromString(stored.payload)
+    payload = None if declared is None else declared.payload()
+    if payload is None or not packed.Unpack(payload):
+        now = "no signal of this name" if payload is None else f"{payload.DESCRIPTOR.full_name} for it"
+        problem = (
+            f"signal {stored.name!r} cannot be read any more: a {packed.TypeName()} was sent, and {type.name} declares "
+            f"{now} now"
+        )
+        raise fail(problem, f"{problem}.")
     time = datetime.fromtimestamp(stored.accepted / SECOND, UTC)
     return Signal(stored.name, payload, stored.id, stored.number, stored.sender, time)

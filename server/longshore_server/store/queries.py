@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from google.protobuf.any_pb2 import Any as AnyMessage
+
 from longshore_server.lifecycle import EventType, State
 from longshore_server.store.events import payload_of
 from longshore_server.store.record import Event, JournalEntry, OperationRecord, PendingSignal
@@ -259,6 +261,25 @@ def waiting_signals(
         size += len(found[-1].payload)
         if size > SIGNAL_BYTES:
             break
+    return found
+
+
+_SENT = """
+SELECT s.uid, s.name, s.payload
+FROM (
+    SELECT o.uid AS uid, min(sent.number) AS number
+    FROM operations AS o CROSS JOIN signals AS sent ON sent.uid = o.uid
+    WHERE o.ended IS NULL GROUP BY o.uid, sent.name
+) AS first CROSS JOIN signals AS s ON s.uid = first.uid AND s.number = first.number"""
+
+
+def sent_signals(connection: sqlite3.Connection) -> dict[bytes, list[tuple[str, str]]]:
+    """What operations that have not ended were sent, consumed or not: each name, and the full name of its payload's
+    type. All signals of one name that an operation has are of one type."""
+    found: dict[bytes, list[tuple[str, str]]] = {}
+    # One payload of each name is read, however many there are.
+    for uid, name, payload in connection.execute(_SENT):
+        found.setdefault(uid, []).append((name, AnyMessage.FromString(payload).TypeName()))
     return found
 
 

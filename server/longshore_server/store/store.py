@@ -131,6 +131,10 @@ class Store:
         """Some of the operation's signals that are not consumed; see `queries.waiting_signals`."""
         return await self.read(lambda c: queries.waiting_signals(c, uid, name, after, limit))
 
+    async def sent_signals(self) -> dict[bytes, list[tuple[str, str]]]:
+        """Which signals operations that have not ended were sent, by uid; see `queries.sent_signals`."""
+        return await self.read(queries.sent_signals)
+
     async def signal(self, uid: bytes, number: int) -> queries.StoredSignal | None:
         """One signal of the operation, consumed or not."""
         return await self.read(lambda c: queries.signal(c, uid, number))
