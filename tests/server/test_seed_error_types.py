@@ -77,6 +77,7 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     found = World(tmp_path / "data")
     await found.harness.start()
+    await found.harness.settle()
     yield found
     await found.harness.stop()
 

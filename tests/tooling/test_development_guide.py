@@ -45,6 +45,9 @@ async def test_a_project_is_begun_served_called_and_exported(tmp_path: Path) -> 
     (serve,) = dev
     await shell.run(*shlex.split(new))
     shell.folder = tmp_path / shlex.split(change)[1]
+    assert ADDRESS in caller.text
+    # Before the server is there, which would be replaced for it while it is called.
+    (shell.folder / "caller.py").write_text(caller.text.replace(ADDRESS, shell.address))
 
     server = await shell.spawn(*shlex.split(serve))
     assert server.stderr is not None
@@ -52,8 +55,6 @@ async def test_a_project_is_begun_served_called_and_exported(tmp_path: Path) -> 
         async for line in server.stderr:
             if b"  serving hello.v1.HelloService" in line:
                 break
-        assert ADDRESS in caller.text
-        (shell.folder / "caller.py").write_text(caller.text.replace(ADDRESS, shell.address))
         assert await shell.run(sys.executable, "caller.py") == printed.text
     finally:
         server.send_signal(signal.SIGTERM)

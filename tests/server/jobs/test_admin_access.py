@@ -30,6 +30,7 @@ async def guarded(tmp_path: Path) -> AsyncIterator[Guarded]:
 
     await found.start()
     await secret.create("payload")
+    await found.harness.settle()
     yield found
     await found.stop()
 
