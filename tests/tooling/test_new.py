@@ -98,8 +98,9 @@ def test_sources_that_are_used_where_they_lie_and_make_no_wheel_are_told_and_not
 def test_no_image_without_a_container_engine_and_a_sentence_that_says_so(docker: str, tmp_path: Path) -> None:
     shutil.copy(TEMPLATE / "Makefile", tmp_path)
     done = subprocess.run(
-        ["make", "image", f"DOCKER={docker}"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+        ["make", "image", f"DOCKER={docker}"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PATH": os.environ["PATH"]},  # not the one of a make that runs this test
+    )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, ""), "before anything is installed"
     said, _ = done.stderr.splitlines()
     assert (
