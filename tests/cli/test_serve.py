@@ -121,7 +121,6 @@ REFUSALS = {
     "blocking": ("blocking:server", "blocking.py:11: lifespan: write an `async def` with one `yield`"),
     "lifespan called": ("called:server", "called.py:11: lifespan: pass the function itself, not <contextlib."),
     "without server": ("bare_life:server", "bare_life.py:11: lifespan: it must take one argument, the server"),
-    "lifespan of its own kind": ("own_life:server", "own_life.py:19: RuntimeError: came to life"),
     "no lifespan": ("dead:server", "the lifespan gives None: write an `async def` with one `yield`, and "),
     "wrong handler": ("sync:server", "LabService.Play"),
     "wrong cron": ("cron:server", "cron.py:9: report: cron: '0 25 * * *' is no cron expression"),
@@ -171,6 +170,7 @@ MISTAKES = {
     "worthless": (["worthless.py:9"], "worthless.py:9: ValueError: invalid literal for int() with base 10: ''"),
     "quiet": (["quiet.py:9"], "missing 1 required keyword-only argument: 'flush_after'"),
     "lifeless": (["lifeless.py:10"], "lifeless.py:10: RuntimeError: no warehouse"),
+    "own_life": (["own_life.py:14", "own_life.py:19"], "own_life.py:19: RuntimeError: came to life"),
 }
 
 
