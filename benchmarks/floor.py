@@ -7,7 +7,7 @@ same thresholds, and what start-up has made is frozen. Plain text, no intercepto
 
 `/bench.Floor/Echo` gives back its request. `/bench.Floor/Watch` is a fan-out reduced to its bones: one log in memory,
 and a handler per stream that is woken by an event. `/bench.Floor/Fan` takes `COUNT:SIZE` and writes that log.
-`/bench.Floor/File` sends the file whose path its request is, in chunks of 256 KiB. `/bench.Floor/Keep` takes what an
+`/bench.Floor/File` sends the file whose path its request is, in chunks of 512 KiB. `/bench.Floor/Keep` takes what an
 Upload call sends, with a path for the upload's name: it checks each CRC32C, writes the file and syncs it at the end. It
 does not hash, record or resume.
 """
@@ -93,7 +93,7 @@ class Floor:
     async def _file(self, request: bytes, _: Context) -> AsyncIterator[bytes]:
         # Read in the loop: a hop into a thread for each chunk costs a third of all.
         with Path(request.decode()).open("rb", buffering=0) as file:  # noqa: ASYNC230
-            while chunk := file.read(256 << 10):
+            while chunk := file.read(512 << 10):
                 yield chunk
 
     def _wake(self) -> None:

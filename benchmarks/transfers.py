@@ -40,7 +40,7 @@ def run(loadgen: Loadgen, data: Path, size: int, inflight: Sequence[int], rounds
                         raise processes.BenchError(f"{count} downloads of {size} MiB brought {result['bytes']} bytes")
                     if turn:  # the first turn warms up
                         rates[kind, count].append(size * MIB * count / result["seconds"])
-        print(f"\ndownloads of {size} MiB in chunks of 256 KiB, {loadgen.name}")
+        print(f"\ndownloads of {size} MiB in chunks of 512 KiB, {loadgen.name}")
         print(f"{'at once':>8} {'raw MB/s':>9} {'MB/s':>9} {'ratio':>22}")
         for count in inflight:
             raw, ours = rates["raw", count], rates["download", count]

@@ -68,8 +68,8 @@ class ByteStream:
             raise invalid("read_limit", "must not be negative")
         name, asked = request.resource_name, Asked(request.read_offset, request.read_limit, use_id="", sha256=b"")
         async with self._downloads.reading(context, name, asked, FRAMING, field="resource_name") as (_, reading):
-            async for message in reading.messages():
-                yield [message]
+            async for batch in reading.batches():
+                yield batch
 
     async def _write(self, requests: Requests, context: Context) -> bytes:
         """Takes bytes until the caller has closed its side."""

@@ -18,6 +18,7 @@ from longshore_server.rpc.wire import set_time
 from longshore_server.store.events import varint
 from longshore_server.store.transfers import download_grant
 from longshore_server.transfers import downloads
+from longshore_server.transfers.checksums import CHUNK
 from longshore_server.transfers.downloads import Asked, Reading
 from longshore_server.transfers.messages import Framing
 
@@ -41,8 +42,8 @@ class Downloads:
     async def _download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[Iterable[bytes]]:
         async with self.reading(context, request.name, _asked(request), FRAMING) as (live, reading):
             yield [_header(live, reading)]
-            async for message in reading.messages():
-                yield [message]
+            async for batch in reading.batches():
+                yield batch
             end = pb.DownloadEnd(length=reading.length, crc32c=reading.crc32c)
             yield [pb.DownloadResponse(end=end).SerializeToString()]
 
@@ -114,9 +115,13 @@ def _header(live: Live, reading: Reading) -> bytes:
     return pb.DownloadResponse(header=header).SerializeToString()
 
 
+_WHOLE = b"\x12" + varint(CHUNK)
+
+
 def _before(offset: int, size: int) -> bytes:
     """What `DownloadResponse(chunk=...)` has before its data, in bytes."""
-    before = b"\x08" + varint(offset) + b"\x12" + varint(size)
+    sized = _WHOLE if size == CHUNK else b"\x12" + varint(size)
+    before = b"\x08" + varint(offset) + sized
     return b"\x12" + varint(len(before) + size + 5) + before
 
 

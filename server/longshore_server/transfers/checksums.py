@@ -6,7 +6,7 @@ import ctypes
 
 import google_crc32c
 
-CHUNK = 256 << 10
+CHUNK = 512 << 10
 """Bytes of each chunk but the last."""
 _Array = ctypes.c_ubyte * CHUNK
 _extended = google_crc32c.extend

@@ -10,7 +10,7 @@ import logging
 import re
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from longshore_server.clock import Clock
@@ -23,7 +23,7 @@ from longshore_server.store.record import OperationRecord
 from longshore_server.store.store import Store as Operations
 from longshore_server.store.transfers import DownloadRecord, download_name
 from longshore_server.transfers.checksums import Checksums
-from longshore_server.transfers.messages import Framing, messages
+from longshore_server.transfers.messages import Framing, Messages
 from longshore_server.transfers.objects import ObjectError, ObjectInfo
 from longshore_server.transfers.stores import Store
 
@@ -158,14 +158,12 @@ class Reading:
         """The object, once it has begun."""
         self.length = 0
         """How many bytes there are to send, once it has begun."""
-        self.sent = 0
-        """How many have gone out."""
         self._asked = asked
         self._framing = framing
         self._store = store
         self._checksums = Checksums()
         self._held = contextlib.AsyncExitStack()
-        self._messages: AsyncGenerator[bytes]
+        self._messages: Messages | None = None
         self._first = b""
         self.end = end
 
@@ -173,6 +171,11 @@ class Reading:
     def number(self) -> int:
         """Which download of its operation it is."""
         return self.download.number
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have gone out."""
+        return 0 if self._messages is None else self._messages.taken
 
     @property
     def crc32c(self) -> int:
@@ -186,30 +189,29 @@ class Reading:
             while True:
                 self.info = await self._store.stat(key)
                 self.length = self._check(self.info)
-                self._first, self._checksums = b"", Checksums()
+                self._first, self._messages, self._checksums = b"", None, Checksums()
                 if not self.length:
                     return
                 offset, length = self._asked.offset, self.length
                 reader = await self._held.enter_async_context(self._store.reader(key, offset, length))
-                made = messages(reader, self._framing, offset, length, self._checksums)
-                self._messages = await self._held.enter_async_context(contextlib.aclosing(made))
-                self._first = await anext(made, b"")
+                messages = self._messages = Messages(reader, self._framing, offset, length, self._checksums)
+                self._first = await messages.next()
                 # What it holds on to is what was checked, unless another has taken the key between the two.
                 if await self._store.stat(key) == self.info:
                     return
                 await self._held.aclose()
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """Its bytes.
+    async def batches(self) -> AsyncIterator[Iterable[bytes]]:
+        """Its messages, each made when it is taken: those whose bytes are in memory pass no generator one by one.
 
         Raises `ServiceError`: OBJECT_CORRUPT, or UNAVAILABLE when the store gives no more.
         """
         message, self._first = self._first, b""
         with _refusing(self.name):
-            while message:
-                yield message
-                self.sent = self._checksums.size
-                message = await anext(self._messages, b"")
+            while message and self._messages is not None:
+                yield [message]
+                yield self._messages.at_hand()
+                message = await self._messages.next()
         whole = self.length == self.info.size
         if self.sent != self.length or (whole and self.info.crc32c not in (None, self.crc32c)):
             log.error("the object %s of store %s is corrupt", self.download.key, self.download.store)

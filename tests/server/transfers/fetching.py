@@ -16,7 +16,7 @@ from longshore_server.store.mutations import OfferDownload
 from longshore_server.store.transfers import DownloadRecord
 from tests.server.transfers.bytes_service import BytesLab
 
-CHUNK = 256 << 10
+CHUNK = 512 << 10
 BLOCK = 1 << 20
 
 

@@ -19,7 +19,7 @@ from lab.v1.lab_pb2 import PlayResult
 from longshore.v1 import transfers_service_pb2
 from tests.conftest import detail, fields_of, refused
 from tests.server.transfers.bytes_service import BytesLab
-from tests.server.transfers.fetching import offer, offering, pattern, start
+from tests.server.transfers.fetching import CHUNK, offer, offering, pattern, start
 from tests.server.transfers.sender import chunk, commit, header, send
 
 DATA = bytes(range(256)) * 40
@@ -272,7 +272,7 @@ async def test_an_object_is_read(lab: BytesLab, size: int) -> None:
     name = await offering(lab)
     assert await read(lab, name) == data
     messages = [m async for m in stub(lab).Read(pb.ReadRequest(resource_name=name))]
-    assert all(0 < len(message.data) <= 256 << 10 for message in messages)
+    assert all(0 < len(message.data) <= CHUNK for message in messages)
 
 
 @pytest.mark.parametrize(("offset", "limit"), [(0, 0), (0, 5), (3, 4), (3, 0), (9, 1), (9, 100), (10, 0), (10, 5)])

@@ -15,7 +15,7 @@ from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError
 from longshore_server.transfers.stores import LocalStore
 from tests.conftest import refused
-from tests.server.test_deploys import Shop, refusal_of
+from tests.server.deploying import Shop, refusal_of
 from tests.server.transfers.sender import chunk, commit, header, send, upload
 
 DATA = bytes(range(256)) * 20

@@ -52,19 +52,28 @@ class Script(LocalStore):
         self.closed.clear()
         try:
             async with super().reader(key, offset, length) as reader:
-                into = reader.into
-
-                async def scripted(room: memoryview) -> int:
-                    size = await into(room)
-                    self.blocks += 1
-                    self.given += size
-                    await self.before_block(self.blocks)
-                    return size
-
-                reader.into = scripted  # type: ignore[method-assign]
-                yield reader
+                yield ScriptedReader(self, reader)
         finally:
             self.closed.set()
+
+
+class ScriptedReader(Reader):
+    """Has nothing in memory: each block is waited for."""
+
+    def __init__(self, script: Script, inner: Reader) -> None:
+        super().__init__()
+        self._script = script
+        self._inner = inner
+
+    async def _fetch(self) -> memoryview:
+        script, room = self._script, memoryview(bytearray(BLOCK))
+        size = self._inner.at_once(room)
+        if not size and await self._inner.more():
+            size = self._inner.at_once(room)
+        script.blocks += 1
+        script.given += size
+        await script.before_block(script.blocks)
+        return room[:size]
 
 
 @pytest.fixture

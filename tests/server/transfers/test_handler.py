@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -374,6 +375,17 @@ async def test_who_waits_for_bytes_is_interrupted_like_any_other(lab: BytesLab) 
     await turns()
     await upload(lab.transfers, operation.upload.name, DATA)
     assert (await lab.end(operation.name)).state == State.STATE_COMPLETED
+
+
+async def test_a_stop_gives_no_time_to_who_waits_for_bytes(tmp_path: Path) -> None:
+    lab = BytesLab(tmp_path / "data", drain=30.0)
+    await lab.start()
+    operation, caught = await failing(lab)
+    await asyncio.wait_for(lab.restart(crash=False), 60)  # whose clock stands still
+    assert isinstance(caught[0], asyncio.CancelledError)
+    await upload(lab.transfers, operation.upload.name, DATA)
+    assert (await lab.end(operation.name)).state == State.STATE_COMPLETED
+    await lab.stop()
 
 
 async def test_a_controller_sees_the_upload_of_a_deferred_operation(lab: BytesLab) -> None:

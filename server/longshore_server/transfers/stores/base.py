@@ -140,8 +140,11 @@ class Store(abc.ABC):
         """
         async with self.reader(key, offset, length) as reader:
             room = memoryview(bytearray(CHUNK))
-            while size := await reader.into(room):
-                yield bytes(room[:size])
+            while True:
+                if size := reader.at_once(room):
+                    yield bytes(room[:size])
+                elif not await reader.more():
+                    return
 
     @abc.abstractmethod
     def reader(

@@ -252,7 +252,7 @@ class _FileReader(Reader):
         self._offset = offset
         self._left = length
 
-    def _at_once(self, room: memoryview) -> int:
+    def _cached(self, room: memoryview) -> int:
         """A hop into a thread costs several times as much as the copy."""
         if not _NOWAIT:
             return 0

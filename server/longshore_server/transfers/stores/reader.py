@@ -11,22 +11,22 @@ class Reader(abc.ABC):
     def __init__(self) -> None:
         self._held = memoryview(b"")
 
-    async def into(self, room: memoryview) -> int:
-        """Put the next bytes into `room`, as many as are there, and say how many; 0: the object ends here.
-
-        Raises `ObjectError`.
-        """
+    def at_once(self, room: memoryview) -> int:
+        """Put the next bytes that are in memory into `room`, and say how many; 0: none are, `more` gets some."""
         if not self._held:
-            if size := self._at_once(room):
-                return size
-            self._held = await self._fetch()
+            return self._cached(room)
         size = min(len(room), len(self._held))
         room[:size] = self._held[:size]
         self._held = self._held[size:]
         return size
 
-    def _at_once(self, room: memoryview) -> int:  # noqa: ARG002 - most can nothing
-        """As `into`, of what is in memory already; 0: nothing, or nobody knows."""
+    async def more(self) -> bool:
+        """Wait until `at_once` has bytes again; False: the object ends here. Raises `ObjectError`."""
+        self._held = await self._fetch()
+        return bool(self._held)
+
+    def _cached(self, room: memoryview) -> int:  # noqa: ARG002 - most can nothing
+        """As `at_once`, of what the system has in memory."""
         return 0
 
     @abc.abstractmethod
