@@ -1,4 +1,5 @@
-"""The program that has begun this server, such as `longshore dev`: it says when to open; its end is the server's."""
+"""The program that has begun this server, such as `longshore dev`: it says when to open, and when to stand aside; its
+end is the server's."""
 
 from __future__ import annotations
 
@@ -10,19 +11,23 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 from longshore_server import mistakes
 
 _PATIENCE = 5.0
 """Seconds that a server may take to stop, beside those that its attempts have."""
+_LAST_RESORT = 5.0
+"""Seconds after that, in which this thread can say what is wrong."""
 
 
 class Lifeline:
-    """The server's end of a pair of sockets. At the other end one byte is read once the server is made, and one is
-    written when it may open.
+    """The server's end of a pair of sockets. It writes a byte when it has read its settings, and one each time that it
+    waits to be told, which the other end does by a byte: to open, to stand aside, to open again, and so on.
 
-    When that end is closed, and be it since its holder was killed, the server is asked to stop, as by SIGTERM. One
-    that cannot hear that, for a handler holds its event loop up, ends a while later, and says where that is.
+    When that end is closed, and be it since its holder was killed, the server is asked to stop. One that cannot hear
+    that, or that it is to stand aside, for a handler holds its event loop up, ends a while later, and says where that
+    is.
 
     Args:
         descriptor: the open file of the server's end.
@@ -30,26 +35,55 @@ class Lifeline:
     """
 
     def __init__(self, descriptor: int, drain: float) -> None:
+        self.on_end: Callable[[], object] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+        """Asks the server to stop; called in another thread. By itself it ends one that is still imported."""
         self._socket = socket.socket(fileno=descriptor)
+        # A program that the service starts would keep it open beyond the server's end.
+        self._socket.set_inheritable(False)
         self._drain = drain
-        self._may_open: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._told: concurrent.futures.Future[None]
+        self._waits = threading.Event()
         # A thread: it hears while the service is still imported, and while a handler holds the event loop up.
         threading.Thread(target=self._read, name="lifeline", daemon=True).start()
+        self._say()
 
     async def turn(self) -> None:
-        """Say that the server is made, and wait until it may open."""
+        """Say that the server has come to where it waits to be told, and wait until it is."""
+        told = self._told = concurrent.futures.Future()
+        self._waits.set()
+        self._say()
+        await asyncio.shield(asyncio.wrap_future(told))
+
+    def _say(self) -> None:
         with contextlib.suppress(ConnectionError):  # the thread hears of it, too
             self._socket.send(b"\n")
-        await asyncio.shield(asyncio.wrap_future(self._may_open))
 
     def _read(self) -> None:
-        if self._received():
-            self._may_open.set_result(None)
-            self._received()
+        while self._hears():  # to open
+            if not self._hears():  # to stand aside
+                break
+            self._limit(self._waits)
+        self.on_end()
+        self._limit(threading.Event())
+
+    def _hears(self) -> bool:
+        """Whether the server was told to go on; False: the other end is closed."""
+        try:
+            told = bool(self._socket.recv(1))
+        except ConnectionError:
+            return False
+        if told:
+            self._waits.clear()
+            self._told.set_result(None)
+        return told
+
+    def _limit(self, done: threading.Event) -> None:
+        """End the process if it is not done in time."""
         # Should nothing of Python run at all, not even this thread.
-        faulthandler.dump_traceback_later(self._drain + 2 * _PATIENCE, exit=True)
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(self._drain + _PATIENCE)
+        faulthandler.dump_traceback_later(self._drain + _PATIENCE + _LAST_RESORT, exit=True)
+        if done.wait(self._drain + _PATIENCE):
+            faulthandler.cancel_dump_traceback_later()
+            return
         place = mistakes.running()
         hint = "a handler waits with await, or in a thread, as by asyncio.to_thread"
         why = (
@@ -57,9 +91,3 @@ class Lifeline:
         )
         os.write(2, f"error: {why}; it is ended as by a crash\n".encode())
         os._exit(1)
-
-    def _received(self) -> bytes:
-        try:
-            return self._socket.recv(1)
-        except ConnectionError:
-            return b""

@@ -29,7 +29,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def program(waits: str, patience: float = 60.0) -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
-    """One that holds the end of a line, and the other end, which is at its begin."""
+    """One that holds the end of a line and waits to open, and the other end."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         text = PROGRAM.replace("WAITS", waits).replace("PATIENCE = PATIENCE", f"PATIENCE = {patience}")
@@ -39,6 +39,7 @@ def program(waits: str, patience: float = 60.0) -> Iterator[tuple[subprocess.Pop
         ) as process:
             try:
                 theirs.close()
+                assert ours.recv(1)
                 assert ours.recv(1)
                 yield process, ours
             finally:
@@ -60,10 +61,30 @@ def test_it_opens_when_it_is_told_to_and_stops_when_the_line_ends() -> None:
         assert process.returncode == 0
 
 
-def test_an_event_loop_that_is_held_up_does_not_keep_it_and_is_told() -> None:
-    with program("threading.Event().wait()", patience=0.01) as (process, line):
+def test_it_stands_aside_and_opens_again_when_it_is_told_to() -> None:
+    with program("await line.turn(); await line.turn(); await stop.wait()") as (process, line):
         opened(process, line)
+        for _ in range(2):
+            assert line.recv(1)
+            line.send(b"\n")
         line.close()
+        assert process.communicate(timeout=60) == ("stops\n", "")
+
+
+def test_what_it_starts_does_not_hold_the_line() -> None:
+    child = "import os; await asyncio.create_subprocess_exec('sleep', '60', close_fds=False); os._exit(0)"
+    with program(child) as (_, line):
+        line.send(b"\n")
+        assert line.recv(1) == b""
+
+
+@pytest.mark.parametrize("told", ["by its end", "to stand aside"])
+def test_an_event_loop_that_is_held_up_does_not_keep_it_and_is_told(told: str) -> None:
+    waits = "turn = asyncio.ensure_future(line.turn()); await asyncio.sleep(0); threading.Event().wait()"
+    with program(waits, patience=0.01) as (process, line):
+        opened(process, line)
+        assert line.recv(1)
+        line.close() if told == "by its end" else line.send(b"\n")
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (1, "")
         assert "<string>:11: this holds the event loop up" in err

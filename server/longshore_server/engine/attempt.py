@@ -9,7 +9,6 @@ import asyncio
 import enum
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from longshore_server.clock import SECOND, Timer
@@ -113,6 +112,16 @@ class Attempt:
             if self._in_handler:
                 self.task.cancel()
 
+    def server_stops(self) -> None:
+        """From here on it goes on at the next server where its handler waits for what outlasts this one."""
+        if self._operation is not None:
+            self._operation.server_stops()
+
+    def _give_way(self) -> None:
+        # What is attached is not run again.
+        if self._operation is not None and not self._operation.hand_over.attached:
+            self.end(Ending.DRAIN)
+
     def _handed_over(self) -> None:
         """Its slot is free, and only the operation's own deadline and grace count from now on."""
         for timer in self._timers:
@@ -212,7 +221,9 @@ class Attempt:
             executor.max_payload, self.live, executor.tracer, executor.objects, executor.waits,
         )  # fmt: skip
         if type.rerun:
-            self._operation.interrupt = partial(self.end, Ending.DRAIN)
+            self._operation.interrupt = self._give_way
+        if executor.stopping:
+            self._operation.server_stops()
         self.request(self.live.record)
         if type.attempt_timeout is not None:
             when = executor.clock.now() + type.attempt_timeout
@@ -263,7 +274,7 @@ class Attempt:
         if outcome.retriable and self._type.retry is not None:
             delay = self._executor.retries.delay(self._type, self._record, reason_of(outcome.payload))
             if delay is not None:
-                change = TryAgain(self._record.uid, self.number, outcome.payload, delay)
+                change = TryAgain(self._record.uid, self.number, outcome.payload, delay, outcome.anew)
         self._following = ()
         if self._operation is not None and outcome.move is Move.COMPLETE:
             self._following = self._operation.following

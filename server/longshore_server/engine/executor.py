@@ -171,6 +171,8 @@ class Executor:
     async def drain(self, until: int) -> None:
         """Give running attempts until `until` to end, then interrupt them. Nothing begins any more."""
         self.stopping = True
+        for attempt in self._attempts:
+            attempt.server_stops()
         tasks = [attempt.task for attempt in self._attempts]
         if tasks:
             done = asyncio.ensure_future(asyncio.wait(tasks))

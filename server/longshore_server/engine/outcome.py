@@ -11,6 +11,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import Reason, failure
 from longshore_server.handler import failures
+from longshore_server.handler.journal import Key
+from longshore_server.handler.waits import asked_anew
 from longshore_server.lifecycle import Move
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ class Outcome(NamedTuple):
     move: Move
     payload: bytes
     retriable: bool = False
+    anew: Key | None = None
+    """The refusal that it failed with, for which another one asks anew."""
 
 
 def returned(type: OperationType, value: Any, limit: int, *, attached: bool = False) -> Outcome:
@@ -50,4 +54,4 @@ def returned(type: OperationType, value: Any, limit: int, *, attached: bool = Fa
 def raised(type: OperationType, name: str, error: BaseException, limit: int, fields: Mapping[str, Any]) -> Outcome:
     """The outcome of an error: see `failures.describe`, where the domain is the contract's package."""
     found = failures.describe(name, error, limit, fields, type.package)
-    return Outcome(Move.FAIL, found.status, found.retriable)
+    return Outcome(Move.FAIL, found.status, found.retriable, asked_anew(error))

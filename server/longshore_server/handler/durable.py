@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -72,8 +73,11 @@ class Durable:
         """Raised when a caller asks to stop: what the handler then returns completes the operation as stopped."""
         self.interrupt: Callable[[], object] = lambda: None
         """For the engine: ends this attempt without an outcome, where the next server makes it again."""
+        self._task = asyncio.current_task()
         self._running_steps = 0
+        self._outlasting = 0
         self._gives_way = False
+        self._server_stops = False
 
     @property
     def name(self) -> str:
@@ -140,6 +144,27 @@ class Durable:
         self._gives_way = True
         if self._running_steps == 0:
             self.interrupt()
+
+    def server_stops(self) -> None:
+        """For the engine: from here on this attempt gives way where its own task waits for what outlasts the server."""
+        self._server_stops = True
+        if self._outlasting:
+            self.give_way()
+
+    @contextlib.contextmanager
+    def outlasting(self) -> Iterator[None]:
+        """For the engine: inside the block a handler waits for what the store keeps for it: a time, a signal, bytes.
+
+        A server that stops does not wait with it. A task that the handler has made says nothing of what others do.
+        """
+        own = asyncio.current_task() is self._task
+        self._outlasting += own
+        try:
+            if own and self._server_stops:
+                self.give_way()
+            yield
+        finally:
+            self._outlasting -= own
 
     # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
     @overload
@@ -239,9 +264,9 @@ class Durable:
             seconds = span(duration, zero=True) / SECOND
         except (TypeError, ValueError) as error:
             raise type(error)(f"cannot sleep {duration}: {error}") from None
-        await sleep_until(
-            self._clock, await self.until(self.journal.count("sleep", apart("")), Asked(seconds), seconds)
-        )
+        until = await self.until(self.journal.count("sleep", apart("")), Asked(seconds), seconds)
+        with self.outlasting():
+            await sleep_until(self._clock, until)
 
     async def until(self, key: Key, asked: Asked, seconds: float) -> int:
         """For the engine: the time so many seconds from now, recorded at the first call; a re-run gets the same."""
@@ -286,6 +311,12 @@ def wait_on(inside: Durable | None, stops: ServiceError, *, goes_on: bool) -> No
         raise stops
     if not goes_on:
         inside.give_way()
+
+
+def outlasting() -> contextlib.AbstractContextManager[None]:
+    """As `Durable.outlasting`, of the handler that is running here, if any."""
+    inside = handling.get()
+    return contextlib.nullcontext() if inside is None else inside.outlasting()
 
 
 handling: contextvars.ContextVar[Durable | None] = contextvars.ContextVar("longshore_handling", default=None)

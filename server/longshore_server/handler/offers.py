@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from longshore_server import keys
 from longshore_server.clock import SECOND
+from longshore_server.contract.durations import LONGEST
 from longshore_server.contract.transfers import EXPIRY, Transfer
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import DOMAIN, OperationError, Reason
@@ -17,6 +18,9 @@ from longshore_server.store.transfers import DownloadRecord, download_name
 
 MAX_FILENAME = 255
 """Characters of what a person would call a file."""
+
+MAX_USES = (1 << 31) - 1
+"""What the field of a grant can say."""
 
 
 class TransferError(OperationError):
@@ -110,12 +114,15 @@ class Terms(NamedTuple):
         cls, key: str, store: str | None, filename: str, content_type: str | None,
         expires_in: float | timedelta | None, max_uses: int | None, url: bool,
     ) -> Terms:  # fmt: skip
-        """As the arguments of a call. Raises `ValueError` for what is no time, no file name or no content type."""
+        """As the arguments of a call. Raises `ValueError` for what is no time, number, file name or content type."""
         if isinstance(expires_in, timedelta):
             expires_in = expires_in.total_seconds()
-        if expires_in is not None and expires_in <= 0:
-            raise ValueError(f"cannot offer {key!r} for {expires_in} seconds")
-        if len(filename) > MAX_FILENAME or not filename.isprintable() or "/" in filename or "\\" in filename:
+        if expires_in is not None and not 0 < expires_in <= LONGEST:
+            raise ValueError(f"cannot offer {key!r} for {expires_in} seconds: more than 0, at most {LONGEST:,}")
+        if max_uses is not None and (type(max_uses) is not int or max_uses > MAX_USES):
+            raise ValueError(f"cannot offer {key!r} for {max_uses!r} uses: a number up to {MAX_USES:,}, or 0 for any")
+        no_name = filename in (".", "..") or "/" in filename or "\\" in filename
+        if no_name or len(filename) > MAX_FILENAME or not filename.isprintable():
             raise ValueError(
                 f"{filename[:40]!r} is no file name: at most {MAX_FILENAME} characters, none of them a slash"
             )

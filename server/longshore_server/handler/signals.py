@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock, resolve
 from longshore_server.contract.durations import span
+from longshore_server.handler.durable import outlasting
 from longshore_server.handler.journal import Asked, Journal, Key, NonDeterministicError
 from longshore_server.handler.running import Running, apart, running
 from longshore_server.store.mutations import ConsumeNext, OperationAttempt, Record
@@ -220,7 +221,8 @@ class Inbox:
         self._waiting.add(future)
         timer = None if until is None else self._clock.call_at(until, partial(resolve, future))
         try:
-            await future
+            with outlasting():
+                await future
         finally:
             if timer is not None:
                 timer.cancel()

@@ -60,7 +60,7 @@ class StepRetry:
     All tries are made within one attempt of the operation: another attempt, after a crash too, counts its tries from 1
     again. Those that fail are recorded for operators alone.
 
-    Raises `ValueError` for what makes no sense, as a contract would be refused.
+    Raises `ValueError` or `TypeError` for what makes no sense, as a contract would be refused.
     """
 
     max_attempts: int
@@ -81,6 +81,10 @@ class StepRetry:
     """For the engine: all of this, checked."""
 
     def __post_init__(self) -> None:
+        if type(self.max_attempts) is not int:
+            raise TypeError(f"max_attempts: {self.max_attempts!r} is no whole number")
+        if isinstance(self.jitter, bool) or not isinstance(self.jitter, int | float):
+            raise TypeError(f"jitter: {self.jitter!r} is no number")
         said = annotations_pb2.RetryPolicy(
             max_attempts=self.max_attempts, initial_delay=_duration("initial_delay", self.initial_delay),
             jitter=self.jitter, non_retryable_reasons=self.non_retryable_reasons,
@@ -225,6 +229,8 @@ _MISTAKES = (DuplicateNameError, NestedStepError, NonDeterministicError)
 
 
 def _micros(name: str, value: float | timedelta) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta):
+        raise TypeError(f"{name}: {value!r} is no duration: give seconds, or a timedelta")
     try:
         return round((value.total_seconds() if isinstance(value, timedelta) else value) * SECOND)
     except (OverflowError, ValueError):

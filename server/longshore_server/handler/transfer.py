@@ -15,6 +15,7 @@ from longshore_server.clock import Clock
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import Reason
 from longshore_server.handler import offers
+from longshore_server.handler.durable import outlasting
 from longshore_server.handler.journal import Asked, Journal, place
 from longshore_server.handler.offers import Objects, Offer, Terms, TransferError
 from longshore_server.handler.signals import Published
@@ -206,6 +207,7 @@ class Transfer:
     async def _change(self) -> None:
         future = self._source.changed()
         try:
-            await future
+            with outlasting():
+                await future
         finally:
             self._source.forget(future)

@@ -2,7 +2,7 @@
 
 Who waits is known here, of the handlers that run; what else work depends on is in the store. After a restart the
 handlers that run again wait again, and so does all of this. What was refused stays so: who has gone another way goes it
-again, whoever waits first then.
+again, whoever waits first then. An attempt that fails with the refusal has gone no other way: the next one asks anew.
 """
 
 from __future__ import annotations
@@ -55,6 +55,20 @@ class CircleError(Exception):
         self.circle = found
 
 
+class RefusedWaitError(ServiceError):
+    """A handler's wait, or hand-over, is refused because it would never end. `key`: where its journal has that; None:
+    it has none."""
+
+    def __init__(self, key: Key | None, message: str, resource: str) -> None:
+        super().__init__(Reason.ILLEGAL_MOVE, message, resource=resource)
+        self.key = key
+
+
+def asked_anew(error: BaseException) -> Key | None:
+    """Which refusal the next attempt forgets after one that has failed with `error`; None: none."""
+    return error.key if isinstance(error, RefusedWaitError) else None
+
+
 class HandlerWaits:
     """All such waits of one server."""
 
@@ -82,7 +96,7 @@ class HandlerWaits:
                 wait = None if timed else await self.begin(target)
                 self.settle(wait)
             except CircleError as error:
-                raise await _refused(key, _refusal(error.circle, hands_over=False)) from None
+                raise await _refused(key, error.circle, hands_over=False) from None
             try:
                 yield
             finally:
@@ -122,7 +136,7 @@ class HandlerWaits:
         try:
             wait = await self._begin(Acting(own), other, hands_over=True)
         except CircleError as error:
-            raise await _refused(key, _refusal(error.circle, hands_over=True)) from None
+            raise await _refused(key, error.circle, hands_over=True) from None
         self.settle(wait)
         return lambda: self.end(wait)
 
@@ -198,19 +212,18 @@ def _check(key: Key | None) -> None:
     inside = handling.get()
     if inside is None or key is None or (entry := inside.journal.found(key)) is None:
         return
-    raise ServiceError(Reason.ILLEGAL_MOVE, entry.outcome.decode(), resource=entry.codec)
+    raise RefusedWaitError(key, entry.outcome.decode(), entry.codec)
 
 
-async def _refused(key: Key | None, refusal: ServiceError) -> ServiceError:
+async def _refused(key: Key | None, found: Circle, *, hands_over: bool) -> RefusedWaitError:
     """What is refused, once that is durable."""
-    inside = handling.get()
+    inside, told = handling.get(), _told(found, hands_over=hands_over)
     if inside is not None and key is not None:
-        assert refusal.resource is not None
-        await inside.record(key, Asked(), Encoded(refusal.resource, refusal.message.encode()))
-    return refusal
+        await inside.record(key, Asked(), Encoded(found.other, told.encode()))
+    return RefusedWaitError(key, told, found.other)
 
 
-def _refusal(found: Circle, *, hands_over: bool) -> ServiceError:
+def _told(found: Circle, *, hands_over: bool) -> str:
     """What is wrong with a wait for an operation or a job, or with what is handed over, and what to do instead."""
     verb = "end with" if hands_over else "wait for"
     told = f"{found.own} cannot {verb} {found.other}, which cannot end before it does: {found.way}. "
@@ -223,4 +236,4 @@ def _refusal(found: Circle, *, hands_over: bool) -> ServiceError:
         told += " key away."
     else:
         told += "Let one of them not wait for the other, or wait with a timeout."
-    return ServiceError(Reason.ILLEGAL_MOVE, told, resource=found.other)
+    return told
