@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
+from longshore_server.contract.validation import check_flag
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler.codec import NotStorableError
 from longshore_server.handler.log import LogLevel
@@ -268,7 +269,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
             self.address(id), self.newcomer(owner), value, None, self.window, check_key("event_id", event_id),
             digest_of(value),
         )  # fmt: skip
-        taken, answer = await self._take(add, value, wait=not no_wait)
+        taken, answer = await self._take(add, value, wait=not check_flag("no_wait", no_wait))
         record = taken.record
         status, retry_at = standing(record, answer)
         return Added(taken.created, record.batch_events, _flush_at(record), status, taken.duplicate, retry_at)
@@ -332,7 +333,7 @@ class Debounce(Definition[StateT], Generic[EventT, StateT]):
         same request, and flushes once, as long as it is among the latest 1000.
         """
         flush = Flush(self.address(id), check_key("request_id", request_id))
-        taken, answer = await self.host.take(flush, wait=not no_wait)
+        taken, answer = await self.host.take(flush, wait=not check_flag("no_wait", no_wait))
         if taken is None:
             return Flushed(False, 0, Status.NOT_FOUND)
         status, retry_at = standing(taken.record, answer)

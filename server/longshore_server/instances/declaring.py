@@ -132,9 +132,9 @@ class Declaring:
             declared = _annotated(handler, name) if state is UNSET else state
             if declared is UNSET:
                 declared = _given(event, name, "event")
-            if on_event is not None and inspect.iscoroutinefunction(on_event):
-                raise TypeError("on_event: it must be a plain function: it runs in a thread, and cannot wait")
             with _naming(name):
+                if on_event is not None and (inspect.iscoroutinefunction(on_event) or not _takes(on_event, "ctx")):
+                    raise TypeError("on_event: it must be a plain function of (ctx): in its thread it cannot wait")
                 found: Debounce[Any, StateT] = Debounce(
                     name, handler, event=declared if event is UNSET else event, state=declared, flush_after=flush_after,
                     initial=initial, mode=mode, max_wait=max_wait, max_events=max_events, on_event=on_event,
@@ -198,13 +198,19 @@ def _check_handlers(name: str, handler: Any, on_error: Any) -> None:
 
 
 def _check_handler(name: str, what: str, function: Any, *arguments: str) -> None:
+    if not (inspect.iscoroutinefunction(function) and _takes(function, *arguments)):
+        raise TypeError(f"{name}: {what} must be an `async def` function of ({', '.join(arguments)})")
+
+
+def _takes(function: Any, *arguments: str) -> bool:
+    """Whether it can be called with so many arguments, as far as it says."""
     try:
-        fits = inspect.iscoroutinefunction(function)
         inspect.signature(function).bind(*arguments)
     except TypeError:
-        fits = False
-    if not fits:
-        raise TypeError(f"{name}: {what} must be an `async def` function of ({', '.join(arguments)})")
+        return False
+    except ValueError:  # not every callable says what it takes
+        return callable(function)
+    return True
 
 
 def _annotated(handler: Any, name: str) -> Any:

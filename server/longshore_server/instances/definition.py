@@ -16,7 +16,7 @@ from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
 from longshore_server.contract.retry import Exhausted
 from longshore_server.contract.template import MAX_VALUE
-from longshore_server.contract.validation import check_reason
+from longshore_server.contract.validation import check_flag, check_reason
 from longshore_server.errors import Reason, ServiceError, failure, invalid, reason_of, shorten
 from longshore_server.handler.failures import Failure, describe, problem_of
 from longshore_server.handler.log import LogLevel, level_of
@@ -30,7 +30,7 @@ from longshore_server.instances.waiters import Waiter
 from longshore_server.store.instances import InstanceRecord, Value
 from longshore_server.store.mutations.base import Mutation
 from longshore_server.store.mutations.instance import Address, End, Newcomer, Taken, Verb
-from longshore_server.store.mutations.instance_admin import Pause, Resume, Resumed, Terminate
+from longshore_server.store.mutations.instance_admin import Pause, Resume, Resumed, Revive, Terminate
 from longshore_server.store.mutations.instance_run import FailRun, FinishRun, Work
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,10 @@ class Definition(abc.ABC, Generic[StateT]):
         check_segment("name", name, "a definition")
         if retry is not None and not isinstance(retry, StepRetry):
             raise TypeError(f"retry: {retry!r} is no StepRetry: write retry=StepRetry(max_attempts=3)")
-        if not isinstance(max_crashes, int) or max_crashes < 1:
-            raise ValueError("max_crashes: it must be at least 1")
+        if type(max_crashes) is not int or max_crashes < 1:
+            raise ValueError(f"max_crashes: {max_crashes!r} is no whole number from 1 on")
+        if call is not None and not isinstance(call, str):
+            raise TypeError(f"call: {call!r} is no text such as 'orders.write'")
         if call is not None and (problem := capabilities_problem([call]) or _reserved(call)) is not None:
             raise ValueError(f"call: {problem}")
         self.name = name
@@ -216,13 +218,17 @@ class Definition(abc.ABC, Generic[StateT]):
     async def resume(self, id: str) -> Changed:
         """Let an instance go on that is paused or has failed: what had failed is done again at once, from attempt 1.
 
-        Dead letters wait again, too, also those of an instance that has not failed.
+        Dead letters wait again, too, also those of an instance that has not failed: very many in several transactions,
+        between which other changes have their turn. Where the server ends before the last of these, the rest are dead
+        letters still.
         """
         found: Resumed | None = await self.host.submit(Resume(self.address(id), self.resumed_timers))
         if found is None:
             return Changed(False, Status.NOT_FOUND)
-        status = found.record.status
-        return Changed(status is not found.before or found.replayed > 0, status)
+        status, after = found.record.status, found.revived
+        while after:
+            after = await self.host.submit(Revive(found.record.uid, after, found.record.accepted))
+        return Changed(status is not found.before or found.revived > 0, status)
 
     async def terminate(self, id: str, reason: str = "", *, purge: bool = False) -> Terminated:
         """End an instance: its handler, its timers and what waits. Repeatable.
@@ -231,7 +237,8 @@ class Definition(abc.ABC, Generic[StateT]):
             reason: why, for those who ask later.
             purge: leave nothing of it; else its tombstone answers, with its last state.
         """
-        record, ended = await self.host.submit(Terminate(self.address(id), End(check_reason(reason), purge)))
+        end = End(check_reason(reason), check_flag("purge", purge))
+        record, ended = await self.host.submit(Terminate(self.address(id), end))
         if record is None:
             return Terminated(False, Status.NOT_FOUND, "")
         return Terminated(ended, Status.TERMINATED, record.reason)
@@ -292,11 +299,11 @@ def unreadable(record: InstanceRecord, error: UnreadableError) -> ServiceError:
 
 
 def check_span(option: str, value: str | float | timedelta, *, zero: bool = False) -> int:
-    """Microseconds of an option that is a time span. Raises `ValueError` with one sentence that names the option."""
+    """Microseconds of an option. Raises `ValueError` or `TypeError` with a sentence that names it."""
     try:
         return span(value, zero=zero)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{option}: {error}") from None
 
 
 def check_segment(field: str, value: str, what: str) -> str:

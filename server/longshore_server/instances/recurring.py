@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from longshore_server.contract.validation import check_flag
 from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
@@ -109,7 +110,7 @@ class Recurring(Definition[StateT]):
             raise ValueError(f"overlap: {overlap!r} is neither 'skip' nor 'queue'")
         if misfire not in ("once", "skip", "all"):
             raise ValueError(f"misfire: {misfire!r} is none of 'once', 'skip' and 'all'")
-        self.start_immediately = start_immediately
+        self.start_immediately = check_flag("start_immediately", start_immediately)
         self.overlap = overlap
         self.misfire = misfire
         self.on_error = on_error
@@ -192,7 +193,7 @@ class Recurring(Definition[StateT]):
         state = self.state_shape.store(input, host.max_payload)
         timers = NO_TIMERS if self.start_immediately else {"": self.schedule.beyond(host.now(), host.now())}
         start = StartRecurring(self.address(id), self.newcomer(owner), state, timers, self.start_immediately)
-        taken, answer = await host.take(start, wait=not no_wait)
+        taken, answer = await host.take(start, wait=not check_flag("no_wait", no_wait))
         assert taken is not None
         return Started(taken.created, taken.record.name, *standing(taken.record, answer))
 
@@ -203,7 +204,7 @@ class Recurring(Definition[StateT]):
         request, and is done once, as long as it is among the latest 1000.
         """
         trigger = Trigger(self.address(id), check_key("request_id", request_id))
-        taken, answer = await self.host.take(trigger, wait=not no_wait)
+        taken, answer = await self.host.take(trigger, wait=not check_flag("no_wait", no_wait))
         if taken is None:
             return Triggered(False, Status.NOT_FOUND)
         return Triggered(taken.entry is not None or taken.duplicate, *standing(taken.record, answer))

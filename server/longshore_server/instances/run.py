@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, NoReturn
 from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND, Clock
-from longshore_server.contract.validation import check_reason
+from longshore_server.contract.validation import check_flag, check_reason
 from longshore_server.handler.codec import Encoded
 from longshore_server.ids import uid_text
 from longshore_server.instances.log import InstanceLog
@@ -204,7 +204,7 @@ class Stateful(Context[StateT]):
 
         Raises `TypeError` or `ServiceError` (INVALID_ARGUMENT) for a reason that is no text, or too long.
         """
-        self._run.end = End(check_reason(reason), purge)
+        self._run.end = End(check_reason(reason), check_flag("purge", purge))
         raise Terminating
 
 

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import LONGEST, span
+from longshore_server.contract.validation import check_flag
 from longshore_server.handler.log import LogLevel
 from longshore_server.handler.steps import StepRetry
 from longshore_server.instance_lifecycle import Kind, Status
@@ -300,11 +301,13 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
         type.
         """
         value = self.event_shape.store(event, self.host.max_payload)
+        if expected_version is not None and type(expected_version) is not int:
+            raise TypeError(f"expected_version: {expected_version!r} is no whole number")
         mutation = SendEvent(
             self.address(id), self.newcomer(owner), value, check_key("event_id", event_id), digest_of(value),
             expected_version,
         )  # fmt: skip
-        taken, answer = await self.host.take(mutation, wait=not no_wait)
+        taken, answer = await self.host.take(mutation, wait=not check_flag("no_wait", no_wait))
         assert taken is not None
         record = taken.record if answer is None or answer.record is None else answer.record
         status, retry_at = standing(taken.record, answer)
@@ -318,7 +321,7 @@ class TaskDefinition(Definition[StateT], Generic[StateT, EventT]):
         `request_id`: the same id is the same request, and is done once, as long as it is among the latest 1000.
         """
         trigger = Trigger(self.address(id), check_key("request_id", request_id))
-        taken, answer = await self.host.take(trigger, wait=not no_wait)
+        taken, answer = await self.host.take(trigger, wait=not check_flag("no_wait", no_wait))
         if taken is None:
             return TaskTriggered(False, Status.NOT_FOUND)
         return TaskTriggered(taken.entry is not None or taken.duplicate, *standing(taken.record, answer))

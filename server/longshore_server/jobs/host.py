@@ -150,6 +150,8 @@ class Host:
     async def stop(self, until: int) -> int:
         """Give what runs until `until`, then leave it to the next server. Returns how many those are."""
         self.drain()
+        for run in self.runs.values():
+            run.server_stops()
         tasks = [run.task for run in self.runs.values()]
         if tasks:
             done = asyncio.ensure_future(asyncio.wait(tasks))

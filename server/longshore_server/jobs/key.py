@@ -24,6 +24,8 @@ class KeyTemplate:
     """A parsed template. Raises `ValueError` with one sentence when it is not a good one for payloads of a type."""
 
     def __init__(self, text: str, payload: Any) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"key: {text!r} is no text such as '{{sku}}'")
         self.text = text
         self._literals = _PART.split(text)[::2]
         self._paths = [path.split(".") for path in _PART.findall(text)]

@@ -27,17 +27,18 @@ async def known(store: Store, news: Sequence[NewJob], now: int) -> list[NewJob] 
     again = list(news)
     for position, (digest, payload) in (await store.read(partial(_stored, news=news, now=now))).items():
         new = news[position]
-        if digest != new.digest and new.is_same and new.is_same(payload):
+        if new.is_same and new.is_same(payload):
             again[position] = new._replace(digest=digest)
     return None if again == list(news) else again
 
 
 def _stored(connection: sqlite3.Connection, news: Sequence[NewJob], now: int) -> dict[int, tuple[bytes, Body]]:
-    """By position: the digest and the payload of the job that an idempotency key stands for."""
-    found = {}
+    """By position: the digest and the payload of the job that an idempotency key stands for, where that is another."""
+    others = {}
     for position, new in enumerate(news):
         if comparable([new]) and (claim := rows.request(connection, new.record.queue, new.request_id, now)):
             uid, digest = claim
-            if (payload := rows.payloads(connection, [uid]).get(uid)) is not None:
-                found[position] = (digest, payload)
-    return found
+            if digest != new.digest:
+                others[position] = (uid, digest)
+    payloads = rows.payloads(connection, [uid for uid, _ in others.values()])
+    return {position: (digest, payloads[uid]) for position, (uid, digest) in others.items() if uid in payloads}

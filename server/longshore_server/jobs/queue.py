@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import LONGEST, span
+from longshore_server.contract.validation import check_flag
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
@@ -84,7 +85,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
 
         Args:
             priority: the highest is run first; among equals the oldest.
-            delay: how long it waits before it may run.
+            delay: how long it waits before it may run; shorter than the queue's `deadline`.
             run_at: from when on it may run, with a time zone, in place of `delay`.
             idempotency_key: a second call with the same key gives the job of the first one, for as long as that is kept
                 or the queue's `idempotency_ttl` says.
@@ -275,8 +276,7 @@ class JobQueue(Generic[PayloadT, ResultT]):
             raise ServiceError(Reason.INPUT_TOO_LARGE, problem, metadata={"limit": str(host.max_input)})
         if type(request.priority) is not int or request.priority not in PRIORITIES:
             raise ValueError(f"priority: {request.priority!r} is no whole number of 32 bits")
-        if not isinstance(request.detached, bool):
-            raise TypeError(f"detached must be True or False, not {request.detached!r}")
+        check_flag("detached", request.detached)
         if request.idempotency_key is not None:
             if not isinstance(request.idempotency_key, str):
                 raise TypeError(f"idempotency_key must be a text, not {request.idempotency_key!r}")
@@ -286,9 +286,14 @@ class JobQueue(Generic[PayloadT, ResultT]):
                 raise ValueError(f"idempotency_key: {request.idempotency_key!r} is that of another job of the batch")
             used.add((self.name, request.idempotency_key))
         uid, now = host.uids.next(), host.uids.time
+        due = _due(request, now)
+        if due is not None and definition.deadline is not None and due - now >= definition.deadline:
+            option = "run_at" if request.delay is None else "delay"
+            bound = f"the queue's deadline, {definition.deadline / SECOND:g} s after its creation"
+            raise ValueError(f"{option}: the job could never run: it is not due before {bound}, when it is EXPIRED")
         record = new_job(
             uid, self.name, now, priority=request.priority,
-            key="" if definition.key is None else definition.key.render(request.payload), due=_due(request, now),
+            key="" if definition.key is None else definition.key.render(request.payload), due=due,
             deadline=None if definition.deadline is None else now + definition.deadline,
             parent=origin.parent, operation=origin.operation, detached=request.detached,
             trace=host.tracer.traceparent(),

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import span
-from longshore_server.contract.validation import check_reason
+from longshore_server.contract.validation import check_flag, check_reason
 from longshore_server.errors import Reason, failure
 from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable
@@ -187,7 +187,7 @@ class JobRef(Attachable, Generic[ResultT]):
         if own != result:
             names = f"{shown(self._definition.result)}, and what is to end with it ends with {shown(result)}"
             raise TypeError(f"job {self._definition.name!r} returns {names}")
-        return AttachJob(author, self._uid, shared, reports.spell(progress, mapping))
+        return AttachJob(author, self._uid, check_flag("shared", shared), reports.spell(progress, mapping))
 
 
 def _ending(record: JobRecord) -> codec.Encoded:

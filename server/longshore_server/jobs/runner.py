@@ -17,8 +17,9 @@ from longshore_server.errors import Reason, ServiceError, failure, reason_of
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
 from longshore_server.handler.failures import MAX_PROBLEM, LastResort, describe, problem_of
-from longshore_server.handler.journal import Journal
+from longshore_server.handler.journal import Journal, Key
 from longshore_server.handler.lending import Acting, Slot, acting
+from longshore_server.handler.waits import asked_anew
 from longshore_server.job_lifecycle import JobMove, JobState
 from longshore_server.jobs.context import Job
 from longshore_server.jobs.definition import fits, shown
@@ -51,6 +52,8 @@ class Outcome(NamedTuple):
     error: bytes | None = None
     problem: str = ""
     retriable: bool = False
+    anew: Key | None = None
+    """The refusal that it failed with, for which another one asks anew."""
 
 
 class Run:
@@ -104,6 +107,11 @@ class Run:
             self._ending = ending
             if self._in_function:
                 self.task.cancel()
+
+    def server_stops(self) -> None:
+        """From here on it goes on at the next server where its function waits for what outlasts this one."""
+        if self._job is not None:
+            self._job.server_stops()
 
     def heard(self) -> None:
         """The function has given a sign of life."""
@@ -243,7 +251,7 @@ class Run:
         self._span.note(error)
         # Who defines its reasons is known where it reaches callers: the contract of an operation that ends with it.
         found = describe(self._begun.name, error, self.host.max_payload, self._fields, "")
-        return Outcome(JobMove.FAIL, None, found.status, problem_of(error), found.retriable)
+        return Outcome(JobMove.FAIL, None, found.status, problem_of(error), found.retriable, asked_anew(error))
 
     def _interrupted(self) -> Outcome | None:
         """What a cancelled function means depends on who cancelled it."""
@@ -269,7 +277,7 @@ class Run:
             if isinstance(found, Exhausted):
                 settle.exhausted = found.value
             else:
-                settle.delay = found or 0
+                settle.delay, settle.anew = found or 0, outcome.anew
         self.host.store.writer.submit(settle, self._settled)
 
     def _fail(self, error: bytes) -> None:

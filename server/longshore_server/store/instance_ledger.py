@@ -8,6 +8,7 @@ from typing import Any
 
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Kind, Move, rule
+from longshore_server.store.instance_leftovers import LETTERS
 from longshore_server.store.instances import (
     COLUMNS,
     ENTRY,
@@ -180,14 +181,17 @@ class InstanceLedger(Ledger):
             (error, self.now, uid, number),
         )
 
-    def revive(self, uid: bytes) -> None:
-        """Let dead letters wait again."""
-        self.connection.execute(
+    def revive(self, uid: bytes, after: int, last: int) -> list[int]:
+        """Let dead letters wait again, those after a number and up to another, the oldest `LETTERS` of them at most.
+        Returns their numbers."""
+        revived = self.connection.execute(
             "UPDATE instance_entries SET number = -number, error = NULL, buried = NULL, definition = NULL"
-            " WHERE uid = ?1 AND"
-            " number < -coalesce((SELECT number FROM instance_letters_left WHERE uid = ?1), 0)",
-            (uid,),
+            " WHERE uid = ?1 AND number IN (SELECT number FROM instance_entries WHERE uid = ?1 AND number >= -?3"
+            " AND number < -max(?2, coalesce((SELECT number FROM instance_letters_left WHERE uid = ?1), 0))"
+            " ORDER BY number DESC LIMIT ?4) RETURNING number",
+            (uid, after, last, LETTERS),
         )
+        return [number for (number,) in revived]
 
     def drop_entries(self, uid: bytes, *, but: int | None = None) -> int:
         """Nothing waits any more. Returns how many events the batches held.

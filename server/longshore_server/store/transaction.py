@@ -255,6 +255,14 @@ class Transaction:
         """Add a journal entry. The primary key refuses a second outcome for the same await."""
         self._journal.append((uid, *entry, self.now, next(_positions)))
 
+    def forget_journal(self, uid: bytes, key: tuple[str, str, int] | None) -> None:
+        """Take an entry back out of a journal; None: nothing is to be."""
+        if key is not None:
+            self.flush()  # it may be of this very batch
+            self.connection.execute(
+                "DELETE FROM journal WHERE uid = ? AND kind = ? AND name = ? AND occurrence = ?", (uid, *key)
+            )
+
     def keep_steps(self, uid: bytes, of: bytes) -> None:
         """Let an operation begin with the steps that another one has recorded, which has ended."""
         self.flush()  # its own row comes first

@@ -85,6 +85,14 @@ CALLS: list[tuple[Call, str]] = [
     (lambda d: d.order.send("b", Ping(1), expected_version=1), "is at version 0, not 1"),
     (lambda d: d.order.send("a", Ping(2), event_id="one"), "event_id 'one' was used for another event"),
     (lambda d: d.order.send("a", Ping(1), event_id="x" * 129), "event_id"),
+    (lambda d: d.refresh.terminate("a", purge="no"), "purge must be True or False, not 'no'"),  # type: ignore[arg-type]
+    (lambda d: d.refresh.start("b", Token(), no_wait="no"), "no_wait must be"),  # type: ignore[arg-type]
+    (lambda d: d.refresh.trigger("a", no_wait="no"), "no_wait must be"),  # type: ignore[arg-type]
+    (lambda d: d.pings.add("a", Ping(1), no_wait="no"), "no_wait must be"),  # type: ignore[arg-type]
+    (lambda d: d.pings.flush("a", no_wait="no"), "no_wait must be"),  # type: ignore[arg-type]
+    (lambda d: d.order.send("a", Ping(1), no_wait="no"), "no_wait must be"),  # type: ignore[arg-type]
+    (lambda d: d.order.trigger("a", no_wait="no"), "no_wait must be"),  # type: ignore[arg-type]
+    (lambda d: d.order.send("a", Ping(1), expected_version="1"), "expected_version: '1' is no"),  # type: ignore[arg-type]
 ]
 
 

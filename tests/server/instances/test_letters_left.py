@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from longshore_server.store.batches import Batches
 from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.instance_leftovers import LETTERS
 from longshore_server.store.mutations import Mutation, SweepLeftovers
+from longshore_server.store.mutations.instance_admin import Revive
 from tests.server.instances.laboratory import Gate, Ping, World
 
 MANY = 4 * LETTERS + 1
@@ -75,19 +78,82 @@ async def pings(world: World) -> Pings:
     return found
 
 
-@pytest.mark.parametrize("verb", ["clear", "terminate", "purge"])
-async def test_very_many_go_in_several_transactions(
-    world: World, pings: Pings, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
-    stored: list[int] = []
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many dead letters each transaction leaves."""
+    found: list[int] = []
     commit = Batches._commit
 
     def counted(batches: Batches, connection: sqlite3.Connection) -> None:
         (count,) = connection.execute("SELECT count(*) FROM instance_entries WHERE number < 0").fetchone()
-        stored.append(count)
+        found.append(count)
         commit(batches, connection)
 
     monkeypatch.setattr(Batches, "_commit", counted)
+    return found
+
+
+def most(stored: list[int]) -> int:
+    """How many fewer a transaction has left, at most."""
+    return max(before - after for before, after in itertools.pairwise(stored))
+
+
+async def test_very_many_are_resumed_in_several_transactions(world: World, pings: Pings, stored: list[int]) -> None:
+    """100,000 held up all other changes for seconds."""
+    pings.gate = Gate()
+    assert (await pings.definition.resume("a")).changed
+    status = await pings.definition.status("a")
+    assert (status.dead_letters, status.waiting_batches, pings.stored()) == (0, MANY, 0)
+    assert most([MANY, *stored]) == LETTERS
+
+
+async def test_each_is_resumed_once_though_it_dies_again(world: World, pings: Pings) -> None:
+    pings.broken = True
+
+    async def sorry(error: BaseException, ctx: Any) -> None: ...
+
+    pings.definition.on_error = sorry
+    await pings.definition.resume("a")
+    await world.settled()
+    status = await pings.definition.status("a")
+    assert (status.status, status.dead_letters, pings.stored()) == (Status.ACTIVE, MANY, MANY)
+
+
+@pytest.mark.parametrize("what", ["pause", "clear", "terminate"])
+async def test_what_happens_to_an_instance_while_very_many_are_resumed(world: World, pings: Pings, what: str) -> None:
+    """The rest changes no status, and is not of what began after that."""
+    pings.gate = Gate()
+    resumed = asyncio.ensure_future(pings.definition.resume("a"))
+    await pings.gate.reached.wait()
+    await getattr(pings.definition, what)("a")
+    await resumed
+    status = await pings.definition.status("a")
+    if what == "pause":
+        assert (status.status, status.dead_letters, status.waiting_batches) == (Status.PAUSED, 0, MANY)
+    else:
+        ended = Status.ACTIVE if what == "clear" else Status.TERMINATED
+        assert (status.status, status.dead_letters) == (ended, 0)
+        assert status.waiting_batches <= 1
+    await pings.gone()
+    assert pings.stored() == 0
+
+
+async def test_those_that_a_crash_left_out_of_a_resume_are_dead_letters_still(world: World, pings: Pings) -> None:
+    pings.gate = Gate()
+    crash = world.harness.crash_after(commits=2, when=lambda change: isinstance(change, Revive))
+    resumed = asyncio.ensure_future(pings.definition.resume("a"))
+    await crash
+    resumed.cancel()
+    status = await pings.definition.status("a")
+    assert (status.dead_letters, status.waiting_batches) == (MANY - 3 * LETTERS, 3 * LETTERS)
+    await pings.definition.resume("a")
+    pings.gate.opened.set()
+    await world.settled()
+    assert len(pings.handled) == MANY + 1
+
+
+@pytest.mark.parametrize("verb", ["clear", "terminate", "purge"])
+async def test_very_many_go_in_several_transactions(world: World, pings: Pings, stored: list[int], verb: str) -> None:
     if verb == "clear":
         assert (await pings.definition.clear("a")).discarded_events == 2 * MANY
         assert (await pings.definition.clear("a")).discarded_events == 0
@@ -97,7 +163,7 @@ async def test_very_many_go_in_several_transactions(
     assert pings.stored() > 0
     await pings.gone()
     assert pings.stored() == 0
-    assert max(before - after for before, after in zip([MANY, *stored], stored, strict=False)) == LETTERS
+    assert most([MANY, *stored]) == LETTERS
 
 
 async def test_nobody_is_given_those_that_are_left(world: World, pings: Pings) -> None:

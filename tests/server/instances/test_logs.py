@@ -111,10 +111,12 @@ async def test_a_line_is_durable_before_its_handler_ends_and_outlives_the_server
     await world.start()
     await tick.start("a", 1, no_wait=True)
     await gate.reached.wait()
+    await world.settled()  # it is written behind the handler's back
     assert await logged(world, "recurring", "a") == [("1/1", 1, "begun")]
     gate.reached.clear()
     await world.restart()
     await gate.reached.wait()
+    await world.settled()
     assert await logged(world, "recurring", "a") == [("1/1", 1, "begun"), ("1/1", 2, "begun")]
     gate.opened.set()
 

@@ -229,8 +229,12 @@ MISTAKES = [
     ({"every": 1, "retry": 3}, "StepRetry"),
     ({"every": 1, "log_level": "loud"}, "log_level: "),
     ({"every": 1, "max_crashes": 0}, "max_crashes: "),
+    ({"every": 1, "max_crashes": True}, "max_crashes: True is no whole number"),
+    ({"every": 1, "start_immediately": "no"}, "start_immediately must be True or False, not 'no'"),
     ({"every": 1, "call": "longshore.provider"}, "built in"),
     ({"every": 1, "call": "a b"}, "cannot be a capability"),
+    ({"every": 1, "call": ["a"]}, r"refresh: call: \['a'\] is no text"),
+    ({"every": 1, "timeout": None}, "refresh: timeout: None is no time span"),
     ({"every": 1, "on_error": lambda error, ctx: None}, r"on_error must be an `async def` function of \(error, ctx\)"),
 ]
 
@@ -259,6 +263,19 @@ def test_a_decorator_without_its_arguments_and_a_handler_of_others_are_refused(k
     with pytest.raises(TypeError, match=r"refresh: the handler must be an `async def` function of \(ctx\)"):
         declare("refresh", state=Token, **when)(refresh)
     assert not server.definitions
+
+
+@pytest.mark.parametrize("on_event", [5, "reduce", lambda: 1, lambda state, event: 1])
+def test_what_cannot_be_called_with_an_event_is_refused_where_it_is_declared(on_event: Any) -> None:
+    """It used to refuse every event, and say why in the server's log alone."""
+    server = Server()
+
+    async def pings(ctx: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=r"pings: on_event: it must be a plain function of \(ctx\)"):
+        server.debounce("pings", event=int, flush_after=1, on_event=on_event)(pings)
+    silent: Any = max  # does not say what it takes
+    server.debounce("pings", event=int, flush_after=1, on_event=silent)(pings)
 
 
 def test_a_handler_that_is_none_and_a_name_that_is_none_or_taken() -> None:

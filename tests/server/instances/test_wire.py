@@ -18,6 +18,7 @@ from longshore.v1 import (
     task_service_pb2,
     task_service_pb2_grpc,
 )
+from longshore_server.contract.source import ContractError
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
 from tests.conftest import fields_of, refused
 from tests.server.auth.callers import known
@@ -212,11 +213,23 @@ async def test_an_event_of_another_type_is_refused_and_nothing_written(
     assert world.rows("SELECT count(*) FROM instances") == [(0,)]
 
 
+async def test_a_definition_asks_for_no_capability_that_no_contract_declares(tmp_path: Path) -> None:
+    """Nobody could have it but by the same slip; where no contract declares any, definitions may ask for their own."""
+    guarded = Guarded(tmp_path)
+
+    @guarded.server.debounce("pings", state=Ping, flush_after=5, call="gates.strat")
+    async def pings(ctx: Any) -> None: ...
+
+    problem = r"debounce 'pings', call: capability 'gates.strat' is declared by no service. Did you mean 'gates.start'"
+    with pytest.raises(ContractError, match=problem):
+        await guarded.start()
+
+
 async def test_who_may_call_is_what_the_definition_says(tmp_path: Path) -> None:
     """The provider may do everything; a definition's `call` lets others send and look, and administer nothing."""
     pb, guarded = debounce_service_pb2, Guarded(tmp_path)
 
-    @guarded.server.debounce("pings", state=Ping, flush_after=5, call="pings.send")
+    @guarded.server.debounce("pings", state=Ping, flush_after=5, call="gates.start")
     async def pings(ctx: Any) -> None: ...
 
     @guarded.server.debounce("private", state=Ping, flush_after=5)
@@ -224,7 +237,7 @@ async def test_who_may_call_is_what_the_definition_says(tmp_path: Path) -> None:
 
     await guarded.start()
     try:
-        ada, eve, ops = await known(guarded, ("ada", "pings.send"), ("eve",), ("ops", "longshore.provider"))
+        ada, eve, ops = await known(guarded, ("ada", "gates.start"), ("eve",), ("ops", "longshore.provider"))
         stub = debounce_service_pb2_grpc.DebounceServiceStub(guarded.channel)
 
         def add(who: Any, definition: str) -> Any:
@@ -234,7 +247,7 @@ async def test_who_may_call_is_what_the_definition_says(tmp_path: Path) -> None:
         assert (await add(ada, "pings")).created
         assert (await add(ops, "pings")).event_count == 2
         assert (await add(ops, "private")).created
-        for caller, definition, capability in ((eve, "pings", "pings.send"), (ada, "private", "longshore.provider")):
+        for caller, definition, capability in ((eve, "pings", "gates.start"), (ada, "private", "longshore.provider")):
             code, reason, status = await refused(add(caller, definition))
             assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "CAPABILITY_MISSING")
             assert capability in status.message

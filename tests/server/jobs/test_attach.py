@@ -203,6 +203,7 @@ async def test_a_second_job_of_a_queue_needs_a_name_and_another_payload_is_not_m
 async def test_a_coalesced_job_is_attached_only_when_shared(yard: Yard) -> None:
     reserving = Reserving(yard, "wait", key="{key}", when_full="coalesce")
     refused: list[ServiceError] = []
+    mistakes: list[str] = []
 
     @yard.plays
     async def play(request: Any, op: Any) -> Any:
@@ -212,6 +213,10 @@ async def test_a_coalesced_job_is_attached_only_when_shared(yard: Yard) -> None:
                 await op.attach(outcome.job)
             except ServiceError as error:
                 refused.append(error)
+            try:
+                await op.attach(outcome.job, shared="yes")
+            except TypeError as error:
+                mistakes.append(str(error))
             return await op.attach(outcome.job, shared=True)
         return await op.attach(outcome.job)
 
@@ -220,6 +225,7 @@ async def test_a_coalesced_job_is_attached_only_when_shared(yard: Yard) -> None:
     await yard.reached(names[1], "started")
     await yard.catch_up()
     assert (refused[0].reason, "shared=True" in refused[0].message) == (Reason.ILLEGAL_MOVE, True)
+    assert mistakes == ["shared must be True or False, not 'yes'"]
     await yard.operations.Cancel(pb.CancelRequest(name=names[1]))
     await yard.clock.armed(10)
     yard.clock.advance(10)

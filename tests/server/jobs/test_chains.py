@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from longshore.v1 import jobs_service_pb2 as pb
 from longshore_server import Job, JobRequest
 from longshore_server.errors import Reason, ServiceError, failure
 from longshore_server.job_lifecycle import JobMove, JobState
@@ -19,6 +20,7 @@ from longshore_server.store.mutations.job_creation import CreateJobs, WhenFull
 from longshore_server.store.mutations.job_end import BATCH, MOST_ATTACHED, AttachJob, CancelJob, JobAttempt
 from longshore_server.store.transaction import Transaction
 from tests.server.jobs.conftest import DONE, Site, Yard
+from tests.server.jobs.operating import admin
 
 
 @pytest.mark.parametrize("links", [500, 5000])
@@ -216,9 +218,14 @@ async def test_a_job_that_cannot_be_changed_keeps_no_other_from_its_time(yard: Y
     async def load(payload: str, job: Any) -> str:
         return payload
 
+    @yard.job("other")
+    async def other(payload: str, job: Any) -> str:
+        return payload
+
     await yard.start()
-    delay = None if place == "expires" else "2h" if place == "due" else "100h"
-    refs = [await load.create(str(number), delay=delay) for number in range(5)]
+    if place == "deadline":
+        await admin(yard).PauseQueue(pb.PauseQueueRequest(name="queues/load"))
+    refs = [await load.create(str(number), delay="2h" if place == "due" else None) for number in range(5)]
     if place == "expires":
         for ref in refs:
             await ref.wait()
@@ -232,7 +239,7 @@ async def test_a_job_that_cannot_be_changed_keeps_no_other_from_its_time(yard: Y
     for _ in range(5):
         await yard.catch_up()
     await others_are_done(yard, broken, place)
-    late = await load.create("late", delay="1h")
+    late = await (other if place == "deadline" else load).create("late", delay="1h")
     yard.clock.advance(3600)
     assert await late.wait() == "late", "time goes on"
     # Mended, it goes on with the next look.

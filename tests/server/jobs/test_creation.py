@@ -307,6 +307,22 @@ async def test_bad_input_is_refused_before_any_write(
     assert yard.tables() == before
 
 
+async def test_a_job_that_could_not_run_before_its_deadline_is_refused(yard: Yard) -> None:
+    """It used to be created, and was EXPIRED without a word."""
+    gate = Gate(yard, deadline=60)
+    await yard.start()
+    before = yard.tables()
+    tomorrow = datetime.fromtimestamp(yard.clock.now() / 1e6, UTC) + timedelta(days=1)
+    for option in ({"delay": 60}, {"delay": "1d"}, {"run_at": tomorrow}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}: .* never run: .* 60 s after its creation"):
+            await gate.queue.create(Reserve("A1"), **option)
+    assert yard.tables() == before
+    ref = await gate.queue.create(Reserve("A1"), delay=59)
+    yard.clock.advance(59)
+    assert await gate.begun.get() == "A1"
+    assert (await ref.get()).state is JobState.ACTIVE
+
+
 async def test_a_payload_that_is_too_large_is_refused(make_yard: Any) -> None:
     yard = make_yard(max_input=2000)
     gate = Gate(yard)

@@ -45,6 +45,22 @@ async def paused(yard: Yard, queue: str, *, paused: bool = True) -> None:
         await admin(yard).ResumeQueue(pb.ResumeQueueRequest(name=name))
 
 
+async def test_a_job_that_sleeps_goes_on_at_the_next_server(yard: Yard) -> None:
+    @yard.job("load")
+    async def load(payload: int, job: Job[int]) -> int:
+        await job.sleep(3600)
+        return job.attempt
+
+    await yard.start()
+    ref = await load.create(1)
+    await yard.clock.armed(3600)
+    await stopped(yard)
+    await yard.start()
+    await yard.clock.armed(3600)
+    yard.clock.advance(3600)
+    assert await load.job(ref.id).wait() == 2
+
+
 async def test_a_handler_that_waits_for_a_queued_job_is_left_to_the_next_server(yard: Yard) -> None:
     @yard.job("load")
     async def load(payload: int, job: Job[str]) -> str:

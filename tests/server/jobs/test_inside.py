@@ -176,6 +176,7 @@ def test_a_definition_that_makes_no_sense_is_refused_where_it_is_written(yard: Y
 
     mistakes: list[tuple[Any, dict[str, Any], str]] = [
         (good, {"key": "sku"}, "key: 'sku' is made of no field"),
+        (good, {"key": 5}, "key: 5 is no text"),
         (good, {"key": "{sku}"}, "'sku' is not a field of lab.v1.PlayRequest"),
         (good, {"max_active": 2}, "are of a key"),
         (good, {"key": "{key}", "max_active": 0}, "max_active: 0 is no whole number"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from lab.v1 import lab_pb2
@@ -12,6 +13,7 @@ from lab.v1 import lab_pb2
 from longshore_server import Job, JobRequest, JobState, Rejected, ServiceError
 from longshore_server.errors import Reason
 from longshore_server.handler import codec
+from longshore_server.store import job_rows
 from tests.conftest import Crash, State, reason_of_end
 from tests.server.jobs.conftest import Yard, failed
 from tests.server.releasing import Releases
@@ -359,3 +361,34 @@ async def test_what_a_job_was_about_is_known_for_as_long_as_that_is_kept(shop: S
     shop.deploy("acme_shop", EXTENDED if changed else CLASSES)
     await shop.crash.happen()
     assert ((await yard.end(name)).state == State.STATE_COMPLETED) is not changed
+
+
+async def test_of_a_batch_only_payloads_in_other_bytes_are_read(
+    yard: Yard, release: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = release("acme_orders", CLASSES).Order
+    queue = declare(yard, old, work)
+    await yard.start()
+
+    def requests(kind: Any, first: int) -> list[JobRequest[Any]]:
+        return [JobRequest(kind("kettle", number), idempotency_key=f"{number}") for number in range(first, first + 3)]
+
+    await queue.create_many(requests(old, 0))
+    new = release("acme_orders", EXTENDED).Order
+    queue = declare(yard, new, work)
+    await yard.restart()
+    await queue.create_many(requests(new, 3))
+    # Jobs that begin read their payloads, too: they have all begun, and ended, before any are counted.
+    await yard.catch_up()
+    assert not await yard.jobs("ended IS NULL"), "a job is yet to read its payload"
+    read: list[bytes] = []
+    payloads = job_rows.payloads
+
+    def counted(connection: Any, uids: Any) -> Any:
+        read.extend(uids)
+        return payloads(connection, uids)
+
+    monkeypatch.setattr(job_rows, "payloads", counted)
+    again = await queue.create_many(requests(new, 2))
+    assert not any(ref.created for ref in again)
+    assert [UUID(bytes=uid) for uid in read] == [UUID(again[0].id)]

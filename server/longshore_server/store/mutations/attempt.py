@@ -72,13 +72,14 @@ class TryAgain(Mutation[OperationRecord]):
     """The current attempt failed and the contract's retry policy allows another one, `delay` microseconds from now.
 
     Where a caller asked to cancel or to stop meanwhile, or the operation is deferred, there is none: it ends as
-    `Settle` would end it.
+    `Settle` would end it. `anew`: the entry of the journal that the next attempt does not find.
     """
 
     uid: bytes
     attempt: int
     error: bytes
     delay: int
+    anew: tuple[str, str, int] | None = None
 
     @property
     def patient(self) -> bool:
@@ -90,6 +91,7 @@ class TryAgain(Mutation[OperationRecord]):
             return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, head.cancel_reason))
         if head.deferred or head.cancel_requested is not None or head.stop_requested is not None:
             return tx.make(head, Move.FAIL, self.error)
+        tx.forget_journal(self.uid, self.anew)
         return tx.make(
             head, Move.ATTEMPT_FAILED, self.error,
             failures=head.failures + 1, under_way=False, next_attempt=max(tx.now, head.updated) + self.delay,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from longshore_server.instance_lifecycle import Move, Status, rule
+from longshore_server.store.instance_ledger import InstanceLedger
 from longshore_server.store.instances import InstanceRecord
 from longshore_server.store.mutations import telling
 from longshore_server.store.mutations.base import Mutation
@@ -35,13 +36,14 @@ class Resumed(NamedTuple):
 
     record: InstanceRecord
     before: Status
-    replayed: int
-    """How many dead letters wait again."""
+    revived: int
+    """The number of the last dead letter that waits again; 0: none does."""
 
 
 @dataclass(slots=True)
 class Resume(Mutation[Resumed | None]):
-    """Go on: what has failed is done again at once, with all its attempts; dead letters wait again.
+    """Go on: what has failed is done again at once, with all its attempts; dead letters wait again, as many as one
+    transaction should hold. See `Revive` for the others.
 
     `timers`: makes the timers as they are from now on of those that there are.
     """
@@ -56,14 +58,34 @@ class Resume(Mutation[Resumed | None]):
         idle = record.status is Status.ACTIVE and not record.dead
         if rule(record.status, Move.RESUME) is None or idle:
             return Resumed(record, record.status, 0)
-        facts: dict[str, Any] = {"waiting": record.waiting + record.dead, "dead": 0}
+        revived = ledger.revive(record.uid, 0, record.accepted) if record.dead else []
+        facts: dict[str, Any] = {"waiting": record.waiting + len(revived), "dead": record.dead - len(revived)}
         if record.status is Status.FAILED:
             facts.update(attempt=0, failures=0, crashes=0, retry_at=None, begun=None)
         if record.status is not Status.ACTIVE:
             facts["timers"] = self.timers(record.timers, ledger.now)
-        if record.dead:
-            ledger.revive(record.uid)
-        return Resumed(ledger.make(record, Move.RESUME, **facts), record.status, record.dead)
+        return Resumed(ledger.make(record, Move.RESUME, **facts), record.status, max(revived, default=0))
+
+
+@dataclass(slots=True)
+class Revive(Mutation[int]):
+    """Let some more of the dead letters wait again that an instance had when it was resumed.
+
+    `after`: the number of the last one that does. `last`: of those that there were at the resume, the greatest number
+    that one may have. Returns the next `after`; 0: there are no more.
+    """
+
+    uid: bytes
+    after: int
+    last: int
+
+    def apply(self, tx: Transaction) -> int:
+        ledger = tx.ledger(InstanceLedger)
+        record = ledger.get(self.uid)
+        if record is None or not record.dead or not (revived := ledger.revive(self.uid, self.after, self.last)):
+            return 0
+        ledger.make(record, Move.ACCEPT, waiting=record.waiting + len(revived), dead=record.dead - len(revived))
+        return max(revived)
 
 
 @dataclass(slots=True)

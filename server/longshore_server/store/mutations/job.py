@@ -123,6 +123,7 @@ class SettleJob(Mutation[JobRecord]):
 
     `by` None: of whatever attempt there is. `delay`: of REQUEUE, in microseconds. What comes in CANCELLING ends as
     CANCELLED: the request came first. `exhausted`: of BURY, which bound of the policy leaves no further attempt.
+    `anew`: of REQUEUE, the entry of the journal that the next attempt does not find.
     """
 
     uid: bytes
@@ -133,6 +134,7 @@ class SettleJob(Mutation[JobRecord]):
     problem: str = ""
     delay: int = 0
     exhausted: str = ""
+    anew: tuple[str, str, int] | None = None
 
     @property
     def patient(self) -> bool:
@@ -145,6 +147,7 @@ class SettleJob(Mutation[JobRecord]):
             return end(tx, head, JobMove.CANCEL, error=failure(Reason.CANCELLED, head.cancel_reason))
         facts: dict[str, Any] = {} if self.error is None else {"error": self.error, "problem": self.problem}
         if self.move is JobMove.REQUEUE:
+            tx.forget_journal(self.uid, self.anew)
             record = requeue(jobs, head, self.delay, failures=head.failures + 1, claims=0, **facts)
             if tx.outbox is not None:
                 telling.job_failed(tx.outbox, head, record)
