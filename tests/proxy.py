@@ -37,12 +37,12 @@ class Proxy:
     """Between callers and a server. `async with` starts and stops it.
 
     Args:
-        server: where the server listens: `host:port`, or `unix:path`.
+        server: where the server listens: `host:port`, or `unix:path`. May change: for connections to come.
         plan: what happens to each connection, in the order in which they come. Afterwards nothing does.
     """
 
     def __init__(self, server: str, plan: Iterator[Damage | None] | None = None) -> None:
-        self._server = server
+        self.server = server
         self._plan = plan
         self.counts: Counter[How] = Counter()
         """How often each has happened."""
@@ -72,6 +72,12 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    def freeze(self) -> None:
+        """Let nothing more pass over the connections that there are, and tell nobody."""
+        for writer in self._writers:
+            assert isinstance(writer.transport, asyncio.Transport)
+            writer.transport.pause_reading()
+
     def go_on(self) -> None:
         """Connections that have stalled are closed."""
         go, self._go = self._go, asyncio.Event()
@@ -89,10 +95,10 @@ class Proxy:
         damage = next(self._plan, None) if self._plan is not None else None
         writers = [writer]
         try:
-            if self._server.startswith("unix:"):
-                up_reader, up_writer = await asyncio.open_unix_connection(self._server.removeprefix("unix:"))
+            if self.server.startswith("unix:"):
+                up_reader, up_writer = await asyncio.open_unix_connection(self.server.removeprefix("unix:"))
             else:
-                host, _, port = self._server.rpartition(":")
+                host, _, port = self.server.rpartition(":")
                 up_reader, up_writer = await asyncio.open_connection(host, int(port))
             writers.append(up_writer)
             if not self._listener.is_serving():

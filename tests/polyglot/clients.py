@@ -1,4 +1,4 @@
-"""Builds the clients in `examples/clients` from exported protos, with the stock tools of each language.
+"""Builds the clients in `examples/clients` by the words of docs/clients.md, with the stock tools of each language.
 
 Everything that is fetched or made stays in the caches of these tools and in `.tools/clients`: a second build is quick.
 """
@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from longshore_client.codegen.export import export_protos
-
 ROOT = Path(__file__).resolve().parents[2]
+GUIDE = ROOT / "docs" / "clients.md"
 SOURCES = ROOT / "examples" / "clients"
 TOOLS = ROOT / ".tools" / "clients"
 CONTRACTS = (ROOT / "examples" / "orders" / "protos", ROOT / "examples" / "documents" / "protos")
 
 GO = {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOFLAGS": ""}
-GO_PLUGINS = {
-    "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10",
-    "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
-}
+GO_PLUGINS = (
+    "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.10",
+    "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.5.1",
+)
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"
 GHZ = "github.com/bojand/ghz/cmd/ghz@v0.120.0"
 
@@ -46,44 +46,44 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-def _workplace(client: str) -> Path:
-    """The folder that a client is built in, with its sources and the protos; what earlier builds left is there too."""
+def _build(client: str, **variables: str) -> Path:
+    """Build a client as docs/clients.md says it. Returns where: what earlier builds left is there too."""
     place = TOOLS / client
     shutil.copytree(SOURCES / client, place, dirs_exist_ok=True)
-    export_protos(CONTRACTS, place / "protos")
+    run(sys.executable, "-m", "longshore_client.cli", "generate", *CONTRACTS, "--export", place / "protos", cwd=ROOT)
+    _follow(client, place, "acme", **variables)
     return place
 
 
-def _names(place: Path, *folders: str) -> list[str]:
-    """The exported protos of some folders, as protoc is given them."""
-    protos = place / "protos"
-    return [
-        path.relative_to(protos).as_posix() for folder in folders for path in sorted((protos / folder).rglob("*.proto"))
-    ]
+def _follow(client: str, place: Path, contracts: str, **variables: str) -> None:
+    """Do what the page says, on a machine with protoc. `contracts`: the folders in place of the `acme` of its own."""
+    (said,) = re.findall(rf"```bash\n# {client}\b.*?\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL | re.IGNORECASE)
+    protoc = TOOLS / "bin" / "protoc"
+    protoc.parent.mkdir(parents=True, exist_ok=True)
+    protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n', "utf-8")
+    protoc.chmod(0o755)
+    folders = (variables.pop("PATH", ""), str(protoc.parent), str(Path(sys.executable).parent), os.environ["PATH"])
+    steps = said.replace("find acme ", f"find {contracts} ")
+    run("bash", "-euo", "pipefail", "-c", steps, cwd=place, PATH=os.pathsep.join(filter(None, folders)), **variables)
 
 
 def python() -> list[str]:
-    place = _workplace("python")
-    stubs = ["--python_out=.", "--grpc_python_out=."]
-    run(sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *stubs, *_names(place, "acme", "longshore"), cwd=place)
-    return [sys.executable, str(place / "main.py")]
+    return [sys.executable, str(_build("python") / "main.py")]
 
 
 def go() -> list[str]:
-    place = _workplace("go")
-    build_go(place, "client", _names(place, "acme", "longshore"))
-    return [str(place / "client")]
+    return [str(_build("go", PATH=_go_plugins(), **GO) / "client")]
 
 
-def build_go(place: Path, module: str, names: list[str]) -> None:
-    """Build the program `client` of a folder with the folder `protos`, of which `names` are compiled for it."""
-    arguments = ["-Iprotos"]
-    for plugin, package in GO_PLUGINS.items():
-        kind = plugin.removeprefix("protoc-gen-")
-        arguments += [f"--plugin={plugin}={go_tool(package)}", f"--{kind}_out=.", f"--{kind}_opt=module={module}"]
-        arguments += [f"--{kind}_opt=M{name}={module}/gen/{Path(name).parent}" for name in names]
-    run(sys.executable, "-m", "grpc_tools.protoc", *arguments, *names, cwd=place)
-    run("go", "build", "-mod=readonly", "-o", "client", ".", cwd=place, **GO)
+def build_go(place: Path, contracts: str) -> Path:
+    """Build the module `client` of a folder with the folder `protos`, of which `contracts` and ours are for it."""
+    _follow("go", place, contracts, PATH=_go_plugins(), **GO)
+    return place / "client"
+
+
+def _go_plugins() -> str:
+    """Where protoc finds them."""
+    return os.pathsep.join(str(go_tool(package).parent) for package in GO_PLUGINS)
 
 
 def go_tool(package: str) -> Path:
@@ -97,26 +97,19 @@ def go_tool(package: str) -> Path:
 
 
 def node() -> list[str]:
-    place = _workplace("node")
-    run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", cwd=place)
+    settings = {"ignore_scripts": "true", "audit": "false", "fund": "false", "prefer_offline": "true"}
+    place = _build("node", **{f"npm_config_{name}": value for name, value in settings.items()})
     return ["node", str(place / "main.js")]
 
 
 def java() -> list[str]:
-    place = _workplace("java")
-    run("mvn", "-q", "-B", "compile", cwd=place)
-    libraries = (place / "target" / "classpath").read_text("utf-8").strip()
-    return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{place / 'target' / 'classes'}:{libraries}", "client.Client"]
+    target = _build("java") / "target"
+    libraries = (target / "classpath").read_text("utf-8").strip()
+    return ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{target / 'classes'}:{libraries}", "client.Client"]
 
 
 def rust() -> list[str]:
-    place = _workplace("rust")
-    # Where others have protoc itself.
-    protoc = place / "protoc"
-    protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n', "utf-8")
-    protoc.chmod(0o755)
-    run("cargo", "build", "--locked", "--quiet", cwd=place, PROTOC=str(protoc), CARGO_TARGET_DIR="target")
-    return [str(place / "target" / "debug" / "client")]
+    return [str(_build("rust", CARGO_TARGET_DIR="target") / "target" / "debug" / "client")]
 
 
 def grpcurl() -> list[str]:

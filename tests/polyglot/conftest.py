@@ -13,9 +13,11 @@ _outcomes: dict[tuple[str, str], str] = {}
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note what came of a story: the worst of its phases."""
-    found = re.search(r"polyglot/test_clients\.py::test_(\w+)\[(\w+)\]$", report.nodeid)
+    found = re.search(r"polyglot/test_clients\.py::test_(\w+)(?:\[(\w+)\])?$", report.nodeid)
     if found and (report.when == "call" or not report.passed):
-        _outcomes[found[1], found[2]] = report.outcome
+        # A test without a client is one of all at once.
+        for client in [found[2]] if found[2] else CLIENTS:
+            _outcomes[found[1], client] = report.outcome
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,9 +7,12 @@ of JSON: what is asserted here is what it has seen.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
+import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ pytestmark = pytest.mark.timeout(900)
 SIZE = (3 << 20) + 7
 LIMIT = 300
 """Seconds in which a client goes on; one that is wrong may try for ever. A safety net only: no test waits for it."""
+PAUSE = 0.15
+"""Seconds that a client lets go by, at least, before it asks again."""
 SHIPPED = {"sequence": 6, "event": "completed", "status": "ready_to_ship"}
 EVENTS = [
     {"sequence": 1, "event": "accepted"},
@@ -74,6 +79,15 @@ class Telling:
         assert self._process.returncode == 0, f"{out.decode()}\n{err.decode()}"
         return [json.loads(text) for text in out.decode().splitlines()]
 
+    async def failure(self) -> str:
+        """What it says at its end, which is a bad one and the next that it does."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(LIMIT):
+            assert not (more := await self._process.stdout.readline()), more
+            _, err = await self._process.communicate()
+        assert self._process.returncode
+        return err.decode()
+
     def end(self) -> None:
         """For a test that has failed."""
         if self._process.returncode is None:
@@ -86,20 +100,25 @@ Tells = Callable[..., Any]
 @pytest.fixture(scope="module", params=list(stories.CLIENTS))
 def client(request: pytest.FixtureRequest) -> list[str]:
     """What runs a client."""
-    missing = [need for need in clients.NEEDS[request.param] if shutil.which(need) is None]
+    return built(request.param)
+
+
+def built(client: str) -> list[str]:
+    """What runs it."""
+    missing = [need for need in clients.NEEDS[client] if shutil.which(need) is None]
     if missing:
         pytest.skip(f"needs {' and '.join(missing)}")
-    return clients.command(request.param)
+    return clients.command(client)
 
 
 @pytest.fixture
-async def tells(client: list[str]) -> AsyncIterator[Tells]:
-    """Starts clients: `await tells(address, story, what it is about ...)`."""
+async def begin() -> AsyncIterator[Tells]:
+    """Starts programs: `await begin(what runs it, *arguments)`."""
     told: list[Telling] = []
 
-    async def start(*arguments: object) -> Telling:
+    async def start(command: list[str], *arguments: object) -> Telling:
         process = await asyncio.create_subprocess_exec(
-            *client, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            *command, *map(str, arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             limit=1 << 20,
         )  # fmt: skip
         told.append(Telling(process))
@@ -108,6 +127,23 @@ async def tells(client: list[str]) -> AsyncIterator[Tells]:
     yield start
     for each in told:
         each.end()
+
+
+@pytest.fixture
+def tells(client: list[str], begin: Tells) -> Tells:
+    """Starts a client: `await tells(address, story, what it is about ...)`."""
+    return functools.partial(begin, client)
+
+
+@pytest.fixture
+def all_tell(begin: Tells) -> Tells:
+    """Starts all clients with a story, each about what is named as it is: `await all_tell(address, story)`."""
+    commands = {name: built(name) for name in stories.CLIENTS}
+
+    async def start(address: str, story: str) -> list[Telling]:
+        return [await begin(command, address, story, name) for name, command in commands.items()]
+
+    return start
 
 
 @pytest.fixture
@@ -159,6 +195,52 @@ async def test_restart(dock: Dock, tells: Tells) -> None:
     ]  # fmt: skip
     assert events[4]["event"] == "attempt_failed"
     assert events[-1] == SHIPPED | {"sequence": len(events)}
+
+
+async def test_drain(tmp_path: Path, tells: Tells) -> None:
+    dock = Dock(tmp_path / "data", drain=600.0)
+    await dock.harness.start()
+    client = await tells(dock.address, "watch", "1")
+    told = await client.lines(4)
+    stopping = asyncio.create_task(dock.harness.stop())
+    resumed = await client.line()
+    began = time.monotonic()
+    # It is refused at once as often as it asks, so the time between is its own.
+    assert await client.lines(4) == [resumed] * 4 == [{"resumed_after": 4}] * 4
+    assert time.monotonic() - began > 4 * PAUSE
+    dock.orders.shipping.set()
+    await stopping
+    async with dock.harness.serve():
+        told += await client.rest()
+    assert [line for line in told if "event" in line] == EVENTS
+
+
+async def test_silence(tmp_path: Path, all_tell: Tells) -> None:
+    """All at once: no library doubts a connection before ten seconds of the real clock are over."""
+    dock = Dock(tmp_path / "data")
+    async with dock.harness.serve(), Proxy(dock.address) as proxy:
+        telling = await all_tell(proxy.address, "watch")
+        told = [await client.lines(4) for client in telling]
+        proxy.freeze()
+        assert [await client.line() for client in telling] == [{"resumed_after": 4}] * len(telling)
+        dock.orders.shipping.set()
+        for seen, client in zip(told, telling, strict=True):
+            assert seen + await client.rest() == EVENTS
+
+
+async def test_elsewhere(dock: Dock, tells: Tells) -> None:
+    other = grpc.aio.server()
+    port = other.add_insecure_port("127.0.0.1:0")
+    await other.start()
+    async with Proxy(dock.address) as proxy:
+        client = await tells(proxy.address, "watch", "1")
+        await client.lines(4)
+        proxy.server = f"127.0.0.1:{port}"
+        proxy.cut()
+        assert await client.line() == {"resumed_after": 4}
+        # grpcurl asks it first what it can do.
+        assert re.search("UNIMPLEMENTED|not support the reflection API", await client.failure(), re.IGNORECASE)
+    await other.stop(None)
 
 
 async def test_wait(dock: Dock, tells: Tells) -> None:
@@ -298,13 +380,21 @@ async def test_longrunning_cancelled(dock: Dock, tells: Tells) -> None:
     assert await (await tells(dock.address, "longrunning_cancelled", "1")).rest() == [{"cancelled": True}]
 
 
-async def test_longrunning_deadline(dock: Dock, tells: Tells) -> None:
+async def test_longrunning_deadline(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> None:
     told = await (await tells(dock.address, "longrunning_deadline", "1")).rest()
     assert told == [{"deadline": True, "done": False}]
+    dock.orders.shipping.set()
+    operations = operations_service_pb2_grpc.OperationsServiceStub(channel)
+    ended = await operations.Wait(pb.WaitRequest(name="operations/orders-process-1"))
+    assert ended.state == ended.STATE_COMPLETED, "it went on"
 
 
 def test_every_cell_of_the_table_is_a_test() -> None:
-    seen = {name for name, test in globals().items() if "tells" in getattr(test, "__annotations__", {})}
+    telling = {"tells", "all_tell"}
+    seen = {
+        name for name, test in globals().items()
+        if name.startswith("test_") and telling & getattr(test, "__annotations__", {}).keys()
+    }  # fmt: skip
     assert seen == {f"test_{story}" for story in stories.STORIES}
     assert list(stories.CLIENTS) == [
         name for name in stories.CLIENTS if name in clients.BUILDERS and name in clients.NEEDS

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -41,6 +42,8 @@ func (c *Client) upload(key, file string) {
 		// Bytes of the broken call may have come after that question: OutOfRange, so ask again.
 		if err != nil && !broken(err) && status.Code(err) != codes.OutOfRange {
 			check(err)
+		} else if err != nil {
+			time.Sleep(pause)
 		}
 	}
 	say(map[string]any{"committed": sent.CommittedSize, "sha256": hex.EncodeToString(sent.Digests.Sha256)})
@@ -84,6 +87,7 @@ func (c *Client) download(key string) {
 		}
 		request.Offset = int64(len(data))
 		say(map[string]any{"resumed_at": request.Offset})
+		time.Sleep(pause)
 	}
 	sum := sha256.Sum256(data)
 	if string(sum[:]) != string(request.IfSha256) {

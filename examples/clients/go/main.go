@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -27,6 +29,9 @@ import (
 
 var background = context.Background()
 
+// A server that drains refuses at once, so whoever asks again takes a break.
+const pause = 200 * time.Millisecond
+
 // Client has the stubs; its methods are the stories.
 type Client struct {
 	conn       *grpc.ClientConn
@@ -38,7 +43,9 @@ type Client struct {
 
 func main() {
 	address, story, key, file := os.Args[1], os.Args[2], os.Args[3], append(os.Args, "")[4]
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// A connection that died in silence is noticed by pings alone.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}))
 	check(err)
 	defer conn.Close()
 	client := &Client{conn, orders.NewOrdersServiceClient(conn), documents.NewDocumentsServiceClient(conn),
@@ -64,7 +71,13 @@ func main() {
 // broken says whether it was the connection: a refusal says why in its details, but for Unavailable it is final.
 func broken(err error) bool {
 	refusal, _ := status.FromError(err)
-	return refusal.Code() == codes.Unavailable || len(refusal.Details()) == 0
+	switch refusal.Code() {
+	case codes.Unavailable:
+		return true
+	case codes.Canceled, codes.Unknown, codes.Internal: // nothing here is cancelled by its own caller
+		return len(refusal.Details()) == 0
+	}
+	return false
 }
 
 // show prints an event, with what it holds in the types of the contract.

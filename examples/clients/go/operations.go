@@ -49,6 +49,7 @@ func (c *Client) watch(key string) {
 			check(err)
 		}
 		say(map[string]any{"resumed_after": *request.AfterSequence})
+		time.Sleep(pause)
 	}
 }
 

@@ -13,15 +13,20 @@ operations=longshore.v1.OperationsService transfers=longshore.v1.TransfersServic
 longrunning=google.longrunning.Operations
 
 # METHOD MESSAGE [FLAG...]: messages come to stdout, and a refusal to $why, as JSON with its details.
-call() { grpcurl -plaintext -format-error "${@:3}" -d "$2" "$address" "$1" 2>"$why"; }
+call() { grpcurl -plaintext -format-error -keepalive-time 10 "${@:3}" -d "$2" "$address" "$1" 2>"$why"; }
 say() { jq -nc "$@"; }
 order() { jq -nc --arg key "$1" --arg sku "${2-tea}" --arg amount "${3-1200}" \
     '{order_id: $key, items: [{sku: $sku, quantity: 1}], amount: $amount}'; }
 place() { call $orders/Process "$(order "$@")" | jq -r .name; }
 named() { jq -nc --arg name "$1" '{name: $name}'; }
 
-# Whether it was the connection: a refusal says why in its details, but for UNAVAILABLE (14) it is final.
-broken() { ! jq -e '.code != 14 and .details' "$why" >/dev/null 2>&1 && sleep 0.2; }
+# Whether it was the connection: a refusal says why in its details, but for UNAVAILABLE (14) it is final. What is no JSON
+# says grpcurl, of what it does before the call.
+broken() {
+    jq -e '.code == 14 or (.code | IN(1, 2, 13)) and (.details | not)' "$why" >/dev/null 2>&1 ||
+        grep -Eq '^Failed to dial|code = (Unavailable|Canceled|Unknown|Internal)' "$why" || return 1
+    sleep 0.2
+}
 fail() { cat "$why" >&2; exit 1; }
 
 # How an operation stands: with its result, with its error, or with neither.

@@ -12,11 +12,13 @@ const {acme, google, longshore} = grpc.loadPackageDefinition(loader.loadSync(fil
   {includeDirs: [new URL('protos', import.meta.url).pathname], json: true, longs: Number, enums: String, oneofs: true}));
 
 const plain = grpc.credentials.createInsecure();
-export const orders = new acme.orders.v1.OrdersService(address, plain);
-export const documents = new acme.documents.v1.DocumentsService(address, plain);
-export const operations = new longshore.v1.OperationsService(address, plain);
-export const transfers = new longshore.v1.TransfersService(address, plain);
-export const longrunning = new google.longrunning.Operations(address, plain);
+// A connection that died in silence is noticed by pings alone.
+const pings = {'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 5_000};
+export const orders = new acme.orders.v1.OrdersService(address, plain, pings);
+export const documents = new acme.documents.v1.DocumentsService(address, plain, pings);
+export const operations = new longshore.v1.OperationsService(address, plain, pings);
+export const transfers = new longshore.v1.TransfersService(address, plain, pings);
+export const longrunning = new google.longrunning.Operations(address, plain, pings);
 
 export const order = (key, {sku = 'tea', amount = 1200} = {}) => ({orderId: key, amount, items: [{sku, quantity: 1}]});
 export const say = told => console.log(JSON.stringify(told));
@@ -33,8 +35,13 @@ export const status = error => {
   const [trailer] = error.metadata?.get('grpc-status-details-bin') ?? [];
   return trailer === undefined ? undefined : google.rpc.Status.deserialize(trailer);
 };
-// Whether it was the connection: a refusal is final, but for UNAVAILABLE.
-export const broken = error => error.code === grpc.status.UNAVAILABLE || status(error) === undefined;
+// Whether it was the connection: a refusal is final, but for UNAVAILABLE. Nothing here is cancelled by its own caller.
+const {CANCELLED, INTERNAL, UNAVAILABLE, UNKNOWN} = grpc.status;
+export const broken = error => error.code === UNAVAILABLE ||
+  [CANCELLED, UNKNOWN, INTERNAL].includes(error.code) && status(error) === undefined;
+
+// A server that drains refuses at once, so whoever asks again takes a break.
+export const pause = () => new Promise(over => setTimeout(over, 200));
 
 // An event, with what it holds in the types of the contract.
 export const show = event => {

@@ -1,8 +1,8 @@
 // Start, watch, wait, signal, cancel and list.
 
 import grpc from '@grpc/grpc-js';
-import {broken, call, documents, end, key, operations, order, orders, patient, place, readable, say, show, status}
-  from './client.js';
+import {broken, call, documents, end, key, operations, order, orders, patient, pause, place, readable, say, show,
+  status} from './client.js';
 import {send} from './transfers.js';
 
 export default {
@@ -34,6 +34,7 @@ export default {
       } catch (error) {
         if (!broken(error)) throw error;
         say({resumed_after: request.afterSequence});
+        await pause();
       }
     }
   },

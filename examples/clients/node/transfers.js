@@ -3,7 +3,7 @@
 import {createHash} from 'node:crypto';
 import {readFileSync} from 'node:fs';
 import grpc from '@grpc/grpc-js';
-import {broken, call, documents, file, key, operations, patient, say, transfers} from './client.js';
+import {broken, call, documents, file, key, operations, patient, pause, say, transfers} from './client.js';
 import {crc32c} from './crc32c.js';
 
 const CHUNK = 64 << 10;
@@ -24,6 +24,7 @@ export default {
       } catch (error) {
         // Bytes of the broken call may have come after that question: OUT_OF_RANGE, so ask again.
         if (!broken(error) && error.code !== grpc.status.OUT_OF_RANGE) throw error;
+        await pause();
       }
     }
     say({download: (await call(operations, 'wait', {name})).result.download});
@@ -47,6 +48,7 @@ export default {
       } catch (error) {
         if (!broken(error)) throw error;
         say({resumed_at: request.offset});
+        await pause();
       }
     }
     const sha256 = digest.digest();

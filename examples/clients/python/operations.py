@@ -7,7 +7,7 @@ from acme.documents.v1 import documents_pb2
 from acme.orders.v1 import orders_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from stubs import Stubs, broken, end, order, refused, say, show
+from stubs import Stubs, broken, end, order, pause, refused, say, show
 from transfers import pieces
 
 from longshore.v1 import operations_service_pb2 as pb
@@ -38,6 +38,7 @@ class Operations(Stubs):
                 if not broken(error):
                     raise
                 say(resumed_after=after)
+                pause()
 
     def wait(self, key: str) -> None:
         """For five seconds, then to the end; `timeout` is the bound of the call, not of the operation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import grpc
@@ -34,7 +35,18 @@ def order(key: str, sku: str = "tea", amount: int = 1200) -> orders_pb2.ProcessO
 
 def broken(error: grpc.RpcError) -> bool:
     """Whether it was the connection: a refusal says why in its details, but for UNAVAILABLE it is final."""
-    return error.code() == grpc.StatusCode.UNAVAILABLE or not status(error).details
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            return True
+        # Nothing here is cancelled by its own caller.
+        case grpc.StatusCode.CANCELLED | grpc.StatusCode.UNKNOWN | grpc.StatusCode.INTERNAL:
+            return not status(error).details
+    return False
+
+
+def pause() -> None:
+    """A server that drains refuses at once, so whoever asks again takes a break."""
+    time.sleep(0.2)
 
 
 def status(error: grpc.RpcError) -> status_pb2.Status:

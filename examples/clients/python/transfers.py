@@ -9,7 +9,7 @@ from pathlib import Path
 import google_crc32c
 import grpc
 from acme.documents.v1 import documents_pb2
-from stubs import Stubs, broken, say
+from stubs import Stubs, broken, pause, say
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as bytes_pb
@@ -37,6 +37,7 @@ class Transfers(Stubs):
                 # Bytes of the broken call may have come after that question: OUT_OF_RANGE, so ask again.
                 if not broken(error) and error.code() != grpc.StatusCode.OUT_OF_RANGE:
                     raise
+                pause()
         result = documents_pb2.FilesUploadResult()
         self.operations.Wait(pb.WaitRequest(name=name)).result.Unpack(result)
         say(download=result.download)
@@ -60,6 +61,7 @@ class Transfers(Stubs):
                     raise
                 request.offset = len(data)
                 say(resumed_at=request.offset)
+                pause()
         assert hashlib.sha256(data).digest() == request.if_sha256
         say(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 

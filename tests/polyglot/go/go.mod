@@ -1,4 +1,4 @@
-module polyglot
+module client
 
 go 1.24.0
 

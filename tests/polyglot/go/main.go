@@ -24,8 +24,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	streampb "polyglot/gen/google/bytestream"
-	pb "polyglot/gen/longshore/v1"
+	streampb "client/gen/google/bytestream"
+	pb "client/gen/longshore/v1"
 )
 
 const chunk = 64 << 10

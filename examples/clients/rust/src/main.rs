@@ -19,6 +19,7 @@ use protos::google::longrunning::operations_client::OperationsClient;
 use protos::longshore::v1::operations_service_client::OperationsServiceClient;
 use protos::longshore::v1::transfers_service_client::TransfersServiceClient;
 use serde_json::Value;
+use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 
 type Result<T = (), E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
@@ -35,7 +36,10 @@ struct Client {
 async fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, story, key, file @ ..] = &arguments[..] else { return Err("ADDRESS STORY KEY [FILE]".into()) };
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
+    // A connection that died in silence is noticed by pings alone.
+    let (often, patience) = (Duration::from_secs(10), Duration::from_secs(5));
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let channel = endpoint.http2_keep_alive_interval(often).keep_alive_timeout(patience).connect_lazy();
     let mut client = Client {
         orders: OrdersServiceClient::new(channel.clone()),
         documents: DocumentsServiceClient::new(channel.clone()),

@@ -9,7 +9,11 @@ use tonic::Code;
 
 /// Whether it was the connection: a refusal says why in its details, but for `Unavailable` it is final.
 pub fn broken(error: &tonic::Status) -> bool {
-    error.code() == Code::Unavailable || error.details().is_empty()
+    match error.code() {
+        Code::Unavailable => true,
+        Code::Cancelled | Code::Unknown | Code::Internal => error.details().is_empty(),
+        _ => false,
+    }
 }
 
 /// Give a server that is away a moment to come back.

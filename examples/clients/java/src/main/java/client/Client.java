@@ -19,13 +19,14 @@ import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import io.grpc.protobuf.StatusProto;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.concurrent.TimeUnit;
 import longshore.v1.OperationsServiceGrpc;
 import longshore.v1.TransfersServiceGrpc;
 
 /**
  * Orders and documents from Java, with grpc-java, gax and generated stubs alone.
  *
- * <pre>java -cp ... client.Client ADDRESS STORY KEY [FILE]</pre>
+ * <pre>java -cp target/classes:$(cat target/classpath) client.Client ADDRESS STORY KEY [FILE]</pre>
  */
 class Client {
   final ManagedChannel channel;
@@ -43,7 +44,9 @@ class Client {
   }
 
   public static void main(String[] arguments) throws Exception {
-    ManagedChannel channel = NettyChannelBuilder.forTarget(arguments[0]).usePlaintext().build();
+    ManagedChannel channel = NettyChannelBuilder.forTarget(arguments[0]).usePlaintext()
+        // A connection that died in silence is noticed by pings alone.
+        .keepAliveTime(10, TimeUnit.SECONDS).keepAliveTimeout(5, TimeUnit.SECONDS).build();
     try {
       Client client = new Client(channel);
       String key = arguments[2];
@@ -80,7 +83,17 @@ class Client {
 
   /** Whether it was the connection: a refusal says why in its details, but for UNAVAILABLE it is final. */
   static boolean broken(Exception error) {
-    return code(error) == Status.Code.UNAVAILABLE || StatusProto.fromThrowable(error).getDetailsCount() == 0;
+    return switch (code(error)) {
+      case UNAVAILABLE -> true;
+      // Nothing here is cancelled by its own caller.
+      case CANCELLED, UNKNOWN, INTERNAL -> StatusProto.fromThrowable(error).getDetailsCount() == 0;
+      default -> false;
+    };
+  }
+
+  /** A server that drains refuses at once, so whoever asks again takes a break. */
+  static void pause() throws InterruptedException {
+    Thread.sleep(200);
   }
 
   static Status.Code code(Exception error) {

@@ -79,7 +79,8 @@ class LongRunning {
     } catch (TimeoutException error) {
       late = true;
     }
-    say("deadline", late, "done", process.resumeFutureCall(future.getName()).isDone());
+    OperationSnapshot found = process.resumeFutureCall(future.getName()).getInitialFuture().get();
+    say("deadline", late, "done", found.isDone());
   }
 
   private static StatusCode failed(OperationFuture<?, ?> future) throws Exception {

@@ -63,6 +63,7 @@ record Operations(Client client, OrdersServiceBlockingStub orders, OperationsSer
           throw error;
         }
         say("resumed_after", request.getAfterSequence());
+        pause();
       }
     }
   }

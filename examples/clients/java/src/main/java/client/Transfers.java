@@ -42,6 +42,7 @@ record Transfers(Client client) {
         if (!broken(error) && code(error) != Status.Code.OUT_OF_RANGE) {
           throw error;
         }
+        pause();
       }
     }
     OperationSnapshot ended = client.operations.wait(WaitRequest.newBuilder().setName(name).build());
@@ -96,6 +97,7 @@ record Transfers(Client client) {
         }
         request.setOffset(data.size());
         say("resumed_at", request.getOffset());
+        pause();
       }
     }
     byte[] sha256 = sha256(data.toByteArray());
