@@ -35,6 +35,12 @@ class UnaryRpc(Protocol[RequestT_contra, ResponseT_co]):
     ) -> Awaitable[ResponseT_co]: ...
 
 
+class Probe(Protocol):
+    """A method that answers once, with its request."""
+
+    def __call__(self, *, timeout: float | None, metadata: Sequence[tuple[str, str]] | None) -> Awaitable[object]: ...
+
+
 class StreamCall(Protocol[ResponseT_co]):
     """A call under way whose answers come as a stream."""
 

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from longshore_client.advice import advice
-from longshore_client.calls import Calls, Cancellable, UnaryRpc
+from longshore_client.calls import Calls, Cancellable, Probe, UnaryRpc
 from longshore_client.credentials import Token, is_local
 from longshore_client.errors import (
     CallCancelled,
@@ -140,6 +140,7 @@ class Channel:
         *,
         wait: float | None = None,
         again: Callable[[], RequestT] | None = None,
+        probe: Probe | None = None,
         deadline: float | None = None,
     ) -> ResponseT:
         """Make a call that may be repeated, and repeat it while the server cannot be reached.
@@ -150,6 +151,8 @@ class Channel:
             wait: Seconds that the server may take before it answers, for methods that wait.
             again: Makes what is asked instead after the server was out of reach: the same without the wait, so that it
                 says at once that it is back. Default: the same.
+            probe: Asked before the same call is made again, where it has no form without the wait: any answer says that
+                the server is back.
             deadline: Monotonic time after which no further try is made.
 
         Raises:
@@ -164,6 +167,8 @@ class Channel:
                 if deadline is not None:
                     timeout = min(timeout, max(0.0, deadline - self.monotonic()) + _DEADLINE_MARGIN)
                 try:
+                    if probe is not None and backoff is not None:
+                        await self._hear(probe, backoff, min(timeout, self.call_timeout))
                     response = await rpc(request, timeout=timeout, metadata=self.metadata)
                 except grpc.aio.AioRpcError as error:
                     self.check_open()
@@ -235,6 +240,15 @@ class Channel:
         if not again:
             self._advise(failure)
         return again
+
+    async def _hear(self, probe: Probe, backoff: Backoff, timeout: float) -> None:
+        """End the outage as soon as anything answers; raise what says that it lasts."""
+        try:
+            await probe(timeout=timeout, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            if may_retry(error_of(error), waiting=True):
+                raise
+        self.outage.answered(backoff)
 
     def _advise(self, failure: CallError) -> None:
         failure.advice = advice(

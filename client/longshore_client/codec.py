@@ -45,6 +45,22 @@ def to_any(message: Message) -> AnyMessage:
     return AnyMessage(type_url=_TYPE_URL + message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
 
+def checked(value: object, expected: type[Message], taker: str) -> Message:
+    """Return a message that is to be sent, if it is one of the type that `taker` takes; `Message` itself: any.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    wanted = "a message" if expected is Message else expected.DESCRIPTOR.full_name
+    if isinstance(value, Message):
+        given = value.DESCRIPTOR.full_name
+        if expected is Message or given == wanted:
+            return value
+    else:
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    raise TypeError(f"{taker} takes {wanted}, not {given}")
+
+
 def to_datetime(stamp: Timestamp) -> datetime:
     """Turn a timestamp into a UTC time, to the microsecond."""
     return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
@@ -55,7 +71,7 @@ def upload_grant(wire: pb.UploadGrant) -> UploadGrant:
     digests = wire.digests if wire.HasField("digests") else None
     return UploadGrant(
         name=wire.name,
-        state=_upload_state(wire.state),
+        state=UploadState(wire.state),
         committed_size=wire.committed_size,
         part_sizes=tuple(wire.part_sizes),
         total_size=wire.total_size if wire.HasField("total_size") else None,
@@ -157,7 +173,7 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         Raises:
             OperationFailed, OperationCancelled: It ended that way.
         """
-        if _state(snapshot.state) is State.COMPLETED:
+        if State(snapshot.state) is State.COMPLETED:
             return self.result(snapshot.result)
         raise _snapshot_error(snapshot)
 
@@ -167,7 +183,7 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         def time(field: str) -> datetime | None:
             return to_datetime(getattr(wire, field)) if wire.HasField(field) else None  # type: ignore[arg-type]
 
-        state = _state(wire.state)
+        state = State(wire.state)
         progress = (
             self._payload(wire.progress, self._progress_type, "progress")
             if self._progress_type is not None and wire.HasField("progress")
@@ -218,7 +234,7 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
         """
         kind = wire.WhichOneof("event")
         at = to_datetime(wire.time)
-        state = _state(wire.state)
+        state = State(wire.state)
         sequence, revision, attempt = wire.sequence, wire.revision, wire.attempt
         # Spelled out rather than by a table of classes: it runs once an event, and the type checker sees each payload.
         if kind == "progress":
@@ -335,22 +351,8 @@ class Codec(Generic[ProgressT, OutputT, ResultT]):
             ) from error
 
 
-def _state(value: int) -> State:
-    try:
-        return State(value)
-    except ValueError:
-        return State.UNSPECIFIED
-
-
-def _upload_state(value: int) -> UploadState:
-    try:
-        return UploadState(value)
-    except ValueError:
-        return UploadState.UNSPECIFIED
-
-
 def _snapshot_error(snapshot: OperationSnapshot) -> OperationFailed | OperationCancelled:
-    if _state(snapshot.state) is State.CANCELLED:
+    if State(snapshot.state) is State.CANCELLED:
         return operation_cancelled(snapshot.error, snapshot.name)
     return operation_failed(snapshot.error, snapshot.name)
 

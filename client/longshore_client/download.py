@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import sys
 import time
 import uuid
 from contextlib import aclosing
@@ -22,6 +24,9 @@ from longshore_client.meter import Throttle, tell
 from longshore_client.sending import resumable
 from longshore_client.sources import BLOCK, Digest
 from longshore_client.stream import MISSED_HEARTBEATS, SilentError, Stream, silent
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -157,6 +162,10 @@ async def save(
     if not isinstance(to, os.PathLike):
         return await _write(Fetch(channel, name), to, 0, on_transfer)
     path = Path(to)
+    if await asyncio.to_thread(lambda: path.exists() and not path.is_file()):
+        # A pipe or a device, in whose place must come no file; and a folder, which cannot be opened.
+        with await asyncio.to_thread(path.open, "wb") as taker:
+            return await _write(Fetch(channel, name), taker, 0, on_transfer)
     part = path.with_name(path.name + ".part")
     file = await asyncio.to_thread(_open, part, resume)
     try:
@@ -200,7 +209,35 @@ def _progress(fetch: Fetch, received: int) -> ReceiveProgress:
 
 
 def _open(part: Path, resume: bool) -> IO[bytes]:
-    return part.open("a+b" if resume else "w+b")
+    """The part, for nobody else. Raises `BlockingIOError`: two who write to it would make a file of neither's bytes."""
+    while True:
+        file = part.open("a+b")
+        try:
+            _lock(file)
+            if _is(file, part):
+                break
+        except BlockingIOError:
+            file.close()
+            why = "another download writes to it; wait until that has ended, or fetch into another file"
+            raise BlockingIOError(errno.EWOULDBLOCK, why, str(part)) from None
+        # It became the whole file, or was deleted, between the two: there is another part, or none.
+        file.close()
+    if not resume:
+        _empty(file)
+    return file
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Until it is closed. Raises `BlockingIOError`."""
+    if sys.platform != "win32":  # where who writes a file keeps others from renaming it
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _digest(file: IO[bytes]) -> Digest:

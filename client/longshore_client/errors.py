@@ -7,14 +7,15 @@ refused or could not be made (`CallError` and its subclasses, one for each statu
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
+
+from longshore_client.wire_enum import WireEnum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 _POOL = descriptor_pool.Default()
 
 
-class Code(enum.IntEnum):
+class Code(WireEnum):
     """The canonical status codes (`google.rpc.Code`)."""
 
     OK = 0
@@ -43,6 +44,10 @@ class Code(enum.IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+    @classmethod
+    def _unknown(cls) -> Self:
+        return cls(2)
 
 
 class FieldViolation(NamedTuple):
@@ -293,9 +298,9 @@ def call_error(code: int, message: str, details_bin: bytes | None) -> CallError:
             status = parsed if parsed.code == code else status
     info = _detail(status.details, error_details_pb2.ErrorInfo) or error_details_pb2.ErrorInfo()
     error = _CLASSES.get(code, CallError)(
-        status.message or _code(code).name,
-        reason=info.reason or _code(code).name,
-        code=_code(code),
+        status.message or Code(code).name,
+        reason=info.reason or Code(code).name,
+        code=Code(code),
         domain=info.domain,
         metadata=info.metadata,
         details=status.details,
@@ -318,8 +323,8 @@ def operation_failed(status: Status, operation: str) -> OperationFailed:
     return OperationFailed(
         status.message,
         operation=operation,
-        reason=info.reason or _code(status.code).name,
-        code=_code(status.code),
+        reason=info.reason or Code(status.code).name,
+        code=Code(status.code),
         domain=info.domain,
         metadata=info.metadata,
         details=status.details,
@@ -333,18 +338,11 @@ def operation_cancelled(status: Status, operation: str) -> OperationCancelled:
         status.message,
         operation=operation,
         reason=info.reason or "CANCELLED",
-        code=_code(status.code),
+        code=Code(status.code),
         domain=info.domain,
         metadata=info.metadata,
         details=status.details,
     )
-
-
-def _code(value: int) -> Code:
-    try:
-        return Code(value)
-    except ValueError:
-        return Code.UNKNOWN
 
 
 def _message(item: AnyMessage) -> Message | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from longshore_client.wire_enum import WireEnum
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 
-class UploadState(enum.IntEnum):
+class UploadState(WireEnum):
     """Where an upload stands; the numbers are those of `longshore.v1.UploadGrant.State`."""
 
     UNSPECIFIED = 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import abc
-import enum
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from longshore.v1 import instances_pb2 as pb
 from longshore_client.codec import to_datetime
 from longshore_client.errors import DeadlineExceeded, LongshoreError, StillRunning, operation_failed
 from longshore_client.instance_values import Declared, Values, ValueT
+from longshore_client.wire_enum import WireEnum
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,7 +30,7 @@ WAIT = 60.0
 _PAGE = 200
 
 
-class InstanceStatus(enum.IntEnum):
+class InstanceStatus(WireEnum):
     """Where an instance stands; the numbers are those of `longshore.v1.InstanceStatus`."""
 
     UNSPECIFIED = 0
@@ -181,8 +182,7 @@ class InstanceClient(abc.ABC, Generic[SnapshotT, ValueT]):
 
         It is made again while the server cannot be reached.
         """
-        kind = getattr(self._messages, response) if isinstance(response, str) else response
-        rpc, request = self._rpc(method, kind, fields)
+        rpc, request = self._rpc(method, response, fields)
         return await self._channel.invoke(rpc, request)
 
     async def _wait(self, method: str, response: type[ResponseT], timeout: float, **fields: Any) -> ResponseT:
@@ -195,15 +195,19 @@ class InstanceClient(abc.ABC, Generic[SnapshotT, ValueT]):
         if request.no_wait:
             return cast("ResponseT", await self._channel.invoke(rpc, request))
         deadline = self._channel.monotonic() + timeout
+        # Without the wait it would be another call, whose answer tells less.
+        get, named = self._rpc(f"Get{self._kind}", f"{self._kind}Snapshot", {"name": request.name})
+        call = self._channel.invoke(rpc, request, wait=timeout, probe=partial(get, named), deadline=deadline)
         try:
-            return cast("ResponseT", await self._channel.invoke(rpc, request, wait=timeout, deadline=deadline))
+            return cast("ResponseT", await call)
         except DeadlineExceeded:
             raise StillRunning(request.name, timeout) from None
 
-    def _rpc(self, method: str, response: type[Any], fields: dict[str, Any]) -> tuple[Any, Any]:
+    def _rpc(self, method: str, response: Any, fields: dict[str, Any]) -> tuple[Any, Any]:
         request = getattr(self._messages, f"{method}Request")
         path = f"/longshore.v1.{self._kind}Service/{method}"
-        return self._channel.calls.unary(path, request, response), request(**fields)
+        kind = getattr(self._messages, response) if isinstance(response, str) else response
+        return self._channel.calls.unary(path, request, kind), request(**fields)
 
 
 def facts(wire: pb.InstanceFacts) -> dict[str, Any]:

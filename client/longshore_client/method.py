@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.channel import Channel
-from longshore_client.codec import Codec, duration, to_any
+from longshore_client.codec import Codec, checked, duration, to_any
 from longshore_client.errors import DeadlineExceeded, StillRunning
 from longshore_client.listing import count_operations, list_operations, of_type
 from longshore_client.operation import OperationHandle
@@ -55,7 +55,8 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         self._channel = channel
         self._type = type_name
         # AIP-155: an input may carry the idempotency key itself, and then that one counts.
-        fields = cast("type[Message]", input_type).DESCRIPTOR.fields_by_name
+        self._input_type = cast("type[Message]", input_type)
+        fields = self._input_type.DESCRIPTOR.fields_by_name
         self._key_in_input = "request_id" in fields and fields["request_id"].type == FieldDescriptor.TYPE_STRING
         # The command line has one of its own, for types that it learns from the server.
         self._codec = codec or Codec(progress_type, output_type, result_type, signal_types or {})
@@ -91,8 +92,16 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         """
         return await count_operations(self._channel, of_type(self._type, filter))
 
-    def _key(self, request: InputT, given: str | None) -> str:
-        """The idempotency key of a start: there is always one, so that the start can be repeated."""
+    def _key(self, request: InputT, given: str | None, labels: Mapping[str, str] | None) -> str:
+        """The idempotency key of a start of this input: there is always one, so that the start can be repeated."""
+        checked(request, self._input_type, self._type)
+        # The constructors of messages say of neither which it was that they cannot take.
+        for what, text in [
+            ("request_id", given or ""),
+            *((f"labels[{key!r}]", value) for key, value in (labels or {}).items()),
+        ]:
+            if not isinstance(text, str):
+                raise TypeError(f"{what} is a text, not {type(text).__name__}: give str() of it")
         return given or (self._key_in_input and str(getattr(request, "request_id", ""))) or str(uuid.uuid4())
 
     async def _start(
@@ -152,12 +161,13 @@ class OperationMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
             timeout: Seconds after which no further try is made when the server cannot be reached.
 
         Raises:
+            TypeError: The input is another message than the contract says, or none; a key or a label is no text.
             InvalidArgument: The input breaks a rule; `field_violations` says which. Nothing was started.
             AlreadyExists: The request id or the operation's name was used with another input.
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
         deadline = None if timeout is None else self._channel.monotonic() + timeout
-        started = await self._start(request, self._key(request, request_id), labels, None, deadline)
+        started = await self._start(request, self._key(request, request_id, labels), labels, None, deadline)
         return cast("HandleT", self._handle(started))
 
     async def run(
@@ -185,13 +195,14 @@ class OperationMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
             abort_timeout: Seconds that the operation has to end after `abort`, before this call ends without it.
 
         Raises:
+            TypeError: The input is another message than the contract says, or none; a key or a label is no text.
             OperationFailed: It ended with an error.
             OperationCancelled: It was cancelled; with reason ABORTED if it had not settled in time.
             StillRunning: It had not ended when the time was up. It goes on.
             FailedPrecondition: `abort` was set and the contract does not let callers cancel.
             Exception: Whatever a callback raises. The operation goes on.
         """
-        request_id = self._key(request, request_id)
+        request_id = self._key(request, request_id, labels)
         if on_progress is None and on_output is None and abort is None:
             deadline = None if timeout is None else self._channel.monotonic() + timeout
             span = self._channel.max_wait if timeout is None else min(self._channel.max_wait, timeout)
@@ -238,9 +249,12 @@ class UploadMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
             request_id: As for any operation. With the same key a program that was restarted goes on where it was.
             labels: Facts to find it by later.
             timeout: Seconds after which no further try to start it is made when the server cannot be reached.
+
+        Raises:
+            TypeError: The input is another message than the contract says, or none; a key or a label is no text.
         """
         # Once: what prepares a start may start it more than once, and means the same operation.
-        request_id = self._key(request, request_id)
+        request_id = self._key(request, request_id, labels)
 
         async def start() -> tuple[HandleT, OperationSnapshot]:
             deadline = None if timeout is None else self._channel.monotonic() + timeout

@@ -5,13 +5,15 @@ from __future__ import annotations
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Self, cast
+from typing import TYPE_CHECKING, Generic, Self
+
+from google.protobuf.message import Message
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client import events
 from longshore_client.channel import Channel
-from longshore_client.codec import Codec, duration, to_any
+from longshore_client.codec import Codec, checked, duration, to_any
 from longshore_client.download import Fetch, save
 from longshore_client.errors import DeadlineExceeded, NotFound, StillRunning
 from longshore_client.events import Event, EventBase
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Iterable
     from typing import IO
-
-    from google.protobuf.message import Message
 
     from longshore_client.grants import DownloadGrant, ReceiveProgress
     from longshore_client.meter import Callback
@@ -240,16 +240,18 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
                 of this call safe.
 
         Raises:
+            TypeError: The payload is another message than this program's contract says, or none.
             InvalidArgument: The contract declares no such signal, or another payload, or a rule of it is broken.
             FailedPrecondition: The operation has ended (reason OPERATION_ENDED).
             AlreadyExists: The id was used for another signal of this operation.
             ResourceExhausted: As many signals of this name wait as the contract allows; `retry_after` says when to try
                 again.
         """
+        wanted = self._codec.signal_type(name) or Message
         request = pb.SignalRequest(
             name=self._address,
             signal=name,
-            payload=None if payload is None else to_any(cast("Message", payload)),
+            payload=None if payload is None else to_any(checked(payload, wanted, f"the signal {name}")),
             signal_id=signal_id or str(uuid.uuid4()),
         )
         response = await self._channel.invoke(self._channel.calls.signal, request)
@@ -286,7 +288,8 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         of the bytes under the name itself.
 
         Args:
-            to: The path of a file, or a binary file that is written from where it stands.
+            to: The path of a file, in whose place it comes if there is one, or of a pipe or a device, which is written
+                to; or a binary file that is written from where it stands.
             download: Which of the downloads: its number, from 1, or its name `downloads/{uid}.{number}`.
             resume: Go on with the `.part` that an earlier try has left, if the digest of the whole is known.
             on_transfer: Called with how far it has come, at most ten times a second; a coroutine function is awaited.
@@ -295,6 +298,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             NotFound: It offers no such download.
             FailedPrecondition: That has expired or was revoked (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED).
             DataLoss: What came is not what was stored; the `.part` is gone.
+            BlockingIOError: Another download writes to that `.part` now.
             OSError: The file cannot be written.
         """
         name = await self._download_name(download)

@@ -253,7 +253,7 @@ def check(grant: UploadGrant, source: Readable | AsyncIterator[Data], parts: int
     """
     if isinstance(source, AsyncIterator):
         if grant.committed_size:
-            raise _mismatch(grant, "bytes that come only once cannot go on from there: send a file, or bytes")
+            raise _mismatch(grant, "bytes that come only once, as from a pipe, cannot go on from there: send a file")
         return
     if grant.state != UploadGrant.STATE_OPEN:
         return

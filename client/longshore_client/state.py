@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Never
 
 from typing_extensions import TypeVar
+
+from longshore_client.wire_enum import WireEnum
 
 ProgressT = TypeVar("ProgressT")
 OutputT = TypeVar("OutputT")
@@ -14,7 +15,7 @@ ResultT = TypeVar("ResultT")
 SignalT = TypeVar("SignalT", default=Never)
 
 
-class State(enum.IntEnum):
+class State(WireEnum):
     """Where an operation stands; the numbers are those of `longshore.v1.OperationSnapshot.State`."""
 
     UNSPECIFIED = 0

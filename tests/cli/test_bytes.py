@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import functools
+import gc
 import hashlib
 import json
 import os
 import pty
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from lab.v1.lab_pb2 import PlayResult
 
 from longshore.v1.transfers_service_pb2 import QueryUploadRequest
+from longshore_client.cli.bytes import _ended
 from tests.cli.test_cli import COMMAND, Run, command, spawn
 from tests.cli.test_terminal import Terminal
 from tests.client.carrying import MB, lab, some, stored
 from tests.server.transfers.bytes_service import BytesLab
+from tests.warm import longshore
 
 __all__ = ["lab"]
 
@@ -98,6 +102,12 @@ async def test_ctrl_c_leaves_what_was_sent_and_another_command_goes_on(
     assert err == f"{name} goes on. Come back with the same bytes in a FILE: longshore upload --resume {name} FILE"
     assert process.stdin is not None
     process.stdin.close()
+    if size:
+        # The pipe is not read: it would have given all of it for nothing.
+        refused = await run("upload", "--resume", name, "-", stdin="from a pipe")
+        assert refused.code == 6
+        assert f"{size} bytes of {name.replace('operations', 'uploads')} are durable already" in refused.err
+        assert "as from a pipe, cannot go on from there: send a file" in refused.err
     done = await run("upload", "--resume", name, str(file))
     assert (done.code, done.json[0]["number"]) == (0, str(len(DATA)))
     found = "it has 1.0 MB already: what follows is sent" if size else "it existed already"
@@ -119,15 +129,18 @@ def hung(lab: BytesLab) -> asyncio.Event:
     return reached
 
 
-async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(lab: BytesLab, hung: asyncio.Event, file: Path) -> None:
-    process = await spawn(lab.harness.address, "upload", "BytesService/Upload", str(file), *KEY, "--json")
+@pytest.mark.parametrize("parts", [(), ("--parts", "3")])
+async def test_ctrl_c_with_a_file_says_how_to_go_on_with_it(
+    lab: BytesLab, hung: asyncio.Event, file: Path, parts: tuple[str, ...]
+) -> None:
+    process = await spawn(lab.harness.address, "upload", "BytesService/Upload", str(file), *KEY, "--json", *parts)
     await hung.wait()
     assert process.stdout is not None
     name = json.loads(await process.stdout.readline())["name"]
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
     assert process.returncode == 130
-    said = f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'"
+    said = " ".join((f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'", *parts))
     assert err.decode().strip() == said
 
 
@@ -208,6 +221,23 @@ async def test_an_operation_that_fails_for_want_of_bytes_is_shown_as_failed(lab:
     assert err.decode().splitlines()[-1].startswith("✘ failed after ")
 
 
+async def test_what_fails_as_the_operation_is_seen_to_end_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Ending:
+        async def wait(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise ValueError("the upload has expired") from None
+
+    following: asyncio.Task[int] = asyncio.ensure_future(asyncio.sleep(0, 1))
+    await _ended(cast("Any", Ending()), following)
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+    del others
+    gc.collect()
+    assert not caplog.records
+
+
 async def test_call_says_that_bytes_are_needed(lab: BytesLab, run: Run) -> None:
     done = await run("call", "BytesService/Upload", *KEY)
     assert (done.code, "`longshore upload BytesService/Upload FILE` sends them with it" in done.err) == (2, True)
@@ -237,7 +267,7 @@ async def fetch(lab: BytesLab, folder: Path, *arguments: str) -> Any:
     pipe = asyncio.subprocess.PIPE
     environment = {**os.environ, "LONGSHORE_SERVER": lab.harness.address}
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "download", *arguments, cwd=folder, stdout=pipe, stderr=pipe, env=environment
+        *longshore(), "download", *arguments, cwd=folder, stdout=pipe, stderr=pipe, env=environment
     )
     out, err = await process.communicate()
     return process.returncode, out, err.decode()
@@ -255,6 +285,63 @@ async def test_a_download_is_fetched_by_its_name(lab: BytesLab, offered: str, tm
     assert (code, last["type"], last["file"]) == (0, "downloaded", "notes.txt")
     assert last["download"]["sha256"] == hashlib.sha256(DATA + b"notes.txt").hexdigest()
     assert (tmp_path / "notes.txt").read_bytes() == DATA + b"notes.txt"
+
+
+async def test_where_to_is_a_file_a_folder_or_a_device(lab: BytesLab, offered: str, tmp_path: Path) -> None:
+    name, data = f"downloads/{offered.partition('/')[2]}.1", DATA + b"report.pdf"
+    assert await fetch(lab, tmp_path, name, "--to", "x") == (0, b"", "x  3.0 MB\n")
+    (tmp_path / "x").write_bytes(b"of the user")
+    assert await fetch(lab, tmp_path, name, "--to", "x") == (0, b"", "x  3.0 MB  (replaced)\n")
+    assert (tmp_path / "x").read_bytes() == data
+    (tmp_path / "here").mkdir()
+    assert await fetch(lab, tmp_path, name, "--to", "here") == (0, b"", "here/report.pdf  3.0 MB\n")
+    assert (tmp_path / "here" / "report.pdf").read_bytes() == data
+    code, _, err = await fetch(lab, tmp_path, name, "--to", "here/")
+    assert (code, "here/report.pdf exists: give --to" in err) == (2, True)
+    (tmp_path / "null").symlink_to(os.devnull)
+    assert await fetch(lab, tmp_path, name, "--to", "null") == (0, b"", "null  3.0 MB\n")
+    assert (tmp_path / "null").is_char_device()
+    code, _, err = await fetch(lab, tmp_path, name, "a file")
+    assert (code, f"say where to with --to: longshore download {name} --to 'a file';" in err) == (2, True)
+
+
+async def test_who_reads_a_download_may_have_had_enough(lab: BytesLab, offered: str, tmp_path: Path) -> None:
+    name, pipe = f"downloads/{offered.partition('/')[2]}.1", asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", '"$0" "$@" | head -c 5', *COMMAND, "download", name, "--to", "-", stdout=pipe, stderr=pipe,
+        env={**os.environ, "LONGSHORE_SERVER": lab.harness.address},
+    )  # fmt: skip
+    assert await process.communicate() == (DATA[:5], b"")
+
+
+async def test_a_file_that_another_download_writes_to_is_left_to_it(
+    lab: BytesLab, offered: str, tmp_path: Path
+) -> None:
+    with (tmp_path / "x.part").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        code, _, err = await fetch(lab, tmp_path, f"downloads/{offered.partition('/')[2]}.1", "--to", "x")
+    why = "another download writes to it; wait until that has ended, or fetch into another file"
+    assert (code, err) == (1, f"error: x cannot be written: {why}\n")
+
+
+async def test_a_disk_that_is_full_keeps_what_has_come_and_says_how_to_go_on(
+    lab: BytesLab, offered: str, tmp_path: Path
+) -> None:
+    name, pipe = f"downloads/{offered.partition('/')[2]}.1", asyncio.subprocess.PIPE
+    # A limit of the system's for files stands for the disk.
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", 'ulimit -f 1024; exec "$0" "$@"', *COMMAND, "download", name, "--to", "x", cwd=tmp_path,
+        stderr=pipe, env={**os.environ, "LONGSHORE_SERVER": lab.harness.address},
+    )  # fmt: skip
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    again = f"longshore download {name} --to x --resume"
+    assert err.decode() == (
+        f"error: x cannot be written: File too large; x.part has what has come. Come back with: {again}\n"
+    )
+    assert 0 < (tmp_path / "x.part").stat().st_size < len(DATA)
+    assert await fetch(lab, tmp_path, *again.split()[2:]) == (0, b"", "x  3.0 MB\n")
+    assert (tmp_path / "x").read_bytes() == DATA + b"report.pdf"
 
 
 async def test_a_download_goes_on_with_what_is_there(lab: BytesLab, offered: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from longshore.v1.channels_pb2 import CounterProgress, DiagnosticOutput, Milesto
 from longshore.v1.operations_service_pb2 import CancelRequest
 from longshore_server import OperationError
 from tests.conftest import Lab
+from tests.warm import longshore
 
 COMMAND = (sys.executable, "-m", "longshore_client.cli")
 
@@ -56,7 +57,7 @@ async def spawn(address: str, *arguments: str) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     environment = {**os.environ, "LONGSHORE_SERVER": address}
     return await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
+        *longshore(), *arguments, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
     )
 
 
@@ -271,8 +272,25 @@ async def test_the_server_may_stand_before_the_command(lab: Lab, run: Run) -> No
     assert (first.code, "no Longshore server answers at 127.0.0.1:1" in first.err) == (5, True)
     both = await run("--server", "127.0.0.1:1", "ls", "--server", lab.harness.address)
     assert (both.code, both.err) == (0, "no operations\n"), "the nearer one counts"
-    useless = await run("--server", "127.0.0.1:1", "generate", "x")
-    assert (useless.code, "talks to no server" in useless.err) == (2, True)
+    group = await run("--server", "127.0.0.1:1", "jobs", "--server", lab.harness.address, "queues")
+    assert (group.code, group.err) == (0, "the server has no queues\n")
+
+
+async def test_options_of_a_connection_are_refused_where_there_is_none(run: Run) -> None:
+    useless = await run("--server", "127.0.0.1:1", "--json", "generate", "x")
+    sentence = "error: `longshore generate` talks to no server: leave out --server and --json"
+    assert (useless.code, useless.err.startswith(sentence)) == (2, True)
+    misplaced = await run("--wait", "call", "Play")
+    assert (misplaced.code, "; the options of a command stand behind its name; " in misplaced.err) == (2, True)
+
+
+async def test_the_way_back_goes_to_the_same_server(lab: Lab, run: Run, tmp_path: Path) -> None:
+    lab.plays(hang)
+    (tmp_path / "my token").write_text("t")
+    server, file = lab.harness.address, f"@{tmp_path}/my token"
+    for token, options in ((file, f"--token '{file}' --server {server}"), ("secret", f"--server {server}")):
+        timed = await run("--token", token, "call", "Play", "--timeout", "0.1", "--server", server)
+        assert re.search(rf"come back with `longshore wait operations/\S+ {options}`", timed.err), timed.err
 
 
 async def test_ctrl_c_leaves_it_running_and_says_how_to_come_back(lab: Lab) -> None:
@@ -366,6 +384,12 @@ async def test_an_empty_result_prints_nothing(lab: Lab, run: Run) -> None:
         (("call", "lab.v1.LabService/Plya"), 6, "did you mean 'lab.v1.LabService/Play'?"),
         (("call", "Play", "-d", "{x"), 2, "-d is not JSON: "),
         (("call", "Play", "-d", '{"nope": 1}'), 2, "its fields are key, script, count, request_id, payload"),
+        (
+            ("call", "Play", "-d", "[]"),
+            2,
+            "does not fit lab.v1.PlayRequest: it must be an object, as in {}, and not []; ",
+        ),
+        (("call", "Play", "-d", "5"), 2, "it must be an object, as in {}, and not 5; its fields are key, "),
         (("call", "Play", "-d", "@/does/not/exist"), 2, "cannot be read: No such file or directory"),
         (("call", "Play", "--label", "Tenant=x"), 2, "write KEY=VALUE, the key in lower case"),
         (("call", "PlayByRules", "-d", '{"title": "x"}'), 6, "title"),
@@ -453,7 +477,7 @@ def test_generate_compiles_and_exports(tmp_path: Path) -> None:
     contract = Path(__file__).parents[2] / "examples" / "orders" / "protos"
     out, export = tmp_path / "out", tmp_path / "export"
     arguments = ["generate", str(contract), "--out", str(out), "--export", str(export)]
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([*longshore(), *arguments], capture_output=True, text=True, check=True)
     assert str(out / "acme/orders/v1/orders_longshore.py") in done.stdout.splitlines()
     hint = f"with {out} on the Python path: from acme.orders.v1.orders_longshore import OrdersClient\n"
     assert done.stderr == hint
@@ -461,7 +485,7 @@ def test_generate_compiles_and_exports(tmp_path: Path) -> None:
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{export}", f"--python_out={tmp_path}"]
     subprocess.run([*protoc, "acme/orders/v1/orders.proto"], check=True)
     refused = subprocess.run(
-        [*COMMAND, "generate", "nope", "--out", str(out)], capture_output=True, text=True, check=False
+        [*longshore(), "generate", "nope", "--out", str(out)], capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
     assert "Path 'nope' does not exist; `longshore generate --help` shows how" in refused.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from longshore_client.cli.completion import SHELLS
+from tests.warm import longshore
 
 COMMAND = (sys.executable, "-m", "longshore_client.cli")
 STARTING = {"bash": ("bash", "--norc"), "zsh": ("zsh", "-f"), "fish": ("fish", "--no-config")}
@@ -29,8 +30,10 @@ def answer(shell: str, line: str, **variables: str) -> str:
     words = line.split(" ")
     position = words[-1] if shell == "fish" else str(len(words) - 1)
     asked = {"_LONGSHORE_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": position}
+    # Whoever gives it other modules wants to see what it imports.
+    command = COMMAND if variables else longshore()
     done = subprocess.run(
-        COMMAND, env={**os.environ, **asked, **variables}, capture_output=True, text=True, check=False
+        command, env={**os.environ, **asked, **variables}, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -60,24 +63,24 @@ def in_fish(line: str) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_a_script_of_its_own(shell: str) -> None:
-    done = subprocess.run([*COMMAND, "completion", shell], capture_output=True, text=True, check=True)
+    done = subprocess.run([*longshore(), "completion", shell], capture_output=True, text=True, check=True)
     assert f"_LONGSHORE_COMPLETE={shell}_complete" in done.stdout
     default = subprocess.run(
-        [*COMMAND, "completion"], env={**os.environ, "SHELL": f"/bin/{shell}"}, capture_output=True, text=True,
+        [*longshore(), "completion"], env={**os.environ, "SHELL": f"/bin/{shell}"}, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
     assert default.stdout == done.stdout
 
 
 def test_an_unknown_shell_is_refused() -> None:
-    done = subprocess.run([*COMMAND, "completion", "tcsh"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*longshore(), "completion", "tcsh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in done.stderr
 
 
 @pytest.mark.parametrize("shell", [shell for shell in SHELLS if shutil.which(shell)])
 def test_shells_that_are_there_take_the_script(shell: str) -> None:
-    script = subprocess.run([*COMMAND, "completion", shell], capture_output=True, text=True, check=True).stdout
+    script = subprocess.run([*longshore(), "completion", shell], capture_output=True, text=True, check=True).stdout
     before, after, said = TAKING[shell]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
@@ -114,6 +117,9 @@ def test_zsh_and_fish_are_told_what_a_word_means(told: Callable[[str], list[tupl
     ]
     assert [value for _, value, _ in told("longshore ls --order old")] == ["oldest"]
     assert [value for _, value, _ in told("longshore recurring te")] == ["terminate"]
+    # What stands deeper needs a click that is not older than ours.
+    assert [value for _, value, _ in told("longshore recurring ls --status pa")] == ["paused"]
+    assert [value for _, value, _ in told("longshore --json jobs --server x cancel --re")] == ["--reason"]
     assert told("longshore get ") == []
 
 
@@ -129,12 +135,13 @@ def test_paths_are_left_to_the_shell(line: str) -> None:
 
 
 def test_a_help_with_commas_is_whole_in_fish() -> None:
-    script = subprocess.run([*COMMAND, "completion", "fish"], capture_output=True, text=True, check=True).stdout
+    script = subprocess.run([*longshore(), "completion", "fish"], capture_output=True, text=True, check=True).stdout
     assert script.count('string split --max 1 ","') == script.count("string split") == 1
 
 
 def test_options_and_their_values_are_completed() -> None:
     assert completions("longshore --se") == ["--server"]
+    assert completions("longshore --token x l") == ["ls", "logs"]
     assert completions("longshore watch --j") == ["--json"]
     assert completions("longshore generate --stubs my") == ["mypy-protobuf"]
     assert completions("longshore serve --log-format j") == ["json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sqlite3
 import sys
@@ -51,6 +52,17 @@ print("hangs", file=sys.stderr, flush=True)
 import threading
 threading.Event().wait()
 """
+LIFELESS = SERVICE.replace(
+    "server = Server(Dev())",
+    """
+from contextlib import asynccontextmanager
+@asynccontextmanager
+async def life(server):
+    raise RuntimeError("no warehouse")
+    yield
+server = Server(Dev(), lifespan=life)
+""",
+)
 DONE = SERVICE.replace("await asyncio.Event().wait()", 'return StringValue(value=f"{request.value}, done")')
 
 
@@ -135,6 +147,56 @@ async def test_of_broken_code_the_server_knows_nothing(development: Development,
         assert not any("stopping" in line for line in development.said)
         development.service.write_text(DONE)
         assert await before.wait() == StringValue(value="before, done")
+
+
+async def test_code_that_cannot_be_started_gives_the_place_back(development: Development) -> None:
+    development.service.write_text(LIFELESS)
+    await development.start()
+    await development.says("no server runs; waiting for the next change")
+    development.service.write_text(SERVICE)
+    await development.says("serving")
+    async with connect(development.address) as channel:
+        before = await method(channel)(StringValue(value="before"))
+        development.service.write_text(LIFELESS)
+        await development.says("RuntimeError: no warehouse")
+        await development.says("recovered 1 operation")
+        await development.says("the server goes on as it was; waiting for the next change")
+        with pytest.raises(StillRunning):
+            await before.wait(0)
+        development.service.write_text(DONE)
+        assert await before.wait() == StringValue(value="before, done")
+
+
+async def test_no_change_of_files_mends_an_option(development: Development) -> None:
+    await development.start("--nonsense")
+    _, err = await development.process.communicate()
+    assert development.process.returncode == 2
+    assert "--nonsense" in err.decode()
+
+
+async def test_its_end_cuts_no_stop_short(development: Development) -> None:
+    """Whose server has been told to stop, and was then killed, gives its attempts their time all the same."""
+    fifo = development.folder / "fifo"
+    os.mkfifo(fifo)
+    reads = f"await asyncio.to_thread(lambda: open({str(fifo)!r}).readline())"
+    waits = f"print('running', file=sys.stderr)\n        {reads}\n        return request"
+    development.service.write_text(SERVICE.replace("await asyncio.Event().wait()", waits))
+    await development.start("--drain", "1000")
+    await development.says("serving")
+    async with connect(development.address) as channel:
+        await method(channel)(StringValue())
+        await development.says("running")
+    development.process.send_signal(signal.SIGINT)
+    await development.says("stopping")
+    development.process.kill()
+    # Its own wait would be for the server's end, too, which has its pipe; and it may have been the first to see it die.
+    with contextlib.suppress(ChildProcessError):
+        await asyncio.to_thread(os.waitid, os.P_PID, development.process.pid, os.WEXITED | os.WNOWAIT)
+    with fifo.open("r+b", buffering=0) as way:
+        way.write(b"go on\n")
+        await development.process.communicate()
+    with contextlib.closing(sqlite3.connect(development.folder / "data" / "longshore.db")) as database:
+        assert database.execute("SELECT count(*), count(stopped) FROM boots").fetchall() == [(1, 1)]
 
 
 async def test_what_does_not_load_is_ended_by_the_next_change(development: Development) -> None:

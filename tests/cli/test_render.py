@@ -180,10 +180,20 @@ def test_a_bar_of_bytes_says_how_fast_it_goes_and_how_long_it_will_take() -> Non
     assert rich is not None
     rich.get_time = lambda: now
     for sent in (0, 10, 20):
-        bars.bytes("sending report.pdf", sent * 1_000_000, 100_000_000)
         now += 1.0
+        bars.bytes("sending report.pdf", sent * 1_000_000, 100_000_000)
     rich.refresh()
     assert " 20.0 MB of 100.0 MB  10.0 MB/s  8 s left " in shown.getvalue()
+    # What the operation tells of is behind what was sent.
+    bars.bytes("sending report.pdf", 16_000_000, 100_000_000)
+    for spent, said in ((2.0, "5.0 MB/s  16 s left "), (6.0, "2.0 MB/s  40 s left "), (20.0, "0 B/s  ")):
+        now += spent
+        rich.refresh()
+        assert f" 20.0 MB of 100.0 MB  {said}" in shown.getvalue(), "it hangs, and that is seen"
+    now += 1.0
+    bars.bytes("sending report.pdf", 31_000_000, 100_000_000)
+    rich.refresh()
+    assert " 31.0 MB of 100.0 MB  1.1 MB/s  63 s left " in shown.getvalue(), "it has gone on"
     bars.bytes_done()
     assert rich.tasks == []
     bars.close()
@@ -205,8 +215,8 @@ def test_figures_are_left_out_before_they_are_cut(columns: int, name: str, facts
     assert rich is not None
     rich.get_time = lambda: now
     for done in (0, 123_400_000, 246_800_000):
-        bars.bytes("sending", done, 123_400_000_000)
         now += 1.0
+        bars.bytes("sending", done, 123_400_000_000)
     rich.refresh()
     line = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.getvalue()).splitlines()[-1].split("\r")[-1]
     bars.close()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ from google.protobuf.duration_pb2 import Duration
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
+from tests.server.auth.identities import Authority
+from tests.warm import longshore
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "longshore_client.cli", "serve")
+COMMAND = (sys.executable, "-m", "longshore_client.cli")
 PRELUDE = """
 import contextlib
 import warnings
@@ -97,12 +100,19 @@ def command(folder: Path, target: str, *flags: str) -> dict[str, Any]:
     """What to give to `subprocess` to serve `target` in `folder`."""
     arguments = [target, "--listen", f"unix:{folder}/s", "--metrics", "", "--data", "data", *flags]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "contracts")])
-    return {"args": [*COMMAND, *arguments], "cwd": folder, "env": {**os.environ, "PYTHONPATH": path}, "text": True}
+    return {
+        "args": [*COMMAND, "serve", *arguments],
+        "cwd": folder,
+        "env": {**os.environ, "PYTHONPATH": path},
+        "text": True,
+    }
 
 
 def serve(folder: Path, target: str, *flags: str) -> subprocess.CompletedProcess[str]:
     """Serve what cannot be served, to its end."""
-    return subprocess.run(**command(folder, target, *flags), capture_output=True, timeout=60, check=False)
+    how = command(folder, target, *flags)
+    how["args"][: len(COMMAND)] = longshore()
+    return subprocess.run(**how, capture_output=True, timeout=60, check=False)
 
 
 REFUSALS = {
@@ -122,7 +132,7 @@ REFUSALS = {
     "lifespan called": ("called:server", "called.py:11: lifespan: pass the function itself, not <contextlib."),
     "without server": ("bare_life:server", "bare_life.py:11: lifespan: it must take one argument, the server"),
     "no lifespan": ("dead:server", "the lifespan gives None: write an `async def` with one `yield`, and "),
-    "wrong handler": ("sync:server", "LabService.Play"),
+    "wrong handler": ("sync:server", "LabService.Play: Lab.play (sync.py:9) must be an `async def`"),
     "wrong cron": ("cron:server", "cron.py:9: report: cron: '0 25 * * *' is no cron expression"),
     "wrong task": ("task.py:server", "task.py:9: order: <class 'int'> is no class derived from Task"),
     "wrong queue": ("queue_.py:server", "queue_.py:9: job 'count' (queue_.count): max_active: "),
@@ -263,5 +273,25 @@ def test_a_lifespan_that_does_not_end_well_is_told_and_counts(folder: Path) -> N
             process.send_signal(signal.SIGTERM)
             assert process.stderr.read().splitlines()[-1] == "error: spilling.py:11: RuntimeError: spilt"
             assert process.wait() == 1
+        finally:
+            process.kill()
+
+
+def test_who_does_not_speak_tls_leaves_no_line(folder: Path) -> None:
+    pem = Authority(folder / "pki").server()
+    how = command(
+        folder, "good:server", "--listen", "127.0.0.1:0", "--tls-cert", str(pem.certificate), "--tls-key", str(pem.key)
+    )
+    how["env"].pop("GRPC_VERBOSITY", None)
+    with subprocess.Popen(**how, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            found = re.search(r"127\.0\.0\.1:(\d+)", banner := process.stderr.readline())
+            assert found is not None, banner
+            with socket.create_connection(("127.0.0.1", int(found[1]))) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                connection.recv(1)  # until it is hung up on
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr.read() == "  stopping\n"
         finally:
             process.kill()

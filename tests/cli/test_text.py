@@ -7,12 +7,14 @@ import json
 import re
 from typing import Any
 
+import click
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from lab.v1.lab_pb2 import PlayProgress, PlayRequest, PlayResult
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.channels_pb2 import DiagnosticOutput
+from longshore_client.cli.table import Cell, print_rows
 from longshore_client.cli.text import shown
 from longshore_server import OperationError
 from tests.cli.test_cli import Run, command
@@ -85,3 +87,24 @@ def test_what_is_shown_of_json_is_the_same_json() -> None:
     text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xDFFF, 0xD800, 0x1F600]))
     assert json.loads(shown(json.dumps(text, ensure_ascii=False))) == text
     assert shown("ünïcode 漢字\u3000👩\u200d💻 \\n") == "ünïcode 漢字\u3000👩\u200d💻 \\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (60, ["NAME    QUEUE              TRY  WHAT", "jobs/a  reserve-inventory  100  the shop is closed today"]),
+        (40, ["NAME  QUEUE              TRY  WHAT", "a     reserve-inventory  100  the shop …"]),
+        (26, ["NAME  QUEUE            TRY", "a     reserve-invent…  100"]),
+        (18, ["NAME  QUEUE    TRY", "a     reserv…  100"]),
+        (14, ["NAME  QUEUE  …", "a     rese…  …"]),
+        (2, ["NAME", "a"]),
+    ],
+)
+def test_a_row_has_one_line_and_its_name_is_whole(
+    columns: int, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rest = (Cell("reserve-inventory"), Cell("100"), Cell("the shop is closed today"))
+    print_rows(("NAME", "QUEUE", ">TRY", "WHAT"), [(Cell("jobs/a"), *rest)], narrow=[(Cell("a"), *rest)])
+    assert click.unstyle(capsys.readouterr().out).splitlines() == lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from lab.v1.lab_pb2 import PlayResult
 import longshore_client as lc
 from longshore.v1.transfers_service_pb2 import DownloadResponse
 from longshore_client import Channel, OperationHandle, ReceiveProgress
-from tests.client.carrying import CHUNK, MB, Broken, lab, near, some
+from tests.client.carrying import MB, Broken, lab, near, some
 from tests.proxy import Damage, How
 from tests.server.transfers.bytes_service import BytesLab
+from tests.server.transfers.fetching import CHUNK
 
 __all__ = ["lab", "near"]
 
@@ -55,6 +57,36 @@ async def test_what_is_offered_is_what_is_fetched(lab: BytesLab, near: Channel, 
     file.seek(4)
     await handle.download(file, grant.name)
     assert file.getvalue() == b"head" + data
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+async def test_a_pipe_or_a_device_is_written_to_and_stays_what_it_is(
+    lab: BytesLab, near: Channel, tmp_path: Path
+) -> None:
+    handle = await offering(lab, near, DATA[:1000])
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        await handle.download(path)
+        assert os.read(reader, 2000) == DATA[:1000]
+    finally:
+        os.close(reader)
+    assert path.is_fifo()
+    assert names(tmp_path) == {"data", "pipe"}
+
+
+async def test_a_folder_is_refused_before_anything_is_fetched(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
+    handle = await offering(lab, near)
+    told: list[ReceiveProgress] = []
+    (tmp_path / "here").mkdir()
+    with pytest.raises(IsADirectoryError):
+        await handle.download(tmp_path / "here", on_transfer=told.append)
+    assert told == []
+    assert names(tmp_path) == {"data", "here"}
 
 
 async def test_what_is_offered_is_listed_and_watched(lab: BytesLab, near: Channel) -> None:
@@ -244,6 +276,21 @@ async def test_two_objects_never_become_one_file(lab: BytesLab, near: Channel) -
         with pytest.raises(lc.FailedPrecondition) as caught:
             [chunk async for chunk in stream]
     assert caught.value.reason == "DOWNLOAD_CHANGED"
+
+
+async def test_two_downloads_into_one_file_are_not_mixed(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
+    handle = await offering(lab, near)
+    path = tmp_path / "report.pdf"
+
+    async def meanwhile(progress: ReceiveProgress) -> None:
+        for resume in (False, True):
+            with pytest.raises(BlockingIOError, match="another download writes to it"):
+                await handle.download(path, resume=resume)
+
+    await handle.download(path, on_transfer=meanwhile)
+    assert path.read_bytes() == DATA
+    await handle.download(path, resume=True)
+    assert path.read_bytes() == DATA
 
 
 async def test_a_reader_that_leaves_ends_the_call(lab: BytesLab, near: Channel) -> None:

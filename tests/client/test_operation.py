@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
 
 import pytest
 from acme.orders.v1.orders_longshore import OrdersClient
@@ -13,6 +16,8 @@ from google.rpc import code_pb2, error_details_pb2
 
 import longshore_client as lc
 from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1.instances_pb2 import InstanceStatus
+from longshore.v1.operation_pb2 import OperationSnapshot, UploadGrant
 from tests.client.fake import FakeServer, Record, Refusal, status
 
 REQUEST = ProcessOrderRequest(order_id="ord_1")
@@ -245,3 +250,56 @@ def test_the_package_exports_what_it_says() -> None:
         assert getattr(lc, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         lc.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        (5, "int"),
+        (None, "NoneType"),
+        ({"order_id": "ord_1"}, "dict"),
+        (ProcessOrderRequest, "the class ProcessOrderRequest"),
+        (ProcessOrderResult(), "acme.orders.v1.ProcessOrderResult"),
+    ],
+)
+async def test_another_input_than_the_contract_says_is_refused_before_anything_is_sent(
+    server: FakeServer, orders: OrdersClient, given: Any, called: str
+) -> None:
+    sentence = f"acme.orders.v1.OrdersService/Process takes acme.orders.v1.ProcessOrderRequest, not {called}"
+    for start in (orders.process, orders.process.run):
+        with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+            await start(given)
+    assert not server.service.requests
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"request_id": UUID(int=7)}, "request_id is a text, not UUID: give str() of it"),
+        ({"labels": {"tenant": "acme", "shop": 7}}, "labels['shop'] is a text, not int: give str() of it"),
+    ],
+)
+async def test_a_key_or_a_label_that_is_no_text_is_named(
+    server: FakeServer, orders: OrdersClient, given: dict[str, Any], sentence: str
+) -> None:
+    for start in (orders.process, orders.process.run):
+        with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+            await start(REQUEST, **given)
+    assert not server.service.requests
+
+
+def test_enums_are_their_names_for_people_and_their_numbers_for_programs() -> None:
+    for ours, theirs, prefix in (
+        (lc.State, OperationSnapshot.State, "STATE_"),
+        (lc.UploadState, UploadGrant.State, "STATE_"),
+        (lc.InstanceStatus, InstanceStatus, "INSTANCE_STATUS_"),
+        (lc.Code, code_pb2.Code, ""),
+    ):
+        for name, number in theirs.items():
+            member = ours(number)
+            assert (str(member), f"{member}", f"{member:d}") == (name.removeprefix(prefix),) * 2 + (str(number),)
+            assert member == number
+    assert lc.State(99) is lc.State.UNSPECIFIED, "what a newer server says"
+    assert lc.Code(99) is lc.Code.UNKNOWN
+    with pytest.raises(ValueError, match="'RUNNING' is not a valid State"):
+        lc.State("RUNNING")  # type: ignore[arg-type]

@@ -10,6 +10,8 @@ import pytest
 from acme.orders.v1.orders_longshore import OrdersClient
 from acme.orders.v1.orders_pb2 import ProcessOrderRequest
 from google.rpc import code_pb2
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 
 import longshore_client as lc
 from longshore.v1 import operations_service_pb2 as pb
@@ -18,7 +20,11 @@ from longshore_client.outage import Outage
 from longshore_client.retry import Timing
 from tests.client.conftest import Pauses
 from tests.client.fake import FakeServer, Refusal, status
+from tests.client.instances_server import Served, served
 from tests.client.test_retry import Time
+from tests.server.instances.laboratory import Gate, Token
+
+__all__ = ["served"]
 
 REQUEST = ProcessOrderRequest(order_id="ord_1")
 
@@ -81,19 +87,22 @@ async def test_a_server_that_asks_to_come_again_was_contacted(server: FakeServer
     assert time.now - 100 > 10
 
 
+class Heard:
+    def __init__(self) -> None:
+        self.lost_it = asyncio.Event()
+        self.back_again = asyncio.Event()
+
+    def lost(self, target: str, error: lc.CallError) -> None:
+        self.lost_it.set()
+
+    def back(self, target: str, seconds: float) -> None:
+        self.back_again.set()
+
+
 @pytest.mark.parametrize("run", [False, True])
 async def test_who_waits_for_an_end_hears_at_once_that_the_server_is_back(
     server: FakeServer, orders: OrdersClient, channel: lc.Channel, run: bool
 ) -> None:
-    class Heard:
-        def __init__(self) -> None:
-            self.back_again = asyncio.Event()
-
-        def lost(self, target: str, error: lc.CallError) -> None: ...
-
-        def back(self, target: str, seconds: float) -> None:
-            self.back_again.set()
-
     channel.outage.listener = heard = Heard()
     asked = pb.StartRequest if run else pb.WaitRequest
     waiting = asyncio.ensure_future(orders.process.run(REQUEST) if run else (await orders.process(REQUEST)).wait())
@@ -107,6 +116,48 @@ async def test_who_waits_for_an_end_hears_at_once_that_the_server_is_back(
     await server.service.asked(pb.WaitRequest, 1 if run else 3)
     record.complete()
     assert (await waiting).status == "done"
+
+
+async def test_who_waits_for_the_handler_of_an_instance_hears_at_once_that_the_server_is_back(served: Served) -> None:
+    refreshers = lc.RecurringClient(served.channel, "token-refresher", state=Token)
+    await refreshers.start("a", Token(1))
+    served.channel.outage.listener = heard = Heard()
+    first = served.held = Gate()
+    waiting = asyncio.ensure_future(refreshers.trigger("a"))
+    await first.reached.wait()
+    await served.world.harness.crash()
+    await heard.lost_it.wait()
+    again = served.held = Gate()
+    await served.world.harness.start()
+    await asyncio.wait_for(heard.back_again.wait(), 20)
+    assert not waiting.done()
+    # It goes on to wait.
+    await again.reached.wait()
+    again.opened.set()
+    assert (await waiting).triggered
+
+
+async def test_a_caller_who_may_only_trigger_hears_it_too(served: Served) -> None:
+    """Whatever is answered to the question whether the server is back: it is."""
+    outage, waited = served.channel.outage, asyncio.Event()
+    outage.listener = heard = Heard()
+    tries = 0
+
+    async def trigger(request: object, /, **options: object) -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise AioRpcError(StatusCode.UNAVAILABLE, Metadata(), Metadata())
+        await waited.wait()
+        return "triggered"
+
+    async def status(**options: object) -> None:
+        raise AioRpcError(StatusCode.PERMISSION_DENIED, Metadata(), Metadata())
+
+    waiting = asyncio.ensure_future(served.channel.invoke(trigger, None, wait=9.0, probe=status))
+    await asyncio.wait_for(heard.back_again.wait(), 20)
+    waited.set()
+    assert await waiting == "triggered"
 
 
 async def test_no_retry_no_warning(caplog: pytest.LogCaptureFixture) -> None:

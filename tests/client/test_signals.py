@@ -71,9 +71,11 @@ async def test_refusals_are_typed(lab: Lab, client: SignalsClient) -> None:
     with pytest.raises(lc.InvalidArgument) as unknown:
         await op.signal("shout", Approve())  # type: ignore[call-overload]
     assert unknown.value.reason == "UNKNOWN_SIGNAL"
-    with pytest.raises(lc.InvalidArgument) as wrong:
-        await op.signal("approve", Reject())  # type: ignore[call-overload]
-    assert wrong.value.reason == "WRONG_PAYLOAD_TYPE"
+    for wrong, called in ((Reject(), "lab.v1.Reject"), (5, "int")):
+        with pytest.raises(TypeError, match=rf"^the signal approve takes lab\.v1\.Approve, not {called}$"):
+            await op.signal("approve", wrong)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"^the signal shout takes a message, not str$"):
+        await op.signal("shout", "loud")  # type: ignore[call-overload]
     with pytest.raises(lc.InvalidArgument) as ruled:
         await op.signal("approve", Approve(by="far too long"))
     assert [violation.field for violation in ruled.value.field_violations] == ["by"]

@@ -218,7 +218,7 @@ async def test_another_program_goes_on_after_one_that_died(lab: BytesLab, tmp_pa
 @pytest.mark.parametrize(
     ("source", "parts", "why"),
     [
-        (pieces(b""), 1, "bytes that come only once cannot go on from there"),
+        (pieces(b""), 1, "bytes that come only once, as from a pipe, cannot go on from there: send a file"),
         (b"short", 1, "there are only 5 to send"),
         (DATA, 16, "it was begun in another number of parts"),
     ],

@@ -146,6 +146,7 @@ class OperationHandle(
                 of this call safe.
 
         Raises:
+            TypeError: The payload is another message than this program's contract says, or none.
             InvalidArgument: The contract declares no such signal, or another payload, or a rule of it is broken.
             FailedPrecondition: The operation has ended (reason OPERATION_ENDED).
             AlreadyExists: The id was used for another signal of this operation.
@@ -184,7 +185,8 @@ class OperationHandle(
         of the bytes under the name itself.
 
         Args:
-            to: The path of a file, or a binary file that is written from where it stands.
+            to: The path of a file, in whose place it comes if there is one, or of a pipe or a device, which is written
+                to; or a binary file that is written from where it stands.
             download: Which of the downloads: its number, from 1, or its name `downloads/{uid}.{number}`.
             resume: Go on with the `.part` that an earlier try has left, if the digest of the whole is known.
             on_transfer: Called with how far it has come, at most ten times a second; in a thread of the client's.
@@ -193,6 +195,7 @@ class OperationHandle(
             NotFound: It offers no such download.
             FailedPrecondition: That has expired or was revoked (DOWNLOAD_EXPIRED, DOWNLOAD_REVOKED).
             DataLoss: What came is not what was stored; the `.part` is gone.
+            BlockingIOError: Another download writes to that `.part` now.
             OSError: The file cannot be written.
         """
         return self._portal.run(
@@ -373,6 +376,7 @@ class OperationMethod(
             timeout: Seconds after which no further try is made when the server cannot be reached.
 
         Raises:
+            TypeError: The input is another message than the contract says, or none; a key or a label is no text.
             InvalidArgument: The input breaks a rule; `field_violations` says which. Nothing was started.
             AlreadyExists: The request id or the operation's name was used with another input.
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
@@ -406,6 +410,7 @@ class OperationMethod(
             labels: As for a start.
 
         Raises:
+            TypeError: The input is another message than the contract says, or none; a key or a label is no text.
             OperationFailed: It ended with an error.
             OperationCancelled: It was cancelled.
             StillRunning: It had not ended when the time was up. It goes on.
@@ -475,6 +480,9 @@ class UploadMethod(
             request_id: As for any operation. With the same key a program that was restarted goes on where it was.
             labels: Facts to find it by later.
             timeout: Seconds after which no further try to start it is made when the server cannot be reached.
+
+        Raises:
+            TypeError: The input is another message than the contract says, or none; a key or a label is no text.
         """
         return PreparedUpload(
             self._portal, self._inner(request=request, request_id=request_id, labels=labels, timeout=timeout)

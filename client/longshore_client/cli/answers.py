@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from longshore_client.cli.as_json import error_dict, print_json, stamp
+from longshore_client.cli.connection import command_line
 from longshore_client.cli.session import FAILED, Session
 from longshore_client.cli.text import shown
 from longshore_client.errors import Code, LongshoreError, NotFound
@@ -50,7 +51,7 @@ async def ran(
             what = (
                 "it does not run" if _existed(answer) else "what it has accepted waits" if taken else "it was not run"
             )
-            click.echo(shown(f"{what}; let it go on with: {_resume(session, name, id)}"), err=True)
+            click.echo(shown(f"{what}; let it go on with: {_resume(name, id)}"), err=True)
         return 0 if taken else FAILED
     if no_wait or not (answer.status is InstanceStatus.FAILED or answer.retry_time is not None):
         _print(session, name, answer)
@@ -61,7 +62,7 @@ async def ran(
         return FAILED
     _print(session, name, answer)
     why = "" if error is None else f": {error.message.rstrip('.')} ({error.reason})"
-    resume = f"let it go on with: {_resume(session, name, id)}"
+    resume = f"let it go on with: {_resume(name, id)}"
     if answer.retry_time is None:
         again = f"once it can succeed, {resume}"
     elif answer.status is InstanceStatus.PAUSED:
@@ -72,9 +73,9 @@ async def ran(
     return FAILED
 
 
-def _resume(session: Session, name: str, id: str) -> str:
+def _resume(name: str, id: str) -> str:
     kind, definition = name.split("/")[:2]
-    return session.command(f"{kind[:-1]} resume {definition}/{id}")
+    return command_line(f"{kind[:-1]} resume {definition}/{id}")
 
 
 def check(name: str, status: InstanceStatus) -> None:

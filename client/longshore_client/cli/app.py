@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
+from longshore_client.cli.connection import before, connection_before
 from longshore_client.cli.text import color, shown
 
 if TYPE_CHECKING:
@@ -94,9 +95,10 @@ class _LazyGroup(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        if cmd_name not in OFFLINE:
-            # Before it is loaded: what gRPC itself writes about connections, the commands say in words of their own.
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        if cmd_name not in OFFLINE or cmd_name == "serve":
+            # Before it is loaded: what gRPC itself writes about connections, the commands say in words of their own. A
+            # server has many callers, and its own errors are said by nobody else.
+            os.environ.setdefault("GRPC_VERBOSITY", "ERROR" if cmd_name == "serve" else "NONE")
         try:
             command = getattr(importlib.import_module(entry.module), entry.attribute)
         except ModuleNotFoundError as error:
@@ -141,6 +143,8 @@ def run() -> int:
         return error.exit_code
     except click.UsageError as error:
         text = shown(error.format_message()).rstrip(".")
+        if isinstance(error, click.NoSuchOption) and error.ctx and isinstance(error.ctx.command, click.Group):
+            text += "; the options of a command stand behind its name"
         where = error.ctx.command_path if error.ctx is not None else "longshore"
         click.echo(f"{click.style('error: ', fg='red')}{text}; `{where} --help` shows how", err=True, color=color())
         return error.exit_code
@@ -169,14 +173,15 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 @click.group(cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-@click.option("--server", metavar="ADDRESS", help="For the commands that talk to one: host:port or unix:PATH.")
+@connection_before(hidden=False)
 @click.pass_context
-def cli(ctx: click.Context, server: str | None) -> None:
+def cli(ctx: click.Context) -> None:
     """Durable operations over gRPC: start them, follow them, and serve them.
 
-    The server is given by --server or LONGSHORE_SERVER: host:port or unix:PATH, by default localhost:50051.
+    The options of this page are those of every command that talks to a server, and may stand before or behind its name.
     """
-    if server is not None and ctx.invoked_subcommand in OFFLINE:
-        raise click.UsageError(f"`longshore {ctx.invoked_subcommand}` talks to no server: leave out --server")
-    ctx.obj = server
+    given = before(ctx)
+    if given and ctx.invoked_subcommand in OFFLINE:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"`longshore {ctx.invoked_subcommand}` talks to no server: leave out {options}")
     ctx.color = color()

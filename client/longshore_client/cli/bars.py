@@ -36,6 +36,10 @@ _BYTES = tuple(map(len, ("123.4 MB of 123.4 GB  123.4 MB/s  100 min left", "123.
 """The columns of the facts of bytes: with the speed, without it, and without the time that is left."""
 
 
+_RECENT = 10.0
+"""Seconds: how fast bytes come is how fast they came in these."""
+
+
 class Layout(NamedTuple):
     """The columns of the parts of a line."""
 
@@ -108,6 +112,39 @@ class _Above(FileProxy):
         return self._file.errors
 
 
+class _Rate:
+    """How fast bytes come: over the last `_RECENT` seconds, also those in which none came.
+
+    Args:
+        clock: The time, in seconds.
+        done: How many there are already.
+    """
+
+    def __init__(self, clock: Callable[[], float], done: int) -> None:
+        self._clock = clock
+        # Never changed, but replaced: the bars are drawn by a thread of their own.
+        self._samples = [(clock(), done)]
+
+    def add(self, done: int) -> int:
+        """So many have come by now; never fewer than before. Returns how many."""
+        done = max(done, self._samples[-1][1])
+        self._samples = [*self._recent(), (self._clock(), done)]
+        return done
+
+    def now(self) -> float | None:
+        """Bytes a second; None: it is too early to say."""
+        samples = self._recent()
+        (begin, before), (_, done) = samples[0], samples[-1]
+        spent = min(self._clock() - begin, _RECENT)
+        return (done - before) / spent if spent > 0 else None
+
+    def _recent(self) -> list[tuple[float, int]]:
+        """What was told in this time, and the last before it."""
+        samples, begin = self._samples, self._clock() - _RECENT
+        before = [sample for sample in samples if sample[0] <= begin]
+        return before[-1:] + samples[len(before) :]
+
+
 class Bars:
     """Appears with the first thing to show, once. Needs a terminal on stderr.
 
@@ -167,16 +204,25 @@ class Bars:
         self._counts_bytes = True
         if (rich := self._open()) is None:
             return
-        sizes = size(done) if total is None else f"{size(done)} of {size(total)}"
         if self._bytes is None:
             # Its speed is that of what comes from here on.
-            self._bytes = rich.add_task(text, completed=done, total=total, facts=lambda: (sizes,))
-            return
-        rich.update(self._bytes, completed=done, total=total)
-        task = rich.tasks[rich.task_ids.index(self._bytes)]
-        speed = f"  {size(task.speed)}/s" if task.speed else ""
-        left = f"  {_left(task.time_remaining)}" if task.time_remaining and not task.finished else ""
-        rich.update(self._bytes, facts=lambda: (f"{sizes}{speed}{left}", f"{sizes}{left}", sizes))
+            self._rate = _Rate(rich.get_time, done)
+        rate = self._rate
+        # Two may tell: who sends, and the operation, which knows of less.
+        done = rate.add(done)
+        sizes = size(done) if total is None else f"{size(done)} of {size(total)}"
+
+        def facts() -> tuple[str, ...]:
+            speed = rate.now()
+            if speed is None:
+                return (sizes,)
+            left = f"  {_left((total - done) / speed)}" if speed and total is not None and done < total else ""
+            return f"{sizes}  {size(speed)}/s{left}", f"{sizes}{left}", sizes
+
+        if self._bytes is None:
+            self._bytes = rich.add_task(text, completed=done, total=total, facts=facts)
+        else:
+            rich.update(self._bytes, completed=done, total=total, facts=facts)
 
     def bytes_done(self) -> None:
         """There are no more bytes to come."""

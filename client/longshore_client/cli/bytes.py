@@ -13,6 +13,7 @@ import click
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.as_json import grant_dict, print_json
 from longshore_client.cli.call import read_labels, takes_bytes
+from longshore_client.cli.connection import command_line
 from longshore_client.cli.data import read_data, to_message
 from longshore_client.cli.follow import attach, follow
 from longshore_client.cli.render import renderer
@@ -66,7 +67,8 @@ async def upload(
     """Start an operation of TYPE, send FILE with it, and follow it to its end.
 
     The end of the type's name is enough where it is unique; FILE may be - for stdin. Broken connections and restarts of
-    the server are bridged. Ctrl-C leaves what was sent at the server, and says how to go on.
+    the server are bridged. Ctrl-C leaves what was sent at the server, and says how to go on: with a FILE, as a pipe can
+    begin an upload and not go on with one.
     """
     if len(operands) != (1 if resume else 2):
         raise click.UsageError("give FILE alone with --resume" if resume else "give the TYPE and the FILE")
@@ -85,10 +87,10 @@ async def upload(
         method = await session.types.upload_method(info)
         request = to_message(session, values, info.input_type)
         prepared = method(request, request_id=request_id, labels=wanted_labels).transfer(_source(file), parts=parts)
-    return await _send(session, prepared, file)
+    return await _send(session, prepared, file, parts)
 
 
-async def _send(session: Session, prepared: PreparedTransfer[Any, Any, Any, Any], file: str) -> int:
+async def _send(session: Session, prepared: PreparedTransfer[Any, Any, Any, Any], file: str, parts: int) -> int:
     def sent(progress: SendProgress) -> None:
         show.sent(progress)
 
@@ -107,8 +109,10 @@ async def _send(session: Session, prepared: PreparedTransfer[Any, Any, Any, Any]
             # A pipe cannot go on after what is durable already, a file can.
             said, text = "Come back with the same bytes in a FILE", f"upload --resume {name} FILE"
         else:
-            said, text = "Come back with", f"upload --resume {name} {shlex.quote(file)}"
-        return f"{name} goes on. {said}: {session.command(text)}"
+            # Cut in other parts it would be refused.
+            text = f"upload --resume {name} {shlex.quote(file)}{f' --parts {parts}' if parts > 1 else ''}"
+            said = "Come back with"
+        return f"{name} goes on. {said}: {command_line(text)}"
 
     async def settle() -> None:
         nonlocal done
@@ -168,6 +172,8 @@ async def _ended(started: Upload[Any, Any, Any, Any], following: asyncio.Task[in
             raise
     finally:
         waiting.cancel()
+        # It may have failed in this very moment, which is nothing to tell any more.
+        await asyncio.gather(waiting, return_exceptions=True)
 
 
 def _source(file: str) -> Any:
@@ -180,32 +186,33 @@ def _why(error: Exception) -> str:
 
 
 @click.command("download", epilog=_DOWNLOAD_EPILOG)
-@click.argument("name", metavar="OPERATION|DOWNLOAD")
+@click.argument("names", metavar="OPERATION|DOWNLOAD", nargs=-1, required=True)
 @click.option(
-    "--to", metavar="FILE", help="Where to; - for stdout.  [default: the name that the service gives it]",
-    shell_complete=_FILES,
+    "--to", metavar="FILE", shell_complete=_FILES,
+    help="Where to: a file, which is replaced if it is there, a folder, or - for stdout.  [default: the name that the "
+    "service gives it, if there is no such file]",
 )  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the FILE.part that an earlier try has left.")
 @with_session
-async def download(session: Session, name: str, to: str | None, resume: bool) -> None:
+async def download(session: Session, names: tuple[str, ...], to: str | None, resume: bool) -> None:
     """Fetch bytes that an operation offers. The digest of the whole is checked where the server knows it.
 
     The bytes are in FILE.part until they are complete. Ctrl-C leaves that, and says how to go on.
     """
-    operation = name
+    operation = name = names[0]
+    if len(names) > 1:
+        raise click.UsageError(f"say where to with --to: longshore download {name} --to {shlex.quote(names[1])}")
     if name.startswith("downloads/"):
         operation = name.removeprefix("downloads/").rpartition(".")[0]
     handle = await attach(session, operation)
     grant = _choose(await handle.get(), name)
-    if to is None:
-        # Escape sequences in the name of a file would be there for whoever lists the folder.
-        to = _free(shown(Path(grant.filename).name) or grant.name.partition("/")[2])
+    to, replaces = _place(to, grant)
     bars = None
     if movable() and not session.json:
         from longshore_client.cli.bars import Bars
 
         bars = Bars()
-    again = session.command(f"download {grant.name} --to {shlex.quote(to)} --resume")
+    again = command_line(f"download {grant.name} --to {shlex.quote(to)} --resume")
     session.come_back = "" if to == "-" else f"{to}.part has what has come. Come back with: {again}"
 
     def received(progress: ReceiveProgress) -> None:
@@ -217,8 +224,12 @@ async def download(session: Session, name: str, to: str | None, resume: bool) ->
     target = sys.stdout.buffer if to == "-" else Path(to)
     try:
         found = await handle.download(target, grant.name, resume=resume, on_transfer=received)
+    except BrokenPipeError:
+        raise  # whoever reads has had enough
+    except BlockingIOError as error:
+        raise click.ClickException(f"{to} cannot be written: {_why(error)}") from None  # that one goes on by itself
     except OSError as error:
-        raise click.ClickException(f"{to} cannot be written: {_why(error)}") from None
+        raise click.ClickException(f"{to} cannot be written: {_why(error)}{_left(session, to)}") from None
     finally:
         if bars is not None:
             bars.close()
@@ -227,14 +238,24 @@ async def download(session: Session, name: str, to: str | None, resume: bool) ->
     elif session.json:
         print_json({"type": "downloaded", "file": to, "download": grant_dict(found)})
     else:
-        click.echo(f"{shown(to)}  {size(found.size or 0)}", err=True)
+        click.echo(f"{shown(to)}  {size(found.size or 0)}{'  (replaced)' if replaces else ''}", err=True)
 
 
-def _free(file: str) -> str:
-    """The name that a service gives must not replace what the user has."""
+def _place(to: str | None, grant: DownloadGrant) -> tuple[str, bool]:
+    """Where it goes, and whether it takes the place of a file there."""
+    if to is not None and (to == "-" or not Path(to).is_dir()):
+        return to, to != "-" and Path(to).is_file()
+    # Escape sequences in the name of a file would be there for whoever lists the folder.
+    file = str(Path(to or "") / (shown(Path(grant.filename).name) or grant.name.partition("/")[2]))
     if Path(file).exists():
+        # A name that a service gives must not replace what the user has.
         raise click.UsageError(f"{file} exists: give --to with another name, or with this one to replace it")
-    return file
+    return file, False
+
+
+def _left(session: Session, to: str) -> str:
+    """How to go on with what has come, if any has."""
+    return f"; {session.come_back}" if to != "-" and Path(f"{to}.part").is_file() else ""
 
 
 def _choose(snapshot: Snapshot[Any, Any], name: str) -> DownloadGrant:

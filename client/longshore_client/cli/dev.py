@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -47,8 +48,8 @@ def dev(target: str, options: tuple[str, ...], protos: Path | None, out: Path) -
     """Serve SERVER as `longshore serve` does, and begin again when a file below this folder changes.
 
     Operations go on in the new server. It takes the old one's place once it has loaded: of a contract that cannot be
-    compiled and of code that cannot be loaded the old one knows nothing. What is wrong is said, and waits for the next
-    change. All further options are those of `longshore serve`.
+    compiled and of code that cannot be loaded the old one knows nothing, and it comes back for code that cannot be
+    started. What is wrong is said, and waits for the next change. All further options are those of `longshore serve`.
     """
     if protos is None and _PROTOS.is_dir():
         protos = _PROTOS
@@ -56,14 +57,15 @@ def dev(target: str, options: tuple[str, ...], protos: Path | None, out: Path) -
 
 
 class _Server:
-    """A process that serves the files as they were when it began, once it is told to open.
+    """A process that serves the files as they were when it began, while it is told to.
 
     It ends when its line is closed, and so when this process does, in whatever way.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, line: socket.socket) -> None:
         self.process = process
-        self.stopping = False
+        self.serves = False
+        """Whether its end would come as a surprise."""
         self._line = line
 
     @classmethod
@@ -79,23 +81,43 @@ class _Server:
             )  # fmt: skip
         return cls(process, line)
 
-    async def loaded(self) -> bool:
-        """Return once it could open; False: it has ended instead, and has said why."""
-        return bool(await asyncio.get_running_loop().sock_recv(self._line, 1))
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more."""
+        return self.process.returncode is not None
+
+    async def turn(self) -> bool:
+        """Return once it has come further: it has read its options, waits to open, serves, or stands aside. False: it
+        has ended instead, and has said why."""
+        try:
+            return bool(await asyncio.get_running_loop().sock_recv(self._line, 1))
+        except ConnectionError:
+            return False
 
     def open(self) -> None:
         """Have it take its place."""
-        self._line.send(b"\n")
+        self._tell()
+
+    async def stand_aside(self) -> None:
+        """Have it leave its place, where it serves, and wait until it has. It can open again."""
+        if self.serves:
+            self.serves = False
+            self._tell()
+            await self.turn()
 
     async def stop(self, number: signal.Signals | None = None) -> None:
         """End it in good order, by a signal if one was sent to us."""
-        self.stopping = True
-        if self.process.returncode is None and number is not None:
+        self.serves = False
+        if not self.ended and number is not None:
             self.process.send_signal(number)
         else:
             self._line.close()
         await self.process.wait()
         self._line.close()
+
+    def _tell(self) -> None:
+        with contextlib.suppress(ConnectionError):  # its next turn does not come
+            self._line.send(b"\n")
 
 
 class _Development:
@@ -109,7 +131,10 @@ class _Development:
         # Whoever has just changed a handler does not wait for what the old one is doing.
         self._environment = {"LONGSHORE_DRAIN": "0", **os.environ}
         self._server: _Server | None = None
-        self._end: asyncio.Task[None] | None = None
+        """The last one that has served."""
+        self._new: _Server | None = None
+        """The one that is to take its place."""
+        self._ends: set[asyncio.Task[None]] = set()
         self._by: signal.Signals | None = None
         self._asked = asyncio.Event()
         """Set when the developer wants to stop."""
@@ -121,21 +146,23 @@ class _Development:
         changes = awatch(*self._watched, watch_filter=self._matters, stop_event=self._asked)
         change = asyncio.ensure_future(anext(changes, None))
         try:
-            if await self._generate():
+            if await self._generate(change):
                 await self._renew(change)
             while (found := await change) is not None:
                 change = asyncio.ensure_future(anext(changes, None))
                 names = sorted({Path(path).name for _, path in found})
                 _say(f"{', '.join(names)} changed")
-                if not any(name.endswith(".proto") for name in names) or await self._generate():
+                if not any(name.endswith(".proto") for name in names) or await self._generate(change):
                     await self._renew(change)
         finally:
             if self._server is not None:
                 await self._server.stop(self._by)
 
     def _ask(self, number: signal.Signals) -> None:
-        if self._asked.is_set() and self._server is not None and self._server.process.returncode is None:
-            self._server.process.kill()
+        if self._asked.is_set():
+            for server in (self._server, self._new):
+                if server is not None and not server.ended:
+                    server.process.kill()
         # To the server a hang-up means something else.
         self._by = number if number is signal.SIGINT else signal.SIGTERM
         self._asked.set()
@@ -145,7 +172,7 @@ class _Development:
             return False
         return path.endswith((".py", ".proto")) and _ordinary(change, path)
 
-    async def _generate(self) -> bool:
+    async def _generate(self, change: asyncio.Future[Any]) -> bool:
         """Compile the contracts; False if that cannot be done, which is said."""
         if self._protos is None:
             return True
@@ -153,36 +180,68 @@ class _Development:
             await asyncio.to_thread(compile_protos, [self._protos], self._out)
         except CompileError as error:
             click.echo(f"{click.style('error: ', fg='red')}{error}", err=True)
-            self._wait()
+            await self._go_on(change)
             return False
         return True
 
     async def _renew(self, change: asyncio.Future[Any]) -> None:
-        """Put a server of the files as they are now in the old one's place, unless it cannot be loaded, or they change
-        before it is."""
-        new = await _Server.begin(self._command, self._environment)
-        loaded = asyncio.ensure_future(new.loaded())
-        await asyncio.wait([loaded, change], return_when=asyncio.FIRST_COMPLETED)
-        if loaded.done() and loaded.result():
-            if self._server is not None:
-                await self._server.stop()
-            self._server = new
-            self._end = asyncio.create_task(_tell_end(new))
-            new.open()
-            return
-        loaded.cancel()
+        """Put a server of the files as they are now in the old one's place, unless it cannot be loaded or started, or
+        they change before it is. Raises `Exit` where the options are wrong."""
+        old = self._server
+        new = self._new = await _Server.begin(self._command, self._environment)
+        understood = await _turn(new, change)
+        if understood and await _turn(new, change):
+            if old is not None:
+                await old.stand_aside()
+            if await self._serves(new, change):
+                self._server = new
+                if old is not None:
+                    await old.stop()
+                return
         await new.stop()
-        if not change.done():
-            self._wait()
+        if change.done():
+            return
+        if old is None and not understood:
+            raise click.exceptions.Exit(new.process.returncode or 0)
+        await self._go_on(change)
 
-    def _wait(self) -> None:
-        runs = self._server is not None and self._server.process.returncode is None
-        _say(f"{'the server goes on as it was; ' if runs else ''}waiting for the next change")
+    async def _serves(self, server: _Server, change: asyncio.Future[Any]) -> bool:
+        """Open a server; False: it cannot, and has said why, or the files have changed before it could."""
+        server.open()
+        server.serves = await _turn(server, change)
+        if server.serves:
+            end = asyncio.create_task(_tell_end(server))
+            self._ends.add(end)
+            end.add_done_callback(self._ends.discard)
+        return server.serves
+
+    async def _go_on(self, change: asyncio.Future[Any]) -> None:
+        """The files are not fit to be served: the old server is, if there is one."""
+        old = self._server
+        if old is not None and (old.serves or await self._serves(old, change)):
+            _say("the server goes on as it was; waiting for the next change")
+            return
+        if old is not None:
+            await old.stop()
+            self._server = None
+        if not change.done():
+            _say("no server runs; waiting for the next change")
+
+
+async def _turn(server: _Server, change: asyncio.Future[Any]) -> bool:
+    """Whether a server comes further before the files change."""
+    turned = asyncio.ensure_future(server.turn())
+    await asyncio.wait([turned, change], return_when=asyncio.FIRST_COMPLETED)
+    if turned.done():
+        return turned.result()
+    turned.cancel()
+    return False
 
 
 async def _tell_end(server: _Server) -> None:
     await server.process.wait()
-    if not server.stopping:
+    if server.serves:
+        server.serves = False
         _say("the server has ended; waiting for the next change")
 
 

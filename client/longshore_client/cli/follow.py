@@ -11,6 +11,7 @@ import click
 from longshore_client import events
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.as_json import print_json, print_result, snapshot_dict
+from longshore_client.cli.connection import command_line
 from longshore_client.cli.render import renderer
 from longshore_client.cli.session import (
     CANCELLED,
@@ -74,7 +75,7 @@ async def follow(
     show = show or renderer(session.types, as_json=session.json, name=handle.name, begin=begin)
 
     def watch_on(last: int) -> str:
-        return f"{handle.name} goes on. Come back with: {session.command(f'watch {handle.name} --after {last}')}"
+        return f"{handle.name} goes on. Come back with: {command_line(f'watch {handle.name} --after {last}')}"
 
     code: int | None = None
     last = after
@@ -114,7 +115,7 @@ async def follow(
 
 async def settle(session: Session, handle: OperationHandle[Any, Any, Any, Any], timeout: float | None) -> int:
     """Wait for the end and print the result, or with --json the last snapshot; return the exit code."""
-    session.come_back = f"{handle.name} goes on. Come back with: {session.command(f'wait {handle.name}')}"
+    session.come_back = f"{handle.name} goes on. Come back with: {command_line(f'wait {handle.name}')}"
     code = 0
     try:
         result = await handle.wait(timeout)
@@ -251,7 +252,7 @@ def _print_asked(session: Session, snapshot: Snapshot[Any, Any], verb: str) -> N
         click.echo(f"{shown(snapshot.name)} has ended: {state}")
     else:
         click.echo(f"{shown(snapshot.name)} is asked to {verb}: {state}")
-        click.echo(shown(f"follow it with: {session.command(f'watch {snapshot.name}')}"), err=True)
+        click.echo(shown(f"follow it with: {command_line(f'watch {snapshot.name}')}"), err=True)
 
 
 def _print_snapshot(session: Session, snapshot: Snapshot[Any, Any]) -> None:

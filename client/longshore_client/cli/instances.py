@@ -13,6 +13,7 @@ from longshore.v1.instances_pb2 import InstanceLogs
 from longshore_client.cli.answers import check, purged, ran, told, values
 from longshore_client.cli.app import EXIT_CODES
 from longshore_client.cli.as_json import print_json, stamp
+from longshore_client.cli.connection import connection_before
 from longshore_client.cli.data import read_data
 from longshore_client.cli.definitions import defined, print_definitions
 from longshore_client.cli.plain import learn
@@ -61,6 +62,7 @@ Examples:
 """
     + EXIT_CODES,
 )
+@connection_before(hidden=True)
 def recurring() -> None:
     """Show and steer handlers that run by a schedule. NAME is DEFINITION/ID."""
 
@@ -99,6 +101,7 @@ Examples:
 """
     + EXIT_CODES,
 )
+@connection_before(hidden=True)
 def debounce() -> None:
     """Show and steer batches of events. NAME is DEFINITION/ID."""
 
@@ -150,6 +153,7 @@ Examples:
 """
     + EXIT_CODES,
 )
+@connection_before(hidden=True)
 def task() -> None:
     """Show and steer state machines that events drive. NAME is DEFINITION/ID."""
 

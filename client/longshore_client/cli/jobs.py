@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from longshore.v1 import jobs_service_pb2 as pb
 from longshore_client.cli import queues
 from longshore_client.cli.as_json import print_json
+from longshore_client.cli.connection import connection_before
 from longshore_client.cli.plain import learn, plain, word
 from longshore_client.cli.records import LEVELS, PAGE, show_logs, show_steps, which_lines
 from longshore_client.cli.session import Session, with_session
@@ -52,6 +53,7 @@ Examples:
   longshore jobs pause reserve
 """,
 )
+@connection_before(hidden=True)
 def jobs() -> None:
     """Show and steer the private jobs behind operations, and their queues.
 
@@ -241,7 +243,10 @@ async def _show_jobs(session: Session, filter_: str, order: str, limit: int | No
                 await learn(session.types, job)
                 print_json(plain(job, session.types))
         else:
-            print_rows(_HEADS, [_row(job) for job in page.jobs], header=count == 0)
+            rows = [_row(job) for job in page.jobs]
+            # Commands take such names, too.
+            narrow = [[Cell(row[0].text.removeprefix("jobs/")), *row[1:]] for row in rows]
+            print_rows(_HEADS, rows, header=count == 0, narrow=narrow)
         count += len(page.jobs)
         token = page.next_page_token
         if not token or count == limit:

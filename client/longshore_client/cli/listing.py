@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +10,8 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore_client.cli.as_json import print_json, snapshot_dict
 from longshore_client.cli.render import describe
 from longshore_client.cli.session import Session, with_session
-from longshore_client.cli.text import age, fitted, shown
+from longshore_client.cli.table import Cell, print_rows
+from longshore_client.cli.text import age, shown
 from longshore_client.state import State
 
 if TYPE_CHECKING:
@@ -28,10 +27,7 @@ _COLORS = {
     State.CANCELLED: "yellow",
 }
 _PAGE = 500
-_FIXED = 10 + 4 * 2
-"""The columns that a state takes, and the gaps."""
-_PROGRESS = 20
-"""The columns that progress has at least where names and types are written out."""
+_HEADS = ("NAME", "TYPE", "STATE", ">AGE", "PROGRESS")
 _ORDERS = {"newest": "create_time desc", "oldest": "create_time"}
 _FILTER = click.option(
     "--filter",
@@ -144,34 +140,21 @@ async def types(session: Session) -> None:
 
 
 def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header: bool) -> None:
-    if not rows:
-        return
-    names = [shown(row.name) for row in rows]
-    # The package is the same for all in most places; `get` shows it.
-    kinds = [row.type.rpartition(".")[2] for row in rows]
-    ages = [age(row.create_time) for row in rows]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    if room is not None and _width(names) + _width(kinds) + _width(ages) + _FIXED + _PROGRESS > room:
-        # Commands take these, too.
-        names = [name.removeprefix("operations/") for name in names]
-        kinds = [kind.partition("/")[2] for kind in kinds]
-    width, type_width, age_width = _width(names, "NAME"), _width(kinds, "TYPE"), _width(ages, "AGE")
-    if header:
-        head = f"{'NAME':<{width}}  {'TYPE':<{type_width}}  {'STATE':<10}  {'AGE':>{age_width}}  PROGRESS"
-        click.echo(click.style(head, bold=True))
-    if room is not None:
-        room = max(room - width - type_width - age_width - _FIXED, 0)
-    for row, name, kind, old in zip(rows, names, kinds, ages, strict=True):
-        state = click.style(f"{row.state.name:<10}", fg=_COLORS.get(row.state))
-        if row.error is not None:
-            what = f"{row.error.message} ({row.error.reason})"
-        elif row.progress is not None and not row.state.terminal:
-            what = "  ".join(part for part in describe(row.progress, session.types) if part)
-        else:
-            what = ""
-        what = shown(what) if room is None else fitted(shown(what), room)
-        click.echo(f"{name:<{width}}  {kind:<{type_width}}  {state}  {old:>{age_width}}  {what}".rstrip())
+    wide = [_row(session, row) for row in rows]
+    # Commands take such names and types, too.
+    narrow = [[Cell(line[0].text.partition("/")[2]), Cell(line[1].text.partition("/")[2]), *line[2:]] for line in wide]
+    print_rows(_HEADS, wide, header=header, narrow=narrow)
 
 
-def _width(texts: Sequence[str], head: str = "") -> int:
-    return max(len(head), *map(len, texts))
+def _row(session: Session, row: Snapshot[Any, Any]) -> list[Cell]:
+    if row.error is not None:
+        what = f"{row.error.message} ({row.error.reason})"
+    elif row.progress is not None and not row.state.terminal:
+        what = "  ".join(part for part in describe(row.progress, session.types) if part)
+    else:
+        what = ""
+    return [
+        # The package is the same for all in most places; `get` shows it.
+        Cell(row.name), Cell(row.type.rpartition(".")[2]), Cell(row.state.name, _COLORS.get(row.state)),
+        Cell(age(row.create_time)), Cell(what),
+    ]  # fmt: skip

@@ -18,6 +18,8 @@ _HIDDEN = {"gitignore": ".gitignore", "dockerignore": ".dockerignore"}
 """In the template these would hide its own files from the tools that look for them."""
 _FOLDERS = {path.name for path in _TEMPLATE.iterdir()} - {_MODULE} | {"data", "wheels"}
 """What a project has beside its package: the last two are made later."""
+_IMPORTED = re.compile(r"(?<= import )\w+, \w+$", re.MULTILINE)
+"""Names whose order depends on what the project is called."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _DIRECT = """
@@ -53,7 +55,8 @@ def new(name: str) -> None:
     service = "".join(word.capitalize() for word in name.split("-"))
 
     def named(text: str) -> str:
-        return text.replace(_MODULE, module).replace(_CLASS, service)
+        text = text.replace(_MODULE, module).replace(_CLASS, service)
+        return _IMPORTED.sub(lambda names: ", ".join(sorted(names[0].split(", "))), text)
 
     # A project that asks an index for what came from elsewhere may get nothing, or somebody else's. Inside the project
     # the wheel is also there for whoever clones it, and for what builds its image.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -109,10 +110,13 @@ class Types:
         Raises:
             ValueError: They do not fit the message; the text says where.
         """
+        # Those of protobuf itself have forms of their own, such as "5s".
+        if not isinstance(data, dict) and kind.DESCRIPTOR.file.package != "google.protobuf":
+            raise ValueError(f"it must be an object, as in {{}}, and not {json.dumps(data)}")
         message = kind()
         try:
             json_format.ParseDict(data, message, descriptor_pool=self._pool)
-        except json_format.ParseError as error:
+        except (json_format.ParseError, TypeError) as error:
             raise ValueError(str(error)) from error
         return message
 

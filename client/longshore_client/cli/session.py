@@ -6,7 +6,6 @@ import asyncio
 import functools
 import math
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import click
 
 from longshore_client.advice import Trouble, trouble
 from longshore_client.channel import Channel, connect
+from longshore_client.cli.connection import DEFAULT_SERVER, command_line, connection
 from longshore_client.cli.reflection import Types
 from longshore_client.cli.text import shown
 from longshore_client.credentials import is_local, tls
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     import grpc
 
 P = ParamSpec("P")
-
-DEFAULT_SERVER = "localhost:50051"
 
 FAILED = 1
 CANCELLED = 3
@@ -90,36 +88,14 @@ class Session:
         if self._told:
             click.echo(f"back after {seconds:.1f} s", err=True)
 
-    def command(self, text: str) -> str:
-        """A command line for the user to type, with the server if it is not the default."""
-        default = os.environ.get("LONGSHORE_SERVER", DEFAULT_SERVER)
-        return f"longshore {text}" + ("" if self.server == default else f" --server {shlex.quote(self.server)}")
-
 
 def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, int | None]]) -> Callable[P, None]:
-    """Make a click callback of a coroutine: options --server and --json, a connection, and errors as exit codes.
+    """Make a click callback of a coroutine: the options of a connection, that connection, and errors as exit codes.
 
     What the coroutine returns is the exit code; None is 0.
     """
 
-    @click.option(
-        "--server",
-        # `longshore --server X ls` is the same as `longshore ls --server X`.
-        default=lambda: click.get_current_context().obj or os.environ.get("LONGSHORE_SERVER", DEFAULT_SERVER),
-        metavar="ADDRESS",
-        help="host:port or unix:PATH.  [env: LONGSHORE_SERVER; default: localhost:50051]",
-    )
-    @click.option(
-        "--token",
-        envvar="LONGSHORE_TOKEN",
-        metavar="TOKEN",
-        help="Who you are; @FILE reads it.  [env: LONGSHORE_TOKEN]",
-    )
-    @click.option("--tls", is_flag=True, envvar="LONGSHORE_TLS", help="Talk over TLS.  [env: LONGSHORE_TLS]")
-    @_file("--tls-ca", "LONGSHORE_TLS_CA", "Who signs the server's certificate; implies --tls.")
-    @_file("--tls-client-cert", "LONGSHORE_TLS_CLIENT_CERT", "Your own certificate; implies --tls.")
-    @_file("--tls-client-key", "LONGSHORE_TLS_CLIENT_KEY", "Its private key.")
-    @click.option("--json", is_flag=True, help="Only events and snapshots, on stdout, one JSON object a line.")
+    @connection
     @functools.wraps(command)
     def callback(*args: P.args, **kwargs: P.kwargs) -> None:
         server, json = _with_port(str(kwargs.pop("server"))), bool(kwargs.pop("json"))
@@ -151,11 +127,6 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
             fail(shown(sentence), code)
 
     return callback
-
-
-def _file(name: str, variable: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    kind = click.Path(exists=True, dir_okay=False)
-    return click.option(name, envvar=variable, type=kind, metavar="FILE", help=f"{help}  [env: {variable}]")
 
 
 def _read_token(given: object) -> str | None:
@@ -204,7 +175,7 @@ def explain(error: LongshoreError, server: str) -> tuple[str, int]:
         case StillRunning() if "/instances/" in error.operation:
             return f"{error.message}; --no-wait does not wait for it", STILL_RUNNING
         case StillRunning():
-            return f"{error.message}; come back with `longshore wait {error.operation}`", STILL_RUNNING
+            return f"{error.message}; come back with `{command_line(f'wait {error.operation}')}`", STILL_RUNNING
         case OperationFailed():
             return f"{error.operation} failed: {error.message} ({error.reason})", FAILED
         case OperationCancelled():

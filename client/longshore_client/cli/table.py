@@ -13,6 +13,10 @@ from longshore_client.cli.text import cells, fitted, shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_GAP = "  "
+_LAST = 20
+"""The columns that the last cells have at least where the others are written out."""
+
 
 class Cell(NamedTuple):
     """A text, and its colour."""
@@ -21,28 +25,60 @@ class Cell(NamedTuple):
     color: str | None = None
 
 
-def print_rows(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, header: bool = True) -> None:
-    """Print rows. A head that begins with `>` stands, like its column, on the right. On a terminal the last column is
-    cut to what room there is."""
+def print_rows(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    header: bool = True,
+    narrow: Sequence[Sequence[Cell]] | None = None,
+) -> None:
+    """Print rows. A head that begins with `>` stands, like its column, on the right.
+
+    On a terminal each row has one line: the last column is cut to what room there is, then the others.
+
+    Args:
+        heads: What stands above the columns.
+        rows: As many cells each.
+        header: Whether the heads are printed.
+        narrow: The same rows in fewer columns, where these leave the last cells hardly any.
+    """
     if not rows:
         return
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     titles = [head.removeprefix(">") for head in heads]
+    widths = _widths(titles, rows)
+    if narrow is not None and room is not None and _total(widths[:-1]) + len(_GAP) + min(widths[-1], _LAST) > room:
+        rows, widths = narrow, _widths(titles, narrow)
+    if room is not None:
+        _fit(widths, titles, room)
     texts = [[shown(cell.text) for cell in row] for row in rows]
-    widths = [max(cells(row[column]) for row in [titles, *texts]) for column in range(len(heads))]
-    if sys.stdout.isatty():
-        widths[-1] = min(widths[-1], max(shutil.get_terminal_size().columns - sum(widths[:-1]) - 2 * len(heads), 0))
 
     def line(row: Sequence[str], colors: Sequence[str | None]) -> str:
         parts = []
         for head, text, width, color in zip(heads, row, widths, colors, strict=True):
-            cell = text.rjust(width) if head.startswith(">") else fitted(text, width)
+            cell = fitted(text.rjust(width) if head.startswith(">") else text, width)
             said = cell.rstrip()
             # Blanks have no colour: at the end of the line they would not be seen to be blanks.
             styled = click.style(said, fg=color) if color and said else said
             parts.append(styled + " " * (len(cell) - len(said)))
-        return "  ".join(parts).rstrip()
+        return _GAP.join(parts).rstrip()
 
     if header:
         click.echo(click.style(line(titles, [None] * len(heads)), bold=True))
     for row, row_texts in zip(rows, texts, strict=True):
         click.echo(line(row_texts, [cell.color for cell in row]))
+
+
+def _widths(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:
+    return [max(map(cells, [title, *(shown(row[at].text) for row in rows)])) for at, title in enumerate(titles)]
+
+
+def _total(widths: Sequence[int]) -> int:
+    # Blanks at the end of a line are left out.
+    return sum(widths) + len(_GAP) * (len([width for width in widths if width]) - 1)
+
+
+def _fit(widths: list[int], titles: Sequence[str], room: int) -> None:
+    """Cut columns until all have room: the last one to nothing, the second to its head, and then from the right."""
+    for column, least in ((-1, 0), (1, len(titles[1])), *((at, 0) for at in range(len(widths) - 1, 0, -1))):
+        widths[column] -= min(max(_total(widths) - room, 0), max(widths[column] - least, 0))
