@@ -212,41 +212,56 @@ async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> i
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
+    if lifeline is not None:
+        # After a signal this is no second one.
+        lifeline.on_end = lambda: loop.call_soon_threadsafe(lambda: None if asked.done() else ask(signal.SIGTERM))
 
     def give_up(_: object) -> None:
         task.cancel()
 
     # A lifespan may wait for something for ever: until the server serves, a signal ends its start.
     asked.add_done_callback(give_up)
+    code = None
     try:
-        made = Running(server, config, SystemClock())
-        if lifeline is not None:
-            await lifeline.turn()
-        async with made as running:
-            asked.remove_done_callback(give_up)
-            loop.add_signal_handler(signal.SIGHUP, _keep(lambda: loop.create_task(running.reload())))
-            gc.freeze()
-            _announce(running)
-            failed = asyncio.ensure_future(running.failed.wait())
-            await asyncio.wait((asked, failed), return_when=asyncio.FIRST_COMPLETED)
-            failed.cancel()
-            code = 0 if asked.done() else 1
-            if asked.done():
-                by_hand = asked.result() is signal.SIGINT
-                _say(config, "stopping; press Ctrl-C again to stop at once" if by_hand else "stopping")
-            try:
-                await running.stop()
-            except Exception as error:  # noqa: BLE001 - so may the end of its lifespan
-                _tell_mistake(config.log_format, error)
-                code = 1
+        while code is None:
+            made = Running(server, config, SystemClock())
+            if lifeline is not None:
+                await lifeline.turn()
+            async with made as running:
+                asked.remove_done_callback(give_up)
+                code = await _until_end(running, asked, lifeline)
+            if running.engine.executor.running:
+                # A handler that swallows its cancellation would keep the event loop, and so the process, alive.
+                sys.stderr.flush()
+                os._exit(code or 0)
+            asked.add_done_callback(give_up)
     except asyncio.CancelledError:
         if asked.done():
             return 0
         raise
-    if running.engine.executor.running:
-        # A handler that swallows its cancellation would keep the event loop, and so the process, alive for ever.
-        sys.stderr.flush()
-        os._exit(code)
+    return code
+
+
+async def _until_end(running: Running, asked: asyncio.Future[signal.Signals], lifeline: Lifeline | None) -> int | None:
+    """Serve until there is a reason to stop, and stop. Returns the exit code; None: it was told to stand aside."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, _keep(lambda: loop.create_task(running.reload())))
+    gc.freeze()
+    _announce(running)
+    failed = asyncio.ensure_future(running.failed.wait())
+    aside = asyncio.ensure_future(asyncio.Event().wait() if lifeline is None else lifeline.turn())
+    await asyncio.wait((asked, failed, aside), return_when=asyncio.FIRST_COMPLETED)
+    code = 0 if asked.done() else 1 if failed.done() else None
+    failed.cancel()
+    aside.cancel()
+    if code != 1:
+        by_hand = asked.done() and asked.result() is signal.SIGINT
+        _say(running.config, "stopping; press Ctrl-C again to stop at once" if by_hand else "stopping")
+    try:
+        await running.stop()
+    except Exception as error:  # noqa: BLE001 - so may the end of its lifespan
+        _tell_mistake(running.config.log_format, error)
+        code = 1
     return code
 
 

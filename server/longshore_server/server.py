@@ -22,7 +22,7 @@ from longshore_server.clock import SECOND, Clock, SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.contract import loading
 from longshore_server.contract.gates import read_capabilities
-from longshore_server.contract.source import ContractError, Source
+from longshore_server.contract.source import ContractError, Source, hint_or_all
 from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
 from longshore_server.handler.texts import counted
@@ -124,8 +124,8 @@ class Running:
         self.config = config
         self.clock = clock
         self._server = server
-        declared = (read_capabilities(Source(service)) for service in server.services)
-        self._tls, authenticators = _read_files(config, clock, {ADMIN, PROVIDER, *_calls(server)}.union(*declared))
+        known = {ADMIN, PROVIDER, *_capabilities(server)}
+        self._tls, authenticators = _read_files(config, clock, known)
         authenticators = [*server.authenticators, *authenticators]
         if (problem := issuers_problem(authenticators)) is not None:
             raise ConfigError(problem)
@@ -296,9 +296,18 @@ def _live(server: Server, lifespan: Lifespan) -> AbstractAsyncContextManager[Any
     raise ContractError(f"the lifespan gives {life!r}: {_NO_LIFESPAN}")
 
 
-def _calls(server: Server) -> set[str]:
-    """The capabilities that definitions of instances ask for."""
-    return {definition.call for definition in server.definitions.values() if definition.call is not None}
+def _capabilities(server: Server) -> set[str]:
+    """Those that contracts declare or, where they declare none, those that definitions of instances ask for.
+
+    Raises `ContractError` for a definition that asks for another.
+    """
+    declared = {name for service in server.services for name in read_capabilities(Source(service))}
+    calls = {definition.call: definition for definition in server.definitions.values() if definition.call is not None}
+    for call, definition in calls.items():
+        if declared and call not in declared:
+            problem = f"capability {call!r} is declared by no service{hint_or_all(call, declared)}"
+            raise ContractError(f"{definition.kind.name.lower()} {definition.name!r}, call: {problem}")
+    return declared or set(calls)
 
 
 def _socket_rights(config: Config) -> Rights:
@@ -357,6 +366,7 @@ def _read_files(
             setting = "tls_cert"
             tls = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
             if config.tls_client_ca is not None:
+                setting = "tls_client_ca"
                 import cryptography.x509  # noqa: F401 - not at the first call
         if config.tokens is not None:
             setting = "tokens"
@@ -368,7 +378,9 @@ def _read_files(
             setting = "tls_identities"
             found.append(CertificateNames(config.tls_identities, clock, known))
     except FileError as error:
-        raise ConfigError(f"{setting}: {error}") from None
+        # The files of the listener are read together.
+        listeners = [name for name in ("tls_cert", "tls_key", "tls_client_ca") if getattr(config, name) == error.path]
+        raise ConfigError(f"{[*listeners, setting][0]}: {error}") from None
     except (ImportError, KeyError):
         raise ConfigError(f'{setting}: it needs more packages: pip install "longshore-grpc[auth]"') from None
     return tls, found

@@ -3,93 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
 from lab.v1.lab_pb2 import PlayRequest, PlayResult
 
-from longshore_server import Reason, ServiceError
-from longshore_server.handler import waits
-from longshore_server.handler.lending import Acting
-from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
+from longshore_server import JobRetry, ServiceError
 from longshore_server.job_lifecycle import JobState
 from longshore_server.jobs.outcomes import JobFailedError
-from longshore_server.store.circles import circle
 from longshore_server.store.mutations.job import RetryJob
-from tests.server.instances.laboratory import Gate, Ping, Token, World
+from tests.server.circling import Ring, ring
+from tests.server.instances.laboratory import Gate, Ping, Token
+from tests.server.retrying import RetryHandlers
 
-PLAY = "lab.v1.LabService/Play"
-
-
-class Calls(Task[Token, Ping]):
-    """Does at each event what the test says."""
-
-    call: Callable[[str], Awaitable[None]]
-
-    async def on_event(self, event: Ping, ctx: TaskEventContext[Token]) -> None:
-        await type(self).call(ctx.id)
-        ctx.state = Token(event.number)
-
-    async def execute(self, ctx: ExecuteContext[Token]) -> None: ...
-
-
-class Ring(World):
-    """One operation type, one queue and one task, each of which does what the test says."""
-
-    def __init__(self, data: Path) -> None:
-        super().__init__(data)
-        self.task = self.server.task("calls", Calls)
-        self.problems: list[str] = []
-        self.gate = Gate()
-        """Where the test lets go on who closes a circle, or does not."""
-
-    def handles(self, handler: Callable[[Any], Awaitable[Any]]) -> None:
-        """What the operation does; its handler returns what the test's returns, or a result of its own."""
-
-        async def handle(request: PlayRequest, op: Any) -> PlayResult:
-            return await handler(op) or PlayResult(text="done")
-
-        handlers: Any = self.server.services[0]
-        handlers.handler = handle
-
-    def does(self, call: Callable[[str], Awaitable[None]]) -> None:
-        """What the task does."""
-        Calls.call = staticmethod(call)
-
-    async def begin(self) -> Any:
-        """An operation."""
-        return await self.server.operations.start(PLAY, PlayRequest())
-
-    async def wait_for(self, name: str, timeout: float | None = None) -> Any:
-        """Wait for an operation, as the handler does that calls this."""
-        return await (await self.server.operations.find(name)).wait(timeout)
-
-    async def go_on(self) -> None:
-        """Open the gate, once everybody waits who can."""
-        await self.gate.reached.wait()
-        await self.settled()
-        self.gate.opened.set()
-
-    async def refused(self, awaitable: Awaitable[Any]) -> None:
-        """Keep why it is refused, which it must be."""
-        with pytest.raises(ServiceError) as caught:
-            await awaitable
-        assert caught.value.reason is Reason.ILLEGAL_MOVE
-        self.problems.append(caught.value.message)
-
-
-@pytest.fixture
-async def ring(tmp_path: Path) -> AsyncIterator[Ring]:
-    found = Ring(tmp_path / "data")
-    try:
-        async with asyncio.timeout(60):
-            yield found
-    finally:
-        await found.stop()
+__all__ = ["ring"]
 
 
 @pytest.mark.parametrize("crash", [False, True])
@@ -375,170 +304,6 @@ async def test_a_job_lends_its_slot_to_a_job_that_what_it_waits_for_needs(ring: 
     await (await single.create("outer")).wait()
 
 
-@pytest.mark.parametrize("fills", [False, True])
-async def test_a_verb_keeps_nobody_from_waiting_before_it_has_found_something_to_wait_for(
-    ring: Ring, monkeypatch: pytest.MonkeyPatch, fills: bool
-) -> None:
-    """The handler of a batch waits for the operation that is adding an event to the next batch."""
-    closes = asyncio.Event()
-    outcomes: list[str] = []
-
-    async def begin(self: waits.HandlerWaits, target: Any) -> waits.Wait | None:
-        wait = await may_wait(self, target)
-        if wait is not None and isinstance(wait.by.node, bytes):  # the operation's
-            await ring.gate.hold()
-        return wait
-
-    def look(*args: Any, **options: Any) -> Any:
-        found = circle(*args, **options)
-        if found is not None:
-            loop.call_soon_threadsafe(closes.set)
-        return found
-
-    @ring.server.debounce("batch", event=Ping, flush_after="1h", max_events=2)
-    async def batch(ctx: Any) -> None:
-        if ctx.state.number:
-            await ring.gate.reached.wait()
-            try:
-                outcomes.append((await ring.wait_for(ref.name)).text)
-            except ServiceError as error:
-                outcomes.append(error.reason.name)
-
-    async def handler(op: Any) -> None:
-        if fills:
-            await batch.add("x", Ping(0), no_wait=True)
-        await batch.add("x", Ping(0))
-
-    loop, may_wait = asyncio.get_running_loop(), waits.HandlerWaits.begin
-    monkeypatch.setattr(waits, "circle", look)
-    monkeypatch.setattr(waits.HandlerWaits, "begin", begin)
-    ring.handles(handler)
-    await ring.start()
-    await batch.add("x", Ping(1))
-    await batch.flush("x", no_wait=True)
-    ref = await ring.begin()
-    await closes.wait()
-    ring.gate.opened.set()
-    assert (await ref.wait()).text == "done"
-    await ring.settled()
-    assert outcomes == ["ILLEGAL_MOVE" if fills else "done"]
-
-
-class _OneByOne(dict[Any, Any]):
-    """Tells those who ask for one, and nobody who goes through all."""
-
-    def _refuse(self) -> Any:
-        raise AssertionError("somebody goes through all who wait")
-
-    __iter__ = copy = keys = values = items = _refuse
-
-
-async def test_a_wait_looks_at_those_in_its_way_however_many_wait_and_nothing_is_left_of_it(ring: Ring) -> None:
-    @ring.server.job("many")
-    async def many(payload: int, job: Any) -> None:
-        if payload:
-            await ring.wait_for(ref.name)
-        else:
-            await ring.gate.hold()
-            await ring.refused(ring.wait_for(ref.name))
-
-    async def handler(op: Any) -> None:
-        jobs = await many.create_many(range(40))
-        await asyncio.gather(*(job.wait() for job in jobs[:1]))
-
-    ring.handles(handler)
-    await ring.start()
-    table = ring.engine.handler_waits
-    table._waits = _OneByOne()
-    ref = await ring.begin()
-    await ring.go_on()
-    await ref.wait()
-    await ring.settled()
-    assert len(ring.problems) == 1
-    assert (len(table._waits), len(table._ended), len(table._looks)) == (0, 0, 0)
-
-
-async def test_who_has_ended_stays_for_the_looks_that_began_before_and_no_longer() -> None:
-    """There may always be one under way."""
-    reads: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
-
-    class Slow:
-        async def read(self, _: Any) -> None:
-            read = asyncio.get_running_loop().create_future()
-            reads.put_nowait(read)
-            await read
-
-    table = waits.HandlerWaits(Slow())  # type: ignore[arg-type]
-
-    async def begin(own: bytes) -> tuple[asyncio.Task[waits.Wait], asyncio.Future[None]]:
-        task = asyncio.ensure_future(table._begin(Acting(own), b"target", hands_over=False))
-        return task, await reads.get()
-
-    first, read = await begin(b"first")
-    read.set_result(None)
-    await first
-    second, read = await begin(b"second")
-    table.end(await first)
-    third, other = await begin(b"third")
-    assert b"first" in table._waits
-    read.set_result(None)
-    await second
-    assert list(table._waits) == [b"second", b"third"]
-    other.set_result(None)
-    await third
-
-
-async def test_a_hand_over_that_is_settled_while_a_circle_is_looked_for_closes_it(
-    ring: Ring, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The last would wait for the first, which waits for the middle one, which is just handed over to the last."""
-    holding, looking = asyncio.Event(), asyncio.Event()
-    over = threading.Event()
-
-    async def before(self: waits.HandlerWaits, own: bytes, other: bytes) -> Callable[[], object]:
-        settled = await hand_over(self, own, other)
-        holding.set()
-        await looking.wait()
-
-        def done() -> None:
-            settled()
-            over.set()
-
-        return done
-
-    def look(connection: Any, *args: Any, **options: Any) -> Any:
-        if holding.is_set() and not over.is_set():
-            connection.execute("SELECT count(*) FROM jobs").fetchone()  # the store is read as of now
-            loop.call_soon_threadsafe(looking.set)
-            assert over.wait(20)
-        return circle(connection, *args, **options)
-
-    @ring.server.job("first")
-    async def first(payload: str, job: Any) -> None:
-        await middle.job(payload).wait()
-
-    @ring.server.job("middle")
-    async def middle(payload: str, job: Any) -> None:
-        other = await first.create(job.id, detached=True)
-        await ring.gate.hold()
-        await job.attach(await last.create(other.id))
-
-    @ring.server.job("last")
-    async def last(payload: str, job: Any) -> None:
-        await holding.wait()
-        await ring.refused(first.job(payload).wait())
-
-    loop, hand_over = asyncio.get_running_loop(), waits.HandlerWaits.before
-    monkeypatch.setattr(waits, "circle", look)
-    monkeypatch.setattr(waits.HandlerWaits, "before", before)
-    await ring.start()
-    ref = await middle.create("x")
-    await ring.go_on()
-    async with asyncio.timeout(60):
-        await ref.wait()
-    assert f"{ref.name} ends with jobs/" in ring.problems[0]
-
-
 @pytest.mark.parametrize("refused", ["operation's wait", "job's wait", "operation's hand-over"])
 @pytest.mark.parametrize("crash", [True, False])
 async def test_who_was_refused_is_refused_again_after_a_restart(ring: Ring, refused: str, crash: bool) -> None:
@@ -609,3 +374,63 @@ async def test_a_retry_asks_anew_for_what_was_refused(ring: Ring) -> None:
     await ref.wait()
     await ring.engine.store.writer.submit(RetryJob(UUID(jobs[0].id).bytes, False, None))
     assert await jobs[0].wait() == "done"
+
+
+@pytest.mark.parametrize("caught", [False, True])
+@pytest.mark.parametrize("who", ["job", "operation"])
+async def test_a_further_attempt_asks_anew_where_the_refusal_is_what_the_one_before_failed_with(
+    ring: Ring, who: str, caught: bool
+) -> None:
+    """It was told of a circle that there was no more, until it had used up its attempts. Who has gone another way, and
+    failed on that, goes it again."""
+    other = Gate()
+
+    async def closes(it: Any, waits: Callable[[], Awaitable[Any]]) -> str:
+        if it.attempt == 1:
+            await ring.gate.hold()
+        try:
+            return str(await waits())
+        except ServiceError as error:
+            ring.problems.append(error.message)
+            if not caught:
+                raise
+        if it.attempt == 1:
+            raise ConnectionError
+        return "another way"
+
+    async def goes_on(waits: Awaitable[Any]) -> str:
+        """It waits for one of two, whichever comes first."""
+        found = asyncio.ensure_future(waits)
+        reached = asyncio.ensure_future(other.opened.wait())
+        await asyncio.wait([found, reached], return_when=asyncio.FIRST_COMPLETED)
+        found.cancel()
+        return "rightly"
+
+    @ring.server.job("closing", retry=JobRetry(2, initial_delay=10))
+    async def closing(payload: str, job: Any) -> str:
+        if who == "job":
+            return await closes(job, lambda: ring.wait_for(payload))
+        return await goes_on((await ring.server.operations.find(payload)).wait())
+
+    async def handler(op: Any) -> Any:
+        job = await closing.create(op.name)
+        jobs.append(job)
+        if who == "job":
+            return PlayResult(text=await goes_on(job.wait()))
+        return PlayResult(text=await closes(op, job.wait))
+
+    jobs: list[Any] = []
+    ring.handles(handler)
+    handlers: Any = ring.server.services[0]
+    ring.server.services = (handlers, RetryHandlers(handlers))
+    await ring.start()
+    opened = await ring.server.operations.start("lab.v1.RetryService/TrySteadily", PlayRequest())
+    await ring.go_on()
+    await ring.settled()
+    assert len(ring.problems) == 1
+    other.opened.set()
+    await ring.settled()
+    await ring.advance(13)
+    text = await jobs[0].wait() if who == "job" else (await opened.wait()).text
+    assert ("another way" in text) is caught
+    assert len(ring.problems) == 1 + caught

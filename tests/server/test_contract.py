@@ -156,17 +156,18 @@ async def _returns_a_text(self: Any, request: Any, op: Any) -> str:
     ("handler", "message"),
     [
         (None, "no handler: write `async def play(self, request, op)`"),
-        (_not_async, "Orders.play must be an `async def` that returns the result"),
-        (_generator, "Orders.play must be an `async def` that returns the result"),
-        (_one_argument, "Orders.play must take exactly two arguments, (request, op)"),
-        (_three_arguments, "Orders.play must take exactly two arguments, (request, op)"),
-        (_takes_another, "Orders.play takes lab.v1.PlayResult, but the contract says PKG.Input"),
-        (_returns_another, "Orders.play returns lab.v1.PlayRequest, but the contract says PKG.Result"),
-        (_returns_a_text, "Orders.play returns str, but the contract says PKG.Result"),
+        (_not_async, "Orders.playPLACE must be an `async def` that returns the result"),
+        (_generator, "Orders.playPLACE must be an `async def` that returns the result"),
+        (_one_argument, "Orders.playPLACE must take exactly two arguments, (request, op)"),
+        (_three_arguments, "Orders.playPLACE must take exactly two arguments, (request, op)"),
+        (_takes_another, "Orders.playPLACE takes lab.v1.PlayResult, but the contract says PKG.Input"),
+        (_returns_another, "Orders.playPLACE returns lab.v1.PlayRequest, but the contract says PKG.Result"),
+        (_returns_a_text, "Orders.playPLACE returns str, but the contract says PKG.Result"),
     ],
 )
 def test_a_handler_is_refused(handler: Any, message: str) -> None:
-    assert refusal(method(), play=handler) == f"FILE:7: Orders.Play: {message}"
+    place = f" (test_contract.py:{handler.__code__.co_firstlineno})" if handler is not None else ""
+    assert refusal(method(), play=handler) == f"FILE:7: Orders.Play: {message.replace('PLACE', place)}"
 
 
 @pytest.mark.parametrize("kind", [lab_longshore.ClimbOperation[None], lab_longshore.ClimbOperation, str])
@@ -180,7 +181,8 @@ def test_a_handler_of_the_operation_of_another_is_refused(kind: Any) -> None:
     with pytest.raises(ContractError) as caught:
         loading.load([wrong()], default_timeout=1)
     name = (typing.get_origin(kind) or kind).__qualname__
-    assert str(caught.value).endswith(f"Wrong.play takes {name}, but the contract says PlayOperation")
+    place = f"Wrong.play (test_contract.py:{play.__code__.co_firstlineno})"
+    assert str(caught.value).endswith(f"{place} takes {name}, but the contract says PlayOperation")
 
 
 @pytest.mark.parametrize("kind", [lab_longshore.PlayOperation[None], Operation, Any, "lab_longshore.Play", object])

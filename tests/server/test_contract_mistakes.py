@@ -33,6 +33,9 @@ NEWER = (
     "its field 99 is not known to this version: it is made for a newer Longshore, and never ignored in silence; "
     "serve it with that one, or remove the field"
 )
+TOO_SHORT = (
+    "option retry.max_duration: it is shorter than initial_delay, and no attempt would follow: make one fit the other"
+)
 CASES: dict[str, tuple[Any, str]] = {
     "a signal without a name": (
         method(options='signals { payload_type: "Other" } control {}'),
@@ -226,6 +229,13 @@ CASES: dict[str, tuple[Any, str]] = {
         method(options="timeout { seconds: 2 } retry { max_attempts: 2 initial_delay { seconds: 2 nanos: 1000 } }"),
         "option retry.initial_delay: it is longer than timeout, and no attempt would follow: make one fit the other",
     ),
+    "a longest duration shorter than the first delay": (
+        method(options="retry { max_attempts: 2 max_duration { nanos: 999999000 } }"), TOO_SHORT,
+    ),
+    "a longest duration shorter than the first delay, whatever the jitter": (
+        method(options="retry { max_attempts: 2 jitter: 0.5 initial_delay{seconds: 5} max_duration{seconds: 2} }"),
+        TOO_SHORT,
+    ),
     "a default of the first delay longer than the timeout": (
         method(options="timeout { nanos: 999999000 } retry { max_attempts: 2 }"),
         "option retry.initial_delay: it is longer than timeout, and no attempt would follow: make one fit the other",
@@ -377,6 +387,7 @@ def test_a_gate_that_names_a_capability_twice_is_refused(gate: str) -> None:
         "attempt_timeout { seconds: 2 } retry { max_attempts: 2 }",
         "retention {} timeout { nanos: 1000 }",
         f'id_template: "{"p" * 800}-{{key}}-{"s" * 94}"',
+        "retry { max_attempts: 2 jitter: 0.5 initial_delay { seconds: 4 } max_duration { seconds: 2 } }",
     ],
 )
 def test_what_just_fits_is_accepted(options: str) -> None:

@@ -81,6 +81,7 @@ CASES = {
     'create_time<"2026-01-01T00:00:50Z"': range(5),
     'create_time="2026-01-01T00:00:50Z"': (5,),
     'create_time="2026-01-01T01:00:50+01:00"': (5,),
+    "create_time>=2026-01-01T00:00:50Z AND labels.tenant!=a:b": range(5, 10),
     'create_time!="2026-01-01T00:00:50Z"': (0, 1, 2, 3, 4, 6, 7, 8, 9),
     'create_time>"2026-01-01" AND create_time<="2026-01-01T00:00:20"': (1, 2),
     'update_time>"2026-01-01T00:00:80Z"'.replace("00:80", "01:20"): (9,),

@@ -22,6 +22,7 @@ class FileError(Exception):
 
     def __init__(self, path: Path | str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
+        self.path = path
 
 
 class Watched(Generic[T]):

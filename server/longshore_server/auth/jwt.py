@@ -125,10 +125,7 @@ class JwtTokens(Authenticator):
         algorithm, id = header.get("alg"), header.get("kid", "")
         if algorithm not in ALGORITHMS:
             raise unauthenticated(f"The token is signed by {str(algorithm)[:20]!r}: only asymmetric algorithms count.")
-        keys = await self._keys.holding(id)
-        key = keys.get(id)
-        if key is None and not id and len(keys) == 1:
-            (key,) = keys.values()
+        key = await self._keys.find(id)
         if key is None:
             raise unauthenticated(f"The token is signed by a key that its issuer does not list: {str(id)[:80]!r}.")
         return key
@@ -204,20 +201,31 @@ def issuers_problem(authenticators: Sequence[Authenticator]) -> str | None:
 
 
 class _Keys(Protocol):
-    async def holding(self, id: str) -> Keys:
-        """The keys, looked up again if this one is not among them. Raises `ServiceError` when there are none."""
+    async def find(self, id: str) -> Key | None:
+        """The key of this id, looked up again if it is not there; None: the issuer lists no such key.
+
+        Raises `ServiceError` (IDENTITY_UNAVAILABLE) while nobody can tell.
+        """
 
     async def refresh(self, *, force: bool) -> bool: ...
+
+
+def _listed(keys: Keys, id: str) -> Key | None:
+    """The key of this id. A token that names none means the only one."""
+    if not id and len(keys) == 1:
+        (key,) = keys.values()
+        return key
+    return keys.get(id)
 
 
 class _FileKeys:
     def __init__(self, path: Path) -> None:
         self._watched: Watched[Keys] = Watched([path], lambda: parse(read_bytes(path), path))
 
-    async def holding(self, id: str) -> Keys:
+    async def find(self, id: str) -> Key | None:
         if id not in self._watched.value:
             await self._watched.refresh(force=False)
-        return self._watched.value
+        return _listed(self._watched.value, id)
 
     async def refresh(self, *, force: bool) -> bool:
         return await self._watched.refresh(force=force)
@@ -230,19 +238,22 @@ class _UrlKeys:
         self._url = url
         self._clock = clock
         self._keys: Keys | None = None
+        self._failed = False
         self._changed = False
         self._next = 0
         self._stale = 0
         self._fetching: asyncio.Future[Keys | None] | None = None
 
-    async def holding(self, id: str) -> Keys:
+    async def find(self, id: str) -> Key | None:
         if self._keys is None or id not in self._keys:
             await self._fetched()
-        if self._keys is None:
+        key = None if self._keys is None else _listed(self._keys, id)
+        # A new key of an issuer that cannot be asked: its tokens may be good, and a refusal would be for good.
+        if key is None and (self._keys is None or self._failed):
             raise ServiceError(
                 Reason.IDENTITY_UNAVAILABLE, Reason.IDENTITY_UNAVAILABLE.meaning, retry_after=PAUSE / SECOND
             )
-        return self._keys
+        return key
 
     async def refresh(self, *, force: bool) -> bool:
         if force:
@@ -272,6 +283,7 @@ class _UrlKeys:
     def _take(self, fetching: asyncio.Future[Keys | None]) -> None:
         self._fetching = None
         keys, before = fetching.result(), self._keys
+        self._failed = keys is None
         if keys is not None:
             self._keys, self._stale = keys, self._clock.now() + MAX_AGE
             if before is None or {i: k.entry for i, k in keys.items()} != {i: k.entry for i, k in before.items()}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from pathlib import Path
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -19,7 +20,7 @@ def read_handler(declaration: Declaration) -> Handler:
     service = declaration.source.service
     python_name = declaration.source.names.get(declaration.method.name)
     handler: Any = None if python_name is None else getattr(service, python_name, None)
-    what = f"{type(service).__name__}.{python_name}"
+    what = f"{type(service).__name__}.{python_name}{_place(handler)}"
     if handler is None or getattr(handler, "__isabstractmethod__", False):
         raise declaration.error("", f"no handler: write `async def {python_name}(self, request, op)`")
     if not inspect.iscoroutinefunction(handler):
@@ -72,6 +73,12 @@ def _check_annotations(declaration: Declaration, handler: Any, what: str) -> Non
         if said is not None and type is not None and not issubclass(type, said):
             role = "returns" if name == "return" else "takes"
             raise declaration.error("", f"{what} {role} {_shown(said)}, but the contract says {_shown(type)}")
+
+
+def _place(handler: Any) -> str:
+    """The file and the line of a handler, as a part of a sentence; empty: it has none."""
+    code = getattr(inspect.unwrap(handler) if callable(handler) else None, "__code__", None)
+    return "" if code is None else f" ({Path(code.co_filename).name}:{code.co_firstlineno})"
 
 
 def _operation(declaration: Declaration) -> type | None:

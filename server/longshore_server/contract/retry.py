@@ -89,10 +89,16 @@ def read(contract: annotations_pb2.OperationContract, refuse: Refuse) -> RetryPo
     if not contract.HasField("retry"):
         return None
     policy = check(contract.retry, lambda option, problem: refuse(f"retry.{option}", problem))
-    if contract.HasField("timeout") and policy.initial_delay > micros(contract.timeout):
+    shortest = policy.delay(1, 0)
+    if contract.HasField("timeout") and shortest > micros(contract.timeout):
         raise refuse(
             "retry.initial_delay",
             "it is longer than timeout, and no attempt would follow: make one fit the other",
+        )
+    if policy.max_duration is not None and shortest > policy.max_duration:
+        raise refuse(
+            "retry.max_duration",
+            "it is shorter than initial_delay, and no attempt would follow: make one fit the other",
         )
     return policy
 

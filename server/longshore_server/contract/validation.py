@@ -42,6 +42,13 @@ def check_request_id(request_id: str) -> None:
         raise invalid("request_id", f"must not be longer than {MAX_REQUEST_ID} bytes")
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """Whether something is so. Raises `TypeError` for anything but a bool: `"no"` would mean yes."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def check_reason(reason: str) -> str:
     """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT), `TypeError` for no text."""
     if not isinstance(reason, str):

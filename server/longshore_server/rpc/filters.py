@@ -19,6 +19,8 @@ _TOKEN = re.compile(
     r"""\s*(?:(?P<operator><=|>=|!=|=|<|>|:)|(?P<paren>[()])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'"""
     r"""|(?P<word>[^\s()=<>!:"']+))"""
 )
+# Where a value is due a colon may stand in it: times have some.
+_VALUE = re.compile(r"""\s*(?P<word>[^\s()=<>!:"'][^\s()=<>!"']*)""")
 MAX_FILTER = 4096
 MAX_CONDITIONS = 16
 
@@ -68,11 +70,12 @@ def parse(text: str, fields: Fields = OPERATIONS) -> list[Condition]:
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens = []
+    tokens: list[tuple[str, str]] = []
     position = 0
     text = text.rstrip()
     while position < len(text):
-        match = _TOKEN.match(text, position)
+        value_due = bool(tokens) and tokens[-1][0] == "operator"
+        match = (_VALUE.match(text, position) if value_due else None) or _TOKEN.match(text, position)
         if match is None:
             raise _error(f"it cannot be read from {text[position : position + 20]!r} on; is a quote missing?")
         position = match.end()

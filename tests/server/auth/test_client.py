@@ -22,6 +22,7 @@ from longshore.v1 import operations_service_pb2_grpc
 from longshore_client import Completed, PermissionDenied, Retry, Unauthenticated, connect, tls
 from tests.server.auth.conftest import ALL, Guarded, Metadata
 from tests.server.auth.identities import Authority, bearer
+from tests.warm import longshore
 
 Make = Callable[..., Awaitable[Guarded]]
 ROOT = Path(__file__).parents[3]
@@ -156,7 +157,7 @@ async def run(address: str, *arguments: str, **environment: str) -> tuple[int, s
     """A command of the command line: its exit code, what it prints and what it says."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "longshore_client.cli", *arguments, stdout=pipe, stderr=pipe,
+        *longshore(), *arguments, stdout=pipe, stderr=pipe,
         env={**os.environ, "PYTHONPATH": PATHS, "LONGSHORE_SERVER": address, **environment},
     )  # fmt: skip
     out, err = await process.communicate()
@@ -193,6 +194,20 @@ async def test_the_command_line_says_who_it_is(guarded: Guarded, tmp_path: Path)
         assert (code, problem in err) == (2, True)
 
 
+async def test_who_one_is_and_what_one_wants_to_read_may_stand_before_the_command(guarded: Guarded) -> None:
+    ada, eve = token_of(guarded.token("ada", "longshore.provider")), token_of(guarded.token("eve"))
+    await guarded.learn()
+    for words in (
+        ("--token", ada, "--json", "count"),
+        ("--json", "count", "--token", ada),
+        ("--json", "--token", eve, "count", "--token", ada),
+        ("--token", eve, "jobs", "--token", ada, "--json", "queues"),
+        ("jobs", "--json", "queues", "--token", ada),
+    ):
+        done = await run(guarded.harness.address, *words, LONGSHORE_TOKEN="of nobody")
+        assert done == (0, "", ""), words
+
+
 async def test_the_command_line_sends_no_token_to_another_machine_without_tls() -> None:
     code, _, err = await run("orders.invalid:1", "ls", "--token", "t")
     assert (code, "error: --token: it would go to orders.invalid:1 in plain text; give --tls" in err) == (2, True), err
@@ -205,7 +220,7 @@ async def test_the_command_line_sends_no_token_to_another_machine_without_tls() 
 
 async def test_the_command_line_speaks_tls(secure: Secure) -> None:
     address = secure.guarded.harness.address
-    code, out, err = await run(address, "types", *secure.flags)
+    code, out, err = await run(address, *secure.flags, "types")
     assert (code, "gates.v1.GatesService/Open" in out) == (0, True), err
     code, _, err = await run(address, "types", *secure.flags[:4])
     assert (code, "belong together" in err) == (2, True)

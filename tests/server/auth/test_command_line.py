@@ -8,6 +8,7 @@ import re
 from collections.abc import Coroutine
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from gates.v1.gates_pb2 import GatesResult
@@ -53,7 +54,13 @@ async def run(guarded: Guarded, sent: Metadata, *arguments: str) -> Result:
     loop = asyncio.get_running_loop()
 
     def here(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        context = click.get_current_context()  # of this thread only
+
+        async def within() -> Any:
+            with context.scope(cleanup=False):
+                return await coroutine
+
+        return asyncio.run_coroutine_threadsafe(within(), loop).result()
 
     environment = {"LONGSHORE_SERVER": guarded.harness.address, "LONGSHORE_TOKEN": token}
     with pytest.MonkeyPatch.context() as patch:

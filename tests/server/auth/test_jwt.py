@@ -417,6 +417,24 @@ async def test_an_issuer_that_fails_changes_nothing_and_is_asked_again(
     assert (await refusal(remote, token))[0] == "CREDENTIALS_INVALID"
 
 
+async def test_a_new_key_of_an_issuer_that_fails_is_nothing_that_anybody_can_tell(
+    remote: Authentication, issuer: Issuer, clock: ManualClock
+) -> None:
+    await remote.identify(carrying(signed()))
+    issuer.publish(public("k1"), public("k2"))
+    issuer.status = 500
+    clock.advance(10)
+    assert (await refusal(remote, signed("k2")))[0] == "IDENTITY_UNAVAILABLE"
+    assert (await refusal(remote, signed("k2")))[0] == "IDENTITY_UNAVAILABLE", "also when it is not asked once more"
+    assert issuer.asked == 2
+    assert (await remote.identify(carrying(signed(sub="bob")))).name == "bob"
+    assert (await remote.identify(carrying(signed("k1", header={"kid": ""})))).name == "ada", "the only key is meant"
+    issuer.status = 200
+    clock.advance(10)
+    assert (await refusal(remote, signed("k3")))[0] == "CREDENTIALS_INVALID"
+    assert (await remote.identify(carrying(signed("k2")))).name == "ada"
+
+
 @pytest.mark.parametrize("wrong", ["status", "redirect", "body", "huge"])
 async def test_without_keys_nobody_can_tell(wrong: str, remote: Authentication, issuer: Issuer) -> None:
     good = issuer.body

@@ -172,7 +172,7 @@ async def test_wrong_files_refuse_the_start(wrong: str, make_guarded: Make, auth
     settings: dict[str, Any] = {"tls_cert": served.certificate, "tls_key": served.key}
     if wrong == "missing":
         served.key.unlink()
-        problem = f"tls_cert: {served.key}: No such file or directory"
+        problem = f"tls_key: {served.key}: No such file or directory"
     elif wrong == "text":
         served.certificate.write_text("nothing")
         problem = f"tls_cert: {served.certificate}: it is no certificate for the key {served.key}: "
@@ -189,8 +189,9 @@ async def test_wrong_files_refuse_the_start(wrong: str, make_guarded: Make, auth
         )  # fmt: skip
         problem = f"tls_cert: {served.certificate}: it is no certificate for the key {served.key}: the key is encrypted"
     else:
-        settings["tls_client_ca"] = served.key
-        problem = f"tls_cert: {served.key}: it holds no certificates"
+        settings["tls_client_ca"] = clients = served.key.with_name("clients.pem")
+        clients.write_text("nothing")
+        problem = f"tls_client_ca: {clients}: it holds no certificates"
     with pytest.raises(ConfigError) as caught:
         await make_guarded(**settings)
     assert str(caught.value).startswith(problem)
