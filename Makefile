@@ -35,8 +35,12 @@ demo: install ## real orders and documents through servers that are killed halfw
 test: install ## the tests, on the newest supported versions (ARGS='-k watch' to choose)
 	$(BIN)/pytest $(ARGS)
 
-# Without the clients in other languages and what makes environments of its own: these have their own versions.
-OWN_VERSIONS := tests/polyglot $(patsubst %,tests/tooling/test_%.py,consumer dockerfile kubernetes new readme wheel)
+# Without the clients in other languages and what makes environments of its own: these have their own versions. And without
+# the servers that are killed over and over to see what is on the disk, demos included: what they prove is up to SQLite,
+# which is Python's.
+OWN_VERSIONS := tests/polyglot $(patsubst %,tests/tooling/test_%.py,consumer dockerfile kubernetes new readme wheel) \
+	$(patsubst %,tests/faults/test_%.py,crashes control_crashes retry_crashes signal_crashes power_loss torture instance_torture) \
+	tests/examples/test_demo.py
 .PHONY: test-lowest
 test-lowest: $(LOWEST)/.installed ## the tests, on the lowest versions that pyproject.toml claims
 	$(LOWEST)/bin/pytest -p no:cacheprovider $(addprefix --ignore=,$(OWN_VERSIONS)) $(ARGS)

@@ -48,11 +48,11 @@ def pytest_configure() -> None:
 
 def pytest_unconfigure() -> None:
     """A thread that a test has left behind, a store that was not closed for example, would keep the run from ending."""
-    left = [
-        thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
-    ]
-    if left:
-        sys.stderr.write(f"threads were left behind, which is a failure: {', '.join(left)}\n")
+    left = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()]
+    for thread in left:
+        thread.join(10)  # one that has been told to end may still want for a processor to do so
+    if names := [thread.name for thread in left if thread.is_alive()]:
+        sys.stderr.write(f"threads were left behind, which is a failure: {', '.join(names)}\n")
         sys.stderr.flush()
         os._exit(1)
 

@@ -24,7 +24,7 @@ State = operation_pb2.OperationSnapshot.State
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    found = ServerProcess(tmp_path, "--concurrency", "1", service=EXAMPLE / "service.py")
+    found = ServerProcess(tmp_path, "--concurrency", "1", service=EXAMPLE / "service.py", warm=True)
     try:
         await found.start()
         yield found

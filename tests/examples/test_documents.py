@@ -33,7 +33,7 @@ transfer {
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    found = ServerProcess(tmp_path / "data", service=EXAMPLE / "service.py")
+    found = ServerProcess(tmp_path / "data", service=EXAMPLE / "service.py", warm=True)
     try:
         await found.start()
         yield found

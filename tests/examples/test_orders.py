@@ -48,7 +48,7 @@ State = operation_pb2.OperationSnapshot.State
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    found = ServerProcess(tmp_path, service=EXAMPLE / "service.py")
+    found = ServerProcess(tmp_path, service=EXAMPLE / "service.py", warm=True)
     try:
         await found.start()
         yield found

@@ -91,6 +91,8 @@ class Calls:
             raise error
         self.history.counts["calls broken off"] += 1
         self.history.counts["calls cancelled by a stop"] += error.code() is grpc.StatusCode.CANCELLED
+        # And what a handler has still when the grace of a stop is over.
+        self.history.counts["calls cut by a stop"] += error.details() == "Cancelling all calls"
         await self.serving.wait()
 
     def missing(self, uid: str) -> None:

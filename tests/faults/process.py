@@ -18,6 +18,7 @@ import grpc
 
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
+from tests.warm import KILL, longshore
 
 HERE = Path(__file__).parent
 SERVICE = "torture.v1.TortureService"
@@ -48,8 +49,10 @@ class ServerProcess:
     """`python -m longshore_server` on one data directory, as often as it takes."""
 
     def __init__(
-        self, data: Path, *flags: str, environment: Mapping[str, str] | None = None, service: Path = HERE / "service.py"
-    ) -> None:
+        self, data: Path, *flags: str, environment: Mapping[str, str] | None = None,
+        service: Path = HERE / "service.py", warm: bool = False,
+    ) -> None:  # fmt: skip
+        """`warm`: forked from a process that has imported all, which is not for tests of the process itself."""
         self.data = data
         self.service = service
         # A Unix socket's path may have 108 bytes; pytest's own directories can be longer than that.
@@ -57,6 +60,7 @@ class ServerProcess:
         self.address = f"unix:{self._sockets.name}/s"
         self.flags = flags
         self.environment = dict(environment or {})
+        self._warm = warm
         self.said: list[str] = []
         """Every line that the servers have written to stderr."""
         self.pace = 1.0
@@ -68,8 +72,9 @@ class ServerProcess:
 
     async def launch(self) -> None:
         """Start a process, without waiting for it to serve."""
+        program = (*longshore(), "serve") if self._warm else (sys.executable, "-m", "longshore_server")
         command = [
-            sys.executable, "-m", "longshore_server", f"{self.service}:server", "--listen", self.address,
+            *program, f"{self.service}:server", "--listen", self.address,
             "--data", str(self.data), "--metrics", "", "--log-level", "warning", *self.flags,
         ]  # fmt: skip
         self.process = await asyncio.create_subprocess_exec(
@@ -105,7 +110,7 @@ class ServerProcess:
 
     async def kill(self) -> None:
         """SIGKILL: nothing is flushed, nothing is told."""
-        await self._signal(signal.SIGKILL)
+        await self._signal(KILL if self._warm else signal.SIGKILL)
 
     async def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -233,8 +238,8 @@ class Caller:
 
 @contextlib.asynccontextmanager
 async def served(data: Path, *flags: str, environment: Mapping[str, str] | None = None) -> AsyncIterator[ServerProcess]:
-    """A server that serves, and none after the block."""
-    server = ServerProcess(data, *flags, environment=environment)
+    """A server that serves, and none after the block. With an environment it may have code that is loaded first."""
+    server = ServerProcess(data, *flags, environment=environment, warm=environment is None)
     try:
         await server.start()
         yield server

@@ -64,7 +64,7 @@ async def test_killed_when(tmp_path: Path, point: str, parts: int) -> None:
 def deadly(data: Path, point: str, armed: Path) -> ServerProcess:
     """A server whose process dies at a point, once it is armed."""
     environment = {"FAULTS_POINT": point, "FAULTS_ARMED": str(armed)}
-    return ServerProcess(data, "--drain", "0.5", service=HERE / "carried.py", environment=environment)
+    return ServerProcess(data, "--drain", "0.5", service=HERE / "carried.py", environment=environment, warm=True)
 
 
 def left(data: Path) -> dict[str, bytes]:

@@ -69,7 +69,8 @@ class Torturer:
 
         Args:
             uploads: by caller, one after the other.
-            kills: after so many bytes were sent (int), so many seconds after the last one (float), or when it says.
+            kills: after so many bytes were sent (int), so many seconds after the last one (float; more where servers
+                are slow: in one life they have to get through what each begins anew), or when it says.
         """
         await self.server.start()
         async with self.proxy, asyncio.timeout(limit * self.server.pace):
@@ -115,7 +116,7 @@ class Torturer:
                     each.cancel()
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._over.wait(), moment)
+                    await asyncio.wait_for(self._over.wait(), moment * self.server.pace**0.5)
             if self._over.is_set():
                 return
             await self.kill()

@@ -17,7 +17,7 @@ from tests.faults.test_crashes import State, check_log, kinds, reason_of
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    found = ServerProcess(tmp_path, service=HERE / "retrying.py")
+    found = ServerProcess(tmp_path, service=HERE / "retrying.py", warm=True)
     try:
         await found.start()
         yield found

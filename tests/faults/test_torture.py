@@ -150,8 +150,9 @@ def judge(verdict: Verdict, torturer: Torturer, enough: dict[str, int]) -> None:
     counts["stops in good order"] = torturer.stops
     print("\n".join(f"{name:>46} {count:>8,}" for name, count in sorted(counts.items())))
     assert not verdict.wrong, shown(verdict.wrong)
-    # It happens to a call that no handler has seen yet; more would be calls that the stop forgot.
-    assert counts["calls cancelled by a stop"] <= torturer.stops
+    # A busy machine may need longer than the grace for an answer; more are calls that the stop forgot. Those that are
+    # cancelled no handler has seen: at one stop these may be none or, where many have come in meanwhile, many.
+    assert counts["calls cut by a stop"] <= torturer.stops
     too_little = {name: counts[name] for name, least in enough.items() if counts[name] < least}
     assert not too_little, f"too little was checked: {too_little}, wanted {enough}"
 

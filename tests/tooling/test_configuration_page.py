@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from longshore_server import LocalStore, config
+from tests.warm import longshore
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "configuration.md").read_text("utf-8")
@@ -42,7 +42,7 @@ def test_a_mistake_is_told_in_these_words(line: str, tmp_path: Path) -> None:
     }[line[:27]]
     (tmp_path / "settings.toml").write_text(settings)
     done = subprocess.run(
-        [sys.executable, "-m", "longshore_client.cli", "serve", "service:server", "--config", "settings.toml"],
+        [*longshore(), "serve", "service:server", "--config", "settings.toml"],
         cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2

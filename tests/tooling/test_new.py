@@ -58,6 +58,15 @@ def test_the_project_has_the_given_name_everywhere(tmp_path: Path) -> None:
         assert path.suffix == ".whl" or "widgets" not in path.read_text().lower(), path
 
 
+def test_its_imports_are_in_order_whatever_it_is_called(tmp_path: Path) -> None:
+    for name in ("bakery", "zoo"):  # before and after the names in the template
+        run(*LONGSHORE, "new", name, cwd=tmp_path)
+        (tmp_path / name / name / "v1").mkdir()  # as it is when its contract is compiled
+        for module in ("pb2", "longshore"):
+            (tmp_path / name / name / "v1" / f"{name}_{module}.py").touch()
+        run(sys.executable, "-m", "ruff", "check", "--select", "I", name, cwd=tmp_path)
+
+
 def installed(folder: Path, direct: dict[str, Any], *record: str) -> subprocess.CompletedProcess[str]:
     """What `longshore new orders` says where a Longshore is installed that came from elsewhere than an index."""
     (notes := folder / "site" / "longshore_grpc-7.0.dist-info").mkdir(parents=True, exist_ok=True)
