@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from lab.v1.lab_pb2 import PlayResult
 
-from tests.conftest import Lab, result_of
-from tests.server.signalling import LISTEN, SignalHandlers, send
+from longshore.v1 import operations_service_pb2 as pb
+from tests.conftest import Lab, State, result_of
+from tests.server.signalling import AGAIN, LISTEN, SignalHandlers, send
 
 DRAIN = 30.0
 """Seconds, which pass only where a test lets them: any other stop that ends has not waited for them."""
@@ -171,3 +172,75 @@ async def test_nor_is_what_is_attached_left_to_the_next_server(lab: Lab) -> None
     lab.clock.advance(20)
     await next_server(lab, stopping)
     assert result_of(await lab.end(name)).number == 1
+
+
+@pytest.mark.parametrize(("type", "state"), [("Play", State.STATE_CANCELLED), ("PlayOn", State.STATE_COMPLETED)])
+async def test_nor_is_what_a_caller_has_asked_to_cancel(lab: Lab, type: str, state: State.ValueType) -> None:
+    """The next server would end it as it is."""
+    tidied = []
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        await op.cancelled.wait()
+        await op.sleep(5)
+        tidied.append(op.attempt)
+        return PlayResult()
+
+    name = (await lab.begin(type)).operation.name
+    await lab.reached(name, "started")
+    await lab.operations.Cancel(pb.CancelRequest(name=name))
+    await lab.clock.armed(5)
+    stopping = await begun_to_stop(lab)
+    lab.clock.advance(5)
+    await next_server(lab, stopping)
+    assert (tidied, (await lab.end(name)).state) == ([1], state)
+
+
+async def test_nor_is_what_is_deferred(lab: Lab) -> None:
+    tidied = []
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> None:
+        await op.defer()
+        await op.sleep(5)
+        tidied.append(op.attempt)
+
+    await lab.begin()
+    await lab.clock.armed(5)
+    stopping = await begun_to_stop(lab)
+    lab.clock.advance(5)
+    await next_server(lab, stopping)
+    assert tidied == [1]
+
+
+async def test_an_attempt_whose_handler_has_yet_to_begin_goes_on_at_the_next_server(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, gate = asyncio.Event(), asyncio.Event()
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> PlayResult:
+        if op.attempt == 1:
+            raise ValueError
+        await op.sleep(3600)
+        return PlayResult(number=op.attempt)
+
+    name = (await lab.begin(AGAIN)).operation.name
+    await lab.reached(name, "attempt_failed")
+    await lab.clock.armed(60)
+    found = lab.engine.store.journal
+
+    async def journal(uid: bytes) -> Any:
+        reading.set()
+        await gate.wait()
+        return await found(uid)
+
+    monkeypatch.setattr(lab.engine.store, "journal", journal)
+    lab.clock.advance(60)
+    await reading.wait()
+    stopping = await begun_to_stop(lab)
+    gate.set()
+    await next_server(lab, stopping)
+    await lab.clock.armed(3600)
+    lab.clock.advance(3600)
+    assert result_of(await lab.end(name)).number == 3

@@ -118,8 +118,9 @@ class Attempt:
             self._operation.server_stops()
 
     def _give_way(self) -> None:
-        # What is attached is not run again.
-        if self._operation is not None and not self._operation.hand_over.attached:
+        given = None if self._operation is None else self._operation.hand_over
+        # What is deferred, or attached, is not run again.
+        if given is not None and not (given.durable or given.attached):
             self.end(Ending.DRAIN)
 
     def _handed_over(self) -> None:

@@ -149,22 +149,28 @@ class Durable:
         """For the engine: from here on this attempt gives way where its own task waits for what outlasts the server."""
         self._server_stops = True
         if self._outlasting:
-            self.give_way()
+            self._leave()
 
     @contextlib.contextmanager
     def outlasting(self) -> Iterator[None]:
         """For the engine: inside the block a handler waits for what the store keeps for it: a time, a signal, bytes.
 
-        A server that stops does not wait with it. A task that the handler has made says nothing of what others do.
+        A server that stops does not wait with it, unless it was asked to cancel. A task that the handler has made says
+        nothing of what others do.
         """
         own = asyncio.current_task() is self._task
         self._outlasting += own
         try:
             if own and self._server_stops:
-                self.give_way()
+                self._leave()
             yield
         finally:
             self._outlasting -= own
+
+    def _leave(self) -> None:
+        # What was asked to cancel is ended by the next server, not run again: what it still does it does here.
+        if not self.cancelled:
+            self.give_way()
 
     # Of plain functions that return coroutines mypy would make `Any` in a gather of both kinds.
     @overload

@@ -71,6 +71,7 @@ class Run:
         self._heartbeat: Timer | None = None
         self._job: Job[Any] | None = None
         self._in_function = False
+        self._server_stops = False
         self._graced = False
         self._span = UNRECORDED
         self._last_resort = LastResort()
@@ -110,6 +111,7 @@ class Run:
 
     def server_stops(self) -> None:
         """From here on it goes on at the next server where its function waits for what outlasts this one."""
+        self._server_stops = True
         if self._job is not None:
             self._job.server_stops()
 
@@ -199,6 +201,8 @@ class Run:
             return self._interrupted()
         job = self._job = Job(self, definition, begun, payload, Journal(entries), self.host.services)
         job.interrupt = partial(self.end, Ending.DRAIN)
+        if self._server_stops:
+            job.server_stops()
         self.publish(self.record)
         if definition.timeout is not None:
             self._at(definition.timeout, Ending.TIMEOUT)

@@ -61,6 +61,63 @@ async def test_a_job_that_sleeps_goes_on_at_the_next_server(yard: Yard) -> None:
     assert await load.job(ref.id).wait() == 2
 
 
+async def test_one_that_sleeps_while_it_is_cancelled_has_all_of_the_drain(yard: Yard) -> None:
+    """No server runs it again."""
+    tidied = []
+
+    @yard.job("load")
+    async def load(payload: int, job: Job[None]) -> None:
+        await job.cancelled.wait()
+        await job.sleep(5)
+        tidied.append(job.attempt)
+
+    await yard.start()
+    ref = await load.create(1)
+    await yard.catch_up()
+    await ref.cancel()
+    await yard.clock.armed(5)
+    stop = asyncio.ensure_future(stopped(yard))
+    await yard.clock.armed(DRAIN)
+    yard.clock.advance(5)
+    await stop
+    assert tidied == [1]
+
+
+async def test_a_job_whose_function_has_yet_to_begin_goes_on_at_the_next_server(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, gate = asyncio.Event(), asyncio.Event()
+
+    @yard.job("load", retry=JobRetry(max_attempts=2, initial_delay=5))
+    async def load(payload: int, job: Job[int]) -> int:
+        if job.attempt == 1:
+            raise ValueError
+        await job.sleep(3600)
+        return job.attempt
+
+    await yard.start()
+    ref = await load.create(1)
+    await yard.clock.armed(5)
+    found = yard.engine.store.journal
+
+    async def journal(uid: bytes) -> Any:
+        reading.set()
+        await gate.wait()
+        return await found(uid)
+
+    monkeypatch.setattr(yard.engine.store, "journal", journal)
+    yard.clock.advance(5)
+    await reading.wait()
+    stop = asyncio.ensure_future(stopped(yard))
+    await yard.clock.armed(DRAIN)
+    gate.set()
+    await stop
+    await yard.start()
+    await yard.clock.armed(3600)
+    yard.clock.advance(3600)
+    assert await load.job(ref.id).wait() == 3
+
+
 async def test_a_handler_that_waits_for_a_queued_job_is_left_to_the_next_server(yard: Yard) -> None:
     @yard.job("load")
     async def load(payload: int, job: Job[str]) -> str:
