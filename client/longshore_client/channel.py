@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from longshore_client.advice import advice
+from longshore_client.arguments import called, check_seconds, check_texts
 from longshore_client.calls import Calls, Cancellable, Probe, UnaryRpc
 from longshore_client.credentials import Token, is_local
 from longshore_client.errors import (
@@ -114,6 +115,8 @@ class Channel:
         if self._token is None:
             return self._metadata
         token = self._token if isinstance(self._token, str) else self._token()
+        if not isinstance(token, str):
+            raise TypeError(f"token is a function that returns a text, not {called(token)}")
         return (*self._metadata, ("authorization", f"Bearer {token}"))
 
     async def close(self) -> None:
@@ -309,12 +312,25 @@ def connect(
             first call.
 
     Raises:
+        TypeError: An argument is of another type than it says above.
         ValueError: The token could be read on the way: there are no `credentials`, and the target is another machine.
 
     Example:
         async with connect("localhost:50051") as channel:
             orders = OrdersClient(channel)
     """
+    if not isinstance(target, str):
+        raise TypeError(f"target is host:port, or unix:PATH, as a text, not {called(target)}")
+    if credentials is not None and not isinstance(credentials, grpc.ChannelCredentials):
+        raise TypeError(f"credentials are what longshore_client.tls() returns, not {called(credentials)}")
+    if token is not None and not isinstance(token, str) and not callable(token):
+        raise TypeError(f"token is a text, or a function that returns one, not {called(token)}")
+    if metadata is not None:
+        check_texts("metadata", metadata)
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(f"retry is a Retry, not {called(retry)}")
+    check_seconds("call_timeout", call_timeout)
+    check_seconds("heartbeat_interval", heartbeat_interval)
     if token is not None and credentials is None and not is_local(target):
         raise ValueError(f"the token would go to {target} in plain text: pass credentials=tls(...) as well")
     return Channel(
@@ -328,6 +344,18 @@ def connect(
         options=options,
         tracer_provider=tracer_provider,
     )
+
+
+def check_channel(value: object) -> Channel:
+    """Return what clients are made of, if it is that.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(value, Channel):
+        return value
+    given = f"one of {type(value).__module__}" if type(value).__name__ == "Channel" else called(value)
+    raise TypeError(f"a client takes the channel that longshore_client.connect() returns, not {given}")
 
 
 def error_of(error: grpc.aio.AioRpcError) -> CallError:

@@ -45,22 +45,6 @@ def to_any(message: Message) -> AnyMessage:
     return AnyMessage(type_url=_TYPE_URL + message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
 
-def checked(value: object, expected: type[Message], taker: str) -> Message:
-    """Return a message that is to be sent, if it is one of the type that `taker` takes; `Message` itself: any.
-
-    Raises:
-        TypeError: It is something else.
-    """
-    wanted = "a message" if expected is Message else expected.DESCRIPTOR.full_name
-    if isinstance(value, Message):
-        given = value.DESCRIPTOR.full_name
-        if expected is Message or given == wanted:
-            return value
-    else:
-        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-    raise TypeError(f"{taker} takes {wanted}, not {given}")
-
-
 def to_datetime(stamp: Timestamp) -> datetime:
     """Turn a timestamp into a UTC time, to the microsecond."""
     return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)

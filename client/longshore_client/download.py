@@ -16,6 +16,7 @@ import google_crc32c
 import grpc.aio
 
 from longshore.v1 import transfers_service_pb2 as pb
+from longshore_client.arguments import called
 from longshore_client.channel import error_of
 from longshore_client.codec import download_grant
 from longshore_client.errors import CallError, Code, DataLoss, Unavailable
@@ -148,6 +149,14 @@ class Fetch:
             good = grant.crc32c in (None, digest.crc32c)
         if not good:
             raise _corrupt(self._name, "its bytes have another digest than the object that was stored")
+
+
+def check_taker(to: object) -> None:
+    """Raises TypeError for what no bytes can be written to."""
+    if isinstance(to, str):
+        raise TypeError(f"to is a path or a binary file, not a str: pass pathlib.Path({to!r})")
+    if not isinstance(to, os.PathLike) and not hasattr(to, "write"):
+        raise TypeError(f"to is a path or a binary file, not {called(to)}")
 
 
 async def save(

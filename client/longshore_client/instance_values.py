@@ -44,6 +44,9 @@ class Values(Generic[ValueT]):
     def __init__(self, declared: Declared[ValueT], what: str) -> None:
         self._what = what
         self._members = () if declared is None else tuple(_members(declared))
+        for member in self._members:
+            if not isinstance(member, type):
+                raise TypeError(f"{what} is declared by a class, or a union of classes, not by {member!r}")
         self._classes = {member.__name__: member for member in self._members if _is_class(member)}
         if any(map(dataclasses.is_dataclass, self._members)):
             _msgspec()
@@ -55,7 +58,7 @@ class Values(Generic[ValueT]):
         """Write a value; None is none at all, and the server says whether it takes that.
 
         Raises:
-            TypeError: It is of another type than the declared one.
+            TypeError: It is of another type than the declared one, or of one that JSON does not have.
             ValueError: JSON has no such value.
         """
         if value is None:
@@ -65,7 +68,10 @@ class Values(Generic[ValueT]):
             raise TypeError(f"{self._what}: it must be {self}, not {kind.__qualname__}")
         if isinstance(value, Message):
             return InstanceValue(message=to_any(value))
-        text = _to_json(value)
+        try:
+            text = _to_json(value)
+        except TypeError as error:
+            raise TypeError(f"{self._what}: {error}") from None
         if len(self._classes) > 1 and _is_class(kind):
             text = json.dumps({_TYPE: kind.__name__, **json.loads(text)}, ensure_ascii=False)
         return InstanceValue(json=text)

@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from longshore.v1 import instances_pb2 as pb
+from longshore_client.arguments import check_seconds, check_text, request_of
+from longshore_client.channel import check_channel
 from longshore_client.codec import to_datetime
 from longshore_client.errors import DeadlineExceeded, LongshoreError, StillRunning, operation_failed
 from longshore_client.instance_values import Declared, Values, ValueT
@@ -101,7 +103,8 @@ class InstanceClient(abc.ABC, Generic[SnapshotT, ValueT]):
     """The instances of one definition at one server. See `RecurringClient`, `DebounceClient` and `TaskClient`.
 
     Every verb raises `NotFound` (reason DEFINITION_NOT_FOUND), `InvalidArgument` (INVALID_NAME) for an id that cannot
-    be one, and `PermissionDenied` (CAPABILITY_MISSING); an instance that there is not is told by its status.
+    be one, `PermissionDenied` (CAPABILITY_MISSING), and `TypeError` for an argument of another type, such as an id that
+    is no text; an instance that there is not is told by its status.
     """
 
     _kind: ClassVar[str]
@@ -110,13 +113,13 @@ class InstanceClient(abc.ABC, Generic[SnapshotT, ValueT]):
     """The module of the kind's messages."""
 
     def __init__(self, channel: Channel, definition: str, state: Declared[ValueT]) -> None:
-        self._channel = channel
-        self._parent = f"{self._kind.lower()}s/{definition}"
+        self._channel = check_channel(channel)
+        self._parent = f"{self._kind.lower()}s/{check_text('definition', definition)}"
         self._states: Values[ValueT] = Values(state, "state")
 
     def name(self, id: str) -> str:
         """The full name of an instance."""
-        return f"{self._parent}/instances/{id}"
+        return f"{self._parent}/instances/{check_text('id', id)}"
 
     async def status(self, id: str) -> SnapshotT:
         """Tell how an instance stands."""
@@ -191,6 +194,7 @@ class InstanceClient(abc.ABC, Generic[SnapshotT, ValueT]):
         Raises:
             StillRunning: The time is up.
         """
+        check_seconds("timeout", timeout)
         rpc, request = self._rpc(method, response, fields)
         if request.no_wait:
             return cast("ResponseT", await self._channel.invoke(rpc, request))
@@ -207,7 +211,7 @@ class InstanceClient(abc.ABC, Generic[SnapshotT, ValueT]):
         request = getattr(self._messages, f"{method}Request")
         path = f"/longshore.v1.{self._kind}Service/{method}"
         kind = getattr(self._messages, response) if isinstance(response, str) else response
-        return self._channel.calls.unary(path, request, kind), request(**fields)
+        return self._channel.calls.unary(path, request, kind), request_of(request, **fields)
 
 
 def facts(wire: pb.InstanceFacts) -> dict[str, Any]:

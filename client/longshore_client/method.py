@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any, Generic, cast
 
@@ -9,8 +10,16 @@ from google.protobuf.descriptor import FieldDescriptor
 from typing_extensions import TypeVar
 
 from longshore.v1 import operations_service_pb2 as pb
-from longshore_client.channel import Channel
-from longshore_client.codec import Codec, checked, duration, to_any
+from longshore_client.arguments import (
+    called,
+    check_function,
+    check_message,
+    check_seconds,
+    check_text,
+    check_texts,
+)
+from longshore_client.channel import Channel, check_channel
+from longshore_client.codec import Codec, duration, to_any
 from longshore_client.errors import DeadlineExceeded, StillRunning
 from longshore_client.listing import count_operations, list_operations, of_type
 from longshore_client.operation import OperationHandle
@@ -19,7 +28,6 @@ from longshore_client.state import OutputT, ProgressT, ResultT, State
 from longshore_client.upload import Begin, PreparedUpload
 
 if TYPE_CHECKING:
-    import asyncio
     from collections import Counter
     from collections.abc import AsyncGenerator, Mapping
 
@@ -52,7 +60,7 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         signal_types: Mapping[str, type[Message]] | None = None,
         codec: Codec[ProgressT, OutputT, ResultT] | None = None,
     ) -> None:
-        self._channel = channel
+        self._channel = check_channel(channel)
         self._type = type_name
         # AIP-155: an input may carry the idempotency key itself, and then that one counts.
         self._input_type = cast("type[Message]", input_type)
@@ -67,7 +75,13 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         return self._type
 
     def attach(self, name: str) -> HandleT:
-        """Return a handle on an operation that exists, by its name. Nothing is sent."""
+        """Return a handle on an operation that exists, by its name. Nothing is sent.
+
+        Raises:
+            TypeError: The name is no text.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"attach takes the name of an operation, such as operations/order-17, not {called(name)}")
         return cast("HandleT", self._attach(name))
 
     def list(
@@ -82,7 +96,8 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         Raises:
             InvalidArgument: The filter is not one that the server understands (reason INVALID_FILTER).
         """
-        return list_operations(self._channel, self._codec, of_type(self._type, filter), oldest_first=oldest_first)
+        wanted = of_type(self._type, check_text("filter", filter))
+        return list_operations(self._channel, self._codec, wanted, oldest_first=oldest_first)
 
     async def count(self, filter: str = "") -> Counter[State]:
         """Return how many operations of this type there are in each state; of very many only the newest count.
@@ -90,18 +105,16 @@ class Method(Generic[InputT, ProgressT, OutputT, ResultT, HandleT]):
         Args:
             filter: Only these, as for `list`.
         """
-        return await count_operations(self._channel, of_type(self._type, filter))
+        return await count_operations(self._channel, of_type(self._type, check_text("filter", filter)))
 
     def _key(self, request: InputT, given: str | None, labels: Mapping[str, str] | None) -> str:
         """The idempotency key of a start of this input: there is always one, so that the start can be repeated."""
-        checked(request, self._input_type, self._type)
+        check_message(request, self._input_type, self._type)
         # The constructors of messages say of neither which it was that they cannot take.
-        for what, text in [
-            ("request_id", given or ""),
-            *((f"labels[{key!r}]", value) for key, value in (labels or {}).items()),
-        ]:
-            if not isinstance(text, str):
-                raise TypeError(f"{what} is a text, not {type(text).__name__}: give str() of it")
+        if given is not None:
+            check_text("request_id", given)
+        if labels is not None:
+            check_texts("labels", labels)
         return given or (self._key_in_input and str(getattr(request, "request_id", ""))) or str(uuid.uuid4())
 
     async def _start(
@@ -166,7 +179,7 @@ class OperationMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
             AlreadyExists: The request id or the operation's name was used with another input.
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
-        deadline = None if timeout is None else self._channel.monotonic() + timeout
+        deadline = None if timeout is None else self._channel.monotonic() + check_seconds("timeout", timeout)
         started = await self._start(request, self._key(request, request_id, labels), labels, None, deadline)
         return cast("HandleT", self._handle(started))
 
@@ -203,6 +216,14 @@ class OperationMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
             Exception: Whatever a callback raises. The operation goes on.
         """
         request_id = self._key(request, request_id, labels)
+        for what, function in (("on_progress", on_progress), ("on_output", on_output)):
+            if function is not None:
+                check_function(what, function)
+        if abort is not None and not isinstance(abort, asyncio.Event):
+            raise TypeError(f"abort is an asyncio.Event, not {called(abort)}")
+        check_seconds("abort_timeout", abort_timeout)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         if on_progress is None and on_output is None and abort is None:
             deadline = None if timeout is None else self._channel.monotonic() + timeout
             span = self._channel.max_wait if timeout is None else min(self._channel.max_wait, timeout)
@@ -255,6 +276,8 @@ class UploadMethod(Method[InputT, ProgressT, OutputT, ResultT, HandleT]):
         """
         # Once: what prepares a start may start it more than once, and means the same operation.
         request_id = self._key(request, request_id, labels)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
 
         async def start() -> tuple[HandleT, OperationSnapshot]:
             deadline = None if timeout is None else self._channel.monotonic() + timeout

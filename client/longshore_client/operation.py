@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Self
@@ -12,9 +13,19 @@ from google.protobuf.message import Message
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1.operation_pb2 import EventType, OperationSnapshot
 from longshore_client import events
+from longshore_client.arguments import (
+    called,
+    check_flag,
+    check_function,
+    check_message,
+    check_seconds,
+    check_text,
+    check_whole,
+    request_of,
+)
 from longshore_client.channel import Channel
-from longshore_client.codec import Codec, checked, duration, to_any
-from longshore_client.download import Fetch, save
+from longshore_client.codec import Codec, duration, to_any
+from longshore_client.download import Fetch, check_taker, save
 from longshore_client.errors import DeadlineExceeded, NotFound, StillRunning
 from longshore_client.events import Event, EventBase
 from longshore_client.state import OutputT, ProgressT, ResultT, SignalT, State
@@ -23,7 +34,7 @@ from longshore_client.watch import Follower
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator
     from typing import IO
 
     from longshore_client.grants import DownloadGrant, ReceiveProgress
@@ -120,7 +131,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             OperationCancelled: It was cancelled.
             StillRunning: It had not ended when the time was up. It goes on.
         """
-        deadline = None if timeout is None else self._channel.monotonic() + timeout
+        deadline = None if timeout is None else self._channel.monotonic() + check_seconds("timeout", timeout)
         while self._ended is None:
             span = self._channel.max_wait
             if deadline is not None:
@@ -155,9 +166,9 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             self._channel,
             self._address,
             uid=self._uid,
-            after=after,
-            types=[_EVENT_TYPES[kind] for kind in types],
-            conflate=conflate,
+            after=check_whole("after", after),
+            types=_event_types(types),
+            conflate=check_flag("conflate", conflate),
         )
         async with aclosing(follower.events()) as stream:
             async for wire in stream:
@@ -181,7 +192,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         Raises:
             FailedPrecondition: The contract does not let callers cancel (reason NOT_CANCELLABLE).
         """
-        request = pb.CancelRequest(name=self._address, reason=reason)
+        request = request_of(pb.CancelRequest, name=self._address, reason=reason)
         snapshot = await self._channel.invoke(self._channel.calls.cancel, request)
         self._note(snapshot)
         return self._codec.snapshot(snapshot)
@@ -194,7 +205,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         Args:
             reason: Why, for people; at most 1024 bytes.
         """
-        request = pb.StopRequest(name=self._address, reason=reason)
+        request = request_of(pb.StopRequest, name=self._address, reason=reason)
         snapshot = await self._channel.invoke(self._channel.calls.stop, request)
         self._note(snapshot)
         return self._codec.snapshot(snapshot)
@@ -210,7 +221,8 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             FailedPrecondition: It has not ended (reason OPERATION_RUNNING), or no handler ran it (NOT_RETRIABLE).
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
-        request = pb.RetryRequest(name=self._address, request_id=request_id or str(uuid.uuid4()), keep_steps=keep_steps)
+        request_id = request_id or str(uuid.uuid4())
+        request = request_of(pb.RetryRequest, name=self._address, request_id=request_id, keep_steps=keep_steps)
         started = await self._channel.invoke(self._channel.calls.retry, request)
         created = started.disposition == pb.StartResponse.DISPOSITION_CREATED
         name = started.operation.name
@@ -247,11 +259,12 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             ResourceExhausted: As many signals of this name wait as the contract allows; `retry_after` says when to try
                 again.
         """
-        wanted = self._codec.signal_type(name) or Message
-        request = pb.SignalRequest(
+        wanted = self._codec.signal_type(check_text("name", name)) or Message
+        request = request_of(
+            pb.SignalRequest,
             name=self._address,
             signal=name,
-            payload=None if payload is None else to_any(checked(payload, wanted, f"the signal {name}")),
+            payload=None if payload is None else to_any(check_message(payload, wanted, f"the signal {name}")),
             signal_id=signal_id or str(uuid.uuid4()),
         )
         response = await self._channel.invoke(self._channel.calls.signal, request)
@@ -301,6 +314,9 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             BlockingIOError: Another download writes to that `.part` now.
             OSError: The file cannot be written.
         """
+        check_taker(to)
+        if on_transfer is not None:
+            check_function("on_transfer", on_transfer)
         name = await self._download_name(download)
         return await save(self._channel, name, to, resume=resume, on_transfer=on_transfer)
 
@@ -315,6 +331,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
             CallError: As `download` does.
             DataLoss: What came is not what was stored; known after the last chunk, and of the whole object only.
         """
+        check_whole("offset", offset)
         fetch = Fetch(self._channel, await self._download_name(download), offset)
         async with aclosing(fetch.chunks()) as chunks:
             async for chunk in chunks:
@@ -323,6 +340,8 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
     async def _download_name(self, download: int | str) -> str:
         if isinstance(download, str):
             return download
+        if type(download) is not int:
+            raise TypeError(f"download is the number of one, or its name, not {called(download)}")
         if not self._uid:
             await self.get()
         return f"downloads/{self._uid}.{download}"
@@ -344,3 +363,14 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
         self._uid = snapshot.uid
         if snapshot.state >= State.COMPLETED:
             self._ended = snapshot
+
+
+def _event_types(kinds: Iterable[type[EventBase]]) -> list[EventType.ValueType]:
+    if not isinstance(kinds, Iterable):
+        raise TypeError(f"types is a list of classes of events, such as [Progress], not {called(kinds)}")
+    found = []
+    for kind in kinds:
+        if not isinstance(kind, type) or kind not in _EVENT_TYPES:
+            raise TypeError(f"types is a list of classes of events, such as [Progress]; there is {called(kind)} in it")
+        found.append(_EVENT_TYPES[kind])
+    return found

@@ -17,6 +17,7 @@ from longshore.v1 import transfers_service_pb2 as pb
 from longshore.v1.operation_pb2 import EventType
 from longshore.v1.operation_pb2 import UploadGrant as WireGrant
 from longshore_client import sending
+from longshore_client.arguments import check_function, check_seconds, check_whole
 from longshore_client.codec import upload_grant
 from longshore_client.errors import CallError, LongshoreError, OperationFailed, StillRunning
 from longshore_client.meter import Meter
@@ -82,7 +83,7 @@ class PreparedTransfer(Generic[ProgressT, OutputT, ResultT, HandleT]):
 
     def __init__(self, begin: Begin[ProgressT, OutputT, ResultT, HandleT], source: Source, parts: int) -> None:
         check_source(source)
-        if not 1 <= parts <= sending.MAX_PARTS:
+        if not 1 <= check_whole("parts", parts) <= sending.MAX_PARTS:
             raise ValueError(f"parts must be 1 to {sending.MAX_PARTS}, not {parts}")
         self._begin = begin
         self._source = source
@@ -95,11 +96,13 @@ class PreparedTransfer(Generic[ProgressT, OutputT, ResultT, HandleT]):
 
         What it raises ends the sending and is raised by `Upload.wait`.
         """
+        check_function("on_transfer", callback)
         self._on_transfer = callback
         return self
 
     def on_progress(self, callback: Callback[ProgressT]) -> Self:
         """Have a function, or coroutine function, called with each progress of the operation, in order."""
+        check_function("on_progress", callback)
         self._on_progress = callback
         return self
 
@@ -187,6 +190,8 @@ class Upload(Generic[ProgressT, OutputT, ResultT, HandleT]):
             OSError: The file cannot be read. The operation goes on until its upload expires.
             Exception: Whatever the source raises, or a callback. The operation goes on.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         ending = self._ending = self._ending or _begun(cast("Coroutine[Any, Any, ResultT]", self.operation.wait()))
         limit = asyncio.timeout(timeout)
         try:

@@ -333,7 +333,11 @@ class OperationMethod(
         return self._inner.type
 
     def attach(self, name: str) -> HandleT:
-        """Return a handle on an operation that exists, by its name. Nothing is sent."""
+        """Return a handle on an operation that exists, by its name. Nothing is sent.
+
+        Raises:
+            TypeError: The name is no text.
+        """
         return cast("HandleT", OperationHandle(self._portal, self._inner.attach(name=name)))
 
     def list(
@@ -440,7 +444,11 @@ class UploadMethod(
         return self._inner.type
 
     def attach(self, name: str) -> HandleT:
-        """Return a handle on an operation that exists, by its name. Nothing is sent."""
+        """Return a handle on an operation that exists, by its name. Nothing is sent.
+
+        Raises:
+            TypeError: The name is no text.
+        """
         return cast("HandleT", OperationHandle(self._portal, self._inner.attach(name=name)))
 
     def list(

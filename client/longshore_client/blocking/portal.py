@@ -9,6 +9,8 @@ import threading
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from longshore_client.arguments import check_function
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 
@@ -119,6 +121,7 @@ class Portal:
 
     def callback(self, function: Callable[[ValueT], object]) -> Callable[[ValueT], Awaitable[object]]:
         """Have a function called in a thread, where it may block: never twice at once, and in order."""
+        check_function("a callback", function)
 
         async def call(value: ValueT) -> None:
             await asyncio.to_thread(function, value)
