@@ -297,7 +297,9 @@ def test_enums_are_their_names_for_people_and_their_numbers_for_programs() -> No
     ):
         for name, number in theirs.items():
             member = ours(number)
-            assert (str(member), f"{member}", f"{member:d}") == (name.removeprefix(prefix),) * 2 + (str(number),)
+            shown = name.removeprefix(prefix)
+            assert (str(member), f"{member}", f"{member:<30}|") == (shown, shown, f"{shown:<30}|")
+            assert (f"{member:d}", f"{member:05.1f}") == (str(number), f"{number:05.1f}")
             assert member == number
     assert lc.State(99) is lc.State.UNSPECIFIED, "what a newer server says"
     assert lc.Code(99) is lc.Code.UNKNOWN
