@@ -90,7 +90,6 @@ FINAL: dict[str, tuple[Callable[[], Exception], StepRetry]] = {
         ConnectionError, StepRetry(9, initial_delay=0, non_retryable_reasons=["HANDLER_ERROR"]),
     ),
     "a mistake in the code": (lambda: DuplicateNameError("x"), StepRetry(9, initial_delay=0)),
-    "a delay that ends after the longest duration": (ConnectionError, StepRetry(9, initial_delay=2, max_duration=1)),
     "a delay that ends after the deadline": (ConnectionError, StepRetry(9, initial_delay=timedelta(days=3000))),
 }  # fmt: skip
 
@@ -102,6 +101,16 @@ async def test_what_is_final_is_not_tried_again(lab: Lab, case: str) -> None:
     playing(lab, work, retry)
     assert (await lab.run()).state == State.STATE_FAILED
     assert work.calls == 1
+
+
+async def test_a_try_that_would_come_after_the_longest_duration_is_not_made(lab: Lab) -> None:
+    work = Flaky(99)
+    playing(lab, work, StepRetry(9, initial_delay=2, max_duration=5))
+    name = (await lab.begin()).operation.name
+    await lab.clock.armed(2)
+    lab.clock.advance(2)
+    assert (await lab.end(name)).state == State.STATE_FAILED
+    assert work.calls == 2
 
 
 async def test_a_final_error_ends_the_operation_whatever_its_contract_would_retry(make_lab: Any) -> None:
@@ -275,6 +284,7 @@ MEANINGLESS: dict[str, tuple[dict[str, Any], str]] = {
     "jitter that is a text": ({"max_attempts": 2, "jitter": "0.5"}, "jitter: '0.5' is no number"),
     "a cap below the delay": ({"max_attempts": 2, "initial_delay": 9, "max_delay": 1}, "max_delay: it is shorter than"),
     "no time": ({"max_attempts": 2, "max_duration": 0}, "max_duration: it must be longer than zero"),
+    "less time than the first delay": ({"max_attempts": 2, "max_duration": 0.5}, "max_duration: it is shorter than"),
     "too much jitter": ({"max_attempts": 2, "jitter": 2}, "jitter: it is 2, and must be a share between 0 and 1"),
     "a reason that is no word": (
         {"max_attempts": 2, "non_retryable_reasons": ["card declined"]},

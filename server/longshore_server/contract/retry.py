@@ -89,16 +89,10 @@ def read(contract: annotations_pb2.OperationContract, refuse: Refuse) -> RetryPo
     if not contract.HasField("retry"):
         return None
     policy = check(contract.retry, lambda option, problem: refuse(f"retry.{option}", problem))
-    shortest = policy.delay(1, 0)
-    if contract.HasField("timeout") and shortest > micros(contract.timeout):
+    if contract.HasField("timeout") and policy.delay(1, 0) > micros(contract.timeout):
         raise refuse(
             "retry.initial_delay",
             "it is longer than timeout, and no attempt would follow: make one fit the other",
-        )
-    if policy.max_duration is not None and shortest > policy.max_duration:
-        raise refuse(
-            "retry.max_duration",
-            "it is shorter than initial_delay, and no attempt would follow: make one fit the other",
         )
     return policy
 
@@ -132,7 +126,7 @@ def check(policy: annotations_pb2.RetryPolicy, refuse: Refuse) -> RetryPolicy:
             raise refuse(option, f"{reason!r} is no reason such as CARD_DECLINED")
         if reason in policy.non_retryable_reasons[:position]:
             raise refuse(option, f"{reason!r} is named twice")
-    return RetryPolicy(
+    found = RetryPolicy(
         max_attempts=policy.max_attempts,
         backoff=policy.backoff or annotations_pb2.BACKOFF_EXPONENTIAL,
         initial_delay=initial,
@@ -141,3 +135,8 @@ def check(policy: annotations_pb2.RetryPolicy, refuse: Refuse) -> RetryPolicy:
         max_duration=duration("max_duration", policy.max_duration) if policy.HasField("max_duration") else None,
         non_retryable=frozenset(policy.non_retryable_reasons),
     )
+    if found.max_duration is not None and found.delay(1, 0) > found.max_duration:
+        raise refuse(
+            "max_duration", "it is shorter than initial_delay, and no attempt would follow: make one fit the other"
+        )
+    return found
