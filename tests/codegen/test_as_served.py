@@ -55,7 +55,7 @@ def test_the_line_of_the_method_is_named_and_nothing_is_written(tmp_path: Path) 
         compile_protos([path], tmp_path / "out")
     line = path.read_text().splitlines().index("  rpc Run(In) returns (google.longrunning.Operation) {") + 1
     assert str(caught.value) == (
-        f"cg/alone/v1/things.proto:{line}: S.Run: option control: it must be present, because signals are declared; "
+        f"{path}:{line}: S.Run: option control: it must be present, because signals are declared; "
         "say `control: {}` to mean everyone"
     )
     assert not (tmp_path / "out" / "cg").exists()

@@ -169,10 +169,10 @@ def test_types_are_found_by_nested_and_by_full_name(tmp_path: Path, monkeypatch:
     [
         (
             operation("Run", info='response_type: "Rse" metadata_type: "Prog"'),
-            'response_type: "Rse" is not a known message',
+            'response_type: there is no message "Rse"; did you mean "Res"?',
         ),
         (operation("Run", info='response_type: "Res"'), "metadata_type is missing"),
-        (operation("Run", options='output_type: "Nope"'), 'output_type: "Nope" is not a known message'),
+        (operation("Run", options='output_type: "Nope"'), 'output_type: there is no message "Nope"; define it'),
         *(
             (
                 operation("Run", options=f"{signal(name)} control {{}}"),
@@ -207,7 +207,7 @@ def test_a_wrong_contract_is_refused_with_file_line_and_method(tmp_path: Path, b
     with pytest.raises(CompileError) as caught:
         compile_protos([path], tmp_path / "out")
     assert complaint in str(caught.value)
-    assert str(caught.value).startswith("cg/bad/v1/things.proto:")
+    assert str(caught.value).startswith(f"{path}:")
     assert not (tmp_path / "out/cg").exists(), "a refused contract leaves nothing half written"
 
 

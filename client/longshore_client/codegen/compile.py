@@ -6,6 +6,7 @@ which is pinned by the caller's environment, and then this package's generator o
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -26,10 +27,12 @@ _IMPORT = re.compile(rb'^\s*import\s+(?:public\s+|weak\s+)?"([^"]+)"\s*;', re.MU
 _PACKAGE = re.compile(rb"^\s*package\s+([\w.]+)\s*;", re.MULTILINE)
 _GOOGLE_IMPORT = re.compile(r"^(from google\.(?:api|longrunning|rpc)[\w.]* import \w+ as (\w+))$", re.MULTILINE)
 VALIDATE = "buf/validate/validate.proto"
+_THIRD_PARTY = 3
+"""How many of the roots are not the contracts' own: what `third_party_roots` gives, at the end."""
 
 
 class CompileError(Exception):
-    """The files could not be compiled. The text is protoc's or names the contract, file and line."""
+    """The files could not be compiled. The text is one sentence that names file and line, or protoc's own words."""
 
 
 class Sources(NamedTuple):
@@ -43,6 +46,21 @@ class Sources(NamedTuple):
     """The same for protoc."""
     described: bool
     """Whether `buf/validate/validate.proto` is among what they import and no root has it: protoc gets a descriptor."""
+
+    def known(self) -> dict[str, Path]:
+        """Every file that contracts can import, by the name that imports give it: those beside them, and all that is on
+        the include path by itself."""
+        own = len(self.roots) - _THIRD_PARTY
+        found = {name: path for name, path in closure(self.names, self.roots).items() if path is not None}
+        for path in [beside for given in found.values() for beside in sorted(given.parent.glob("*.proto"))]:
+            root = next((root for root in self.roots[:own] if path.is_relative_to(root)), None)
+            if root is not None:
+                found.setdefault(path.relative_to(root).as_posix(), path)
+        # What installs packages has a folder of each: only ours and the compiler's are meant.
+        for root in (*self.roots[own:], _compilers_root()):
+            for path in [file for top in ("google", "longshore") for file in sorted((root / top).rglob("*.proto"))]:
+                found.setdefault(path.relative_to(root).as_posix(), path)
+        return found
 
 
 def compile_protos(
@@ -76,7 +94,8 @@ def compile_protos(
     """
     with tempfile.TemporaryDirectory(prefix="longshore-protoc-") as scratch_name:
         scratch = Path(scratch_name)
-        names, _, arguments, described = find_sources(files, include, scratch)
+        sources = find_sources(files, include, scratch)
+        names, _, arguments, described = sources
         out.mkdir(parents=True, exist_ok=True)
         staged = scratch / "out"
         staged.mkdir()
@@ -89,7 +108,8 @@ def compile_protos(
                 "--include_source_info",
                 *_generator_arguments(staged, grpc=grpc, stubs=stubs),
                 *names,
-            ]
+            ],
+            sources,
         )
         if described:
             # No installed package ships this module, and the contracts' own modules import it.
@@ -98,7 +118,7 @@ def compile_protos(
         if stubs == "protoc":
             _drop_unused_google_imports(staged)
         if contracts:
-            _write_contracts(staged, image, names)
+            _write_contracts(staged, image, sources)
         if packages:
             _write_package_files(staged)
         return install(staged, out)
@@ -161,6 +181,14 @@ def longshore_root() -> Path:
     raise CompileError("longshore/v1/annotations.proto is not installed: reinstall longshore")
 
 
+def _compilers_root() -> Path:
+    """Where `google/protobuf/*.proto` lie, which protoc finds by itself."""
+    spec = util.find_spec("grpc_tools")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "_proto"
+
+
 def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[Path], list[str]]:
     roots = list(include)
     names: list[str] = []
@@ -209,13 +237,21 @@ def _generator_arguments(out: Path, *, grpc: bool, stubs: Stubs) -> list[str]:
     return arguments
 
 
-def protoc(arguments: Sequence[str]) -> None:
-    """Run protoc. Raises `CompileError` with its words."""
+def protoc(arguments: Sequence[str], sources: Sources | None = None) -> None:
+    """Run protoc. Raises `CompileError`: what is wrong with the sources in one sentence, or without them its words."""
     done = subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", *arguments], capture_output=True, text=True, check=False
     )
-    if done.returncode != 0:
-        raise CompileError(done.stderr.strip() or f"protoc ended with status {done.returncode}")
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip() or f"protoc ended with status {done.returncode}"
+    if sources is not None:
+        # The repository compiles `longshore/v1` with this module before its package can be imported.
+        with contextlib.suppress(ImportError):
+            from longshore_client.codegen.complaints import explain
+
+            said = explain(said, sources.known())
+    raise CompileError(said)
 
 
 def _validate_descriptor(names: Sequence[str], includes: Sequence[Path], scratch: Path) -> Path | None:
@@ -277,16 +313,23 @@ def read_image(image: Path) -> descriptor_pb2.FileDescriptorSet:
     return descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
 
 
-def _write_contracts(staged: Path, image: Path, names: Sequence[str]) -> None:
+def _write_contracts(staged: Path, image: Path, sources: Sources) -> None:
     # Imported here: the repository compiles `longshore/v1` with this module before it can be imported. The import also
     # registers the options, without which reading the image below would leave them unknown.
+    from longshore_client.codegen.complaints import defined_in, shown
+    from longshore_client.codegen.definitions import Definitions
     from longshore_client.codegen.model import ContractError
     from longshore_client.codegen.plugin import generate_modules
 
     try:
-        modules = generate_modules(read_image(image).file, names)
+        modules = generate_modules(read_image(image).file, sources.names)
     except ContractError as error:
-        raise CompileError(str(error)) from error
+        files = sources.known()
+        statement = defined_in(error.unknown, Definitions(files)) if error.unknown else ""
+        sentence = f"{error.problem}; add {statement}" if statement else str(error)
+        # As protoc names it: the contract knows itself by what others import.
+        name, colon, rest = sentence.partition(":")
+        raise CompileError(f"{shown(files[name])}{colon}{rest}" if name in files else sentence) from error
     for path, text in modules.items():
         target = staged / path
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -59,10 +59,11 @@ def export_protos(
     ours = [path for pattern in _OURS for path in sorted(root.glob(pattern))]
     with tempfile.TemporaryDirectory(prefix="longshore-export-") as scratch_name:
         scratch = Path(scratch_name)
-        names, roots, arguments, described = find_sources([*files, *ours], [*include, root], scratch)
+        sources = find_sources([*files, *ours], [*include, root], scratch)
+        names, roots, arguments, described = sources
         names.append(_DETAILS)
         image = scratch / "image.binpb"
-        protoc([*arguments, "--include_imports", f"--descriptor_set_out={image}", *names])
+        protoc([*arguments, "--include_imports", f"--descriptor_set_out={image}", *names], sources)
         staged = scratch / "out"
         for name, path in closure(names, roots).items():
             if path is not None and not name.startswith(_COMPILERS_OWN):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from google.longrunning import operations_pb2
@@ -29,7 +30,18 @@ _SERVICE_METHOD = 2
 
 
 class ContractError(Exception):
-    """A contract that cannot be turned into code; the text names file, line, method and field."""
+    """A contract that cannot be turned into code; the text names file, line, method and field.
+
+    Args:
+        problem: Where, and what is wrong.
+        unknown: The name of a message that no file here defines. Default: that is not the problem.
+        advice: What to do about it, where the problem does not say it.
+    """
+
+    def __init__(self, problem: str, *, unknown: str = "", advice: str = "") -> None:
+        super().__init__(f"{problem}; {advice}" if advice else problem)
+        self.problem = problem
+        self.unknown = unknown
 
 
 @dataclass(frozen=True)
@@ -259,13 +271,18 @@ class _ServiceReader:
             raise self._error(index, f"{where} is missing: name a message, or {EMPTY} for none")
         found = self._types.resolve(name, self._file.package)
         if found is None:
-            raise self._error(index, f'{where}: "{name}" is not a known message; import the file that defines it')
+            package = self._file.package
+            bare = [known for known in self._types.types if known.rpartition(".")[0] == package]
+            close = get_close_matches(name, [*self._types.types, *(known.rpartition(".")[2] for known in bare)], n=1)
+            advice = f'did you mean "{close[0]}"?' if close else "define it, or import the file that does"
+            raise self._error(index, f'{where}: there is no message "{name}"', unknown=name, advice=advice)
         return found
 
-    def _error(self, method_index: int, text: str) -> ContractError:
+    def _error(self, method_index: int, text: str, *, unknown: str = "", advice: str = "") -> ContractError:
         line = self._line(method_index)
         where = f"{self._file.name}:{line}" if line else self._file.name
-        return ContractError(f"{where}: {self._service.name}.{self._service.method[method_index].name}: {text}")
+        place = f"{where}: {self._service.name}.{self._service.method[method_index].name}"
+        return ContractError(f"{place}: {text}", unknown=unknown, advice=advice)
 
     def _line(self, method_index: int) -> int:
         """Line of a method, from 1; 0 when the descriptors do not say."""
