@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import sys
 import time
 import uuid
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,6 +19,7 @@ import grpc.aio
 
 from longshore.v1 import transfers_service_pb2 as pb
 from longshore_client.arguments import called
+from longshore_client.aside import aside
 from longshore_client.channel import error_of
 from longshore_client.codec import download_grant
 from longshore_client.errors import CallError, Code, DataLoss, Unavailable
@@ -173,7 +176,7 @@ async def save(
     path = Path(to)
     if await asyncio.to_thread(lambda: path.exists() and not path.is_file()):
         # A pipe or a device, in whose place must come no file; and a folder, which cannot be opened.
-        with await asyncio.to_thread(path.open, "wb") as taker:
+        with await aside(lambda: path.open("wb", buffering=0)) as taker:
             return await _write(Fetch(channel, name), taker, 0, on_transfer)
     part = path.with_name(path.name + ".part")
     file = await asyncio.to_thread(_open, part, resume)
@@ -198,12 +201,12 @@ async def save(
 
 
 async def _write(
-    fetch: Fetch, file: IO[bytes], received: int, on_transfer: Callback[ReceiveProgress] | None
+    fetch: Fetch, file: IO[bytes] | io.RawIOBase, received: int, on_transfer: Callback[ReceiveProgress] | None
 ) -> DownloadGrant:
     throttle = Throttle(time.monotonic)
     async with aclosing(fetch.chunks()) as chunks:
         async for chunk in chunks:
-            await asyncio.to_thread(file.write, chunk)
+            await _put(file, chunk)
             received += len(chunk)
             if on_transfer is not None and throttle.ready():
                 await tell(on_transfer, _progress(fetch, received))
@@ -211,6 +214,19 @@ async def _write(
     if on_transfer is not None:
         await tell(on_transfer, _progress(fetch, received))
     return fetch.grant
+
+
+async def _put(file: IO[bytes] | io.RawIOBase, data: bytes) -> None:
+    if not isinstance(file, io.RawIOBase):
+        await asyncio.to_thread(file.write, data)
+        return
+    rest = memoryview(data)
+    while rest:
+        # It may be a pipe, which takes as much as there is room, and nothing for as long as nobody reads.
+        taken = await aside(partial(file.write, rest))
+        if taken is None:
+            raise BlockingIOError(errno.EWOULDBLOCK, "it takes nothing now")
+        rest = rest[taken:]
 
 
 def _progress(fetch: Fetch, received: int) -> ReceiveProgress:

@@ -314,6 +314,29 @@ async def test_who_reads_a_download_may_have_had_enough(lab: BytesLab, offered: 
     assert await process.communicate() == (DATA[:5], b"")
 
 
+@pytest.mark.parametrize("to", ["-", "pipe"])
+async def test_ctrl_c_ends_a_download_though_nobody_reads_it(
+    lab: BytesLab, offered: str, tmp_path: Path, to: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader, full = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), asyncio.Event()
+    with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+        process = await asyncio.create_subprocess_exec(
+            *longshore(), "download", f"downloads/{offered.partition('/')[2]}.1", "--to", to, cwd=tmp_path, stdout=pipe,
+            stderr=asyncio.subprocess.PIPE, env={**os.environ, "LONGSHORE_SERVER": lab.harness.address},
+        )  # fmt: skip
+    asyncio.get_running_loop().add_reader(reader, full.set)
+    try:
+        await full.wait()
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        asyncio.get_running_loop().remove_reader(reader)
+        os.close(reader)
+    # There is no part of it to go on with.
+    assert (process.returncode, err.decode().strip()) == (130, "interrupted")
+
+
 async def test_a_file_that_another_download_writes_to_is_left_to_it(
     lab: BytesLab, offered: str, tmp_path: Path
 ) -> None:

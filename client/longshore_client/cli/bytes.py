@@ -213,7 +213,7 @@ async def download(session: Session, names: tuple[str, ...], to: str | None, res
 
         bars = Bars()
     again = command_line(f"download {grant.name} --to {shlex.quote(to)} --resume")
-    session.come_back = "" if to == "-" else f"{to}.part has what has come. Come back with: {again}"
+    session.come_back = f"{to}.part has what has come. Come back with: {again}" if _is_file(to) else ""
 
     def received(progress: ReceiveProgress) -> None:
         if session.json and to != "-":
@@ -221,7 +221,8 @@ async def download(session: Session, names: tuple[str, ...], to: str | None, res
         elif bars is not None:
             bars.bytes("fetching", progress.received, progress.total)
 
-    target = sys.stdout.buffer if to == "-" else Path(to)
+    # Without its buffer: a thread that writes to a pipe must not hold a lock when the program ends.
+    target: Any = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer) if to == "-" else Path(to)
     try:
         found = await handle.download(target, grant.name, resume=resume, on_transfer=received)
     except BrokenPipeError:
@@ -234,8 +235,8 @@ async def download(session: Session, names: tuple[str, ...], to: str | None, res
         if bars is not None:
             bars.close()
     if to == "-":
-        sys.stdout.buffer.flush()
-    elif session.json:
+        return
+    if session.json:
         print_json({"type": "downloaded", "file": to, "download": grant_dict(found)})
     else:
         click.echo(f"{shown(to)}  {size(found.size or 0)}{'  (replaced)' if replaces else ''}", err=True)
@@ -253,9 +254,14 @@ def _place(to: str | None, grant: DownloadGrant) -> tuple[str, bool]:
     return file, False
 
 
+def _is_file(to: str) -> bool:
+    """Whether the bytes become a file: not where they go through a pipe, or to a device."""
+    return to != "-" and (Path(to).is_file() or not Path(to).exists())
+
+
 def _left(session: Session, to: str) -> str:
     """How to go on with what has come, if any has."""
-    return f"; {session.come_back}" if to != "-" and Path(f"{to}.part").is_file() else ""
+    return f"; {session.come_back}" if session.come_back and Path(f"{to}.part").is_file() else ""
 
 
 def _choose(snapshot: Snapshot[Any, Any], name: str) -> DownloadGrant:
