@@ -335,8 +335,7 @@ def load(
     origin.update(dict.fromkeys(values, str(file)))
     _check_variables(environment, [name.upper() for name in fields])
     for name in fields:
-        variable = f"{_VARIABLE}{name.upper()}"
-        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        variable, option = _variable(name), _option(name)
         given = [(environment[variable], variable)] if environment.get(variable) else []
         given += [(flags[name], option)] if flags.get(name) not in (None, ()) else []
         for value, source in given:
@@ -354,8 +353,20 @@ def load(
 def located(error: Exception, origin: Mapping[str, str]) -> str:
     """What an error says that begins with the name of a setting, after where that stands, unless it is its absence that
     is wrong."""
-    where = origin.get(str(error).partition(":")[0])
-    return f"{where}: {error}" if where else str(error)
+    name, _, problem = str(error).partition(": ")
+    where = origin.get(name)
+    if where is None:
+        return str(error)
+    # An option or a variable of the same name says which setting it is.
+    return f"{where}: {problem}" if where in (_option(name), _variable(name)) else f"{where}: {error}"
+
+
+def _option(name: str) -> str:
+    return OPTIONS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _variable(name: str) -> str:
+    return f"{_VARIABLE}{name.upper()}"
 
 
 def _check_variables(environment: Mapping[str, str], names: list[str]) -> None:

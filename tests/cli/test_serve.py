@@ -148,7 +148,7 @@ REFUSALS = {
     "below a file": ("good:server --data good.py/x", "data: good.py/x cannot be used: Not a directory; give the "),
     "not writable": ("good:server --data /proc", "data: /proc cannot be used: "),
     "not makeable": ("good:server --data /proc/x", "data: /proc/x cannot be used: "),
-    "no tokens": ("good:server --tokens nothing", "--tokens: tokens: nothing: No such file or directory"),
+    "no tokens": ("good:server --tokens nothing", "--tokens: nothing: No such file or directory"),
     "tokens of a file": ("good:server --config c.toml", "c.toml: tokens: nothing: No such file or directory"),
     "open to all": ("good:server --listen 0.0.0.0:0", "listen: 0.0.0.0:0 can be reached from other machines"),
 }

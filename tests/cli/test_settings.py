@@ -263,11 +263,12 @@ def test_a_wrong_setting_is_refused_with_where_it_stands(text: str, problem: str
     ("content", "problem"),
     [
         (None, "No such file or directory"),
-        (b"queue = ", "Invalid value"),
+        (b"queue = ", "Invalid value (at line 1, where the file ends)"),
+        (b"queue = 1\nlisten = [\n", "Invalid value (at line 3, where the file ends)"),
         (b"queue = 1\nqueue = 2\n", "Cannot overwrite a value"),
-        (b'data = "\xff"', "'utf-8' codec can't decode byte 0xff"),
+        (b'queue = 1\ndata = "\xff"', "it is not UTF-8 (at line 2): save it as such"),
     ],
-    ids=["absent", "no TOML", "twice", "no UTF-8"],
+    ids=["absent", "no TOML", "no end", "twice", "no UTF-8"],
 )
 def test_a_file_that_cannot_be_read_is_refused(content: bytes | None, problem: str, tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
@@ -297,7 +298,7 @@ def test_a_wrong_setting_names_its_variable(name: str, text: str, problem: str) 
     variable = f"LONGSHORE_{name.upper()}"
     with pytest.raises(ConfigError) as caught:
         load({}, {variable: text})
-    assert str(caught.value) == f"{variable}: {name}: {problem}"
+    assert str(caught.value) == f"{variable}: {problem}"
 
 
 @pytest.mark.parametrize("option", ["--data", "--tokens", "--tls-cert", "--config"])
@@ -307,7 +308,7 @@ def test_an_empty_path_is_refused(option: str) -> None:
 
 
 def test_a_text_that_is_nested_too_deeply_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^LONGSHORE_JWT: jwt: '\[{5000}' is not a list of tables$"):
+    with pytest.raises(ConfigError, match=r"^LONGSHORE_JWT: '\[{5000}' is not a list of tables$"):
         load({}, {"LONGSHORE_JWT": "[" * 5000})
 
 
@@ -334,8 +335,12 @@ def test_variables_of_callers_and_of_others_are_left_alone() -> None:
 
 
 def test_a_wrong_setting_names_its_option() -> None:
-    with pytest.raises(ConfigError, match=r"^--jwt-skew: jwt_skew: 601.0 is not between 0 and 600$"):
+    with pytest.raises(ConfigError, match=r"^--jwt-skew: 601.0 is not between 0 and 600$"):
         load({"jwt_skew": 601.0}, {"LONGSHORE_JWT_SKEW": "7"})
+    with pytest.raises(ConfigError, match=r"^--listen: 'listen:' is neither HOST:PORT nor unix:PATH$"):
+        load(given("--listen", "listen:"), {})
+    with pytest.raises(ConfigError, match=r"^--store: U: 'U' cannot name a store"):
+        load(given("--store", "U=/srv"), {})
 
 
 @pytest.mark.parametrize("name", BOUNDS)

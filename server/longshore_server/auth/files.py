@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_NEWLINE = b"\n"
 _Mark: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -95,10 +96,15 @@ def warn_of_unknown(path: Path, granted: Iterable[Collection[str]], known: Colle
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content as TOML. Raises `FileError`."""
+    content = read_bytes(path)
     try:
-        return tomllib.loads(read_bytes(path).decode("utf-8"))
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise FileError(path, str(error)) from None
+        return tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = content.count(_NEWLINE, 0, error.start) + 1
+        raise FileError(path, f"it is not UTF-8 (at line {line}): save it as such") from None
+    except ValueError as error:
+        last = f"(at line {content.count(_NEWLINE) + 1}, where the file ends)"
+        raise FileError(path, str(error).replace("(at end of document)", last)) from None
     except RecursionError:
         raise FileError(path, "it is nested too deeply") from None
 
