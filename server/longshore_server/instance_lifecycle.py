@@ -8,8 +8,10 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from longshore_server.named import Named
 
-class Kind(enum.IntEnum):
+
+class Kind(Named):
     """What an instance is an instance of."""
 
     RECURRING = 1
@@ -17,7 +19,7 @@ class Kind(enum.IntEnum):
     TASK = 3
 
 
-class Status(enum.IntEnum):
+class Status(Named):
     """Where an instance stands. The numbers are those of `longshore.v1.InstanceStatus`."""
 
     ACTIVE = 1

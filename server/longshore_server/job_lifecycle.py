@@ -9,9 +9,10 @@ import enum
 from typing import NamedTuple
 
 from longshore_server.lifecycle import draw
+from longshore_server.named import Named
 
 
-class JobState(enum.IntEnum):
+class JobState(Named):
     """Where a job is in its life."""
 
     QUEUED = 1
@@ -31,7 +32,7 @@ ENDED = frozenset(state for state in JobState if state >= JobState.COMPLETED)
 """The states in which nothing runs and nothing is waited for."""
 
 
-class Stand(enum.IntEnum):
+class Stand(Named):
     """What a queued job waits for. In this order its key counts them."""
 
     NONE = 0

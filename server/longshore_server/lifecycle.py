@@ -10,8 +10,10 @@ import enum
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from longshore_server.named import Named
 
-class State(enum.IntEnum):
+
+class State(Named):
     """Where an operation stands."""
 
     PENDING = 1
@@ -26,7 +28,7 @@ TERMINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 """The states that nothing leaves."""
 
 
-class EventType(enum.IntEnum):
+class EventType(Named):
     """The kinds of entries in an operation's log."""
 
     ACCEPTED = 1
@@ -44,7 +46,7 @@ class EventType(enum.IntEnum):
     OFFERED = 13
 
 
-class UploadState(enum.IntEnum):
+class UploadState(Named):
     """Where an upload stands. The numbers are those of `longshore.v1.UploadGrant.State`."""
 
     OPEN = 1

@@ -8,8 +8,10 @@ from __future__ import annotations
 import enum
 from typing import Self
 
+from longshore_server.named import Named
 
-class Code(enum.IntEnum):
+
+class Code(Named):
     """The canonical status codes of gRPC (`google.rpc.Code`) that Longshore uses."""
 
     CANCELLED = 1

@@ -16,7 +16,11 @@ _VALUE = re.compile(r"[ -~]*")
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Raises `ServiceError` when the labels break a rule (see `StartRequest.labels`)."""
+    """Raises `ServiceError` when labels break a rule (see `StartRequest.labels`), `TypeError` for what is no text."""
+    if not hasattr(labels, "items"):
+        raise TypeError(f"labels: {labels!r} is no dict of texts")
+    for key, value in labels.items():
+        check_text(f"labels[{check_text('a key of labels', key)!r}]", value)
     violations = []
     if len(labels) > MAX_LABELS:
         violations.append(Violation("labels", f"there may be at most {MAX_LABELS}, these are {len(labels)}"))
@@ -37,9 +41,16 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def check_request_id(request_id: str) -> None:
-    """Raises `ServiceError` when the idempotency key is not one."""
-    if len(request_id.encode()) > MAX_REQUEST_ID:
+    """Raises `ServiceError` when the idempotency key is not one, `TypeError` for no text."""
+    if _size("request_id", request_id) > MAX_REQUEST_ID:
         raise invalid("request_id", f"must not be longer than {MAX_REQUEST_ID} bytes")
+
+
+def check_text(name: str, value: object) -> str:
+    """A text. Raises `TypeError` for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {value!r} is no text")
+    return value
 
 
 def check_flag(name: str, value: bool) -> bool:
@@ -51,12 +62,14 @@ def check_flag(name: str, value: bool) -> bool:
 
 def check_reason(reason: str) -> str:
     """Why something is done. Raises `ServiceError` (INVALID_ARGUMENT), `TypeError` for no text."""
-    if not isinstance(reason, str):
-        raise TypeError(f"reason: {reason!r} is no text")
-    try:
-        size = len(reason.encode())
-    except UnicodeEncodeError:
-        raise invalid("reason", "holds what no text can: half of a character") from None
-    if size > MAX_REASON:
+    if _size("reason", reason) > MAX_REASON:
         raise invalid("reason", f"must not be longer than {MAX_REASON} bytes")
     return reason
+
+
+def _size(name: str, text: str) -> int:
+    """How many bytes a text has on the wire."""
+    try:
+        return len(check_text(name, text).encode())
+    except UnicodeEncodeError:
+        raise invalid(name, "holds what no text can: half of a character") from None

@@ -12,7 +12,9 @@ from google.rpc import status_pb2
 
 from longshore.v1 import operation_pb2
 from longshore_server.clock import SECOND
+from longshore_server.contract.durations import LONGEST
 from longshore_server.contract.types import OperationType
+from longshore_server.contract.validation import check_text
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.provider import Handler, OperationControl, OperationT, type_of
@@ -74,9 +76,10 @@ class OperationRef:
 
         Raises `OperationEndedError` when it failed or was cancelled, `TimeoutError` when the time is up, `ServiceError`
         (ILLEGAL_MOVE) in a handler before whose end it cannot end: its own handler waits for that, for example.
+        `TypeError` for a timeout that is no number.
         """
         live = await self._live()
-        until = None if timeout is None else self._engine.clock.now() + int(timeout * SECOND)
+        until = None if timeout is None else self._engine.clock.now() + int(_seconds(timeout) * SECOND)
         async with self._engine.handler_waits.of(self._uid, timed=until is not None):
             record = await self._engine.wait(live, until, handling.get())
         if record.state is State.COMPLETED:
@@ -90,6 +93,8 @@ class OperationRef:
 
     async def watch(self, after: int = 0) -> AsyncIterator[operation_pb2.OperationEvent]:
         """Its events after a sequence, to its end."""
+        if type(after) is not int:
+            raise TypeError(f"after: {after!r} is no whole number")
         live = await self._live()
         batches = self._engine.watch(live, WatchOptions(after=after, inside=handling.get() is not None))
         async for batch in lent_between(batches):
@@ -112,7 +117,8 @@ class OperationRef:
         Raises `ServiceError` as a caller's signal would, `TypeError` for another payload than the contract's.
         """
         live = await self._live()
-        declared = self._engine.requests.signal_type(live, name)
+        check_text("signal_id", signal_id)
+        declared = self._engine.requests.signal_type(live, check_text("name", name))
         if payload is None:
             payload = declared.payload()
         if payload.__class__ is not declared.payload:
@@ -156,7 +162,8 @@ class Operations:
 
     async def _start(self, type: str, request: Message, terms: Terms, name: str | None, where: str) -> OperationRef:
         engine = self._require()
-        live, created = await _begin(engine, engine.type_named(type), request, terms, name, where)
+        kind = engine.type_named(check_text("type", type))
+        live, created = await _begin(engine, kind, request, terms, name, where)
         return OperationRef(engine, live.record.uid, live.record.name, created)
 
     @overload
@@ -184,7 +191,7 @@ class Operations:
             type: `package.Service/Method`, or its handler, `OrdersService.process`, which gives the control its types.
             owner: the principal on whose behalf. Default: in a handler that of its caller, elsewhere the local one.
         """
-        terms = Terms(owner=owner, request_id=request_id, labels=labels or {}, deferred=True)
+        terms = Terms(owner=check_text("owner", owner), request_id=request_id, labels=labels or {}, deferred=True)
         return self._accept(type, request, terms, name, place(2))
 
     async def _accept(
@@ -211,20 +218,29 @@ class Operations:
         Raises `ServiceError` (OPERATION_NOT_FOUND), `TypeError` when it is an operation of another type.
         """
         engine = self._require()
-        live = await engine.find(name if "/" in name else f"operations/{name}")
+        live = await engine.find(name if "/" in check_text("name", name) else f"operations/{name}")
         if handler is not None and type_of(engine, handler).name != live.record.type:
             raise TypeError(f"{name} is a {live.record.type}, not a {type_of(engine, handler).name}")
         return OperationControl(engine, live)
 
     async def find(self, name: str) -> OperationRef:
         """The operation called `operations/{id}`. Raises `ServiceError` (OPERATION_NOT_FOUND)."""
-        record = (await self._require().find(name)).record
+        record = (await self._require().find(check_text("name", name))).record
         return OperationRef(self._require(), record.uid, record.name, False)
 
     def _require(self) -> Engine:
         if self._engine is None:
             raise RuntimeError("server.operations works while the server runs")
         return self._engine
+
+
+def _seconds(timeout: float) -> float:
+    """At most as long as there are times. Raises `TypeError` or `ValueError` for what is no number."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout: {timeout!r} is no number of seconds")
+    if timeout != timeout:  # as NaN alone
+        raise ValueError("timeout: NaN is no number of seconds")
+    return min(timeout, LONGEST)
 
 
 async def _begin(

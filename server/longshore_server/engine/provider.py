@@ -12,11 +12,12 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 from google.protobuf.message import Message
 
 from longshore_server.contract.types import OperationType
+from longshore_server.contract.validation import check_text
 from longshore_server.engine.control import Control, waiting_after
 from longshore_server.engine.engine import Engine
 from longshore_server.engine.live import Live
 from longshore_server.engine.outcome import raised, returned
-from longshore_server.handler.deferral import Work, working
+from longshore_server.handler.deferral import Work, check_work, working
 from longshore_server.handler.journal import NonDeterministicError
 from longshore_server.handler.offers import Offer, Terms, number_of
 from longshore_server.handler.operation import InputT, Operation, OutputT, ProgressT, ResultT
@@ -144,6 +145,8 @@ class OperationControl(Generic[OperationT_co]):
     async def fail(self, error: BaseException, *, jobs: Sequence[Planned] = ()) -> State:
         """End it with an error: callers see all of an `OperationError`; any other is for the log alone. `jobs`: as of
         `complete`."""
+        if not isinstance(error, BaseException):
+            raise TypeError(f"error: {error!r} is no exception: give OperationError(REASON, message) for the callers")
         return await self._settle(error=error, jobs=jobs)
 
     async def cancel(self, reason: str = "") -> State:
@@ -165,6 +168,7 @@ class OperationControl(Generic[OperationT_co]):
         fails with ATTACH_NOT_TERMINAL; what `work` raises fails it like a handler's error. When the operation ends by
         another hand, `work` is cancelled; when this call is cancelled, `work` is too, and the operation stays as it is.
         """
+        check_work(work, "what can be awaited")
         try:
             await self._control.attach(self._live)
         except BaseException:
@@ -199,7 +203,7 @@ class OperationControl(Generic[OperationT_co]):
         after = 0
         type = self._control.type_of(self._live)
         for name in names:
-            self._engine.requests.signal_type(self._live, name)
+            self._engine.requests.signal_type(self._live, check_text("name", name))
         while True:
             for stored in await self._control.signals(self._live, after=after):
                 after = stored.number
@@ -215,7 +219,9 @@ class OperationControl(Generic[OperationT_co]):
 
         Raises `ServiceError` (SIGNAL_CONSUMED) where it is consumed already.
         """
-        number = signal if isinstance(signal, int) else signal.number
+        if not isinstance(signal, Signal) and type(signal) is not int:
+            raise TypeError(f"signal: {signal!r} is none, nor the number of one")
+        number = signal.number if isinstance(signal, Signal) else signal
         return (await self._control.consume(self._live, number)).state
 
     async def offer(
@@ -260,6 +266,8 @@ class OperationControl(Generic[OperationT_co]):
 
 def type_of(engine: Engine, handler: object) -> OperationType:
     """The operation type whose handler this is. Raises `TypeError`."""
+    if not callable(handler):
+        raise TypeError(f"{handler!r} is no handler of this server: pass a method like OrdersService.process")
     for type in engine.types.values():
         service: Any = getattr(type.handler, "__self__", None)
         name = service.OPERATIONS[type.method.name]

@@ -50,6 +50,12 @@ class Attachable(abc.ABC):
         """
 
 
+def check_work(work: object, taken: str) -> None:
+    """Raises `TypeError`, which says what is `taken`, for what nobody can wait for."""
+    if not inspect.isawaitable(work):
+        raise TypeError(f"attach takes {taken}, not {work!r}{': call it' if inspect.iscoroutinefunction(work) else ''}")
+
+
 class HandOver:
     """What one attempt has given away of its operation."""
 
@@ -75,6 +81,7 @@ class HandOver:
 
     async def attach(self, work: Awaitable[T]) -> T:
         """Hand the operation over, except for its outcome, and return what `work` gives."""
+        check_work(work, "a job, or what can be awaited")
         self.attached = True
         try:
             await self.defer()

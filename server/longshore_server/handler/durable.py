@@ -204,7 +204,8 @@ class Durable:
 
         Raises what the function raised last (nothing is recorded), `StepTimeoutError` where it took too long,
         `DuplicateNameError` for a name used before in this attempt, `NestedStepError` inside another step,
-        `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result,
+        `NonDeterministicError` when a re-run passes other arguments, `TypeError` for another kind of result or what is
+        no function,
         `ValueError` for one that is larger than the server's `max_payload`.
         """
         # No coroutine itself: in a task of its own it would find only asyncio as its caller.
@@ -214,6 +215,7 @@ class Durable:
         self, name: str, where: str, function: Callable[..., Any], args: tuple[Any, ...],
         retry: StepRetry | None, timeout: float | timedelta | None,
     ) -> Any:  # fmt: skip
+        steps.check(name, function, retry)
         steps.refuse_nesting(name)
         asked = Asked(*args)
         key = await self.journal.claim(STEP, name, where)

@@ -12,6 +12,7 @@ from longshore_server.clock import SECOND
 from longshore_server.contract.durations import LONGEST
 from longshore_server.contract.transfers import EXPIRY, Transfer
 from longshore_server.contract.types import OperationType
+from longshore_server.contract.validation import check_text
 from longshore_server.errors import DOMAIN, OperationError, Reason
 from longshore_server.store.record import OperationRecord
 from longshore_server.store.transfers import DownloadRecord, download_name
@@ -114,11 +115,13 @@ class Terms(NamedTuple):
         cls, key: str, store: str | None, filename: str, content_type: str | None,
         expires_in: float | timedelta | None, max_uses: int | None, url: bool,
     ) -> Terms:  # fmt: skip
-        """As the arguments of a call. Raises `ValueError` for what is no time, number, file name or content type."""
+        """As the arguments of a call. Raises `ValueError` for what is no time, number, file name or content type, and
+        `TypeError` for what is no text."""
         if isinstance(expires_in, timedelta):
             expires_in = expires_in.total_seconds()
-        if expires_in is not None and not 0 < expires_in <= LONGEST:
+        if expires_in is not None and (type(expires_in) not in (int, float) or not 0 < expires_in <= LONGEST):
             raise ValueError(f"cannot offer {key!r} for {expires_in} seconds: more than 0, at most {LONGEST:,}")
+        check_text("filename", filename)
         if max_uses is not None and (type(max_uses) is not int or max_uses > MAX_USES):
             raise ValueError(f"cannot offer {key!r} for {max_uses!r} uses: a number up to {MAX_USES:,}, or 0 for any")
         no_name = filename in (".", "..") or "/" in filename or "\\" in filename
@@ -127,7 +130,7 @@ class Terms(NamedTuple):
                 f"{filename[:40]!r} is no file name: at most {MAX_FILENAME} characters, none of them a slash"
             )
         if content_type is not None:
-            keys.check_content_type(content_type)
+            keys.check_content_type(check_text("content_type", content_type))
         return cls(key, store, filename, content_type, expires_in, max_uses, url)
 
 

@@ -21,7 +21,7 @@ from longshore_server.handler.facts import Caller, Recovery
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.offers import Objects
 from longshore_server.handler.planned import Planned
-from longshore_server.handler.reports import Reports
+from longshore_server.handler.reports import Reports, counter
 from longshore_server.handler.signals import Inbox, Published, Signal, SignalStream
 from longshore_server.handler.transfer import Transfer
 from longshore_server.lifecycle import Move
@@ -121,7 +121,7 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
         `ServiceError` when this attempt may no longer report.
         """
         if isinstance(value, int) and self._type.progress is channels_pb2.CounterProgress:
-            value = channels_pb2.CounterProgress(current=value, total=total, message=message)
+            value = counter(self.name, value, total, message)
         return self._reports.submit(Move.PROGRESS, self._type.progress, self._type.progress_url, value)
 
     @overload
@@ -189,7 +189,7 @@ class Operation(Durable, Generic[InputT, ProgressT, OutputT, ResultT, ServicesT]
 
         Raises `ServiceError` when another attempt has begun or the operation has ended, and for a job that cannot be
         attached, or cannot end before the operation does: nothing is then handed over, and `work` has not begun.
-        `TypeError` for a job with another result than the operation's.
+        `TypeError` for a job with another result than the operation's, and for what is no job and cannot be awaited.
         """
         if isinstance(work, Attachable):
             reports = None if self._type.void(self._type.progress) else self._type.progress

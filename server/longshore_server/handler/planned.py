@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from longshore_server.store.mutations import Mutation
@@ -28,6 +28,8 @@ class Planned(abc.ABC):
 
 def check(plans: Sequence[object]) -> None:
     """Raises `TypeError` for what is not planned."""
+    if not isinstance(plans, Iterable):
+        raise TypeError(f"jobs: give a list of those that are planned, not {plans!r}")
     for plan in plans:
         if not isinstance(plan, Planned):
             raise TypeError(f"jobs: {plan!r} is none that is planned: write queue.plan(payload)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
+from longshore.v1 import channels_pb2
 from longshore_server.contract.types import OperationType
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.lifecycle import Move
@@ -22,6 +23,18 @@ MAX_UNACKNOWLEDGED = 1024
 """How many reports of one operation may wait to be durable."""
 UNACKNOWLEDGED_BYTES = 65_536
 """A report counts once more for each so many bytes of it."""
+
+
+def counter(name: str, current: int, total: int | None, message: str) -> channels_pb2.CounterProgress:
+    """Progress in numbers. Raises `TypeError` or `ValueError`, which begin with `name`, for what it cannot say."""
+    if not isinstance(message, str):
+        raise TypeError(f"{name}: the message of progress is a text, not {type(message).__name__}")
+    if total is not None and type(total) is not int:
+        raise TypeError(f"{name}: the total of progress is a whole number, not {type(total).__name__}")
+    try:
+        return channels_pb2.CounterProgress(current=current, total=total, message=message)
+    except ValueError as error:
+        raise ValueError(f"{name}: progress: {error}") from None
 
 
 class Reports:

@@ -209,6 +209,17 @@ class Steps:
                 wait.cancel()
 
 
+def check(name: str, function: object, retry: object) -> None:
+    """Raises `TypeError` for what cannot be a step."""
+    if not callable(function):
+        what = "its result" if inspect.isawaitable(function) else repr(function)
+        if inspect.iscoroutine(function):
+            function.close()  # never begun: Python would warn that nobody awaited it
+        raise TypeError(f"step {name!r}: pass the function itself, and its arguments after it, not {what}")
+    if not isinstance(retry, StepRetry | None):
+        raise TypeError(f"step {name!r}: retry: {retry!r} is no StepRetry: write retry=StepRetry(max_attempts=3)")
+
+
 def refuse_nesting(name: str) -> None:
     """Raises `NestedStepError` where a step runs already."""
     outer = running.get()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from google.protobuf.message import Message
 
-from longshore.v1 import channels_pb2
 from longshore_server.handler import codec
 from longshore_server.handler.deferral import Attachable, HandOver
 from longshore_server.handler.durable import Durable
 from longshore_server.handler.journal import Journal
 from longshore_server.handler.operation import ServicesT
+from longshore_server.handler.reports import counter
 from longshore_server.ids import uid_text
 from longshore_server.jobs import progress
 from longshore_server.jobs.definition import Definition
@@ -104,10 +104,8 @@ class Job(Durable, Generic[ResultT, ServicesT]):
         Raises `TypeError` for what is neither, `ValueError` for a message larger than the server sends; the awaitable
         raises `ServiceError` when this attempt may no longer report.
         """
-        if not isinstance(message, str):
-            raise TypeError(f"{self.name}: the message of progress is a text, not {type(message).__name__}")
         if type(value) is int:
-            value = channels_pb2.CounterProgress(current=value, total=total, message=message)
+            value = counter(self.name, value, total, message)
         if not isinstance(value, Message):
             raise TypeError(f"{self.name}: progress is numbers or a protobuf message, not {type(value).__name__}")
         stored = codec.encode(value)
@@ -134,6 +132,8 @@ class Job(Durable, Generic[ResultT, ServicesT]):
         Raises `TypeError` where the other has another result, `ServiceError` where neither would ever end, and for one
         that was created elsewhere, unless `shared`, or has been attached a thousand times.
         """
+        if not isinstance(job, Attachable):
+            raise TypeError(f"attach takes a job, not {job!r}")
         await self.hand_over.give(job.attachment(self.author, self._definition.result, None, shared, None))
         return cast("ResultT", None)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from longshore_server.clock import SECOND
 from longshore_server.contract.durations import LONGEST, span
-from longshore_server.contract.validation import check_flag
+from longshore_server.contract.validation import check_flag, check_text
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.handler import codec
 from longshore_server.handler.durable import handling
@@ -146,9 +146,9 @@ class JobQueue(Generic[PayloadT, ResultT]):
     def job(self, id: str) -> JobRef[ResultT]:
         """The job with this id, or name: `jobs/{id}`. It is not looked for before it is asked something.
 
-        Raises `ServiceError` (INVALID_NAME) for what is no id.
+        Raises `ServiceError` (INVALID_NAME) for what is no id, `TypeError` for what is no text.
         """
-        uid = parse_uuid(id.removeprefix("jobs/"))
+        uid = parse_uuid(check_text("id", id).removeprefix("jobs/"))
         if uid is None:
             form = "jobs/{id}, where {id} is the UUID that `longshore jobs ls` shows"
             raise ServiceError(Reason.INVALID_NAME, f"{id[:200]!r} is not of the form {form}.")
