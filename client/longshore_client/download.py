@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from longshore_client.grants import DownloadGrant
     from longshore_client.meter import Callback
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say that have none, as some over a network: bytes can be fetched there all the same."""
 _STALE = frozenset({"DIGEST_MISMATCH", "DOWNLOAD_CHANGED", "OFFSET_OUT_OF_RANGE"})
 
 
@@ -255,7 +257,11 @@ def _open(part: Path, resume: bool) -> IO[bytes]:
 def _lock(file: IO[bytes]) -> None:
     """Until it is closed. Raises `BlockingIOError`."""
     if sys.platform != "win32":  # where who writes a file keeps others from renaming it
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
 
 
 def _is(file: IO[bytes], path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -276,6 +278,18 @@ async def test_two_objects_never_become_one_file(lab: BytesLab, near: Channel) -
         with pytest.raises(lc.FailedPrecondition) as caught:
             [chunk async for chunk in stream]
     assert caught.value.reason == "DOWNLOAD_CHANGED"
+
+
+async def test_a_file_system_without_locks_does_without(
+    lab: BytesLab, near: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    handle = await offering(lab, near)
+    monkeypatch.setattr(fcntl, "flock", none)
+    await handle.download(tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == DATA
 
 
 async def test_two_downloads_into_one_file_are_not_mixed(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
