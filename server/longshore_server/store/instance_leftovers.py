@@ -58,8 +58,8 @@ class Leftovers(Ledger):
             (uid, -self._left_to(uid)),
         ).fetchone()
         if kept is not None:
-            # What is greater than what is kept goes at once. Mostly it is one at most, whose handler ran when those before
-            # it were resumed; where a resume of very many has not come to its end it is all the rest.
+            # What is greater than what is kept goes at once. Mostly that is one at most, whose handler ran when those
+            # before it were resumed; where a resume of very many has not come to its end it is all the rest.
             self.connection.execute("DELETE FROM instance_entries WHERE uid = ? AND number < ?", (uid, -kept))
             number = kept - 1
         self._delete_letters(uid, number)
