@@ -87,13 +87,12 @@ async def test_between_claim_and_the_first_line_of_the_function(yard: Yard) -> N
 
 async def test_in_a_step_and_right_after_its_record(yard: Yard) -> None:
     effects: list[str] = []
-    here = asyncio.Event()
+    here, planned = asyncio.Event(), asyncio.Event()
 
     async def first() -> None:
         effects.append("first")
-        if len(effects) == 1:
-            here.set()
-            await asyncio.Event().wait()
+        here.set()
+        await planned.wait()
 
     @yard.job("load")
     async def load(payload: Load, job: Job[int]) -> int:
@@ -107,6 +106,7 @@ async def test_in_a_step_and_right_after_its_record(yard: Yard) -> None:
     await yard.harness.crash()
     await yard.harness.start()
     crash = yard.harness.crash_after(commits=2, when=of(Record))
+    planned.set()
     await crash
     await yard.harness.settle()
     assert await ref.wait() == 3
