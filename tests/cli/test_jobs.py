@@ -16,6 +16,7 @@ from lab.v1 import lab_pb2
 
 from longshore_server import Job, JobQueue, JobRetry, OperationError
 from tests.cli.test_cli import Run, command
+from tests.cli.test_terminal import Terminal
 from tests.server.jobs.conftest import Yard
 
 
@@ -238,6 +239,24 @@ async def test_queues_are_shown_paused_and_resumed(dock: Dock, run: Run) -> None
     assert (first["settings"]["key"], first["settings"]["when_full"]) == ("{name}", "REJECT")
     assert (await run("resume", "queues/load")).out == "load is resumed\n"
     assert "paused" not in (await run("queues")).out
+
+
+async def test_a_narrow_terminal_shows_all_of_the_queues(dock: Dock) -> None:
+    await dock.ended("bad")
+    terminal = Terminal(dock.harness.address, 40)
+    try:
+        await terminal.run("jobs", "queues")
+        assert await terminal.ended() == 0
+    finally:
+        await terminal.close()
+    assert terminal.lines == [
+        "load",
+        "  ready 0, blocked 0, delayed 0,",
+        "  active 0, stale 0, dead 1, slots 0/2",
+        "play",
+        "  ready 0, blocked 0, delayed 0,",
+        "  active 0, stale 0, dead 0, slots 0/16",
+    ]
 
 
 async def test_workers_say_what_they_run(dock: Dock, run: Run) -> None:

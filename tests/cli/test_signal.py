@@ -117,4 +117,6 @@ async def test_an_operation_that_has_ended_or_takes_none(lab: Lab, run: Run) -> 
 async def test_the_types_tell_their_signals(lab: Lab, run: Run) -> None:
     out = (await run("types")).out
     _, _, listen = out.partition("lab.v1.SignalsService/Listen\n")
-    assert "  signal    approve: Approve\n  signal    reject: lab.v1.Reject\n" in listen
+    # The contract says `Approve`, `lab.v1.Reject` and `google.protobuf.Empty`.
+    said = ("approve: lab.v1.Approve", "reject: lab.v1.Reject", "poke: google.protobuf.Empty")
+    assert "".join(f"  signal    {one}\n" for one in said) in listen

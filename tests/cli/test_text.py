@@ -108,3 +108,22 @@ def test_a_row_has_one_line_and_its_name_is_whole(
     rest = (Cell("reserve-inventory"), Cell("100"), Cell("the shop is closed today"))
     print_rows(("NAME", "QUEUE", ">TRY", "WHAT"), [(Cell("jobs/a"), *rest)], narrow=[(Cell("a"), *rest)])
     assert click.unstyle(capsys.readouterr().out).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines"),
+    [
+        (39, ["QUEUE    READY  SLOTS  WHEN", "reserve     12   0/64  at night  paused", "x            0    1/1"]),
+        (38, ["reserve", "  ready 12, slots 0/64, when at night,", "  paused", "x", "  ready 0, slots 1/1"]),
+        (20, ["reserve", "  ready 12,", "  slots 0/64,", "  when at night,", "  paused", "x", "  ready 0, slots 1/1"]),
+    ],
+)
+def test_of_a_row_all_of_whose_cells_count_none_is_cut(
+    columns: int, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    cells = [("reserve", "12", "0/64", "at night", "paused"), ("x", "0", "1/1", "", "")]
+    rows = [[Cell(text) for text in row] for row in cells]
+    print_rows(("QUEUE", ">READY", ">SLOTS", "WHEN", ""), rows, whole=True)
+    assert click.unstyle(capsys.readouterr().out).splitlines() == lines

@@ -44,7 +44,8 @@ async def print_definitions(session: Session, kind: str) -> None:
         rows = [_row(definition) for definition in found]
         # A kind has no events, or no times; and a service may have no capabilities.
         columns = [column for column in range(len(_HEADS)) if any(row[column].text for row in rows)]
-        print_rows([_HEADS[column] for column in columns], [[row[column] for column in columns] for row in rows])
+        heads = [_HEADS[column] for column in columns]
+        print_rows(heads, [[row[column] for column in columns] for row in rows], whole=True)
     else:
         click.echo("no definitions", err=True)
 

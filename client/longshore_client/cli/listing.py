@@ -134,9 +134,16 @@ async def types(session: Session) -> None:
         ):
             click.echo(f"  {label:<9} {'none' if name == 'google.protobuf.Empty' else shown(name)}")
         for signal in info.contract.signals:
-            click.echo(f"  {'signal':<9} {shown(f'{signal.name}: {signal.payload_type}')}")
+            click.echo(f"  {'signal':<9} {shown(f'{signal.name}: {_full(signal.payload_type, info.type)}')}")
     if not catalog.types and not session.json:
         click.echo("the server serves no operation types", err=True)
+
+
+def _full(name: str, type_: str) -> str:
+    """A message that a contract may name as from its own package, in full. Packages begin with small letters."""
+    package = type_.rpartition("/")[0].rpartition(".")[0]
+    own = package and name and ("." not in name or name[0].isupper())
+    return f"{package}.{name}" if own else name
 
 
 def _print_rows(session: Session, rows: Sequence[Snapshot[Any, Any]], *, header: bool) -> None:

@@ -30,7 +30,7 @@ async def queues(session: Session) -> None:
         for queue in found:
             print_json(plain(queue, session.types))
     elif found:
-        print_rows(_HEADS, [_row(queue) for queue in found])
+        print_rows(_HEADS, [_row(queue) for queue in found], whole=True)
     else:
         click.echo("the server has no queues", err=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _GAP = "  "
+_TIE = "\u00a0"
 _LAST = 20
 """The columns that the last cells have at least where the others are written out."""
 
@@ -31,6 +33,7 @@ def print_rows(
     *,
     header: bool = True,
     narrow: Sequence[Sequence[Cell]] | None = None,
+    whole: bool = False,
 ) -> None:
     """Print rows. A head that begins with `>` stands, like its column, on the right.
 
@@ -41,6 +44,7 @@ def print_rows(
         rows: As many cells each.
         header: Whether the heads are printed.
         narrow: The same rows in fewer columns, where these leave the last cells hardly any.
+        whole: Whether every cell counts: where they would be cut they stand under the first of their row instead.
     """
     if not rows:
         return
@@ -49,6 +53,10 @@ def print_rows(
     widths = _widths(titles, rows)
     if narrow is not None and room is not None and _total(widths[:-1]) + len(_GAP) + min(widths[-1], _LAST) > room:
         rows, widths = narrow, _widths(titles, narrow)
+    if whole and room is not None and _total(widths) > room:
+        for row in rows:
+            _print_under(titles, row, room)
+        return
     if room is not None:
         _fit(widths, titles, room)
     texts = [[shown(cell.text) for cell in row] for row in rows]
@@ -67,6 +75,19 @@ def print_rows(
         click.echo(click.style(line(titles, [None] * len(heads)), bold=True))
     for row, row_texts in zip(rows, texts, strict=True):
         click.echo(line(row_texts, [cell.color for cell in row]))
+
+
+def _print_under(titles: Sequence[str], row: Sequence[Cell], room: int) -> None:
+    """Print a row's first cell, and all others under it, in as many lines as they need."""
+    click.echo(click.style(shown(row[0].text), bold=True))
+    # No line ends between a title and what it is of.
+    said = [
+        f"{title.lower()}{_TIE if title else ''}{shown(cell.text)}"
+        for title, cell in zip(titles[1:], row[1:], strict=True)
+        if cell.text
+    ]
+    lines = textwrap.fill(", ".join(said), room, initial_indent=_GAP, subsequent_indent=_GAP)
+    click.echo(lines.replace(_TIE, " "))
 
 
 def _widths(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[int]:
