@@ -26,7 +26,7 @@ from longshore_client.retry import Backoff, Retry
 from longshore_client.tracing import tracing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from opentelemetry.trace import TracerProvider
@@ -154,8 +154,8 @@ class Channel:
             wait: Seconds that the server may take before it answers, for methods that wait.
             again: Makes what is asked instead after the server was out of reach: the same without the wait, so that it
                 says at once that it is back. Default: the same.
-            probe: Asked before the same call is made again, where it has no form without the wait: any answer says that
-                the server is back.
+            probe: Asked while the same call is made again, where it has no form without the wait: any answer says that
+                the server is back, unless that has refused the call by then.
             deadline: Monotonic time after which no further try is made.
 
         Raises:
@@ -170,9 +170,10 @@ class Channel:
                 if deadline is not None:
                     timeout = min(timeout, max(0.0, deadline - self.monotonic()) + _DEADLINE_MARGIN)
                 try:
+                    answer = rpc(request, timeout=timeout, metadata=self.metadata)
                     if probe is not None and backoff is not None:
-                        await self._hear(probe, backoff, min(timeout, self.call_timeout))
-                    response = await rpc(request, timeout=timeout, metadata=self.metadata)
+                        answer = self._heard(answer, probe, backoff, min(timeout, self.call_timeout))
+                    response = await answer
                 except grpc.aio.AioRpcError as error:
                     self.check_open()
                     failure = error_of(error)
@@ -244,14 +245,23 @@ class Channel:
             self._advise(failure)
         return again
 
-    async def _hear(self, probe: Probe, backoff: Backoff, timeout: float) -> None:
-        """End the outage as soon as anything answers; raise what says that it lasts."""
+    async def _heard(self, answer: Awaitable[ResponseT], probe: Probe, backoff: Backoff, timeout: float) -> ResponseT:
+        """The answer of a call that waits. The outage ends as soon as anything is answered while it is under way: who
+        drains answers, too, and refuses what waits. Raises what says that it lasts."""
+        call = asyncio.ensure_future(answer)
         try:
-            await probe(timeout=timeout, metadata=self.metadata)
-        except grpc.aio.AioRpcError as error:
-            if may_retry(error_of(error), waiting=True):
-                raise
-        self.outage.answered(backoff)
+            try:
+                await probe(timeout=timeout, metadata=self.metadata)
+            except grpc.aio.AioRpcError as error:
+                if may_retry(error_of(error), waiting=True):
+                    raise
+            if not call.done():
+                backoff.reset()
+                self.outage.answered(backoff)
+            return await call
+        finally:
+            if not call.cancel() and not call.cancelled():
+                call.exception()  # seen, whoever was told of it
 
     def _advise(self, failure: CallError) -> None:
         failure.advice = advice(

@@ -161,6 +161,57 @@ async def test_a_caller_who_may_only_trigger_hears_it_too(served: Served) -> Non
     assert await waiting == "triggered"
 
 
+async def test_a_server_that_answers_and_refuses_what_waits_is_not_back() -> None:
+    """It drains, and told of an end of the outage and of another one each second."""
+    heard, time, refused, waits, over = Heard(), Time(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    tries = 0
+
+    async def trigger(request: object, /, **options: object) -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            if tries == 2:
+                refused.set()
+            raise AioRpcError(StatusCode.UNAVAILABLE, Metadata(), Metadata())
+        waits.set()
+        await over.wait()
+        return "triggered"
+
+    async def status(**options: object) -> None:
+        await (refused if tries < 3 else waits).wait()
+        assert not heard.back_again.is_set()
+
+    async with lc.connect("127.0.0.1:1", retry=lc.Retry(timing=time.timing(0.5))) as channel:
+        channel.outage.listener = heard
+        waiting = asyncio.ensure_future(channel.invoke(trigger, None, wait=9.0, probe=status))
+        await heard.back_again.wait()
+        over.set()
+        assert await waiting == "triggered"
+    assert tries == 3
+
+
+async def test_a_call_that_waits_for_long_outlives_outages_that_are_far_apart() -> None:
+    time, tries = Time(), 0
+
+    async def trigger(request: object, /, **options: object) -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 9:
+            return "triggered"
+        await answered.wait()
+        answered.clear()
+        time.now += 600
+        raise AioRpcError(StatusCode.UNAVAILABLE, Metadata(), Metadata())
+
+    async def status(**options: object) -> None:
+        asyncio.get_running_loop().call_soon(answered.set)
+
+    answered = asyncio.Event()
+    answered.set()
+    async with lc.connect("127.0.0.1:1", retry=lc.Retry(timing=time.timing(0.5))) as channel:
+        assert await channel.invoke(trigger, None, wait=9000.0, probe=status) == "triggered"
+
+
 async def test_no_retry_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with lc.connect("127.0.0.1:1", retry=lc.Retry(give_up_after=0, timing=Timing(random=lambda: 1.0))) as channel:
         with pytest.raises(lc.Unavailable):
