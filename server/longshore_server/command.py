@@ -24,11 +24,11 @@ from longshore_server.clock import SystemClock
 from longshore_server.config import Config, ConfigError
 from longshore_server.handler.texts import counted
 from longshore_server.instance_lifecycle import Kind
-from longshore_server.lifeline import Lifeline
+from longshore_server.lifeline import NO_FILES_FAULT, Lifeline
 from longshore_server.rpc.addresses import ListenError
 from longshore_server.server import Running, Server
 from longshore_server.store.database import StoreError
-from longshore_server.target import LoadError, load_server
+from longshore_server.target import LoadError, TargetError, load_server
 from longshore_server.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -147,7 +147,9 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
         code = _run(lambda: _serve(server, config, lifeline))
     except (ConfigError, LoadError, ListenError, StoreError) as error:
         _tell(form, configuration.located(error, origin))
-        sys.exit(2)
+        # Of those of a store some are about contracts and definitions, which are files.
+        elsewhere = isinstance(error, ConfigError | TargetError | ListenError)
+        sys.exit(NO_FILES_FAULT if elsewhere and descriptor is not None else 2)
     except Exception as error:  # noqa: BLE001 - the service's own code may raise anything
         _tell_mistake(form, error)
         sys.exit(2)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from longshore_server import mistakes
 
+NO_FILES_FAULT = 78
+"""With this a server ends whose start no change of the service's files would mend, where without a lifeline it is 2."""
 _PATIENCE = 5.0
 """Seconds that a server may take to stop, beside those that its attempts have."""
 _LAST_RESORT = 5.0

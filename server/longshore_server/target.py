@@ -14,15 +14,22 @@ class LoadError(Exception):
     """There is no such server; the message says why and what to do."""
 
 
+class TargetError(LoadError):
+    """Nor will there be, whatever is written into the files that there are: SERVER itself is wrong."""
+
+
 def load_server(target: str) -> Server:
-    """The server of `MODULE:NAME` or `FILE.py:NAME`. Raises `LoadError`, and what the module itself raises."""
+    """The server of `MODULE:NAME` or `FILE.py:NAME`.
+
+    Raises `LoadError`, which is a `TargetError` where SERVER names nothing, and what the module itself raises.
+    """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name:
-        raise LoadError(f"{target!r} is neither MODULE:NAME nor FILE.py:NAME, for example service:server")
+        raise TargetError(f"{target!r} is neither MODULE:NAME nor FILE.py:NAME, for example service:server")
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
-            raise LoadError(f"there is no file {where}")
+            raise TargetError(f"there is no file {where}")
         # As `python FILE` does: what lies beside the file can be imported.
         sys.path.insert(0, str(path.resolve().parent))
         module_name = path.stem
@@ -34,11 +41,12 @@ def load_server(target: str) -> Server:
     except ModuleNotFoundError as error:
         if mistakes.place_of(error) is not None:
             raise
-        raise LoadError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
+        raise TargetError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
     found = getattr(module, name, None)
     if isinstance(found, Server):
         return found
     problem = f"{name} is of type {type(found).__name__}" if hasattr(module, name) else f"it has no {name}"
     servers = [n for n, value in vars(module).items() if isinstance(value, Server)]
     way_out = f"it has {', '.join(servers)}" if servers else f"write `{name} = Server(...)` there"
-    raise LoadError(f"{where}: {problem}, and a longshore_server.Server is needed; {way_out}")
+    kind = TargetError if servers else LoadError
+    raise kind(f"{where}: {problem}, and a longshore_server.Server is needed; {way_out}")

@@ -82,9 +82,9 @@ class Development:
         assert self._process is not None
         return self._process
 
-    async def start(self, *options: str) -> None:
+    async def start(self, *options: str, target: str = "service.py:server") -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *COMMAND, "service.py:server", "--listen", self.address, "--metrics", "off", *options, cwd=self.folder,
+            *COMMAND, target, "--listen", self.address, "--metrics", "off", *options, cwd=self.folder,
             stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -167,11 +167,54 @@ async def test_code_that_cannot_be_started_gives_the_place_back(development: Dev
         assert await before.wait() == StringValue(value="before, done")
 
 
-async def test_no_change_of_files_mends_an_option(development: Development) -> None:
-    await development.start("--nonsense")
-    _, err = await development.process.communicate()
-    assert development.process.returncode == 2
-    assert "--nonsense" in err.decode()
+@pytest.mark.parametrize(
+    ("target", "option", "sentence"),
+    [
+        ("service.py:server", "--nonsense", "'--nonsense'"),
+        (
+            "service.py:server",
+            "--proto=protos",
+            "'--proto'. Did you mean '--protos'?; `longshore dev --help` shows how",
+        ),
+        ("service.py:server", "--drain=-1", "--drain: -1.0 is not between 0 and "),
+        ("service.py:server", "--tokens=nothing", "--tokens: nothing: No such file or directory"),
+        ("service.py:server", "--listen=unix:missing/s", "cannot listen on unix:missing/s"),
+        ("service", "--drain=0", "'service' is neither MODULE:NAME nor FILE.py:NAME"),
+        ("servce:server", "--drain=0", "there is no module servce in "),
+        (
+            "service:servr",
+            "--drain=0",
+            "service: it has no servr, and a longshore_server.Server is needed; it has server",
+        ),
+    ],
+)
+async def test_it_does_not_wait_where_no_change_of_files_can_help(
+    development: Development, target: str, option: str, sentence: str
+) -> None:
+    await development.start(option, target=target)
+    await development.says(sentence)
+    assert development.process.stderr is not None
+    async for line in development.process.stderr:
+        assert b"waiting for the next change" not in line
+    assert await development.process.wait() == 2
+
+
+async def test_a_server_that_is_still_to_be_written_is_waited_for(development: Development) -> None:
+    development.service.write_text("")
+    await development.start()
+    await development.says(
+        "it has no server, and a longshore_server.Server is needed; write `server = Server(...)` there"
+    )
+    await development.says("no server runs; waiting for the next change")
+    development.service.write_text(SERVICE)
+    await development.says("serving")
+
+
+async def test_a_folder_that_cannot_be_written_to_is_one_sentence(development: Development) -> None:
+    await development.start("--out", "service.py/generated")
+    await development.says("error: service.py/generated cannot be used: Not a directory; name another, or mend that")
+    await development.says("no server runs; waiting for the next change")
+    assert not any("Traceback" in line for line in development.said)
 
 
 async def test_its_end_cuts_no_stop_short(development: Development) -> None:

@@ -168,3 +168,17 @@ def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
         'did you mean "longshore/v1/annotations.proto"?\n'
     )
     assert not (tmp_path / "out" / "complaints").exists()
+
+
+@pytest.mark.parametrize("way", ["--out", "--export", "--descriptor-set"])
+def test_where_nothing_can_be_written_is_one_sentence(tmp_path: Path, way: str) -> None:
+    write(tmp_path, CONTRACT)
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "longshore_client.cli", "generate", "protos", way, "file/x"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: file")
+    assert line.endswith("; name another, or mend that")

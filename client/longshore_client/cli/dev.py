@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _PROTOS = Path("protos")
+_OPTIONS = ("--protos", "--out")
+"""Those of this command itself."""
 _GENERATED = ("_pb2.py", "_pb2_grpc.py", "_longshore.py")
 """What follows from a contract: to look at that is enough."""
+_NO_FILES_FAULT = 78
+"""With this a server ends whose start no change of a file would mend."""
 _ordinary = DefaultFilter()
 
 _EPILOG = """\b
@@ -44,13 +49,19 @@ Examples:
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path(), metavar="DIR",
     help="Where the Python goes.  [default: here]",
 )  # fmt: skip
-def dev(target: str, options: tuple[str, ...], protos: Path | None, out: Path) -> None:
+@click.pass_context
+def dev(ctx: click.Context, target: str, options: tuple[str, ...], protos: Path | None, out: Path) -> None:
     """Serve SERVER as `longshore serve` does, and begin again when a file below this folder changes.
 
     Operations go on in the new server. It takes the old one's place once it has loaded: of a contract that cannot be
     compiled and of code that cannot be loaded the old one knows nothing, and it comes back for code that cannot be
-    started. What is wrong is said, and waits for the next change. All further options are those of `longshore serve`.
+    started. What is wrong is said, and waits for the next change; at the first start only if a change can mend it. All
+    further options are those of `longshore serve`.
     """
+    for name in (option.partition("=")[0] for option in options if option.startswith("--")):
+        # Nearly one of ours: `longshore serve` would know neither.
+        if close := get_close_matches(name, _OPTIONS, cutoff=0.8):
+            raise click.NoSuchOption(name, possibilities=close, ctx=ctx)
     if protos is None and _PROTOS.is_dir():
         protos = _PROTOS
     asyncio.run(_Development(target, options, protos, out).run())
@@ -186,7 +197,7 @@ class _Development:
 
     async def _renew(self, change: asyncio.Future[Any]) -> None:
         """Put a server of the files as they are now in the old one's place, unless it cannot be loaded or started, or
-        they change before it is. Raises `Exit` where the options are wrong."""
+        they change before it is. Raises `Exit` where the command line is wrong, or what else no file holds."""
         old = self._server
         new = self._new = await _Server.begin(self._command, self._environment)
         understood = await _turn(new, change)
@@ -201,8 +212,9 @@ class _Development:
         await new.stop()
         if change.done():
             return
-        if old is None and not understood:
-            raise click.exceptions.Exit(new.process.returncode or 0)
+        code = new.process.returncode or 0
+        if old is None and (code == _NO_FILES_FAULT or not understood):
+            raise click.exceptions.Exit(2 if code == _NO_FILES_FAULT else code)
         await self._go_on(change)
 
     async def _serves(self, server: _Server, change: asyncio.Future[Any]) -> bool:

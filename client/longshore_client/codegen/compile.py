@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from google.protobuf import descriptor_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Stubs = Literal["mypy-protobuf", "protoc", "none"]
 
@@ -90,9 +90,9 @@ def compile_protos(
         The paths of the written files, relative to `out`, sorted.
 
     Raises:
-        CompileError: A file is missing or wrong, or a needed package is not installed.
+        CompileError: A file is missing or wrong, cannot be read or written, or a needed package is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="longshore-protoc-") as scratch_name:
+    with file_errors(), tempfile.TemporaryDirectory(prefix="longshore-protoc-") as scratch_name:
         scratch = Path(scratch_name)
         sources = find_sources(files, include, scratch)
         names, _, arguments, described = sources
@@ -122,6 +122,15 @@ def compile_protos(
         if packages:
             _write_package_files(staged)
         return install(staged, out)
+
+
+@contextlib.contextmanager
+def file_errors() -> Iterator[None]:
+    """Turn what the file system refuses into `CompileError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CompileError(f"{error.filename} cannot be used: {error.strerror}; name another, or mend that") from error
 
 
 def find_sources(files: Iterable[Path], include: Sequence[Path], scratch: Path) -> Sources:

@@ -14,6 +14,7 @@ from longshore_client.codegen.compile import (
     VALIDATE,
     CompileError,
     closure,
+    file_errors,
     find_sources,
     install,
     longshore_root,
@@ -53,8 +54,13 @@ def export_protos(
         The paths of the `.proto` files, relative to `out`, sorted.
 
     Raises:
-        CompileError: A file is missing or wrong, or a needed package is not installed.
+        CompileError: A file is missing or wrong, cannot be read or written, or a needed package is not installed.
     """
+    with file_errors():
+        return _export(list(files), out, descriptor_set, include)
+
+
+def _export(files: list[Path], out: Path | None, descriptor_set: Path | None, include: Sequence[Path]) -> list[Path]:
     root = longshore_root()
     ours = [path for pattern in _OURS for path in sorted(root.glob(pattern))]
     with tempfile.TemporaryDirectory(prefix="longshore-export-") as scratch_name:
