@@ -259,6 +259,19 @@ async def test_a_narrow_terminal_shows_all_of_the_queues(dock: Dock) -> None:
     ]
 
 
+async def test_a_narrow_terminal_leaves_the_word_before_a_job_out(dock: Dock, run: Run) -> None:
+    (name,) = await dock.ended("bad")
+    terminal = Terminal(dock.harness.address, 70)
+    try:
+        await terminal.run("jobs", "ls")
+        assert await terminal.ended() == 0
+    finally:
+        await terminal.close()
+    _, row = terminal.lines
+    assert row.split()[0] == name.removeprefix("jobs/")
+    assert (await run("get", row.split()[0])).code == 0, "commands take it as it stands there"
+
+
 async def test_workers_say_what_they_run(dock: Dock, run: Run) -> None:
     ref = await dock.load.create(Load("slow"))
     await dock.catch_up()

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from acme.orders.v1.orders_pb2 import OrderItem, ProcessOrderProgress, ProcessOrderRequest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.wrappers_pb2 import StringValue
 from rich.console import Console
 from rich.file_proxy import FileProxy
 
@@ -46,6 +48,14 @@ def types() -> Types:
 )
 def test_any_message_becomes_a_readable_line(types: Types, message: Any, head: str, text: str) -> None:
     assert describe(message, types) == (head, text)
+
+
+def test_messages_of_protobuf_itself_are_read_in_forms_of_their_own(types: Types) -> None:
+    assert types.parse("5s", Duration) == Duration(seconds=5)
+    assert types.parse("tea", StringValue) == StringValue(value="tea")
+    for data in ({}, [1]):
+        with pytest.raises(ValueError, match="expected string"):  # of protobuf a TypeError
+            types.parse(data, StringValue)
 
 
 def test_long_values_are_cut(types: Types) -> None:

@@ -280,6 +280,24 @@ async def test_two_objects_never_become_one_file(lab: BytesLab, near: Channel) -
     assert caught.value.reason == "DOWNLOAD_CHANGED"
 
 
+async def test_a_part_that_becomes_the_file_before_it_is_locked_is_left_alone(
+    lab: BytesLab, near: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, path, tries = fcntl.flock, tmp_path / "x", []
+
+    def late(file: Any, how: int) -> None:
+        tries.append(how)
+        if len(tries) == 1:
+            path.with_name("x.part").replace(path)  # as another download that has come to its end
+        lock(file, how)
+
+    handle = await offering(lab, near)
+    monkeypatch.setattr(fcntl, "flock", late)
+    await handle.download(path)
+    assert path.read_bytes() == DATA
+    assert (len(tries), names(tmp_path)) == (2, {"data", "x"})
+
+
 async def test_a_file_system_without_locks_does_without(
     lab: BytesLab, near: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
