@@ -29,6 +29,8 @@ _SIGNS = {
     "target uri is not valid": Trouble.ADDRESS,
     "WRONG_VERSION_NUMBER": Trouble.PLAIN,
     "CERTIFICATE_VERIFY_FAILED": Trouble.UNTRUSTED,
+    # Of an authority that was made anew under its old name.
+    "certificate signature failure": Trouble.UNTRUSTED,
     "Hostname Verification": Trouble.NAME,
     "not in peer certificate": Trouble.NAME,
     "create security handshaker": Trouble.FILES,

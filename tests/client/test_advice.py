@@ -102,9 +102,11 @@ async def test_tls_to_a_server_without(doors: Doors) -> None:
     assert " does not speak TLS: leave out credentials=, or give connect() the port that does (" in text
 
 
-async def test_a_certificate_that_nobody_trusts(doors: Doors) -> None:
-    text = await said(f"localhost:{doors.tls}", credentials=lc.tls())
-    assert " has a certificate that is not trusted: say who signs it, credentials=tls(ca=FILE) (" in text
+async def test_a_certificate_that_nobody_trusts(doors: Doors, tmp_path: Path) -> None:
+    anew = Authority(tmp_path / "anew").certificate  # of the same name, with another key
+    for trusted in (None, anew):
+        text = await said(f"localhost:{doors.tls}", credentials=lc.tls(trusted))
+        assert " has a certificate that is not trusted: say who signs it, credentials=tls(ca=FILE) (" in text
 
 
 async def test_a_certificate_of_another_name(doors: Doors) -> None:

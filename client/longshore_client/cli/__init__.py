@@ -8,7 +8,11 @@ import sys
 def main() -> None:
     """Entry point of the console script."""
     try:
-        from longshore_client.cli.app import run
-    except ModuleNotFoundError as error:
-        sys.exit(f'error: {error.name} is not installed: pip install "longshore-grpc[cli]"')
-    sys.exit(run())
+        try:
+            from longshore_client.cli.app import run
+        except ModuleNotFoundError as error:
+            sys.exit(f'error: {error.name} is not installed: pip install "longshore-grpc[cli]"')
+        code = run()
+    except KeyboardInterrupt:  # while all this is imported, too
+        code = 130
+    sys.exit(code)
