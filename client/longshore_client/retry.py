@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from longshore_client.arguments import check_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -40,6 +42,14 @@ class Retry:
     """Seconds for which a server that is too busy, and says when to come again, is asked again before
     `ResourceExhausted` is raised; None: for ever; 0: never."""
     timing: Timing = field(default_factory=Timing)
+
+    def __post_init__(self) -> None:
+        """Raises TypeError for what is no number of seconds: else the first outage would."""
+        check_seconds("initial_delay", self.initial_delay)
+        check_seconds("max_delay", self.max_delay)
+        for what in ("give_up_after", "first_contact", "busy_for"):
+            if (value := getattr(self, what)) is not None:
+                check_seconds(what, value)
 
     def attempts(self) -> Backoff:
         """Begin to count failures."""

@@ -59,6 +59,13 @@ def test_what_names_no_server_is_refused(given: dict[str, Any], sentence: str) -
             connect(**given)
 
 
+@pytest.mark.parametrize("what", ["initial_delay", "max_delay", "give_up_after", "first_contact", "busy_for"])
+def test_a_retry_is_of_seconds(what: str) -> None:
+    with pytest.raises(TypeError, match=f"^{what} is a number of seconds, not str$"):
+        lc.Retry(**{what: "5"})  # type: ignore[arg-type]
+    assert getattr(lc.Retry(give_up_after=None, first_contact=None, busy_for=None), what) in (0.1, 5.0, None)
+
+
 async def test_bytes_are_metadata_where_grpc_wants_them(server: FakeServer) -> None:
     async with lc.connect(server.address, metadata={"tenant-bin": b"\xff"}) as channel:  # type: ignore[dict-item]
         assert (await OrdersClient(channel).process(REQUEST)).created
