@@ -19,6 +19,7 @@ from lab.v1.lab_pb2 import PlayResult
 
 from longshore.v1.transfers_service_pb2 import QueryUploadRequest
 from longshore_client.cli.bytes import _ended
+from longshore_server.errors import Reason, ServiceError
 from tests.cli.test_cli import COMMAND, Run, command, spawn
 from tests.cli.test_terminal import Terminal
 from tests.client.carrying import MB, lab, some, stored
@@ -160,6 +161,38 @@ async def test_ctrl_c_leaves_a_terminal_in_order(lab: BytesLab, hung: asyncio.Ev
     # Blanks at the end of a row are not told from the row's rest.
     assert "".join(words).replace(" ", "") == said.replace(" ", "")
     assert shown.column == 0, "a shell's prompt begins its line"
+
+
+def refuses(lab: BytesLab, *refusals: ServiceError) -> None:
+    """The next bytes are refused, once for each, and those after them taken."""
+    write, left = lab.engine.transfers.uploads.write, list(refusals)
+
+    async def writes(*arguments: Any) -> None:
+        if left:
+            raise left.pop(0)
+        await write(*arguments)
+
+    lab.engine.transfers.uploads.write = writes
+
+
+async def test_a_disk_that_stays_full_ends_the_command_and_that_says_how_to_go_on(
+    lab: BytesLab, run: Run, file: Path
+) -> None:
+    refuses(lab, ServiceError(Reason.STORE_FULL, "there is no room.", retry_after=3600.0))
+    done = await run("upload", "BytesService/Upload", str(file), *KEY)
+    name, error = done.err.splitlines()
+    back = f"{name} goes on. Come back with: longshore upload --resume {name} '{file}'"
+    assert (done.code, error) == (6, f"error: there is no room; try again in 3600 s; {back}")
+    assert (await run("upload", "--resume", name, str(file))).code == 0
+    assert await stored(lab) == DATA
+
+
+async def test_a_server_that_cannot_write_is_said_to_answer(lab: BytesLab, run: Run, file: Path) -> None:
+    refuses(lab, ServiceError(Reason.STORE_UNAVAILABLE, "The disk is away.", retry_after=0.001))
+    done = await run("upload", "BytesService/Upload", str(file), *KEY)
+    assert done.code == 0
+    assert done.err.splitlines()[1] == f"{lab.harness.address}: The disk is away; trying again"
+    assert "does not answer" not in done.err
 
 
 async def test_what_is_sent_again_is_said_to_be_there(lab: BytesLab, run: Run, file: Path) -> None:

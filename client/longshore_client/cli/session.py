@@ -77,11 +77,14 @@ class Session:
     """What to say after Ctrl-C; set while an operation is followed."""
     _told: bool = field(default=False, init=False)
 
-    def lost(self, target: str, error: CallError) -> None:  # noqa: ARG002 - the sentence for people has no details
+    def lost(self, target: str, error: CallError) -> None:  # noqa: ARG002 - people know it by the name they gave
         """Tell about an outage; before the first contact the error at the end says all."""
         self._told = self.channel.outage.contacted
         if self._told:
-            click.echo(f"{self.server} does not answer; trying again", err=True)
+            # A server whose disk is full does answer: who looks at the network finds nothing.
+            full = error.reason == "STORE_UNAVAILABLE"
+            what = f": {shown(error.message.rstrip('.'))}" if full else " does not answer"
+            click.echo(f"{self.server}{what}; trying again", err=True)
 
     def back(self, target: str, seconds: float) -> None:  # noqa: ARG002
         """Tell about the end of an outage that was told about."""
@@ -124,9 +127,16 @@ def with_session(command: Callable[Concatenate[Session, P], Coroutine[Any, Any, 
             sys.exit(INTERRUPTED)
         except LongshoreError as error:
             sentence, code = explain(error, server)
+            if sessions and _may_go_on(error) and (come_back := sessions[0].come_back):
+                sentence = f"{sentence}; {come_back}"
             fail(shown(sentence), code)
 
     return callback
+
+
+def _may_go_on(error: LongshoreError) -> bool:
+    """Whether what was followed is there still, although this command has given up."""
+    return isinstance(error, Unavailable) or (isinstance(error, CallError) and error.retry_after is not None)
 
 
 def _read_token(given: object) -> str | None:
