@@ -53,7 +53,8 @@ def test_any_message_becomes_a_readable_line(types: Types, message: Any, head: s
 def test_messages_of_protobuf_itself_are_read_in_forms_of_their_own(types: Types) -> None:
     assert types.parse("5s", Duration) == Duration(seconds=5)
     assert types.parse("tea", StringValue) == StringValue(value="tea")
-    for data in ({}, [1]):
+    others: list[Any] = [{}, [1]]
+    for data in others:
         with pytest.raises(ValueError, match="expected string"):  # of protobuf a TypeError
             types.parse(data, StringValue)
 
