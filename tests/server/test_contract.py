@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from lab.v1 import lab_longshore, lab_pb2
@@ -12,6 +12,9 @@ from longshore_server import ContractError, Operation, Server
 from longshore_server.contract import loading
 from tests.conftest import LabHandlers
 from tests.server.contracts import contract, handle, method, refusal, service
+
+if TYPE_CHECKING:
+    from lab.v1.lab_longshore import PlayOperation as Checked  # noqa: F401 - named in an annotation
 
 
 def twin(name: str = "Follow", options: str = 'watches: "Play"', **changes: Any) -> Any:
@@ -185,12 +188,50 @@ def test_a_handler_of_the_operation_of_another_is_refused(kind: Any) -> None:
     assert str(caught.value).endswith(f"{place} takes {name}, but the contract says PlayOperation")
 
 
-@pytest.mark.parametrize("kind", [lab_longshore.PlayOperation[None], Operation, Any, "lab_longshore.Play", object])
+class Around:
+    """What follows could be said only by who sees more than the function's module: a type checker does."""
+
+    class Inner: ...
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [lab_longshore.PlayOperation[None], Operation, Any, object, "Checked[None]", "Inner", "typing.NotThere", "3 / 0"],
+)
 def test_a_handler_may_say_less(kind: Any) -> None:
     async def play(self: Any, request: Any, op: Any) -> Any: ...
 
     play.__annotations__["op"] = kind
     loading.load([type("Vague", (LabHandlers,), {"play": play})()], default_timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text", "problem"),
+    [
+        ("request", "lab_pb.PlayRequest", "of request names 'lab_pb', which is not there. Did you mean 'lab_pb2'?"),
+        (
+            "op",
+            "lab_longshore.PlayOperatoin[None]",
+            "of op names 'PlayOperatoin', which is not there. Did you mean 'Pla",
+        ),
+        ("return", "lab_pb2.Zonk", "of what it returns names 'Zonk', which is not there; import it, or write another"),
+    ],
+)
+def test_a_handler_whose_annotations_name_nothing_is_refused(parameter: str, text: str, problem: str) -> None:
+    async def play(self: Any, request: Any, op: Any) -> Any: ...
+
+    play.__annotations__[parameter] = text
+    wrong = type("Wrong", (LabHandlers,), {"play": play})
+    with pytest.raises(ContractError) as caught:
+        loading.load([wrong()], default_timeout=1)
+    place = f"LabService.Play: Wrong.play (test_contract.py:{play.__code__.co_firstlineno})"
+    assert f"{place}: the annotation {problem}" in str(caught.value)
+
+
+def test_of_a_handler_without_a_file_no_name_is_known() -> None:
+    made: dict[str, Any] = {}
+    exec("async def play(self, request: 'Zonk', op): ...", made)  # as some frameworks make functions
+    loading.load([type("Made", (LabHandlers,), {"play": made["play"]})()], default_timeout=1)
 
 
 def test_a_handler_of_no_operation_is_refused() -> None:

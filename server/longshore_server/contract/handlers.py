@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from pathlib import Path
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 
 from longshore_server.contract.source import ContractError, Declaration, Source, hint
 from longshore_server.contract.types import Handler
+from longshore_server.contract.unbound import unbound
 
 
 def read_handler(declaration: Declaration) -> Handler:
@@ -67,7 +69,11 @@ def _check_annotations(declaration: Declaration, handler: Any, what: str) -> Non
         "return": declaration.message("operation_info.response_type", info.response_type),
     }
     for name, type in expected.items():
-        said = _annotation(handler, name)
+        try:
+            said = _annotation(handler, name)
+        except _UnknownError as error:
+            where = "what it returns" if name == "return" else name
+            raise declaration.error("", f"{what}: the annotation of {where} names {error}") from None
         if name == op and said is not None and said.__module__.startswith("longshore_server."):
             continue  # `Operation` itself, for which the generated class only stands where nobody checks types
         if said is not None and type is not None and not issubclass(type, said):
@@ -86,19 +92,28 @@ def _operation(declaration: Declaration) -> type | None:
     python_name = declaration.source.names[declaration.method.name]
     for base in type(declaration.source.service).__mro__:
         if "OPERATIONS" in vars(base) and (method := vars(base).get(python_name)) is not None:
-            return _annotation(method, list(inspect.signature(method).parameters)[-1])
+            with contextlib.suppress(_UnknownError):
+                return _annotation(method, list(inspect.signature(method).parameters)[-1])
     return None
 
 
+class _UnknownError(Exception):
+    """An annotation names what is not there."""
+
+
 def _annotation(function: Any, name: str) -> type | None:
-    """The class that a parameter is said to be of; None: nothing is said, or no class."""
+    """The class that a parameter is said to be of; None: nothing is said, or no class. Raises `_UnknownError`."""
     function = inspect.unwrap(function)
     said = getattr(function, "__annotations__", {}).get(name)
     if isinstance(said, str):
         try:
             said = eval(said, getattr(function, "__globals__", {}))  # noqa: S307 - the service's own annotation, as typing.get_type_hints does
-        except Exception:  # noqa: BLE001 - a name under TYPE_CHECKING only: mypy has checked it
-            return None
+        except Exception as error:  # noqa: BLE001 - whatever an annotation may raise
+            missing = unbound(function, error)
+            if missing is None:
+                return None  # a name under TYPE_CHECKING only: mypy has checked it
+            way_out = hint(missing.name, missing.known) or "; import it, or write another"
+            raise _UnknownError(f"{missing.name!r}, which is not there{way_out}") from None
     said = typing.get_origin(said) or said
     open = said is Any or getattr(said, "_is_protocol", False)
     return said if isinstance(said, type) and not open else None
