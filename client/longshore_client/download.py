@@ -53,17 +53,19 @@ class Fetch:
         offset: Where to begin, in bytes.
         digest: Of the bytes before `offset`, which are to be checked together with those that come. Default: what comes
             is checked as a whole where nothing is before it.
+        use: What its calls have in common, which are one use of the download. Default: a use of its own.
     """
 
-    def __init__(self, channel: Channel, name: str, offset: int = 0, digest: Digest | None = None) -> None:
+    def __init__(
+        self, channel: Channel, name: str, offset: int = 0, digest: Digest | None = None, use: str = ""
+    ) -> None:
         self.grant: DownloadGrant | None = None
         """What it is, once the server has said it."""
         self._channel = channel
         self._name = name
         self._offset = offset
         self._digest = digest if digest is not None or offset else Digest()
-        # The calls of one download are one use of it.
-        self._use = str(uuid.uuid4())
+        self.use = use or str(uuid.uuid4())
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes up to the last.
@@ -131,7 +133,7 @@ class Fetch:
 
     def _request(self) -> pb.DownloadRequest:
         sha256 = bytes.fromhex(self.grant.sha256) if self.grant is not None else b""
-        return pb.DownloadRequest(name=self._name, offset=self._offset, use_id=self._use, if_sha256=sha256)
+        return pb.DownloadRequest(name=self._name, offset=self._offset, use_id=self.use, if_sha256=sha256)
 
     def _note(self, grant: DownloadGrant) -> None:
         first, self.grant = self.grant is None, grant
@@ -186,13 +188,14 @@ async def save(
         digest = await asyncio.to_thread(_digest, file)
         before = digest.size
         try:
-            grant = await _write(Fetch(channel, name, before, digest), file, before, on_transfer)
+            fetch = Fetch(channel, name, before, digest)
+            grant = await _write(fetch, file, before, on_transfer)
         except CallError as error:
             if not before or error.reason not in _STALE:
                 raise
             # What was there before is of another object, or of nobody knows which: begin again.
             await asyncio.to_thread(_empty, file)
-            grant = await _write(Fetch(channel, name), file, 0, on_transfer)
+            grant = await _write(Fetch(channel, name, use=fetch.use), file, 0, on_transfer)
         await asyncio.to_thread(_publish, file, part, path)
     except DataLoss:
         part.unlink()

@@ -30,13 +30,15 @@ DATA = some(3 * MB + 7)
 Handle = OperationHandle[Any, Any, Any]
 
 
-async def offering(lab: BytesLab, channel: Channel, data: bytes = DATA, type: str = "offer") -> Handle:
+async def offering(
+    lab: BytesLab, channel: Channel, data: bytes = DATA, type: str = "offer", max_uses: int | None = None
+) -> Handle:
     """An operation that has offered these bytes as `report.pdf`, and has ended."""
 
     @lab.plays
     async def handler(request: Any, op: Any) -> PlayResult:
         await lab.server.stores["exports"].put("reports/1", data, content_type="application/pdf")
-        await op.transfer.offer("reports/1", filename="report.pdf")
+        await op.transfer.offer("reports/1", filename="report.pdf", max_uses=max_uses)
         return PlayResult()
 
     handle: Handle = await getattr(BytesClient(channel), type)(BytesRequest(key="reports/1"))
@@ -308,6 +310,18 @@ async def test_a_file_system_without_locks_does_without(
     monkeypatch.setattr(fcntl, "flock", none)
     await handle.download(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == DATA
+
+
+async def test_beginning_again_after_a_part_of_something_else_is_no_second_use(
+    lab: BytesLab, near: Channel, tmp_path: Path
+) -> None:
+    handle = await offering(lab, near, max_uses=1)
+    (tmp_path / "report.pdf.part").write_bytes(bytes(1000))
+    await handle.download(tmp_path / "report.pdf", resume=True)
+    assert (tmp_path / "report.pdf").read_bytes() == DATA
+    with pytest.raises(lc.ResourceExhausted) as caught:
+        await handle.download(tmp_path / "again.pdf")
+    assert caught.value.reason == "DOWNLOAD_USED_UP"
 
 
 async def test_two_downloads_into_one_file_are_not_mixed(lab: BytesLab, near: Channel, tmp_path: Path) -> None:
