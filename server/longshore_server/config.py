@@ -326,7 +326,9 @@ def load(
             raise ConfigError(str(error)) from None
         for name, value in table.items():
             if name not in fields:
-                raise ConfigError(f"{file}: there is no setting {name!r}; the settings are {', '.join(fields)}")
+                close = get_close_matches(name, fields, n=1)
+                known = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(fields)}"
+                raise ConfigError(f"{file}: there is no setting {name!r}; {known}")
             type = str(fields[name].type)
             texts = not isinstance(value, list) or type != _TEXTS or _are_texts(value)
             if value.__class__ not in KINDS[type].toml or not texts:
@@ -403,8 +405,8 @@ def _are_texts(values: list[Any]) -> bool:
 
 
 def _has_port(address: str) -> bool:
-    _, colon, port = address.rpartition(":")
-    return bool(colon) and port.isdecimal() and port.isascii() and int(port) <= 65535
+    host, colon, port = address.rpartition(":")
+    return bool(colon) and "/" not in host and port.isdecimal() and port.isascii() and int(port) <= 65535
 
 
 def _is_loopback(host: str) -> bool:

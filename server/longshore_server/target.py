@@ -33,6 +33,8 @@ def load_server(target: str) -> Server:
         # As `python FILE` does: what lies beside the file can be imported.
         sys.path.insert(0, str(path.resolve().parent))
         module_name = path.stem
+    elif where.startswith("."):  # Python would look for a module beside this one
+        raise _no_module(where, name)
     else:
         sys.path.insert(0, str(Path.cwd()))
         module_name = where
@@ -41,7 +43,7 @@ def load_server(target: str) -> Server:
     except ModuleNotFoundError as error:
         if mistakes.place_of(error) is not None:
             raise
-        raise TargetError(f"there is no module {where} in {Path.cwd()} or on the Python path") from None
+        raise _no_module(where, name) from None
     found = getattr(module, name, None)
     if isinstance(found, Server):
         return found
@@ -50,3 +52,8 @@ def load_server(target: str) -> Server:
     way_out = f"it has {', '.join(servers)}" if servers else f"write `{name} = Server(...)` there"
     kind = TargetError if servers else LoadError
     raise kind(f"{where}: {problem}, and a longshore_server.Server is needed; {way_out}")
+
+
+def _no_module(where: str, name: str) -> TargetError:
+    hint = f"; did you mean {where}.py:{name}?" if Path(f"{where}.py").is_file() else ""
+    return TargetError(f"there is no module {where} in {Path.cwd()} or on the Python path{hint}")

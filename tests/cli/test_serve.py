@@ -118,6 +118,7 @@ def serve(folder: Path, target: str, *flags: str) -> subprocess.CompletedProcess
 REFUSALS = {
     "no colon": ("good", "'good' is neither MODULE:NAME nor FILE.py:NAME"),
     "no module": ("nothing:server", "there is no module nothing in "),
+    "a file as module": ("./good:server", " or on the Python path; did you mean ./good.py:server?"),
     "no file": ("nothing.py:server", "there is no file nothing.py"),
     "no import": ("importing:server", "importing.py:8: there is no module nothing_like_this: install it, or put the "),
     "no attribute": ("good:servant", "good: it has no servant, and a longshore_server.Server is needed; it has server"),

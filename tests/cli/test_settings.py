@@ -157,6 +157,7 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
         ("listen = [7]", "listen: [7] is not a list of texts"),
         ("listen = []", "listen: at least one address is needed, for example 127.0.0.1:50051"),
         ('listen = ["here"]', "listen: 'here' is neither HOST:PORT nor unix:PATH"),
+        ('listen = ["http://h:1"]', "listen: 'http://h:1' is neither HOST:PORT nor unix:PATH"),
         ('listen = ["unix:"]', "listen: 'unix:' is neither HOST:PORT nor unix:PATH"),
         ('listen = ["unix:a\\u0000"]', r"listen: 'unix:a\x00' is neither HOST:PORT nor unix:PATH"),
         (
@@ -394,7 +395,10 @@ def test_stores_add_up(tmp_path: Path) -> None:
 def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("max_inputs = 1\n")
-    with pytest.raises(ConfigError, match=r"there is no setting 'max_inputs'; the settings are .*max_input,"):
+    with pytest.raises(ConfigError, match=r"there is no setting 'max_inputs'; did you mean 'max_input'\?$"):
+        load({}, {}, file)
+    file.write_text("[longshore]\n")
+    with pytest.raises(ConfigError, match=r"there is no setting 'longshore'; the settings are .*max_input,"):
         load({}, {}, file)
 
 
