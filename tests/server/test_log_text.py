@@ -73,6 +73,14 @@ async def test_lines_of_jobs_and_instances_name_them(tmp_path: Path, written: io
     assert text.count(f"by way of logging  [{instance}]\n") == 1
 
 
+def test_callers_who_go_while_they_are_answered_are_no_errors(written: io.StringIO) -> None:
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    grpc.error("ExecuteBatchError raised in core by servicer method [/lab.v1.LabService/Watch]", exc_info=OSError())
+    assert written.getvalue() == ""
+    grpc.error("Unexpected [ValueError] raised by servicer method [/lab.v1.LabService/Watch]")
+    assert "Unexpected [ValueError]" in written.getvalue()
+
+
 async def test_instances_that_nothing_defines_are_counted(tmp_path: Path, written: io.StringIO) -> None:
     server = Server()
 

@@ -27,6 +27,13 @@ class _Context(logging.Filter):
         return True
 
 
+class _Gone(logging.Filter):
+    """Leaves out what gRPC says, as an error with a trace, of a caller who goes while it is sent something."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name != "grpc._cython.cygrpc" or "ExecuteBatchError raised in core" not in record.getMessage()
+
+
 class _Json(logging.Formatter):
     """One JSON object a line: time, level, logger, message, then the fields of the operation."""
 
@@ -66,6 +73,7 @@ def configure(format: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format == "json" else _Text())
     handler.addFilter(_Context())
+    handler.addFilter(_Gone())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It prints the arguments of every statement at DEBUG: inputs and results of operations.
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
