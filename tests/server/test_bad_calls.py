@@ -122,6 +122,10 @@ CALLS: dict[str, tuple[Callable[[Lab], Any], grpc.StatusCode, str, list[str]]] =
         lambda lab: lab.operations.Watch(pb.WatchRequest(name=NAME, event_types=[99])).read(),  # type: ignore[list-item]
         C.INVALID_ARGUMENT, "INVALID_ARGUMENT", ["event_types[0]"],
     ),
+    "more event types than there could be": (
+        lambda lab: lab.operations.Watch(pb.WatchRequest(name=NAME, event_types=[3] * 65)).read(),  # type: ignore[list-item]
+        C.INVALID_ARGUMENT, "INVALID_ARGUMENT", ["event_types"],
+    ),
     "a heartbeat below a second": (
         lambda lab: lab.operations.Watch(
             pb.WatchRequest(name=NAME, heartbeat_interval=Duration(nanos=999_999_000))
@@ -143,6 +147,10 @@ CALLS: dict[str, tuple[Callable[[Lab], Any], grpc.StatusCode, str, list[str]]] =
     "a run with a bad event type": (
         lambda lab: lab.operations.Run(pb.RunRequest(type=Lab.TYPE, event_types=[0])).read(),  # type: ignore[list-item]
         C.INVALID_ARGUMENT, "INVALID_ARGUMENT", ["event_types[0]"],
+    ),
+    "a run with too many event types": (
+        lambda lab: lab.operations.Run(pb.RunRequest(type=Lab.TYPE, event_types=[3] * 65)).read(),  # type: ignore[list-item]
+        C.INVALID_ARGUMENT, "INVALID_ARGUMENT", ["event_types"],
     ),
     "a negative wait": (
         lambda lab: lab.operations.Wait(pb.WaitRequest(name=NAME, timeout=Duration(seconds=-1))),

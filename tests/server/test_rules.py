@@ -19,6 +19,7 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
 from longshore_server import ContractError, Server
 from longshore_server.contract import loading
+from longshore_server.contract.rules import MAX_HELD
 from longshore_server.testing import Harness
 from tests.conftest import fields_of, refused
 from tests.server.contracts import F, handle, method, service
@@ -173,5 +174,7 @@ async def test_what_a_rule_fails_on_is_refused_with_its_place(ruled: str, tmp_pa
                 assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
                 assert fields_of(status) == [f"self.inner[{len(keys) - 1}].key"]
                 assert "its rule cannot be decided: error evaluating a: cannot convert string to int" in status.message
+            code, reason, status = await refused(send(*("6",) * MAX_HELD, "aaa"))
+            assert (code, reason, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", [""])
     finally:
         await harness.stop()

@@ -392,7 +392,7 @@ class WatchRequest(_message.Message):
     """Let a slow watcher skip progress that is no longer the latest."""
     @_builtins.property
     def event_types(self) -> _containers.RepeatedScalarFieldContainer[_operation_pb2.EventType.ValueType]:
-        """Only these kinds of events, and always the terminal one. Empty: all."""
+        """Only these kinds of events, and always the terminal one. At most 64. Empty: all."""
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:

@@ -19,6 +19,9 @@ _FIELD, _MESSAGE = "buf.validate.field", "buf.validate.message"
 # the same although the next message may have a value there.
 _MISTAKES = ("No matching overloads found", "No value with name", "outputs an unexpected type", "no_such_field")
 _NULL = "null"
+MAX_HELD = 250
+"""How many fields and items a message may have, with those of the messages in it, for all of its broken rules to be
+told."""
 
 
 @cache
@@ -30,19 +33,37 @@ def has_rules(file: FileDescriptor) -> bool:
 def check_rules(message: Message) -> None:
     """Enforce the rules of the message's contract. Raises `ServiceError` (INVALID_ARGUMENT).
 
-    A rule that cannot be decided, because its expression fails on what the message holds, is broken as well.
+    A rule that cannot be decided, because its expression fails on what the message holds, is broken as well. Of a
+    message that has more than `MAX_HELD` fields and items only the first broken rule is told, and of one that cannot be
+    decided not where it is.
     """
     try:
-        broken = _collector()(message)
-    except _protovalidate().EvaluationError as error:
-        found = [Violation(_undecided(message), f"its rule cannot be decided: {_first_line(error)}")]
-    else:
+        broken = _collector()(message, fail_fast=True)
         if not broken:
             return
+        if _is_small(message):
+            broken = _collector()(message)
+    except _protovalidate().EvaluationError as error:
+        place = _undecided(message) if _is_small(message) else ""
+        found = [Violation(place, f"its rule cannot be decided: {_first_line(error)}")]
+    else:
         found = [Violation(_path(one.proto.field), one.proto.message or one.proto.rule_id) for one in broken]
     first = found[0]
     where = f"{first.field}: " if first.field else ""
     raise ServiceError(Reason.INVALID_ARGUMENT, f"{where}{first.description}.", violations=found)
+
+
+def _is_small(message: Message) -> bool:
+    """Whether to look for all that is wrong with a message keeps nobody waiting: two bytes may break many rules, a
+    violation takes kilobytes, and a message may have room for a million."""
+    room, waiting = MAX_HELD, [message]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            room -= len(value) if field.is_repeated else 1
+            if room < 0:
+                return False
+            waiting.extend(held for _, held in _messages(field, value))
+    return True
 
 
 def compile_rules(messages: Iterable[type[Message]], *, keep: bool = True) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from longshore.v1 import jobs_service_pb2 as jobs_pb
 from longshore.v1 import operations_service_pb2 as pb
 from longshore_server.clock import SECOND
+from longshore_server.contract.validation import check_number_of_labels
 from longshore_server.errors import ServiceError, invalid
 from longshore_server.rpc.boundary import Context, duration
 
@@ -64,6 +65,7 @@ def read_with(request: pb.StartRequest | pb.RunRequest, context: Context) -> Ask
     asked = read(context, waits=isinstance(request, pb.StartRequest))
     request_id = _one_of(request.request_id, asked)
     labels = request.labels
+    check_number_of_labels(labels)
     for key, value in asked.labels.items():
         if labels.get(key, value) != value:
             raise _differs(f"{_LABEL}{key}"[:80], f"labels[{key[:80]!r}]")

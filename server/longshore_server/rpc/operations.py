@@ -27,6 +27,8 @@ from longshore_server.rpc.waiting import end_of, start_and_wait
 from longshore_server.store.record import OperationRecord
 
 SERVICE = "longshore.v1.OperationsService"
+MAX_EVENT_TYPES = 64
+"""How many a watch may name, a kind that is named twice included."""
 _CREATED = pb.StartResponse.DISPOSITION_CREATED
 _EXISTING = pb.StartResponse.DISPOSITION_EXISTING
 
@@ -150,10 +152,14 @@ def watch_options(
 ) -> WatchOptions:
     """What a watcher wants, for as long as its credentials last.
 
-    Raises `ServiceError` for event types and intervals that do not exist.
+    Raises `ServiceError` for event types and intervals that do not exist, and for too many of the former.
     """
     types = None
     if request.event_types:
+        if len(request.event_types) > MAX_EVENT_TYPES:
+            # Before they are looked at: a message has room for millions, and nobody else is served meanwhile.
+            there_are = f"there may be at most {MAX_EVENT_TYPES}, these are {len(request.event_types)}"
+            raise invalid("event_types", there_are)
         known = {int(kind) for kind in EventType}
         for position, value in enumerate(request.event_types):
             if value not in known:
