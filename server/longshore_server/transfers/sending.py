@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 
 from longshore_server.clock import Clock
 from longshore_server.errors import Reason, ServiceError
@@ -19,6 +20,8 @@ from longshore_server.store.writer import Writer
 from longshore_server.transfers.staging import Chunk, CorruptError, LostError, StagedPart
 from longshore_server.transfers.threads import in_thread
 from longshore_server.transfers.turns import Pace, Turns
+
+log = logging.getLogger(__name__)
 
 AHEAD = 512 << 10
 """The most bytes of one call that wait to be written."""
@@ -66,6 +69,7 @@ class Sending:
         self._pump: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
         self._failure: Exception | None = None
+        self._told = False
         self._recording = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -107,6 +111,7 @@ class Sending:
             try:
                 await self._turns.run(self._file.sync)
             except OSError as error:
+                self._tell(error)
                 raise failed(self._uid, error) from error
             total, self._total = self._total, None
             tell = size > self._recorded and self._pace.due(self._clock.now())
@@ -168,6 +173,8 @@ class Sending:
                 elif self._turns.may_record(self._looked):
                     await self.record()
         except Exception as error:  # noqa: BLE001 - told to whoever sends, by `_check`
+            if isinstance(error, OSError):
+                self._tell(error)
             # Kept until the call ends: not with every frame that it has passed, and what these hold.
             error.__traceback__ = error.__context__ = error.__cause__ = None
             self._failure = error
@@ -183,6 +190,12 @@ class Sending:
             await self._turns.run(self._file.sync)
         except OSError:
             return
+
+    def _tell(self, error: OSError) -> None:
+        """Tell operators, once a call: callers can do no more than come again."""
+        if not self._told:
+            self._told = True
+            log.error("%s: %s cannot be written: %s", upload_name(self._uid), self._file.path, error.strerror or error)
 
     def _check(self) -> None:
         if self.refusal is not None:

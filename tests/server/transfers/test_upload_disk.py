@@ -51,6 +51,27 @@ async def test_bytes_whose_sync_failed_are_sent_again(
     assert stored(lab).read_bytes() == DATA
 
 
+@pytest.mark.parametrize("fails", ["pwritev", "fdatasync"])
+async def test_operators_are_told_of_a_disk_that_is_full(
+    lab: BytesLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    operation = await waiting(lab)
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, full)
+        _, reason, _ = await refused(send(lab.transfers, header(operation.upload.name), chunks(DATA)))
+        await lab.settled()
+    assert reason == "STORE_FULL"
+    file = stored(lab, ".longshore/staging") / f"{operation.uid}.0"
+    said = [record.message for record in caplog.records if record.name == sending.__name__]
+    assert said == [f"{operation.upload.name}: {file} cannot be written: No space left on device"]
+    done = await send(lab.transfers, header(operation.upload.name), chunks(DATA), commit(DATA))
+    assert done.state == State.STATE_COMMITTED
+
+
 async def test_what_a_call_could_not_record_is_not_recorded_once_it_is_over(
     lab: BytesLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
