@@ -19,7 +19,9 @@ MAX_METADATA = 1024
 
 
 def check(key: str) -> None:
-    """Raises `ValueError` with what is wrong with a key."""
+    """Raises `ValueError` with what is wrong with a key, `TypeError` for no text."""
+    if not isinstance(key, str):
+        raise TypeError(f"the key of an object is a text, not {key!r}")
     if not key:
         raise ValueError("must not be empty: it is the object's key")
     if len(key.encode("utf-8", "replace")) > MAX_KEY:
@@ -46,13 +48,19 @@ def is_key(text: str) -> bool:
 
 
 def check_content_type(text: str) -> None:
-    """Raises `ValueError` with what is wrong with a content type."""
+    """Raises `ValueError` with what is wrong with a content type, `TypeError` for no text."""
+    if not isinstance(text, str):
+        raise TypeError(f"content_type: {text!r} is no text")
     if len(text) > MAX_CONTENT_TYPE or not text.isascii() or not text.isprintable():
         raise ValueError(f"must have at most {MAX_CONTENT_TYPE} printable ASCII characters")
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raises `ValueError` with what is wrong with an object's metadata."""
+    """Raises `ValueError` with what is wrong with an object's metadata, `TypeError` for what maps no texts to texts."""
+    if not hasattr(metadata, "items") or not all(
+        isinstance(text, str) for pair in metadata.items() for text in pair
+    ):
+        raise TypeError(f"metadata: {metadata!r} is no dict of texts")
     if len(json.dumps(dict(metadata))) > MAX_METADATA:
         raise ValueError(f"must have at most {MAX_METADATA} bytes, written as JSON in ASCII")
     for key in metadata:

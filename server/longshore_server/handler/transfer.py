@@ -118,8 +118,8 @@ class Transfer:
         offset that the object does not have.
         """
         received = await self.completed()
-        if not 0 <= offset <= received.size:
-            raise ValueError(f"cannot begin at {offset}: the object has {received.size} bytes")
+        if type(offset) is not int or not 0 <= offset <= received.size:
+            raise ValueError(f"cannot begin at {offset!r}: the object has {received.size} bytes")
         crc32c = 0
         await self._check(received)
         async with contextlib.aclosing(self._objects.open(received.store, received.key, offset)) as chunks:

@@ -89,11 +89,14 @@ class Store(abc.ABC):
             metadata: further facts, at most 1024 bytes as JSON in ASCII.
             overwrite: whether it may take the place of another. If not, and there is one, OBJECT_EXISTS is raised.
 
-        Raises `ObjectError`, and `ValueError` for a key, content type, metadata or size that the store never takes.
+        Raises `ObjectError`, `ValueError` for a key, content type, metadata or size that the store never takes, and
+        `TypeError` for what is none; nothing has changed then.
         """
         keys.check(key)
         keys.check_content_type(content_type)
         keys.check_metadata(metadata)
+        if not isinstance(data, bytes | Path | AsyncIterable):
+            raise TypeError(f"data is bytes, a pathlib.Path or an async iterator of bytes, not {type(data).__name__}")
         staged = self._incoming / secrets.token_hex(16)
         try:
             with contextlib.ExitStack() as stack:
@@ -204,13 +207,17 @@ def came_from(staged: str, only: str) -> bool:
 
 
 def check_range(offset: int, length: int | None) -> None:
-    """Raises `ValueError`."""
+    """Raises `ValueError`, and `TypeError` for what is no number."""
+    if type(offset) is not int or type(length) not in (int, type(None)):
+        raise TypeError(f"offset and length are whole numbers, not {offset!r} and {length!r}")
     if offset < 0 or (length is not None and length < 0):
         raise ValueError("offset and length must not be negative")
 
 
 def check_limit(limit: int) -> None:
-    """Raises `ValueError`."""
+    """Raises `ValueError`, and `TypeError` for what is no number."""
+    if type(limit) is not int:
+        raise TypeError(f"limit is a whole number, not {limit!r}")
     if limit < 1:
         raise ValueError("limit must be at least 1")
 

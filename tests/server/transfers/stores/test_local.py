@@ -8,8 +8,10 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import pytest
@@ -309,3 +311,30 @@ async def test_a_description_that_some_store_has_no_room_for_is_refused(store: L
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"^(must have at most|has the key)"):
             await store.put("key", b"x", **description)
+
+
+NONE: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda store: store.put(5, b"new"), "the key of an object is a text, not 5"),
+    (lambda store: store.put("key", 5), "data is bytes, a pathlib.Path or an async iterator of bytes, not int"),
+    (lambda store: store.put("key", "new"), "data is bytes, a pathlib.Path or an async iterator of bytes, not str"),
+    (lambda store: store.put("key", b"new", content_type=5), "content_type: 5 is no text"),
+    (lambda store: store.put("key", b"new", metadata="a=b"), "metadata: 'a=b' is no dict of texts"),
+    (lambda store: store.put("key", b"new", metadata={"a": 5}), "metadata: {'a': 5} is no dict of texts"),
+    (lambda store: store.put("key", b"new", metadata={5: "a"}), "metadata: {5: 'a'} is no dict of texts"),
+    (lambda store: store.stat(5), "the key of an object is a text, not 5"),
+    (lambda store: read(store, "key", "1"), "offset and length are whole numbers, not '1' and None"),
+    (lambda store: store.list(limit="5"), "limit is a whole number, not '5'"),
+    (lambda store: store.copy(5, "other"), "the key of an object is a text, not 5"),
+    (lambda store: store.delete(None), "the key of an object is a text, not None"),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), NONE)
+async def test_what_is_no_argument_changes_nothing(
+    store: LocalStore, root: Path, call: Callable[[Any], Any], sentence: str
+) -> None:
+    before = await store.put("key", b"old", content_type="text/plain")
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        await call(store)
+    assert await store.stat("key") == before
+    assert own(root, "incoming") == []
