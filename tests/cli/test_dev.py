@@ -98,6 +98,12 @@ class Development:
             if text in line:
                 return
 
+    def replace(self, path: Path, text: str) -> None:
+        """Change a file in one step: one that is emptied, and then written, may be seen in between."""
+        aside = self.folder.with_suffix(".aside")
+        aside.write_text(text)
+        aside.replace(path)
+
     async def stop(self) -> None:
         """Ask it to; it must end well, and its server with it."""
         self.process.send_signal(signal.SIGTERM)
@@ -311,9 +317,9 @@ async def test_it_waits_where_nothing_works_from_the_start(development: Developm
 async def test_what_it_writes_itself_is_no_change(development: Development) -> None:
     await development.start()
     await development.says("serving")
-    development.contract.write_text(CONTRACT.replace("service DevService", "// Said.\nservice DevService"))
+    development.replace(development.contract, CONTRACT.replace("service DevService", "// Said.\nservice DevService"))
     await development.says("serving")
-    development.service.write_text(DONE)
+    development.replace(development.service, DONE)
     await development.says("serving")
     changes = [line.strip() for line in development.said if line.endswith(" changed\n")]
     assert changes == ["dev.proto changed", "service.py changed"]
