@@ -119,6 +119,30 @@ async def test_each_is_resumed_once_though_it_dies_again(world: World, pings: Pi
     assert (status.status, status.dead_letters, pings.stored()) == (Status.ACTIVE, MANY, MANY)
 
 
+async def test_what_dies_while_very_many_are_resumed_is_not_resumed_with_them(
+    world: World, pings: Pings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sorry(error: BaseException, ctx: Any) -> None: ...
+
+    submit, batches = pings.definition.host.submit, itertools.count()
+
+    async def slowly(change: Mutation[Any]) -> Any:
+        if isinstance(change, Revive):
+            if next(batches) == 0:
+                await pings.definition.add("a", Ping(2))
+                await pings.definition.flush("a", no_wait=True)
+            await world.settled()  # each that was resumed has died again
+        return await submit(change)
+
+    pings.broken, pings.definition.on_error = True, sorry
+    monkeypatch.setattr(pings.definition.host, "submit", slowly)
+    await asyncio.wait_for(pings.definition.resume("a"), 60)
+    await world.settled()
+    status = await pings.definition.status("a")
+    assert (status.dead_letters, pings.stored(), next(batches)) == (MANY + 1, MANY + 1, 5)
+    assert status.run_count == 1 + MANY + 1
+
+
 @pytest.mark.parametrize("what", ["pause", "clear", "terminate"])
 async def test_what_happens_to_an_instance_while_very_many_are_resumed(world: World, pings: Pings, what: str) -> None:
     """The rest changes no status, and is not of what began after that."""
