@@ -322,7 +322,7 @@ NONE: list[tuple[Callable[[Any], Any], str]] = [
     (lambda store: store.put("key", b"new", metadata={"a": 5}), "metadata: {'a': 5} is no dict of texts"),
     (lambda store: store.put("key", b"new", metadata={5: "a"}), "metadata: {5: 'a'} is no dict of texts"),
     (lambda store: store.stat(5), "the key of an object is a text, not 5"),
-    (lambda store: read(store, "key", "1"), "offset and length are whole numbers, not '1' and None"),
+    (lambda store: store.open("key", "1").__anext__(), "offset and length are whole numbers, not '1' and None"),
     (lambda store: store.list(limit="5"), "limit is a whole number, not '5'"),
     (lambda store: store.copy(5, "other"), "the key of an object is a text, not 5"),
     (lambda store: store.delete(None), "the key of an object is a text, not None"),
