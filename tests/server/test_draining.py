@@ -107,7 +107,11 @@ async def test_a_step_that_runs_meanwhile_is_waited_for(lab: Lab) -> None:
     @lab.plays
     async def handler(request: Any, op: Any) -> PlayResult:
         step = asyncio.ensure_future(op.step("work", work))
-        await op.sleep(60)
+        try:
+            await op.sleep(60)
+        except asyncio.CancelledError:
+            step.cancel()  # as a group of tasks would
+            raise
         return PlayResult(number=op.attempt, text=await step)
 
     name = (await lab.begin()).operation.name
