@@ -219,8 +219,8 @@ class Definition(abc.ABC, Generic[StateT]):
         """Let an instance go on that is paused or has failed: what had failed is done again at once, from attempt 1.
 
         Dead letters wait again, too, also those of an instance that has not failed: very many in several transactions,
-        between which other changes have their turn. Where the server ends before the last of these, the rest are dead
-        letters still.
+        between which other changes have their turn. Where the server ends before the last of these, or nobody waits for
+        it any more, the rest are dead letters still.
         """
         found: Resumed | None = await self.host.submit(Resume(self.address(id), self.resumed_timers))
         if found is None:
