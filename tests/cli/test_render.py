@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -15,7 +16,11 @@ import pytest
 from acme.orders.v1.orders_pb2 import OrderItem, ProcessOrderProgress, ProcessOrderRequest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.wrappers_pb2 import StringValue
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from rich.console import Console
 from rich.file_proxy import FileProxy
 
@@ -143,6 +148,54 @@ def test_a_payload_that_nobody_describes_stays_packed(types: Types) -> None:
     unknown = AnyMessage(type_url="type.googleapis.com/no.Such", value=b"\x01")
     assert types.to_dict(unknown) == {"@type": "type.googleapis.com/no.Such", "value": "AQ=="}
     assert describe(unknown, types)[1]
+
+
+def packed(message: Message) -> AnyMessage:
+    found = AnyMessage()
+    found.Pack(message)
+    return found
+
+
+def test_what_is_no_object_in_json_is_shown_as_what_it_is(types: Types) -> None:
+    types._add_local(StringValue.DESCRIPTOR.file)
+    assert types.to_dict(packed(StringValue(value="x"))) == {
+        "@type": "type.googleapis.com/google.protobuf.StringValue",
+        "value": "x",
+    }
+    assert types.to_dict(StringValue(value="x")) == "x"
+    assert describe(Int32Value(value=3), types) == ("", "3")
+    assert describe(Timestamp(seconds=5), types) == ("", "1970-01-01T00:00:05Z")
+
+
+def nested(times: int) -> AnyMessage:
+    value = AnyMessage()
+    for _ in range(times):
+        value = packed(value)
+    return value
+
+
+NO_JSON: dict[str, tuple[Message, str]] = {
+    "a time in a far year": (Timestamp(seconds=2**60), "seconds: 1152921504606846976\n"),
+    "a span of two signs": (Duration(seconds=1, nanos=-1), "seconds: 1\nnanos: -1\n"),
+    "a number that is none": (Value(number_value=float("nan")), "number_value: nan\n"),
+    "a path in upper case": (FieldMask(paths=["aB"]), 'paths: "aB"\n'),
+    "packed bytes that are no message": (
+        packed(AnyMessage(type_url="type.googleapis.com/google.protobuf.Timestamp", value=b"\xff")),
+        'type_url: "type.googleapis.com/google.protobuf.Timestamp"',
+    ),
+    "a thousand packed in each other": (nested(1000), 'type_url: "type.googleapis.com/google.protobuf.Any"'),
+}
+
+
+@pytest.mark.parametrize("case", NO_JSON)
+def test_what_json_has_no_form_for_is_shown_as_text(types: Types, case: str) -> None:
+    message, text = NO_JSON[case]
+    for kind in (Timestamp, Duration, Value, FieldMask, AnyMessage):
+        types._add_local(kind.DESCRIPTOR.file)
+    shown = types.to_dict(message if isinstance(message, AnyMessage) else packed(message))
+    assert shown["text"].startswith(text)
+    json.dumps(shown)
+    assert describe(message, types)[1]
 
 
 def test_a_terminal_gets_a_bar() -> None:

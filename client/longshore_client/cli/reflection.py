@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -97,11 +97,14 @@ class Types:
             inner = self.unpack(message)
             if inner is message:
                 return {"@type": message.type_url, "value": base64.b64encode(message.value).decode()}
-            return {"@type": message.type_url, **cast("dict[str, Any]", self.to_dict(inner))}
+            value = self.to_dict(inner)
+            # Some of protobuf's own are no objects in JSON, such as a StringValue.
+            return {"@type": message.type_url, **(value if isinstance(value, dict) else {"value": value})}
         try:
             return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
-        except TypeError:
-            # A field holds a packed message that nobody described.
+        except (DecodeError, RecursionError, TypeError, ValueError):
+            # A field holds a packed message that nobody described, or the message what JSON has no form for, such as a
+            # time in the year 99999 or a thousand packed messages in each other.
             return {"@type": message.DESCRIPTOR.full_name, "text": str(message)}
 
     def parse(self, data: Any, kind: type[Message]) -> Message:

@@ -81,13 +81,15 @@ def describe(message: Message, types: Types) -> tuple[str, str]:
     fields = {field.name: value for field, value in message.ListFields()}
     lead = next((field for field in _HEADS if isinstance(fields.get(field), str)), None)
     data = types.to_dict(message)
+    if not isinstance(data, dict):
+        return "", _short(data)  # one of protobuf's own, such as an Int32Value
     for field, value in fields.items():
         if field == lead:
             head = str(value)
         elif isinstance(value, str):
             parts.append(value)
         else:
-            parts.append(f"{field}={_short(data.get(field))}")
+            parts.append(f"{field}={_short(data.get(field, str(value).strip()))}")
     return head, "  ".join(parts)
 
 
