@@ -40,6 +40,8 @@ message MakeResult {
 CANCELLATION = "cancellation: CANCELLATION_COOPERATIVE"
 TIMEOUT = "{ seconds: 3600 }"
 OPERATION = CONTRACT[CONTRACT.index("(longshore.v1.operation) = {") : CONTRACT.index("    };\n  }\n") + len("    };")]
+ITEM = "message MakeRequest {\n  string item = 1;"
+RULED = 'import "buf/validate/validate.proto";\nmessage MakeRequest {\n  string item = 1 [RULE];'
 WRONG = {
     "semicolon": ("item = 1;", "item = 1", '19:3: a ";" is missing before this, or a bracket further up is not'),
     "statement": ("message MakeRequest", "mesage MakeRequest", '17:1: "mesage" begins no statement; did you mean "mes'),
@@ -61,6 +63,8 @@ WRONG = {
     "no type": ("string item", "Zzz item", '18:3: there is no type "Zzz"; define it, or import the file that does'),
     "no message": ("(MakeRequest)", "(string)", '6:12: "string" is no message; write one that holds it'),
     "usual type": ("string item", "Timestamp item", '18:3: there is no type "Timestamp"; write google.protobuf.Times'),
+    "bare operation": ("google.longrunning.Operation)", "Operation)", '6:34: there is no type "Operation"; write goog'),
+    "inner scope": ("string item", "v1.CounterProgress item", "; write longshore.v1.CounterProgress, and add import "),
     "beside": ("string item", "Color item", '18:3: "complaints.v1.Color" is not imported; add import "complaints/v'),
     "not imported": (
         'import "google/longrunning/operations.proto";\n', "",
@@ -74,6 +78,10 @@ WRONG = {
     "import": ("v1/annotations", "v1/anotations", '4:1: there is no file "longshore/v1/anotations.proto"; did you mea'),
     "short import": ("longshore/v1/ann", "ann", '4:1: there is no file "annotations.proto"; did you mean "longshore/v'),
     "far import": ("longshore/v1/ann", "zz/", '4:1: there is no file "zz/otations.proto"; give its path from the fold'),
+    "import from here": ("longshore/v1/ann", "protos/longshore/v1/ann", '; did you mean "longshore/v1/annotations.pro'),
+    "unquoted import": ('"longshore/v1/annotations.proto"', "x.proto", "4:8: the name of a file to import stands betw"),
+    "comment": ("message MakeR", "# What\nmessage MakeR", "17:1: a comment begins with //, and not with #"),
+    "number of others": ("item = 1;", "item = 19000;", "making.proto: Field numbers 19000 through 19999 are reserved"),
     "itself": ("longshore/v1/annotations", "complaints/v1/making", "4:1: the file imports itself; leave this out"),
     "option": ("v1.operation)", "v1.operatoin)", '11:12: there is no option (longshore.v1.operatoin); did you mean'),
     "parentheses": ("(longshore.v1.operation)", "longshore.v1.operation", "stands in parentheses; write (longshore.v1"),
@@ -82,6 +90,14 @@ WRONG = {
     "far field": ("cancellation:", "zzz:", '12:7: longshore.v1.OperationContract has no field "zzz"; it has call, obs'),
     "inner field": ("seconds", "second", '13:18: google.protobuf.Duration has no field "second"; did you mean "second'),
     "dotted field": (OPERATION, "(longshore.v1.operation).tmeout = {};", 'has no field "tmeout"; did you mean "timeou'),
+    "deep field": (OPERATION, "(longshore.v1.operation).timeout.second = 5;", 'google.protobuf.Duration has no field '),
+    "field of a rule": (
+        ITEM, RULED.replace("RULE", "(buf.validate.field).zonk = {}"), 'option (buf.validate.field) has no field "zonk',
+    ),
+    "other rule": (
+        ITEM, RULED.replace("RULE", "(buf.validate.feild) = {}"),
+        '19:20: there is no option (buf.validate.feild); did you mean "buf.validate.field"?',
+    ),
     "value": ("CANCELLATION_COOP", "COOP", '12:21: cancellation cannot be "COOPERATIVE"; did you mean "CANCELLATION_C'),
     "dotted value": (
         OPERATION, "(longshore.v1.operation).cancellation = NO;", '11:52: cancellation cannot be "NO"; it can be CANCE',

@@ -325,7 +325,7 @@ def read_image(image: Path) -> descriptor_pb2.FileDescriptorSet:
 def _write_contracts(staged: Path, image: Path, sources: Sources) -> None:
     # Imported here: the repository compiles `longshore/v1` with this module before it can be imported. The import also
     # registers the options, without which reading the image below would leave them unknown.
-    from longshore_client.codegen.complaints import defined_in, shown
+    from longshore_client.codegen.complaints import shown
     from longshore_client.codegen.definitions import Definitions
     from longshore_client.codegen.model import ContractError
     from longshore_client.codegen.plugin import generate_modules
@@ -334,7 +334,7 @@ def _write_contracts(staged: Path, image: Path, sources: Sources) -> None:
         modules = generate_modules(read_image(image).file, sources.names)
     except ContractError as error:
         files = sources.known()
-        statement = defined_in(error.unknown, Definitions(files)) if error.unknown else ""
+        statement = Definitions(files).statement(error.unknown) if error.unknown else ""
         sentence = f"{error.problem}; add {statement}" if statement else str(error)
         # As protoc names it: the contract knows itself by what others import.
         name, colon, rest = sentence.partition(":")

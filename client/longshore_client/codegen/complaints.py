@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 _PLACED = re.compile(r"(?P<file>.+?\.proto):(?P<line>\d+):(?P<column>\d+): (?!warning: )(?P<words>.+)")
+_OF_A_FILE = re.compile(r"(?P<file>[^ ]+\.proto): (?!File not found)(?P<words>.+)")
 _SCALARS = (
     "double", "float", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32",
     "sfixed64", "bool", "string", "bytes",
@@ -27,6 +28,13 @@ _NEEDED = {
     "integer": "a whole number", "string": "a text between quotes", "integer or identifier": "a value without quotes",
     "double": "a number", "identifier": "a name",
 }  # fmt: skip
+_OFTEN = (
+    "google/protobuf/timestamp", "google/protobuf/duration", "google/protobuf/empty", "google/protobuf/any",
+    "google/protobuf/wrappers", "google/protobuf/struct", "google/longrunning/", "longshore/v1/",
+)  # fmt: skip
+"""Where the messages are that contracts name without their package, by how the files begin."""
+_RULES_OF_FIELDS = ("buf.validate.field", "buf.validate.message", "buf.validate.oneof")
+"""These come with a package that has no file of theirs."""
 _TAB = 8
 """To protoc the next column after a tab is behind a multiple of this."""
 
@@ -43,7 +51,10 @@ def explain(said: str, files: Mapping[str, Path]) -> str:
     """
     found = [match for line in said.splitlines() if (match := _PLACED.fullmatch(line))]
     if not found:
-        return said
+        whole = next((match for line in said.splitlines() if (match := _OF_A_FILE.fullmatch(line))), None)
+        if whole is None:
+            return said
+        return f"{shown(files.get(whole['file'], Path(whole['file'])))}: {whole['words'].rstrip('.')}"
     first = found[0]
     notes = [other["words"] for other in found[1:] if other.group("file", "line", "column") == first.groups()[:3]]
     path = Path(first["file"])
@@ -66,14 +77,6 @@ def did_you_mean(wrong: str, known: Iterable[str], otherwise: str) -> str:
     """Return the end of a sentence: which of the known names may be meant, or what else is to be done."""
     close = get_close_matches(wrong, list(known), n=1)
     return f'; did you mean "{close[0]}"?' if close else f"; {otherwise}" if otherwise else ""
-
-
-def defined_in(name: str, definitions: Definitions) -> str:
-    """Return the import that brings a message, an enum or an option of this full name; empty: none is known."""
-    if name.startswith("buf.validate."):
-        return 'import "buf/validate/validate.proto";'  # comes with a package that has no such file
-    found = definitions.by_name.get(name)
-    return "" if found is None else f'import "{found.file}";'
 
 
 def _place(path: Path, line: int, column: int) -> int:
@@ -120,6 +123,8 @@ class _Mistake:
         return 'a ";" is missing before this, or a bracket further up is not closed'
 
     def statement(self, *_: str) -> str:
+        if self.here == "#":
+            return "a comment begins with //, and not with #"
         rest = did_you_mean(self.here, _STATEMENTS, f"a statement begins with one of {', '.join(_STATEMENTS)}")
         return f'"{self.here}" begins no statement{rest}'
 
@@ -180,13 +185,22 @@ class _Mistake:
         types = self.definitions.types()
         package = re.search(r"^\s*package\s+([\w.]+)", self.text, re.MULTILINE)
         for full in (f"{package[1]}.{name}" if package is not None else name, name):
-            if (full in types and not self._is_own(types[full].file)) or full.startswith("buf.validate."):
-                return f'"{full}" is not imported; add {defined_in(full, self.definitions)}'
-        usual = f"google.protobuf.{name.rpartition('.')[2]}"
-        if usual in types:
-            return f'there is no type "{name}"; write {usual}, and {defined_in(usual, self.definitions)}'
+            if full in types and not self._is_own(types[full].file):
+                return f'"{full}" is not imported; add {self.definitions.statement(full)}'
+        if name.startswith("buf.validate.") and not self._has_rules:
+            return f'"{name}" is not imported; add {self.definitions.statement(name)}'
+        often = [(types[full].file.startswith(begin), full) for begin in _OFTEN for full in types]
+        meant = next((full for fits, full in often if fits and full.endswith(f".{name}")), None)
+        if meant is not None:
+            statement = self.definitions.statement(meant)
+            rest = "" if statement in self.text else f", and add {statement}"
+            return f'there is no type "{name}"; write {meant}{rest}'
         known = [*_SCALARS, *types, *(full.rpartition(".")[2] for full in types if self._is_own(types[full].file))]
         return f'there is no type "{name}"{did_you_mean(name, known, "define it, or import the file that does")}'
+
+    @property
+    def _has_rules(self) -> bool:
+        return '"buf/validate/validate.proto"' in self.text
 
     def _is_own(self, file: str) -> bool:
         return self.definitions.files[file].resolve() == self.path.resolve()
@@ -194,12 +208,15 @@ class _Mistake:
     def not_imported(self, name: str, file: str) -> str:
         return f'"{name}" is not imported; add import "{file}";'
 
+    def not_quoted(self) -> str:
+        return "the name of a file to import stands between quotes"
+
     def no_message(self, name: str | None = None) -> str:
         return f'"{name or self.here}" is no message; write one that holds it'
 
     def no_file(self, name: str) -> str:
         known = [file for file in self.definitions.files if self.definitions.files[file] != self.path]
-        ends = [file for file in known if file.endswith(f"/{name}")]
+        ends = [file for file in known if file.endswith(f"/{name}") or name.endswith(f"/{file}")]
         # Of several it is hardly one of the many that came with a package.
         close = sorted(ends, key=lambda file: file.startswith("google/")) or get_close_matches(name, known, 1, 0.8)
         meant = f'did you mean "{close[0]}"?' if close else "give its path from the folder that holds all contracts"
@@ -223,10 +240,13 @@ class _Mistake:
             parentheses = "one that a file defines stands in parentheses, as (longshore.v1.operation)"
             return f'there is no option "{name}"; {parentheses}'
         full, fields = found.groups()
-        statement = defined_in(full, self.definitions)
-        if fields and full in options:
-            message = self.definitions.option_type(full)
-            return self.unknown_field(message, fields) if message else f'the option ({full}) has no field "{fields}"'
+        statement = self.definitions.statement(full)
+        if fields:
+            message = self.definitions.option_type(full, fields)
+            last = fields.rpartition(".")[2]
+            return self.unknown_field(message, last) if message else f'the option ({full}) has no field "{fields}"'
+        if full.startswith("buf.validate.") and self._has_rules:
+            return f"there is no option ({full}){did_you_mean(full, _RULES_OF_FIELDS, '')}"
         if statement:
             return f"the option ({full}) is not imported; add {statement}"
         return f"there is no option ({full}){did_you_mean(full, options, 'import the file that defines it')}"
@@ -340,6 +360,7 @@ _RULES = tuple(
         (r'Expected ";"\.', _Mistake.semicolon),
         (r"Expected top-level statement .*", _Mistake.statement),
         (r'Expected "([^"]+)"\.', _Mistake.expected),
+        (r"Expected a string naming the file to import\.", _Mistake.not_quoted),
         (r'Expected "required", "optional", or "repeated"\.', _Mistake.label),
         (r"Reached end of input in (\w+).*", _Mistake.end),
         (r"Multiline strings are not allowed.*", _Mistake.open_text),
@@ -351,6 +372,7 @@ _RULES = tuple(
         (r"The first enum value must be zero .*", _Mistake.first_value),
         (r'"([^"]+)" is already defined in "([^"]+)"\.', _Mistake.twice),
         (r'"([^"]+)" is not defined\.', _Mistake.unknown_type),
+        (r'"([^"]+)" is resolved to "[^"]+", which is not defined\..*', _Mistake.unknown_type),
         (r'"([^"]+)" seems to be defined in "([^"]+)", which is not imported.*', _Mistake.not_imported),
         (r"Expected message type\.", _Mistake.no_message),
         (r'"([^"]+)" is not a message type\.', _Mistake.no_message),

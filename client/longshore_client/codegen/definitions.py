@@ -61,10 +61,24 @@ class Definitions:
                 found[name] = self.by_name[name]
         return found
 
-    def option_type(self, option: str) -> str | None:
-        """The full name of the message that an option is; None: it is none, or none that is known."""
-        [type] = self.by_name[option].members.values()
-        return self._resolve(type, option.rpartition(".")[0])
+    def statement(self, name: str) -> str:
+        """The import that brings a message, an enum or an option of a full name; empty: none is known."""
+        if name.startswith("buf.validate."):
+            return 'import "buf/validate/validate.proto";'  # comes with a package that has no such file
+        found = self.by_name.get(name)
+        return "" if found is None else f'import "{found.file}";'
+
+    def option_type(self, option: str, fields: str) -> str | None:
+        """The full name of the message that has the last of an option's fields, which are parted by dots; None: it is
+        not known."""
+        found = self.by_name.get(option)
+        path = [option.rpartition(".")[2], *fields.split(".")[:-1]]
+        scope: str | None = option.rpartition(".")[0]
+        for field in path:
+            type = found.members.get(field) if found is not None else None
+            scope = self._resolve(type, scope or "") if type else None
+            found = self.by_name.get(scope or "")
+        return scope
 
     def _resolve(self, name: str, scope: str) -> str | None:
         """The full name of what a name means in a message: that of the innermost scope which has it."""
