@@ -6,7 +6,7 @@ code. A `ServiceError` refuses a call. A `Failure` says how an operation ended w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from google.protobuf import any_pb2
@@ -157,13 +157,20 @@ class OperationError(Exception):
         final: bool = False,
     ) -> None:
         super().__init__(message or reason)
+        for what, text in (("reason", reason), ("message", message or "")):
+            if not isinstance(text, str):
+                raise TypeError(f"{what}: {text!r} is no text")
         if code == Code.CANCELLED:
             raise ValueError(
                 f"{CANCELLED}: choose another, such as ABORTED; after a cancel request, raise asyncio.CancelledError"
             )
+        if not isinstance(metadata, Mapping | None):
+            raise TypeError(f"metadata: {metadata!r} is no dict of texts")
         for key, value in (metadata or {}).items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise TypeError(f"metadata[{key!r}] is {value!r}: keys and values of metadata must be strings")
+        if not isinstance(details, Iterable):
+            raise TypeError(f"details: give a list of protobuf messages, not {type(details).__name__}")
         for detail in details:
             if not isinstance(detail, Message):
                 raise TypeError(f"details hold {detail!r}: only protobuf messages can be details")

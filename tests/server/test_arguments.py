@@ -14,7 +14,7 @@ from bytes.v1.bytes_pb2 import BytesRequest
 from lab.v1.lab_pb2 import PlayProgress, PlayRequest, PlayResult
 from lab.v1.signals_pb2 import Approve
 
-from longshore_server import Code, InstanceStatus, Job, JobState
+from longshore_server import Code, InstanceStatus, Job, JobState, OperationError
 from longshore_server.instance_lifecycle import Kind
 from longshore_server.job_lifecycle import Stand
 from longshore_server.lifecycle import EventType, State, UploadState
@@ -202,6 +202,23 @@ async def test_offers(lab: Lab) -> None:
 
     ref = await lab.server.operations.start("bytes.v1.BytesService/Export", BytesRequest(key="a"))
     assert await ref.wait() == PlayResult()
+
+
+ERRORS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: OperationError(5, "sold out"), "reason: 5 is no text"),  # type: ignore[arg-type]
+    (lambda: OperationError("OUT_OF_STOCK", KeyError("tea")), "message: KeyError('tea') is no text"),  # type: ignore[arg-type]
+    (lambda: OperationError("OUT_OF_STOCK", metadata="a=b"), "metadata: 'a=b' is no dict of texts"),  # type: ignore[arg-type]
+    (
+        lambda: OperationError("OUT_OF_STOCK", details=PlayResult()),  # type: ignore[arg-type]
+        "details: give a list of protobuf messages, not PlayResult",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), ERRORS)
+def test_an_error_for_callers_is_told_where_it_is_made(call: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        call()
 
 
 @pytest.mark.parametrize("kind", [State, EventType, UploadState, JobState, Stand, InstanceStatus, Kind, Code])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 
 from longshore_server.auth.identity import Authenticator, Credentials, Principal, expired, name_problem, unauthenticated
@@ -82,8 +83,12 @@ class Authentication:
                 refused = refused or error
                 continue
             if found is not None:
+                name = type(authenticator).__name__
+                if (misfit := _misfit(found)) is not None:
+                    log.error("%s gives %s where a Principal with a frozenset of texts is wanted", name, misfit)
+                    refused = refused or unauthenticated("The credentials stand for no principal.")
+                    continue
                 if (problem := name_problem(found.name)) is not None:
-                    name = type(authenticator).__name__
                     log.error("%s gives a caller the name %.80r, which cannot be: %s", name, found.name, problem)
                     refused = refused or unauthenticated(f"The credentials stand for no principal: {problem}.")
                     continue
@@ -146,3 +151,13 @@ class Authentication:
         if changed:
             self.version += 1
             self._known.clear()
+
+
+def _misfit(found: object) -> str | None:
+    """What an authenticator gives that is no principal, as one of a service's own may; None: it is one."""
+    if not isinstance(found, Principal):
+        return f"a {type(found).__name__}"
+    names: object = found.capabilities
+    if isinstance(names, AbstractSet) and all(isinstance(name, str) for name in names):
+        return None
+    return f"a Principal whose capabilities are {names!r:.80}"

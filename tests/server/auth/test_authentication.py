@@ -61,6 +61,28 @@ async def test_an_authenticator_of_ones_own_cannot_give_any_name(
     assert (await guarded.begin("Open", (("authorization", "ada"),))).owner == "ada"
 
 
+async def test_an_authenticator_of_ones_own_gives_principals(
+    make_guarded: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Naming(Authenticator):
+        async def authenticate(self, credentials: Credentials) -> Principal | None:
+            found: Principal = given[credentials.authorization]
+            return found
+
+    capabilities: Any = {"text": "gates.see", "list": ["gates.see"], "number": frozenset({5})}
+    given: dict[str, Any] = {"name": "ada", **{sent: Principal("ada", what) for sent, what in capabilities.items()}}
+    guarded = await make_guarded(authenticators=[Naming()])
+    for sent, misfit in {
+        "name": "a str", "text": "a Principal whose capabilities are 'gates.see'",
+        "list": "a Principal whose capabilities are ['gates.see']",
+        "number": "a Principal whose capabilities are frozenset({5})",
+    }.items():  # fmt: skip
+        caplog.clear()
+        code, reason, _ = await refused(guarded.begin("Open", (("authorization", sent),)))
+        assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID")
+        assert caplog.messages == [f"Naming gives {misfit} where a Principal with a frozenset of texts is wanted"]
+
+
 async def test_capabilities_that_no_contract_declares_are_warned_of(
     make_guarded: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
