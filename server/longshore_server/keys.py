@@ -57,9 +57,7 @@ def check_content_type(text: str) -> None:
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
     """Raises `ValueError` with what is wrong with an object's metadata, `TypeError` for what maps no texts to texts."""
-    if not hasattr(metadata, "items") or not all(
-        isinstance(text, str) for pair in metadata.items() for text in pair
-    ):
+    if not hasattr(metadata, "items") or not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise TypeError(f"metadata: {metadata!r} is no dict of texts")
     if len(json.dumps(dict(metadata))) > MAX_METADATA:
         raise ValueError(f"must have at most {MAX_METADATA} bytes, written as JSON in ASCII")
