@@ -118,9 +118,8 @@ class Attempt:
             self._operation.server_stops()
 
     def _give_way(self) -> None:
-        given = None if self._operation is None else self._operation.hand_over
-        # What is deferred, or attached, is not run again.
-        if given is not None and not (given.durable or given.attached):
+        # What is deferred is not run again, nor what has attached something, which is a deferral, too.
+        if self._operation is not None and not self._operation.hand_over.durable:
             self.end(Ending.DRAIN)
 
     def _handed_over(self) -> None:

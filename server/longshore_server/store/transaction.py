@@ -258,7 +258,7 @@ class Transaction:
     def forget_journal(self, uid: bytes, key: tuple[str, str, int] | None) -> None:
         """Take an entry back out of a journal; None: nothing is to be."""
         if key is not None:
-            self.flush()  # it may be of this very batch
+            # It is written: an attempt fails with a refusal only once that is durable.
             self.connection.execute(
                 "DELETE FROM journal WHERE uid = ? AND kind = ? AND name = ? AND occurrence = ?", (uid, *key)
             )
