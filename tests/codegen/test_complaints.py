@@ -80,6 +80,8 @@ WRONG = {
     "far import": ("longshore/v1/ann", "zz/", '4:1: there is no file "zz/otations.proto"; give its path from the fold'),
     "import from here": ("longshore/v1/ann", "protos/longshore/v1/ann", '; did you mean "longshore/v1/annotations.pro'),
     "unquoted import": ('"longshore/v1/annotations.proto"', "x.proto", "4:8: the name of a file to import stands betw"),
+    "open comment": ("message MakeR", "/* message MakeR", "a comment that begins with /* does not end; close it with"),
+    "no request": ("(MakeRequest)", "()", '6:12: the type name is missing here, before ")"'),
     "comment": ("message MakeR", "# What\nmessage MakeR", "17:1: a comment begins with //, and not with #"),
     "number of others": ("item = 1;", "item = 19000;", "making.proto: Field numbers 19000 through 19999 are reserved"),
     "itself": ("longshore/v1/annotations", "complaints/v1/making", "4:1: the file imports itself; leave this out"),

@@ -108,7 +108,7 @@ class _Mistake:
         for rule in _RULES:
             match = rule.pattern.fullmatch(self.words)
             if match is not None:
-                return rule.say(self, *match.groups())
+                return rule.say if isinstance(rule.say, str) else rule.say(self, *match.groups())
         return self.words.rstrip(".")
 
     @property
@@ -118,9 +118,6 @@ class _Mistake:
         return "" if match is None else match[0].partition("\n")[0]
 
     # What the compiler's parser says.
-
-    def semicolon(self) -> str:
-        return 'a ";" is missing before this, or a bracket further up is not closed'
 
     def statement(self, *_: str) -> str:
         if self.here == "#":
@@ -133,6 +130,9 @@ class _Mistake:
             return f'"{self.here}" is not known here; did you mean "{wanted}"?'
         return f'"{wanted}" is needed here, and not "{self.here}"' if self.here else f'"{wanted}" is missing at the end'
 
+    def missing(self, what: str) -> str:
+        return f'the {what} is missing here, before "{self.here}"' if self.here else f"the {what} is missing at the end"
+
     def label(self) -> str:
         if re.search(r"^\s*(syntax|edition)\b", self.text, re.MULTILINE) is None:
             self.place = 0
@@ -141,9 +141,6 @@ class _Mistake:
 
     def end(self, what: str) -> str:
         return f'the file ends within a {what}: a "}}" is missing'
-
-    def open_text(self, *_: str) -> str:
-        return "a text does not end on the line it begins on: close its quotes"
 
     def no_text(self, *_: str) -> str:
         try:
@@ -165,12 +162,6 @@ class _Mistake:
 
     def syntax(self, name: str) -> str:
         return f'there is no syntax "{name}"; write syntax = "proto3";'
-
-    def required(self) -> str:
-        return 'proto3 has no required fields; leave "required" out'
-
-    def first_value(self) -> str:
-        return "the first value of an enum must be 0: put one before it, for example UNSPECIFIED = 0"
 
     # What it says when it resolves names.
 
@@ -207,9 +198,6 @@ class _Mistake:
 
     def not_imported(self, name: str, file: str) -> str:
         return f'"{name}" is not imported; add import "{file}";'
-
-    def not_quoted(self) -> str:
-        return "the name of a file to import stands between quotes"
 
     def no_message(self, name: str | None = None) -> str:
         return f'"{name or self.here}" is no message; write one that holds it'
@@ -285,7 +273,8 @@ class _Mistake:
             needed = "a message between braces"
             if self._type_of(field) == "google.protobuf.Duration":
                 needed += ", for example { seconds: 60 }"
-        return f"{f'{field} must be ' if field else ''}{_NEEDED.get(needed, needed)}, and not {value}"
+        needed = _NEEDED.get(needed, needed)
+        return f"{field} must be {needed}, and not {value}" if field else f"{needed} is needed, and not {value}"
 
     def no_colon(self, value: str) -> str:
         self._find(value)
@@ -327,7 +316,7 @@ class _Mistake:
                 continue
             depth += (match[0] == "{") - (match[0] == "}")
             if match[0] == wanted or match[0].strip("\"'") == wanted:
-                names = [earlier[0] for earlier in before if earlier[0] not in ":-"]
+                names = [earlier[0] for earlier in before if earlier.lastgroup == "word"]
                 found.append((match, names[-1] if names else ""))
             before = [*before[-2:], match]
             if depth == 0:
@@ -350,26 +339,35 @@ def _which(value: str, members: Iterable[str]) -> str:
 
 class _Rule(NamedTuple):
     pattern: re.Pattern[str]
-    say: Callable[..., str]
+    say: Callable[..., str] | str
+    """What is said: always the same, or by a mistake and the groups of the pattern."""
 
 
 _IN_OPTION = r'Error while parsing option value for "[^"]*": '
 _RULES = tuple(
     _Rule(re.compile(pattern), say)
     for pattern, say in (
-        (r'Expected ";"\.', _Mistake.semicolon),
+        (r'Expected ";"\.', 'a ";" is missing before this, or a bracket further up is not closed'),
         (r"Expected top-level statement .*", _Mistake.statement),
         (r'Expected "([^"]+)"\.', _Mistake.expected),
-        (r"Expected a string naming the file to import\.", _Mistake.not_quoted),
+        (r"Expected a string naming the file to import\.", "the name of a file to import stands between quotes"),
         (r'Expected "required", "optional", or "repeated"\.', _Mistake.label),
         (r"Reached end of input in (\w+).*", _Mistake.end),
-        (r"Multiline strings are not allowed.*", _Mistake.open_text),
+        (r"Multiline strings are not allowed.*", "a text does not end on the line it begins on: close its quotes"),
         (r"Interpreting non ascii codepoint.*|Invalid control characters.*", _Mistake.no_text),
         (r"Missing field number\.", _Mistake.no_number),
+        (r"Expected ((?:\w+ )?(?:name|number|value|identifier))\.", _Mistake.missing),
+        (
+            r"End-of-file inside block comment\.",
+            "a comment that begins with /* does not end; close it with */",
+        ),
         (r"Field numbers must be positive integers\.", _Mistake.small_number),
         (r'Unrecognized syntax identifier "([^"]*)".*', _Mistake.syntax),
-        (r"Required fields are not allowed in proto3\.", _Mistake.required),
-        (r"The first enum value must be zero .*", _Mistake.first_value),
+        (r"Required fields are not allowed in proto3\.", 'proto3 has no required fields; leave "required" out'),
+        (
+            r"The first enum value must be zero .*",
+            "the first value of an enum must be 0: put one before it, for example UNSPECIFIED = 0",
+        ),
         (r'"([^"]+)" is already defined in "([^"]+)"\.', _Mistake.twice),
         (r'"([^"]+)" is not defined\.', _Mistake.unknown_type),
         (r'"([^"]+)" is resolved to "[^"]+", which is not defined\..*', _Mistake.unknown_type),
