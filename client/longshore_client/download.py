@@ -187,8 +187,8 @@ async def save(
     try:
         digest = await asyncio.to_thread(_digest, file)
         before = digest.size
+        fetch = Fetch(channel, name, before, digest)
         try:
-            fetch = Fetch(channel, name, before, digest)
             grant = await _write(fetch, file, before, on_transfer)
         except CallError as error:
             if not before or error.reason not in _STALE:
