@@ -162,6 +162,24 @@ def test_the_first_mistake_is_the_one_of_an_imported_file(tmp_path: Path) -> Non
     assert str(caught.value).startswith(f'{colors}:1:1: "nonsense" begins no statement; a statement begins with one of')
 
 
+def test_a_package_that_is_nearly_its_folder_is_refused_unless_the_root_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its modules would go to another place than before, and those that are there would go on to be imported."""
+    protos = write(tmp_path, CONTRACT.replace("package complaints.v1", "package complaints.v2"))
+    (protos / "complaints" / "v1" / "colors.proto").unlink()  # whose package says where the root is
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompileError) as caught:
+        compile_protos([Path("protos")], tmp_path / "out")
+    assert str(caught.value) == (
+        "protos/complaints/v1/making.proto:2:9: the package is complaints.v2, and the folder complaints/v1; "
+        "call one as the other, or give the root to `longshore generate -I`"
+    )
+    assert not (tmp_path / "out").exists()
+    compile_protos([Path("protos")], tmp_path / "out", include=[protos])
+    assert (tmp_path / "out" / "complaints" / "v1" / "making_pb2.py").is_file()
+
+
 def test_a_file_in_another_encoding_is_said_to_be_in_one(tmp_path: Path) -> None:
     protos = write(tmp_path, CONTRACT.encode("utf-16"))
     with pytest.raises(CompileError, match=r"making\.proto:1:1: the file is not UTF-8: save it as such$"):

@@ -209,7 +209,7 @@ def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[P
         for file in found:
             root = next((root for root in roots if file.is_relative_to(root)), None)
             if root is None:
-                root = _guess_root(file)
+                root = _guess_root(file, path)
                 roots.append(root)
             name = file.relative_to(root).as_posix()
             if name not in names:
@@ -217,13 +217,27 @@ def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[P
     return roots, names
 
 
-def _guess_root(file: Path) -> Path:
-    """A file of package `acme.orders.v1` in `.../acme/orders/v1` has the root `...`; else its own folder is it."""
-    package = _PACKAGE.search(file.read_bytes())
+def _guess_root(file: Path, given: Path) -> Path:
+    """A file of package `acme.orders.v1` in `.../acme/orders/v1` has the root `...`; else its own folder is it.
+
+    Raises `CompileError` for one of package `acme.orders.v2` in the folder `acme/orders/v1` of what was given: its
+    modules would go elsewhere, and those that had been made before would still be imported.
+    """
+    content = file.read_bytes()
+    package = _PACKAGE.search(content)
     parts = package[1].decode().split(".") if package else []
     folders = file.parent.parts
     if parts and list(folders[-len(parts) :]) == parts:
         return file.parents[len(parts)]
+    below = file.parent.relative_to(given).parts if given.is_dir() else ()
+    if package is not None and 1 < len(below) == len(parts) and below[0] == parts[0]:
+        line = content.count(b"\n", 0, package.start(1)) + 1
+        column = package.start(1) - content.rfind(b"\n", 0, package.start(1))
+        where = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        slip = f"the package is {'.'.join(parts)}, and the folder {'/'.join(below)}"
+        raise CompileError(
+            f"{where}:{line}:{column}: {slip}; call one as the other, or give the root to `longshore generate -I`"
+        )
     return file.parent
 
 
