@@ -228,6 +228,20 @@ async def test_an_input_that_is_too_large(intact: Lab) -> None:
     assert reason == "INPUT_TOO_LARGE"
 
 
+async def test_what_is_too_large_is_not_even_read(intact: Lab) -> None:
+    # Ten million bytes may hold a million messages, and nobody else is served while these are made.
+    malformed = b"\xff" * 1_000_001
+    channel: Any = intact.channel
+    packed = AnyMessage(type_url=f"{URL}lab.v1.PlayRequest", value=malformed)
+    for call in (
+        channel.unary_unary("/lab.v1.LabService/Play")(malformed),
+        channel.unary_stream("/lab.v1.LabService/PlayAndWatch")(malformed).read(),
+        intact.operations.Start(start(input=packed)),
+        intact.operations.Run(pb.RunRequest(type=PLAY, input=packed)).read(),
+    ):
+        assert (await refused(call))[1] == "INPUT_TOO_LARGE"
+
+
 async def test_the_largest_input_is_taken(lab: Lab) -> None:
     @lab.plays
     async def handler(request, op):

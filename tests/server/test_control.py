@@ -202,11 +202,15 @@ async def test_what_is_larger_than_the_server_sends_is_refused(make_lab: Any) ->
     long = "x" * 2000
     progress, output = packed(lab_pb2.PlayProgress(text=long)), packed(channels_pb2.DiagnosticOutput(message=long))
     error = status_pb2.Status(code=9, message="x" * 1025)
+    # It is not even read.
+    malformed = AnyMessage(type_url=packed(lab_pb2.PlayResult()).type_url, value=b"\xff" * 1025)
     for call in (
         control.ReportProgress(cpb.ReportProgressRequest(name=name, progress=progress)),
         control.ReportOutput(cpb.ReportOutputRequest(name=name, output=output)),
         control.Complete(cpb.CompleteRequest(name=name, result=packed(lab_pb2.PlayResult(text=long)))),
+        control.Complete(cpb.CompleteRequest(name=name, result=malformed)),
         control.Fail(cpb.FailRequest(name=name, error=error)),
+        control.Fail(cpb.FailRequest(name=name, error=status_pb2.Status(code=9, message="m", details=[malformed]))),
     ):
         code, reason, _ = await refused(call)
         assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "INPUT_TOO_LARGE")

@@ -166,6 +166,9 @@ async def test_a_payload_larger_than_a_watcher_could_receive_is_refused(make_lab
     name = await waiting(lab)
     code, reason, _ = await refused(send(lab, name, "reject", Reject(why="x" * 2000)))
     assert (code, reason) == (C.RESOURCE_EXHAUSTED, "INPUT_TOO_LARGE")
+    unread = AnyMessage(type_url=packed(Reject()).type_url, value=b"\xff" * 1025)
+    code, reason, _ = await refused(lab.operations.Signal(pb.SignalRequest(name=name, signal="reject", payload=unread)))
+    assert (code, reason) == (C.RESOURCE_EXHAUSTED, "INPUT_TOO_LARGE")
     await send(lab, name, "reject", Reject(why="x" * 1000))
 
 

@@ -46,6 +46,14 @@ def check_number_of_labels(labels: Mapping[str, str]) -> None:
         raise invalid("labels", f"there may be at most {MAX_LABELS}, these are {len(labels)}")
 
 
+def check_size(what: str, size: int, limit: int) -> None:
+    """Raises `ServiceError` (INPUT_TOO_LARGE) for more bytes than the server accepts. To be asked of the bytes that
+    came, before they are read, too: ten million of them can hold a million messages."""
+    if size > limit:
+        problem = f"The {what} is {size} bytes; the server accepts {limit}."
+        raise ServiceError(Reason.INPUT_TOO_LARGE, problem, metadata={"limit": str(limit)})
+
+
 def check_request_id(request_id: str) -> None:
     """Raises `ServiceError` when the idempotency key is not one, `TypeError` for no text."""
     if _size("request_id", request_id) > MAX_REQUEST_ID:

@@ -197,14 +197,8 @@ class Control:
         return AnyMessage(type_url=URL_PREFIX + value.DESCRIPTOR.full_name, value=data).SerializeToString()
 
     def _check_size(self, field: str, size: int) -> None:
-        limit = self._engine.executor.max_payload
-        if size > limit:
-            # Stored, it would make the log of the operation unreadable for everyone, for ever.
-            raise ServiceError(
-                Reason.INPUT_TOO_LARGE,
-                f"The {field} is {size} bytes; the server accepts {limit}.",
-                metadata={"limit": str(limit)},
-            )
+        # Stored, it would make the log of the operation unreadable for everyone, for ever.
+        validation.check_size(field, size, self._engine.executor.max_payload)
 
     def _checked(self, live: Live, error: status_pb2.Status) -> status_pb2.Status:
         """The error with a reason in its first detail. Callers unpack the details that they know: those must parse."""
@@ -214,6 +208,7 @@ class Control:
             raise invalid("error.code", f"{CANCELLED}: choose another, such as ABORTED, or call CancelOperation")
         if not error.message:
             raise invalid("error.message", "must say in a sentence why there is no result")
+        self._check_size("error", error.ByteSize())
         first = None
         for position, packed in enumerate(error.details):
             field = f"error.details[{position}]"

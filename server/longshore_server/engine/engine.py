@@ -134,6 +134,8 @@ class Engine:
         overdue = Overdue(self.store, clock)
         self.deadlines = Deadlines(clock, overdue.deadline)
         self.waits = Waits(clock, lambda live: self.types[live.record.type].cancel_grace, self._again, overdue.grace)
+        self.max_input = limits.max_input
+        """The largest input in bytes."""
         self.requests = Requests(self.types, self.store, self.start, max_payload=limits.max_payload)
         self.instances = Instances(
             definitions, self.store, clock, chance, limits.max_payload,

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from longshore_server.contract import rules
 from longshore_server.contract.signals import SignalType
 from longshore_server.contract.types import URL_PREFIX, OperationType
+from longshore_server.contract.validation import check_size
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.store.mutations import SendSignal
 from longshore_server.store.record import OperationRecord
@@ -52,13 +53,8 @@ def check(type: SignalType, uid: bytes, sending: Sending, max_payload: int) -> S
     if len(sending.id.encode()) > MAX_ID:
         raise invalid("signal_id", f"must not be longer than {MAX_ID} bytes")
     body = sending.payload.SerializeToString(deterministic=True)
-    if len(body) > max_payload:
-        # Accepted, it would make the log of the operation unreadable for everyone.
-        raise ServiceError(
-            Reason.INPUT_TOO_LARGE,
-            f"The payload is {len(body)} bytes; the server accepts {max_payload}.",
-            metadata={"limit": str(max_payload)},
-        )
+    # Accepted, it would make the log of the operation unreadable for everyone.
+    check_size("payload", len(body), max_payload)
     if type.ruled:
         rules.check_rules(sending.payload)
     packed = AnyMessage(type_url=URL_PREFIX + type.payload.DESCRIPTOR.full_name, value=body)

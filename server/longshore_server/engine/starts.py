@@ -15,7 +15,7 @@ from longshore_server.contract.types import OperationType
 from longshore_server.engine.executor import Executor
 from longshore_server.engine.grants import grants
 from longshore_server.engine.quotas import Quota
-from longshore_server.errors import Reason, ServiceError, invalid
+from longshore_server.errors import ServiceError, invalid
 from longshore_server.ids import Uids, uid_text
 from longshore_server.store.mutations import Accept, Accepted, Author
 from longshore_server.store.record import JournalEntry, OperationRecord
@@ -95,12 +95,7 @@ class Starts:
         if labels:
             validation.check_labels(labels)
         body = input.SerializeToString(deterministic=True)
-        if len(body) > self._max_input:
-            raise ServiceError(
-                Reason.INPUT_TOO_LARGE,
-                f"The input is {len(body)} bytes; the server accepts {self._max_input}.",
-                metadata={"limit": str(self._max_input)},
-            )
+        validation.check_size("input", len(body), self._max_input)
         if type.ruled:
             rules.check_rules(input)
         uid = self._uids.next()

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from longshore_server.auth.identity import Principal, expired
 from longshore_server.clock import SECOND, Clock
+from longshore_server.contract.validation import check_size
 from longshore_server.errors import Reason, ServiceError, invalid
 from longshore_server.histogram import Histogram
 from longshore_server.rpc.callers import Callers
@@ -120,8 +121,14 @@ def machine(peer: str) -> str:
     return peer.rpartition(":")[0] if peer.startswith("ip") else peer
 
 
-def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]]) -> Method:
-    """A unary method over `function`."""
+def unary(
+    request_type: type[RequestT], function: Callable[[RequestT, Context], Awaitable[bytes]], *,
+    max_input: int | None = None,
+) -> Method:  # fmt: skip
+    """A unary method over `function`.
+
+    `max_input`: how many bytes the request may have, where it is an operation's input.
+    """
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
         async def handle(data: bytes, inner: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -131,7 +138,7 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
                 try:
                     if not context.recognise():
                         await context.identify()
-                    answer = await function(decode(request_type, data), context)
+                    answer = await function(decode(request_type, data, max_input), context)
                     code = _OK
                     return answer
                 except Exception as caught:  # noqa: BLE001 - the boundary: everything becomes a status
@@ -149,12 +156,13 @@ def unary(request_type: type[RequestT], function: Callable[[RequestT, Context], 
 
 
 def stream(
-    request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[Iterable[bytes]]]
-) -> Method:
+    request_type: type[RequestT], function: Callable[[RequestT, Context], AsyncIterator[Iterable[bytes]]], *,
+    max_input: int | None = None,
+) -> Method:  # fmt: skip
     """A server-streaming method over an async generator (interceptors of others break coroutine-style streams).
 
     `function` gives messages in batches: each generator that a message passes one by one costs its share of it. Before
-    each batch, which may be empty for that, it is looked at again who calls.
+    each batch, which may be empty for that, it is looked at again who calls. `max_input`: as of `unary`.
     """
 
     def measured(durations: Durations, callers: Callers, traced: Traced) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -166,7 +174,7 @@ def stream(
                     if not context.recognise():
                         await context.identify()
                     restricted = not context.caller.unrestricted
-                    async for batch in function(decode(request_type, data), context):
+                    async for batch in function(decode(request_type, data, max_input), context):
                         if restricted and not context.holds:
                             await context.still()
                         for message in batch:
@@ -188,8 +196,10 @@ def stream(
     return measured
 
 
-def decode(request_type: type[RequestT], data: bytes) -> RequestT:
-    """Raises `ServiceError` (MALFORMED_REQUEST)."""
+def decode(request_type: type[RequestT], data: bytes, max_input: int | None = None) -> RequestT:
+    """Raises `ServiceError` (MALFORMED_REQUEST, INPUT_TOO_LARGE)."""
+    if max_input is not None:
+        check_size("input", len(data), max_input)
     try:
         return request_type.FromString(data)
     except DecodeError:

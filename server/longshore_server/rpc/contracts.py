@@ -57,7 +57,7 @@ class ContractServices:
             await context.send_initial_metadata(_answer(started, record))
             return bytes(wire.long_running(record, type).SerializeToString())
 
-        return unary(type.input, call)
+        return unary(type.input, call, max_input=self._engine.max_input)
 
     def _stream(self, type: OperationType) -> Method:
         async def call(request: Message, context: Context) -> AsyncIterator[Iterable[bytes]]:
@@ -72,7 +72,7 @@ class ContractServices:
                 async for batch in engine.watch(started.live, WatchOptions(until=caller.expires)):
                     yield map(messages.message, batch)
 
-        return stream(type.input, call)
+        return stream(type.input, call, max_input=self._engine.max_input)
 
 
 def _answer(started: Started, record: OperationRecord) -> list[tuple[str, str | bytes]]:

@@ -70,13 +70,13 @@ class OperationControlService:
     async def _progress(self, request: pb.ReportProgressRequest, context: Context) -> bytes:
         live = await self._find(context, request.name)
         type = self._control.type_of(live)
-        value = _value(request, "progress", request.progress, type, type.progress)
+        value = self._value(request, "progress", request.progress, type, type.progress)
         return _answer(await self._control.progress(live, value))
 
     async def _output(self, request: pb.ReportOutputRequest, context: Context) -> bytes:
         live = await self._find(context, request.name)
         type = self._control.type_of(live)
-        value = _value(request, "output", request.output, type, type.output)
+        value = self._value(request, "output", request.output, type, type.output)
         return _answer(await self._control.output(live, value))
 
     async def _complete(self, request: pb.CompleteRequest, context: Context) -> bytes:
@@ -84,7 +84,8 @@ class OperationControlService:
         type = self._control.type_of(live)
         result = type.result()
         if request.HasField("result"):
-            result = unpack(request.result, type.result, "result", type.name, Reason.WRONG_PAYLOAD_TYPE)
+            limit = self._engine.executor.max_payload
+            result = unpack(request.result, type.result, "result", type.name, Reason.WRONG_PAYLOAD_TYPE, limit)
         return _answer(await self._control.complete(live, result))
 
     async def _fail(self, request: pb.FailRequest, context: Context) -> bytes:
@@ -144,14 +145,16 @@ class OperationControlService:
         self._authorization.check_provider(context.caller)
         return await self._engine.find(name)
 
-
-def _value(request: Message, field: str, packed: Any, type: OperationType, expected: type[Message]) -> Message:
-    """What is reported. Raises `ServiceError` when it is absent, of another type or malformed."""
-    if not request.HasField(field):
-        raise invalid(field, "must be set")
-    if type.void(expected):
-        raise invalid(field, f"{type.name} declares no {field}", reason=Reason.WRONG_PAYLOAD_TYPE)
-    return unpack(packed, expected, field, type.name, Reason.WRONG_PAYLOAD_TYPE)
+    def _value(
+        self, request: Message, field: str, packed: Any, type: OperationType, expected: type[Message]
+    ) -> Message:
+        """What is reported. Raises `ServiceError` when it is absent, of another type, too large or malformed."""
+        if not request.HasField(field):
+            raise invalid(field, "must be set")
+        if type.void(expected):
+            raise invalid(field, f"{type.name} declares no {field}", reason=Reason.WRONG_PAYLOAD_TYPE)
+        limit = self._engine.executor.max_payload
+        return unpack(packed, expected, field, type.name, Reason.WRONG_PAYLOAD_TYPE, limit)
 
 
 def _answer(record: OperationRecord) -> bytes:

@@ -88,7 +88,9 @@ class OperationsService:
         self._authorization.check_start(caller, type, follow=follow)
         if not request.HasField("input"):
             return type, type.input()
-        return type, unpack(request.input, type.input, "input", type.name, Reason.WRONG_INPUT_TYPE)
+        return type, unpack(
+            request.input, type.input, "input", type.name, Reason.WRONG_INPUT_TYPE, self._engine.max_input
+        )
 
     async def _get(self, request: pb.GetRequest, context: Context) -> bytes:
         live = await self._authorization.find(context.caller, request.name)
@@ -126,7 +128,8 @@ class OperationsService:
         payload = declared.payload()
         if request.HasField("payload"):
             taker = f"signal {declared.name!r}"
-            payload = unpack(request.payload, declared.payload, "payload", taker, Reason.WRONG_PAYLOAD_TYPE)
+            limit = self._engine.executor.max_payload
+            payload = unpack(request.payload, declared.payload, "payload", taker, Reason.WRONG_PAYLOAD_TYPE, limit)
         sending = Sending(declared.name, payload, context.caller.name, request.signal_id)
         accepted = await self._engine.requests.signal(live, sending)
         return pb.SignalResponse(
