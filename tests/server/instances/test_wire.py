@@ -225,6 +225,25 @@ async def test_a_definition_asks_for_no_capability_that_no_contract_declares(tmp
         await guarded.start()
 
 
+async def test_where_no_contract_declares_any_definitions_ask_for_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    guarded = Guarded(tmp_path)
+    guarded.server.services = ()
+
+    @guarded.server.debounce("pings", state=Ping, flush_after=5, call="pings.send")
+    async def pings(ctx: Any) -> None: ...
+
+    for name in ("pings.send", "pings.sned"):
+        guarded.token("ada", name)
+    await guarded.start()
+    await guarded.stop()
+    slip = "no contract of this server declares the capability 'pings.sned'"
+    assert [record.message for record in caplog.records if "capability" in record.message] == [
+        f"{guarded.tokens}: {slip}"
+    ]
+
+
 async def test_who_may_call_is_what_the_definition_says(tmp_path: Path) -> None:
     """The provider may do everything; a definition's `call` lets others send and look, and administer nothing."""
     pb, guarded = debounce_service_pb2, Guarded(tmp_path)
