@@ -26,6 +26,8 @@ from longshore_server.transfers.threads import in_thread
 
 _MOST_PARTS = 10_000
 _MIB = 1 << 20
+_PARTS = 8
+"""How many parts of all objects are sent at once: each is in memory meanwhile, more than once."""
 _LASTING = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 """What S3 answers until somebody mends the bucket, the rights or the keys."""
 _UNLISTED = frozenset({"AccessDenied", "NotImplemented"})
@@ -69,6 +71,7 @@ class S3Store(RemoteStore):
         self._session = get_session()
         self._stack = AsyncExitStack()
         self._client: Any = None
+        self._room = asyncio.Semaphore(_PARTS)
 
     async def _connect(self) -> Any:
         region = self._region or self._session.get_config_variable("region") or "us-east-1"
@@ -176,16 +179,20 @@ class S3Store(RemoteStore):
 
         async def send(parts: Iterator[tuple[int, int, int]]) -> None:
             for number, start, size in parts:
-                data, digest = await in_thread(_read, staged, start, size)
-                with _refusing(info.key):
-                    await self._client.upload_part(
-                        **self._place(info.key), UploadId=push.upload, PartNumber=number, Body=data, ContentMD5=digest
-                    )
+                async with self._room:
+                    data, digest = await in_thread(_read, staged, start, size)
+                    with _refusing(info.key):
+                        await self._client.upload_part(
+                            **self._place(info.key), UploadId=push.upload, PartNumber=number, Body=data,
+                            ContentMD5=digest,
+                        )  # fmt: skip
+                    del data  # not kept until the next one is read
 
         parts = missing()
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
+                # Parts are larger where their number would be too large otherwise.
+                for _ in range(max(1, AT_ONCE * PART // push.part)):
                     group.create_task(send(parts))
         except* ObjectError as errors:
             raise errors.exceptions[0] from None

@@ -66,6 +66,37 @@ async def test_a_large_object_goes_to_s3_in_parts_and_goes_on_after_a_restart(
     assert await adopt(store, staged, overwrite=False, state=kept[-1], save=save) == info
 
 
+@pytest.mark.parametrize(("objects", "largest", "most"), [(5, 10_000, 8), (1, 4, 1)])
+async def test_few_parts_are_in_memory_at_once(
+    objects: int, largest: int, most: int, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many objects, and of one that is so large that its parts are too. `largest`: the number of its last part."""
+    monkeypatch.setattr("longshore_server.transfers.stores.s3.PART", 1 << 20 if largest == 4 else 8 << 20)
+    monkeypatch.setattr("longshore_server.transfers.stores.s3._MOST_PARTS", largest)
+    store: Any = await make()
+    upload_part, full = store._client.upload_part, asyncio.Event()
+    now = seen = 0
+
+    async def counted(**request: Any) -> Any:
+        nonlocal now, seen
+        now += 1
+        seen = max(seen, now)
+        if now == most:
+            full.set()
+        await full.wait()
+        try:
+            return await upload_part(**request)
+        finally:
+            now -= 1
+
+    store._client.upload_part = counted
+    async with asyncio.TaskGroup() as group:
+        for number in range(objects):
+            group.create_task(adopt(store, stage(tmp_path, f"{number}", LARGE), f"a/{number}"))
+    assert seen == most
+    assert [await read(store, f"a/{number}") == LARGE for number in range(objects)] == [True] * objects
+
+
 @pytest.mark.parametrize("goes_on", [True, False])
 async def test_parts_that_a_dead_server_has_begun_and_not_noted_are_found_again(
     goes_on: bool, make: Make, s3: LocalS3, tmp_path: Path
