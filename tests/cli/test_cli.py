@@ -438,6 +438,15 @@ async def test_a_server_without_our_service_is_told_apart(run: Run) -> None:
     assert "is not a Longshore server" in done.err
 
 
+async def test_what_needs_reflection_says_how_to_have_it(make_lab: MakeLab) -> None:
+    lab = await make_lab(reflection="off")
+    done = await command(lab, "call", "Play")
+    assert done.code == 6
+    need = "offers no server reflection, which this command needs: serve it without --reflection off"
+    assert done.err == f"error: {lab.harness.address} {need} (NO_REFLECTION)\n"
+    assert (await command(lab, "ls")).code == 0, "what needs none does without"
+
+
 async def test_a_unix_socket_works(tmp_path: Path) -> None:
     lab = Lab(tmp_path / "data", listen=(f"unix:{tmp_path}/s.sock",))
     await lab.start()

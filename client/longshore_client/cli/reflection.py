@@ -222,7 +222,8 @@ class Types:
                 raise NotFound(f"the server does not describe {what}", reason="UNKNOWN_MESSAGE", code=Code.NOT_FOUND)
             return list(response.file_descriptor_response.file_descriptor_proto)
         raise Unimplemented(
-            f"{self._channel.target} offers no server reflection, which this command needs",
+            f"{self._channel.target} offers no server reflection, which this command needs: serve it without "
+            "--reflection off",
             reason="NO_REFLECTION",
             code=Code.UNIMPLEMENTED,
             domain="longshore",
