@@ -64,9 +64,13 @@ class Shape:
         if not self.has(value):
             raise TypeError(f"{self.what}: it must be {self}, not {_name(type(value))}")
         stored = encode(value)
-        if len(stored.data) > limit:
-            raise TooLargeError(f"{self.what}: it has {len(stored.data)} bytes, and the server keeps {limit} at most")
+        self.check_size(len(stored.data), limit)
         return stored
+
+    def check_size(self, size: int, limit: int) -> None:
+        """Raises `TooLargeError`."""
+        if size > limit:
+            raise TooLargeError(f"{self.what}: it has {size} bytes, and the server keeps {limit} at most")
 
     def load(self, stored: Value) -> Any:
         """The value that `store` was given, though its class may have moved since. Raises `UnreadableError`."""

@@ -25,6 +25,8 @@ from longshore_server.rpc.records import AskedLines, log_page
 from longshore_server.store.instances import InstanceRecord, Value, instance_name
 
 DefinitionT = TypeVar("DefinitionT", bound=Definition[Any])
+_SPACIOUS = 2
+"""How many times as large as what is stored of it a JSON text may be."""
 
 
 class Named(Protocol):
@@ -163,7 +165,7 @@ class Instances(Generic[DefinitionT]):
 def read(request: Any, field: str, shape: Shape, limit: int) -> Any:
     """The value in a field. Raises `ServiceError` (INVALID_ARGUMENT, INPUT_TOO_LARGE) where the shape has none such."""
     try:
-        value = _unpacked(getattr(request, field), shape)
+        value = _unpacked(getattr(request, field), shape, limit)
         shape.store(value, limit)
     except TooLargeError as error:
         raise ServiceError(Reason.INPUT_TOO_LARGE, f"{error}.", metadata={"limit": str(limit)}) from None
@@ -172,7 +174,12 @@ def read(request: Any, field: str, shape: Shape, limit: int) -> Any:
     return value
 
 
-def _unpacked(packed: pb.InstanceValue, shape: Shape) -> Any:
+def _unpacked(packed: pb.InstanceValue, shape: Shape, limit: int) -> Any:
+    # Before it is read: ten million bytes of JSON may take half a minute, in which nobody else is served. A text may be
+    # larger than what is stored of it, by its spaces for example.
+    shape.check_size(len(packed.message.value), limit)
+    if len(packed.json) > _SPACIOUS * limit:
+        shape.check_size(len(packed.json.encode()), limit)
     if packed.HasField("message"):
         return read_message(shape, packed.message.type_url.rpartition("/")[2], packed.message.value)
     if packed.HasField("json"):

@@ -8,9 +8,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 from lab.v1.lab_pb2 import PlayProgress
 
 from longshore.v1 import debounce_service_pb2, debounce_service_pb2_grpc, instances_pb2
+from longshore_server.config import Config
 from longshore_server.handler.codec import MAX_DEPTH
 from longshore_server.instance_lifecycle import Kind
 from tests.conftest import refused
@@ -41,6 +43,22 @@ async def add(world: World) -> AsyncIterator[Any]:
             return await stub.AddEvent(debounce_service_pb2.AddEventRequest(name=name, event=event, no_wait=True))
 
         yield call
+
+
+async def test_what_is_too_large_is_not_even_read(add: Any, world: World) -> None:
+    limit = Config.max_payload
+    no_json = "[" + " " * 2 * limit
+    assert (await refused(add("anything", no_json)))[1] == "INPUT_TOO_LARGE"
+    assert (await refused(add("anything", no_json[:-1])))[1] == "INVALID_ARGUMENT"
+    name = "debounces/messages/instances/a"
+    packed = AnyMessage(type_url="type.googleapis.com/lab.v1.PlayProgress", value=b"\xff" * (limit + 1))
+    event = instances_pb2.InstanceValue(message=packed)
+    async with grpc.aio.insecure_channel(world.harness.address) as channel:
+        stub: Any = debounce_service_pb2_grpc.DebounceServiceStub(channel)
+        call = stub.AddEvent(debounce_service_pb2.AddEventRequest(name=name, event=event))
+        assert (await refused(call))[1] == "INPUT_TOO_LARGE"
+    # Spaces are not stored.
+    await add("anything", "[" + " " * limit + "]")
 
 
 def nested(depth: int) -> str:
