@@ -82,6 +82,13 @@ class Development:
         assert self._process is not None
         return self._process
 
+    @property
+    def server(self) -> int:
+        """The process that serves, where there is no other."""
+        pid = self.process.pid
+        (found,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(found)
+
     async def start(self, *options: str, target: str = "service.py:server") -> None:
         self._process = await asyncio.create_subprocess_exec(
             *COMMAND, target, "--listen", self.address, "--metrics", "off", *options, cwd=self.folder,
@@ -221,6 +228,19 @@ async def test_a_folder_that_cannot_be_written_to_is_one_sentence(development: D
     await development.says("error: service.py/generated cannot be used: Not a directory; name another, or mend that")
     await development.says("no server runs; waiting for the next change")
     assert not any("Traceback" in line for line in development.said)
+
+
+async def test_of_a_server_that_another_has_replaced_nothing_is_left(development: Development) -> None:
+    await development.start()
+    await development.says("serving")
+    end, over, loop = os.pidfd_open(development.server), asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(end, over.set)
+    try:
+        development.replace(development.service, DONE)
+        await asyncio.wait_for(over.wait(), 60)
+    finally:
+        loop.remove_reader(end)
+        os.close(end)
 
 
 async def test_its_end_cuts_no_stop_short(development: Development) -> None:
