@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from longshore.v1 import operation_control_service_pb2_grpc as cpb_grpc
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
 from longshore_server import ContractError, Server
-from longshore_server.contract import loading
+from longshore_server.contract import loading, rules
 from longshore_server.contract.rules import MAX_HELD
+from longshore_server.errors import Reason, ServiceError
 from longshore_server.testing import Harness
 from tests.conftest import fields_of, refused
 from tests.server.contracts import F, handle, method, service
@@ -174,7 +176,32 @@ async def test_what_a_rule_fails_on_is_refused_with_its_place(ruled: str, tmp_pa
                 assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
                 assert fields_of(status) == [f"self.inner[{len(keys) - 1}].key"]
                 assert "its rule cannot be decided: error evaluating a: cannot convert string to int" in status.message
+            assert (await refused(send(*("",) * (rules.MAX_MESSAGES + 1))))[1] == "INPUT_TOO_LARGE"
             code, reason, status = await refused(send(*("6",) * MAX_HELD, "aaa"))
             assert (code, reason, fields_of(status)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", [""])
     finally:
         await harness.stop()
+
+
+HELD: dict[str, Callable[[int], Any]] = {
+    "one beside the other": lambda count: {"inner": [{}] * count},
+    "inside another one": lambda count: {"self": {"inner": [{}] * (count - 1)}},
+    "one in each of many": lambda count: {"inner": [{"maybe": {}}] * (count // 2)},
+}
+
+
+@pytest.mark.parametrize("case", HELD)
+def test_more_messages_than_can_be_checked_in_a_moment_are_refused(case: str) -> None:
+    descriptor = contract("Input", DECIDED)
+    kind = message_factory.GetMessageClass(descriptor.file.message_types_by_name["Input"])
+
+    def check(count: int) -> ServiceError:
+        message = kind(**HELD[case](count))
+        with pytest.raises(ServiceError) as caught:
+            rules.check_rules(message, message.ByteSize())
+        return caught.value
+
+    # An empty key is one that the rule cannot decide.
+    assert check(rules.MAX_MESSAGES).reason is Reason.INVALID_ARGUMENT
+    found = check(rules.MAX_MESSAGES + 2)
+    assert (found.reason, found.metadata) == (Reason.INPUT_TOO_LARGE, {"limit": str(rules.MAX_MESSAGES)})

@@ -23,6 +23,10 @@ MAX_HELD = 250
 """How many fields and items a message may have, with those of the messages in it, for all of its broken rules to be
 told."""
 
+MAX_MESSAGES = 100_000
+"""How many messages a message with rules may hold. All of them are Python's while they are checked, and protobuf looks
+for each of those among all others: half a million may take ten seconds and more."""
+
 
 @cache
 def has_rules(file: FileDescriptor) -> bool:
@@ -30,13 +34,18 @@ def has_rules(file: FileDescriptor) -> bool:
     return any(d.name == _FILE or has_rules(d) for d in file.dependencies)
 
 
-def check_rules(message: Message) -> None:
-    """Enforce the rules of the message's contract. Raises `ServiceError` (INVALID_ARGUMENT).
+def check_rules(message: Message, size: int) -> None:
+    """Enforce the rules of a message of so many bytes. Raises `ServiceError` (INVALID_ARGUMENT, INPUT_TOO_LARGE).
 
     A rule that cannot be decided, because its expression fails on what the message holds, is broken as well. Of a
     message that has more than `MAX_HELD` fields and items only the first broken rule is told, and of one that cannot be
     decided not where it is.
     """
+    # Each takes two bytes at least.
+    if size >= 2 * MAX_MESSAGES and _room_left(message, MAX_MESSAGES) < 0:
+        name = message.DESCRIPTOR.full_name
+        problem = f"This {name} holds more messages than the server checks, {MAX_MESSAGES}: send less."
+        raise ServiceError(Reason.INPUT_TOO_LARGE, problem, metadata={"limit": str(MAX_MESSAGES)})
     try:
         broken = _collector()(message, fail_fast=True)
         if not broken:
@@ -51,6 +60,36 @@ def check_rules(message: Message) -> None:
     first = found[0]
     where = f"{first.field}: " if first.field else ""
     raise ServiceError(Reason.INVALID_ARGUMENT, f"{where}{first.description}.", violations=found)
+
+
+def _room_left(message: Message, room: int) -> int:
+    """How many of so many messages are left when those that a message holds are taken from them; negative: too few."""
+    for field, value in message.ListFields():
+        held = _held_by(field)
+        if held is None:
+            continue
+        room -= len(value) if field.is_repeated else 1
+        if room >= 0 and _holds_messages(held):
+            for _, one in _messages(field, value):
+                room = _room_left(one, room)
+                if room < 0:
+                    break
+        if room < 0:
+            break
+    return room
+
+
+def _held_by(field: FieldDescriptor) -> Descriptor | None:
+    """What messages a field holds: of a map its values."""
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        kind = kind.fields_by_name["value"].message_type
+    return kind
+
+
+@cache
+def _holds_messages(descriptor: Descriptor) -> bool:
+    return any(_held_by(field) is not None for field in descriptor.fields)
 
 
 def _is_small(message: Message) -> bool:

@@ -193,7 +193,7 @@ class Control:
         data = value.SerializeToString()
         self._check_size(field, len(data))
         if rules.has_rules(value.DESCRIPTOR.file):
-            rules.check_rules(value)
+            rules.check_rules(value, len(data))
         return AnyMessage(type_url=URL_PREFIX + value.DESCRIPTOR.full_name, value=data).SerializeToString()
 
     def _check_size(self, field: str, size: int) -> None:

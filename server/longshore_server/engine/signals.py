@@ -56,7 +56,7 @@ def check(type: SignalType, uid: bytes, sending: Sending, max_payload: int) -> S
     # Accepted, it would make the log of the operation unreadable for everyone.
     check_size("payload", len(body), max_payload)
     if type.ruled:
-        rules.check_rules(sending.payload)
+        rules.check_rules(sending.payload, len(body))
     packed = AnyMessage(type_url=URL_PREFIX + type.payload.DESCRIPTOR.full_name, value=body)
     return SendSignal(
         uid, type.name, sending.id or str(uuid.uuid4()), packed.SerializeToString(), sending.sender, type.max_pending

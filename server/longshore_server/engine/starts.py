@@ -97,7 +97,7 @@ class Starts:
         body = input.SerializeToString(deterministic=True)
         validation.check_size("input", len(body), self._max_input)
         if type.ruled:
-            rules.check_rules(input)
+            rules.check_rules(input, len(body))
         uid = self._uids.next()
         id = uid_text(uid) if type.template is None else type.template.render(input)
         now = self._uids.time
