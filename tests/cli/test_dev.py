@@ -364,3 +364,15 @@ async def test_a_second_signal_ends_a_server_that_does_not(development: Developm
         start.cancel()
         await asyncio.wait([start])
     assert development.process.returncode == 0
+
+
+async def test_so_does_it_one_that_has_yet_to_serve(development: Development) -> None:
+    """Its lifespan holds the event loop up."""
+    hangs = "import threading; print('running', file=sys.stderr); threading.Event().wait()"
+    development.service.write_text(LIFELESS.replace('raise RuntimeError("no warehouse")', hangs))
+    await development.start("--drain", "1000")
+    await development.says("running")
+    development.process.send_signal(signal.SIGINT)
+    development.process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(development.process.communicate(), 60)
+    assert development.process.returncode == 0
