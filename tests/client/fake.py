@@ -23,6 +23,7 @@ from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc as pb_grpc
 from longshore.v1.channels_pb2 import DiagnosticOutput
 from longshore.v1.operation_pb2 import EventType, OperationEvent, OperationSnapshot
+from longshore_server.testing.reservation import Reservation
 
 S = OperationSnapshot
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -259,17 +260,17 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.service = FakeOperations()
-        self.port = 0
+        self._reserved = Reservation()
         self._server: grpc.aio.Server | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return self._reserved.address
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         pb_grpc.add_OperationsServiceServicer_to_server(self.service, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.add_insecure_port(self.address)
         await self._server.start()
 
     async def stop(self) -> None:

@@ -23,6 +23,7 @@ from longshore_server.testing.client import LocalClient
 from longshore_server.testing.clock import ManualClock
 from longshore_server.testing.crash import Crash, When
 from longshore_server.testing.port import LocalChannel, Port
+from longshore_server.testing.reservation import Reservation
 from longshore_server.testing.rest import at_rest
 
 ClientT = TypeVar("ClientT")
@@ -54,6 +55,7 @@ class Harness:
         defaults: dict[str, Any] = {"listen": ("127.0.0.1:0",), "metrics": "", "drain": 0.0}
         self._config = dataclasses.replace(Config(data=data), **{**defaults, **settings})
         self._running: Running | None = None
+        self._reserved: list[Reservation] = []
         self._port = Port(self.clock)
         self._clients: dict[tuple[Principal | None, Token | None], longshore_client.Channel] = {}
         self._crash: Crash | None = None
@@ -79,11 +81,11 @@ class Harness:
 
     async def start(self) -> None:
         """Start, or start again on the same address and the same data."""
+        self.configure(listen=tuple(map(self._fixed, self._config.listen)))
         running = Running(self.server, self._config, self.clock, self._chance)
         with self._stand_ins():
             await running.start()
         self._running = running
-        self.configure(listen=tuple(running.addresses))
         if self._crash is not None:
             self._crash.arm(running.engine.store.writer)
         self._port.open(running.listener)
@@ -289,6 +291,13 @@ class Harness:
         finally:
             outlives_power.reset(token)
             self.server.lifespan = own
+
+    def _fixed(self, address: str) -> str:
+        """Where to listen now and at every later start."""
+        if address.startswith("unix:") or not address.endswith(":0"):
+            return address
+        self._reserved.append(Reservation(address))
+        return self._reserved[-1].address
 
     def _die(self) -> Running:
         """In one step: from here on nothing is written, and no caller hears anything."""
