@@ -124,12 +124,16 @@ async def _reason(call: Awaitable[Any]) -> str:
     try:
         await call
     except grpc.aio.AioRpcError as error:
-        return reason_of(status_of(error))
+        # A client of grpcio that is refused while it sends may lose the answer to its own failure to send.
+        return "" if error.details() == "Internal error from Core" else reason_of(status_of(error))
     return "none"
 
 
 async def _refusals(guarded: Guarded, call: Call, sent: Metadata, reason: str) -> None:
-    assert [await _reason(call(guarded, sent)) for _ in range(CALLS)] == [reason] * CALLS
+    heard: list[str] = []
+    while len(heard) < CALLS:
+        heard += filter(None, [await _reason(call(guarded, sent))])
+    assert heard == [reason] * CALLS
     await turns()
 
 
