@@ -122,7 +122,7 @@ async def test_an_authenticator_that_breaks_is_an_error_and_not_a_way_in(make_gu
 
 
 async def test_only_an_authenticated_server_listens_beyond_this_machine(make_guarded: Make) -> None:
-    with pytest.raises(ConfigError, match=r"^listen: 0\.0\.0\.0:0 can be reached from other machines and nobody has"):
+    with pytest.raises(ConfigError, match=r"^listen: 0\.0\.0\.0:\d+ can be reached from other machines and nobody has"):
         await make_guarded(tokens=False, listen=("0.0.0.0:0",))
     for settings in ({}, {"tokens": False, "allow_unauthenticated": True}):
         guarded = await make_guarded(listen=("0.0.0.0:0",), **settings)
