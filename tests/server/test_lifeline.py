@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -71,11 +72,27 @@ def test_it_stands_aside_and_opens_again_when_it_is_told_to() -> None:
         assert process.communicate(timeout=60) == ("stops\n", "")
 
 
-def test_what_it_starts_does_not_hold_the_line() -> None:
-    child = "import os; await asyncio.create_subprocess_exec('sleep', '60', close_fds=False); os._exit(0)"
-    with program(child) as (_, line):
+def test_one_that_has_stood_aside_in_time_is_not_ended_later() -> None:
+    spy = "lifeline.faulthandler.cancel_dump_traceback_later = lambda: print('lives on', flush=True)"
+    with program(f"{spy}; await line.turn(); await line.turn(); await stop.wait()") as (process, line):
+        opened(process, line)
+        assert line.recv(1)
         line.send(b"\n")
-        assert line.recv(1) == b""
+        assert process.stdout is not None
+        assert process.stdout.readline() == "lives on\n"
+
+
+def test_what_it_starts_does_not_hold_the_line() -> None:
+    starts = "child = await asyncio.create_subprocess_exec('sleep', '600', close_fds=False)"
+    with program(f"{starts}; print(child.pid, flush=True); import os; os._exit(0)") as (process, line):
+        opened(process, line)
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        line.settimeout(60)
+        try:
+            assert line.recv(1) == b"", "while that goes on"
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("told", ["by its end", "to stand aside"])
