@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import typing
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +153,14 @@ async def _returns_another(self: Any, request: Any, op: Any) -> lab_pb2.PlayRequ
     return lab_pb2.PlayRequest()
 
 
+def _decorated(handler: Any) -> Any:
+    @functools.wraps(handler)
+    async def call(*arguments: Any) -> Any:
+        return await handler(*arguments)
+
+    return call
+
+
 async def _returns_a_text(self: Any, request: Any, op: Any) -> str:
     return ""
 
@@ -165,11 +175,13 @@ async def _returns_a_text(self: Any, request: Any, op: Any) -> str:
         (_three_arguments, "Orders.playPLACE must take exactly two arguments, (request, op)"),
         (_takes_another, "Orders.playPLACE takes lab.v1.PlayResult, but the contract says PKG.Input"),
         (_returns_another, "Orders.playPLACE returns lab.v1.PlayRequest, but the contract says PKG.Result"),
+        (_decorated(_returns_another), "Orders.playPLACE returns lab.v1.PlayRequest, but the contract says PKG.Result"),
         (_returns_a_text, "Orders.playPLACE returns str, but the contract says PKG.Result"),
     ],
 )
 def test_a_handler_is_refused(handler: Any, message: str) -> None:
-    place = f" (test_contract.py:{handler.__code__.co_firstlineno})" if handler is not None else ""
+    code = None if handler is None else inspect.unwrap(handler).__code__
+    place = "" if code is None else f" (test_contract.py:{code.co_firstlineno})"
     assert refusal(method(), play=handler) == f"FILE:7: Orders.Play: {message.replace('PLACE', place)}"
 
 

@@ -388,6 +388,7 @@ def test_a_gate_that_names_a_capability_twice_is_refused(gate: str) -> None:
         "retention {} timeout { nanos: 1000 }",
         f'id_template: "{"p" * 800}-{{key}}-{"s" * 94}"',
         "retry { max_attempts: 2 jitter: 0.5 initial_delay { seconds: 4 } max_duration { seconds: 2 } }",
+        "timeout { seconds: 2 } retry { max_attempts: 2 jitter: 0.5 initial_delay { seconds: 4 } }",
     ],
 )
 def test_what_just_fits_is_accepted(options: str) -> None:
