@@ -231,7 +231,7 @@ async def test_a_folder_that_cannot_be_written_to_is_one_sentence(development: D
 
 
 async def test_of_a_server_that_another_has_replaced_nothing_is_left(development: Development) -> None:
-    await development.start()
+    await development.start("--drain", "1000")  # nor is it late
     await development.says("serving")
     end, over, loop = os.pidfd_open(development.server), asyncio.Event(), asyncio.get_running_loop()
     loop.add_reader(end, over.set)
