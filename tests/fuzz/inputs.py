@@ -165,7 +165,7 @@ class Requests:
         self._own = [method for method in methods if not method.contract]
         named = {"name", "resource_name"}
         self._about = [m for m in self._own if not m.takes_stream and named & {*m.input.DESCRIPTOR.fields_by_name}]
-        self._about += [m for m in self._own if m.sends] * 3
+        self._about += [m for m in self._own if m.sends] * 10
         # What goes well only for few operations, and only after another call, is tried more often.
         self._about += [m for m in self._about if {"signal", "number"} & {*m.input.DESCRIPTOR.fields_by_name}] * 6
         self._about += [m for m in self._about if "resource_name" in m.input.DESCRIPTOR.fields_by_name] * 3
