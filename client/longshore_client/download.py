@@ -160,22 +160,20 @@ class Fetch:
 
 def check_taker(to: object) -> None:
     """Raises TypeError for what no bytes can be written to."""
-    if isinstance(to, str):
-        raise TypeError(f"to is a path or a binary file, not a str: pass pathlib.Path({to!r})")
-    if not isinstance(to, os.PathLike) and not hasattr(to, "write"):
+    if not isinstance(to, str | os.PathLike) and not hasattr(to, "write"):
         raise TypeError(f"to is a path or a binary file, not {called(to)}")
 
 
 async def save(
     channel: Channel,
     name: str,
-    to: os.PathLike[str] | IO[bytes],
+    to: str | os.PathLike[str] | IO[bytes],
     *,
     resume: bool,
     on_transfer: Callback[ReceiveProgress] | None,
 ) -> DownloadGrant:
     """Fetch a download into a file; the arguments and errors are those of `OperationHandle.download`."""
-    if not isinstance(to, os.PathLike):
+    if not isinstance(to, str | os.PathLike):
         return await _write(Fetch(channel, name), to, 0, on_transfer)
     path = Path(to)
     if await asyncio.to_thread(lambda: path.exists() and not path.is_file()):

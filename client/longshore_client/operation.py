@@ -289,7 +289,7 @@ class OperationHandle(Generic[ProgressT, OutputT, ResultT, SignalT]):
 
     async def download(
         self,
-        to: os.PathLike[str] | IO[bytes],
+        to: str | os.PathLike[str] | IO[bytes],
         download: int | str = 1,
         *,
         resume: bool = True,

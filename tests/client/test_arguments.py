@@ -144,7 +144,7 @@ FOLLOWING: list[tuple[Callable[[Any], Any], str]] = [
     (lambda op: op.upload(b"x").on_transfer(5), "on_transfer is a function, not int"),
     (lambda op: op.upload(b"x").on_progress(5), "on_progress is a function, not int"),
     (lambda op: op.download(5), "to is a path or a binary file, not int"),
-    (lambda op: op.download("a.pdf"), "to is a path or a binary file, not a str: pass pathlib.Path('a.pdf')"),
+    (lambda op: op.download(b"a.pdf"), "to is a path or a binary file, not bytes"),
     (lambda op: op.download(Path("a.pdf"), on_transfer=5), "on_transfer is a function, not int"),
     (lambda op: op.download(Path("a.pdf"), None), "download is the number of one, or its name, not NoneType"),
     (lambda op: op.open(1.5), "download is the number of one, or its name, not float"),

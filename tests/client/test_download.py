@@ -57,6 +57,8 @@ async def test_what_is_offered_is_what_is_fetched(lab: BytesLab, near: Channel, 
     assert grant.sha256 == hashlib.sha256(data).hexdigest()
     assert not path.with_name("report.pdf.part").exists()
     assert b"".join([chunk async for chunk in handle.open()]) == data
+    await handle.download(str(tmp_path / "by its text"))
+    assert (tmp_path / "by its text").read_bytes() == data
     file = io.BytesIO(b"head")
     file.seek(4)
     await handle.download(file, grant.name)

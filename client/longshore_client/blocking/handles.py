@@ -173,7 +173,7 @@ class OperationHandle(
 
     def download(
         self,
-        to: os.PathLike[str] | IO[bytes],
+        to: str | os.PathLike[str] | IO[bytes],
         download: int | str = 1,
         *,
         resume: bool = True,
