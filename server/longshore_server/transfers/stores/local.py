@@ -69,7 +69,7 @@ class LocalStore(Store):
         root = (self._path or folder).absolute()
         self._own = root / keys.RESERVED
         self._folders = Folders(root)
-        self._sidecars = Sidecars(self._own / "meta", self._own / "incoming")
+        self._sidecars = Sidecars(self._own / "meta", self._own / "changing", self._own / "incoming")
         try:
             found = await in_thread(self._prepare, name, root, mark)
             await super().start(name, self._own)
@@ -128,12 +128,13 @@ class LocalStore(Store):
                 f"store {name}: {root} is not the folder that its objects were in: mount the disk that it was on; if "
                 f"that is gone for good, or this folder takes its place, write {mark} into {path}"
             )
-        for folder in (self.staging, self._own / "meta"):
+        for folder in (self.staging, self._own / "meta", self._own / "changing"):
             _make(folder)
         self._lock = DirectoryLock(self._own, f"folder {root} of the store {name}", f"--store {name}=PATH")
         if not found:
             found = secrets.token_hex(16)
             write(path, f"{found}\n".encode(), path.with_suffix(".new"))
+        self._sidecars.sweep(self._folders.look)
         return found
 
     def _adopt(self, staged: Path, info: ObjectInfo, overwrite: bool) -> ObjectInfo:
@@ -192,6 +193,7 @@ class LocalStore(Store):
         sync(staged.parent)
         if sidecar.replaces:
             self._sidecars.remove(key, sidecar.replaces)
+        self._sidecars.settle(key, file.st_ino)
         return describe(key, file, sidecar)
 
     def _stat(self, key: str) -> ObjectInfo:
@@ -219,6 +221,7 @@ class LocalStore(Store):
                         sidecar = self._sidecars.read(key, file)
                         if sidecar is None or not came_from(sidecar.staged, only):
                             return False
+                    self._sidecars.mark(key, file.st_ino)
                     os.unlink(name, dir_fd=folder)
                     os.fsync(folder)
             except (FileNotFoundError, NotADirectoryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -100,6 +101,7 @@ async def test_an_adoption_goes_on_after_a_crash_at_any_step(tmp_path: Path, ove
 
         store = LocalStore()
         await store.start("uploads", root)
+        assert len(own(root, "meta")) == len(await store.list()), calls
         try:
             found = await store.stat("a/b")
         except ObjectError:
@@ -112,11 +114,37 @@ async def test_an_adoption_goes_on_after_a_crash_at_any_step(tmp_path: Path, ove
         assert (again.sha256, again.metadata) == (info.sha256, {"By": "caf\u00e9"})
         assert await read(store, "a/b") == b"new bytes"
         assert (own(root, "staging"), own(root, "incoming")) == ([], [])
-        assert len(own(root, "meta")) == 1, calls
+        assert (len(own(root, "meta")), own(root, "changing")) == (1, []), calls
         await store.stop()
         step += 1
     assert step > 12
     assert {"fsync", "rename", "mkdir"} | (set() if overwrite else {"link"}) <= set(calls)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_deletion_that_a_crash_ended_leaves_nothing_behind(tmp_path: Path, after: bool) -> None:
+    """The object is there with all that is known of it, or neither is."""
+    step, done, seen = 0, False, set[int]()
+    while not done:
+        root = tmp_path / f"{step}"
+        store = LocalStore()
+        await store.start("uploads", root)
+        await store.put("a/b", b"data", content_type="text/plain")
+        with pytest.MonkeyPatch.context() as patch:
+            killer = Killer(patch, step, after=after)
+            with contextlib.suppress(Died):
+                done = store._delete("a/b", "")
+        await store.stop()
+
+        store = LocalStore()
+        await store.start("uploads", root)
+        found = await store.list()
+        assert [(await store.stat(info.key)).content_type for info in found] in ([], ["text/plain"])
+        assert (len(own(root, "meta")), own(root, "changing")) == (len(found), []), killer.calls
+        seen.add(len(found))
+        await store.stop()
+        step += 1
+    assert seen == {0, 1}
 
 
 def described(data: bytes) -> ObjectInfo:
