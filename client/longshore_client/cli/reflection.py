@@ -37,6 +37,11 @@ _METHODS = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
+_UNSENT = "Internal error from Core"
+"""What grpc.aio says of a call that the server has refused before all of it was sent: its own failure to send, in place
+of the refusal."""
+_TRIES = 10
+"""How often a call is made that this happens to, before that is what is told."""
 
 
 class Types:
@@ -200,15 +205,8 @@ class Types:
 
     async def _ask(self, request: reflection_pb2.ServerReflectionRequest) -> list[bytes]:
         for method in [self._method] if self._method else _METHODS:
-            call = self._channel.calls.channel.stream_stream(
-                method,
-                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-                response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-            )(timeout=self._channel.call_timeout, metadata=self._channel.metadata)
             try:
-                await call.write(request)
-                await call.done_writing()
-                response = await call.read()
+                response = await self._answer(method, request)
             except grpc.aio.AioRpcError as error:
                 failure = error_of(error)
                 if isinstance(failure, Unimplemented):
@@ -228,6 +226,22 @@ class Types:
             code=Code.UNIMPLEMENTED,
             domain="longshore",
         )
+
+    async def _answer(self, method: str, request: reflection_pb2.ServerReflectionRequest) -> object:
+        for left in reversed(range(_TRIES)):
+            call = self._channel.calls.channel.stream_stream(
+                method,
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+                response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+            )(timeout=self._channel.call_timeout, metadata=self._channel.metadata)
+            try:
+                await call.write(request)
+                await call.done_writing()
+                return await call.read()
+            except grpc.aio.AioRpcError as error:
+                if not left or error.details() != _UNSENT:
+                    raise
+        raise AssertionError("unreachable")
 
     async def _add_files(self, serialized: list[bytes]) -> None:
         files = [descriptor_pb2.FileDescriptorProto.FromString(item) for item in serialized]
