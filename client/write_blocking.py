@@ -218,12 +218,13 @@ def converted(member: ast.stmt) -> Iterator[str]:
     is_property = any(ast.unparse(decorator) == "property" for decorator in member.decorator_list)
     taken = [argument for argument in arguments(member) if argument.arg not in LEFT_OUT]
     called = "" if member.name == "__call__" else f".{member.name}"
-    call = f"self._inner{called}" + ("" if is_property else f"({', '.join(map(passed, taken))})")
+    inner, given = f"self._inner{called}", [passed(argument) for argument in taken]
     awaited = isinstance(member, ast.AsyncFunctionDef) and not stream
-    if stream:
-        call = f"self._portal.iterate({call})"
-    elif awaited:
-        call = f"self._portal.run({call})"
+    if awaited:
+        call = f"self._portal.run({', '.join([inner, *given])})"
+    else:
+        call = inner if is_property else f"{inner}({', '.join(given)})"
+        call = f"self._portal.iterate({call})" if stream else call
     yield function(
         member.name, signature(member), returns, docstring(member), call, property=is_property,
         itself=returns == "Self" and not awaited,

@@ -246,7 +246,7 @@ try:
     operation.wait()
 except KeyboardInterrupt:
     print(operation.get().state.name)
-    channel.portal.run(others())
+    channel.portal.run(others)
     print("nobody left")
 channel.close()
 """,
@@ -258,6 +258,42 @@ channel.close()
     out, err = await process.communicate()
     assert (out, err, process.returncode) == (b"RUNNING\nnobody left\n", b"", 0)
     assert int((await lab.get(name)).state) == State.RUNNING
+
+
+async def test_ctrl_c_may_come_wherever_it_likes(lab: Lab) -> None:
+    """Also before a call has begun: nothing is left over of it, and no warning is written."""
+    lab.plays(hang)
+    process = await program(
+        lab,
+        """
+operation = client.play(PlayRequest())
+
+def interrupted(at):
+    calls = 0
+    def trace(frame, event, argument):
+        nonlocal calls
+        if "longshore_client" in frame.f_code.co_filename:
+            calls += 1
+            if calls == at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+    sys.settrace(trace)
+    try:
+        operation.get()
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+
+at = 1
+while interrupted(at):
+    at += 1
+print(at > 3, operation.get().state.name)
+channel.close()
+""",
+    )
+    assert await process.communicate() == (b"True RUNNING\n", b"")
 
 
 async def test_a_forked_process_is_told_to_connect_for_itself(lab: Lab) -> None:

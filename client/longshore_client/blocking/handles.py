@@ -58,7 +58,7 @@ class OperationHandle(
         Raises:
             NotFound: There is no such operation, or no longer.
         """
-        return self._portal.run(self._inner.get())
+        return self._portal.run(self._inner.get)
 
     def wait(self, timeout: float | None = None) -> ResultT:
         """Return the result when the operation has completed.
@@ -71,7 +71,7 @@ class OperationHandle(
             OperationCancelled: It was cancelled.
             StillRunning: It had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.wait(timeout=timeout))
+        return self._portal.run(self._inner.wait, timeout=timeout)
 
     def watch(
         self, after: int = 0, *, conflate: bool = False, types: Iterable[type[EventBase]] = ()
@@ -100,7 +100,7 @@ class OperationHandle(
         Raises:
             FailedPrecondition: The contract does not let callers cancel (reason NOT_CANCELLABLE).
         """
-        return self._portal.run(self._inner.cancel(reason=reason))
+        return self._portal.run(self._inner.cancel, reason=reason)
 
     def stop(self, reason: str = "") -> Snapshot[ProgressT, ResultT]:
         """Ask to stop and to keep what there is, and return where the operation stands then.
@@ -110,7 +110,7 @@ class OperationHandle(
         Args:
             reason: Why, for people; at most 1024 bytes.
         """
-        return self._portal.run(self._inner.stop(reason=reason))
+        return self._portal.run(self._inner.stop, reason=reason)
 
     def retry(self, *, request_id: str | None = None, keep_steps: bool = False) -> Self:
         """Start an operation that has ended once more, and return a handle on the new one.
@@ -124,7 +124,7 @@ class OperationHandle(
             ResourceExhausted: Too many operations wait, and did for as long as the channel's retry says.
         """
         return type(self)(
-            self._portal, self._portal.run(self._inner.retry(request_id=request_id, keep_steps=keep_steps))
+            self._portal, self._portal.run(self._inner.retry, request_id=request_id, keep_steps=keep_steps)
         )
 
     def delete(self) -> None:
@@ -134,7 +134,7 @@ class OperationHandle(
             FailedPrecondition: It has not ended (reason OPERATION_RUNNING).
             NotFound: There is no such operation, and this handle has never seen it.
         """
-        self._portal.run(self._inner.delete())
+        self._portal.run(self._inner.delete)
 
     def signal(self, name: str, payload: SignalT | None = None, *, signal_id: str | None = None) -> SentSignal:
         """Send a signal. It is durable when this returns; the handler consumes it once, in the order of acceptance.
@@ -153,7 +153,7 @@ class OperationHandle(
             ResourceExhausted: As many signals of this name wait as the contract allows; `retry_after` says when to try
                 again.
         """
-        return self._portal.run(self._inner.signal(name=name, payload=payload, signal_id=signal_id))
+        return self._portal.run(self._inner.signal, name=name, payload=payload, signal_id=signal_id)
 
     def upload(self, source: Source, *, parts: int = 1) -> PreparedTransfer[ProgressT, OutputT, ResultT, Self]:
         """Say which bytes to send to this operation, from where its upload stands. Nothing is sent before `start`.
@@ -169,7 +169,7 @@ class OperationHandle(
 
     def downloads(self) -> tuple[DownloadGrant, ...]:
         """Return what the operation has offered to callers by now, in that order."""
-        return self._portal.run(self._inner.downloads())
+        return self._portal.run(self._inner.downloads)
 
     def download(
         self,
@@ -199,9 +199,11 @@ class OperationHandle(
             OSError: The file cannot be written.
         """
         return self._portal.run(
-            self._inner.download(
-                to=to, download=download, resume=resume, on_transfer=on_transfer and self._portal.callback(on_transfer)
-            )
+            self._inner.download,
+            to=to,
+            download=download,
+            resume=resume,
+            on_transfer=on_transfer and self._portal.callback(on_transfer),
         )
 
     def open(self, download: int | str = 1, *, offset: int = 0) -> Generator[bytes, None, None]:
@@ -240,7 +242,7 @@ class PreparedUpload(
 
     def start_without_bytes(self) -> HandleT:
         """Start it and send nothing: `upload` of the handle, or somebody else, sends the bytes before it expires."""
-        return cast("HandleT", OperationHandle(self._portal, self._portal.run(self._inner.start_without_bytes())))
+        return cast("HandleT", OperationHandle(self._portal, self._portal.run(self._inner.start_without_bytes)))
 
 
 class PreparedTransfer(
@@ -271,7 +273,7 @@ class PreparedTransfer(
                 on where its upload stands (SOURCE_MISMATCH).
             CallError: The start was refused, as for any other operation.
         """
-        return Upload(self._portal, self._portal.run(self._inner.start()))
+        return Upload(self._portal, self._portal.run(self._inner.start))
 
 
 class Upload(Blocking[upload.Upload[ProgressT, OutputT, ResultT, Any]], Generic[ProgressT, OutputT, ResultT, HandleT]):
@@ -301,7 +303,7 @@ class Upload(Blocking[upload.Upload[ProgressT, OutputT, ResultT, Any]], Generic[
             OSError: The file cannot be read.
             Exception: Whatever the source raises, or the callback that is told.
         """
-        return self._portal.run(self._inner.sent())
+        return self._portal.run(self._inner.sent)
 
     def wait(self, timeout: float | None = None) -> ResultT:
         """Return the operation's result when it has completed, which may be long after the last byte was sent.
@@ -318,7 +320,7 @@ class Upload(Blocking[upload.Upload[ProgressT, OutputT, ResultT, Any]], Generic[
             OSError: The file cannot be read. The operation goes on until its upload expires.
             Exception: Whatever the source raises, or a callback. The operation goes on.
         """
-        return self._portal.run(self._inner.wait(timeout=timeout))
+        return self._portal.run(self._inner.wait, timeout=timeout)
 
 
 class OperationMethod(
@@ -360,7 +362,7 @@ class OperationMethod(
         Args:
             filter: Only these, as for `list`.
         """
-        return self._portal.run(self._inner.count(filter=filter))
+        return self._portal.run(self._inner.count, filter=filter)
 
     def __call__(
         self,
@@ -389,7 +391,7 @@ class OperationMethod(
             "HandleT",
             OperationHandle(
                 self._portal,
-                self._portal.run(self._inner(request=request, request_id=request_id, labels=labels, timeout=timeout)),
+                self._portal.run(self._inner, request=request, request_id=request_id, labels=labels, timeout=timeout),
             ),
         )
 
@@ -421,14 +423,13 @@ class OperationMethod(
             Exception: Whatever a callback raises. The operation goes on.
         """
         return self._portal.run(
-            self._inner.run(
-                request=request,
-                on_progress=on_progress and self._portal.callback(on_progress),
-                on_output=on_output and self._portal.callback(on_output),
-                timeout=timeout,
-                request_id=request_id,
-                labels=labels,
-            )
+            self._inner.run,
+            request=request,
+            on_progress=on_progress and self._portal.callback(on_progress),
+            on_output=on_output and self._portal.callback(on_output),
+            timeout=timeout,
+            request_id=request_id,
+            labels=labels,
         )
 
 
@@ -471,7 +472,7 @@ class UploadMethod(
         Args:
             filter: Only these, as for `list`.
         """
-        return self._portal.run(self._inner.count(filter=filter))
+        return self._portal.run(self._inner.count, filter=filter)
 
     def __call__(
         self,

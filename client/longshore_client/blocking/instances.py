@@ -49,7 +49,7 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
 
     def status(self, id: str) -> RecurringSnapshot:
         """Tell how an instance stands."""
-        return self._portal.run(self._inner.status(id=id))
+        return self._portal.run(self._inner.status, id=id)
 
     def get_state(self, id: str) -> InstanceState[ValueT]:
         """Return the state of an instance.
@@ -58,7 +58,7 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
             FailedPrecondition: The definition of today cannot read it (reason STATE_UNREADABLE).
             UnexpectedMessage: It is of another type than this client's.
         """
-        return self._portal.run(self._inner.get_state(id=id))
+        return self._portal.run(self._inner.get_state, id=id)
 
     def list(self, status: InstanceStatus | None = None) -> Generator[RecurringSnapshot, None, None]:
         """Yield how each instance of the definition stands, the oldest first. Needs `longshore.provider`.
@@ -73,11 +73,11 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
 
         Repeatable, as `resume` and `terminate` are, and like them for callers with `longshore.provider`.
         """
-        return self._portal.run(self._inner.pause(id=id))
+        return self._portal.run(self._inner.pause, id=id)
 
     def resume(self, id: str) -> InstanceChange:
         """Let an instance go on that is paused or has failed: what has failed is done again at once, from attempt 1."""
-        return self._portal.run(self._inner.resume(id=id))
+        return self._portal.run(self._inner.resume, id=id)
 
     def terminate(self, id: str, reason: str = "", *, purge: bool = False) -> InstanceChange:
         """End an instance: its handler, its timers, and what waits.
@@ -87,7 +87,7 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
             reason: Why, for those who ask later. At most 1024 bytes.
             purge: Leave nothing of it; else a tombstone answers, with the last state.
         """
-        return self._portal.run(self._inner.terminate(id=id, reason=reason, purge=purge))
+        return self._portal.run(self._inner.terminate, id=id, reason=reason, purge=purge)
 
     def start(
         self, id: str, state: ValueT | None = None, *, no_wait: bool = False, timeout: float = WAIT
@@ -107,7 +107,7 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
             InvalidArgument: The same, as the definition sees it; nothing was started.
             StillRunning: The first run had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.start(id=id, state=state, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.start, id=id, state=state, no_wait=no_wait, timeout=timeout)
 
     def trigger(
         self, id: str, *, request_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
@@ -124,7 +124,7 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
         Raises:
             StillRunning: The run had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.trigger(id=id, request_id=request_id, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.trigger, id=id, request_id=request_id, no_wait=no_wait, timeout=timeout)
 
 
 class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[EventT, ValueT]):
@@ -154,7 +154,7 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
 
     def status(self, id: str) -> DebounceSnapshot:
         """Tell how an instance stands."""
-        return self._portal.run(self._inner.status(id=id))
+        return self._portal.run(self._inner.status, id=id)
 
     def get_state(self, id: str) -> InstanceState[ValueT]:
         """Return the state of an instance.
@@ -163,7 +163,7 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
             FailedPrecondition: The definition of today cannot read it (reason STATE_UNREADABLE).
             UnexpectedMessage: It is of another type than this client's.
         """
-        return self._portal.run(self._inner.get_state(id=id))
+        return self._portal.run(self._inner.get_state, id=id)
 
     def list(self, status: InstanceStatus | None = None) -> Generator[DebounceSnapshot, None, None]:
         """Yield how each instance of the definition stands, the oldest first. Needs `longshore.provider`.
@@ -178,11 +178,11 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
 
         Repeatable, as `resume` and `terminate` are, and like them for callers with `longshore.provider`.
         """
-        return self._portal.run(self._inner.pause(id=id))
+        return self._portal.run(self._inner.pause, id=id)
 
     def resume(self, id: str) -> InstanceChange:
         """Let an instance go on that is paused or has failed: what has failed is done again at once, from attempt 1."""
-        return self._portal.run(self._inner.resume(id=id))
+        return self._portal.run(self._inner.resume, id=id)
 
     def terminate(self, id: str, reason: str = "", *, purge: bool = False) -> InstanceChange:
         """End an instance: its handler, its timers, and what waits.
@@ -192,7 +192,7 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
             reason: Why, for those who ask later. At most 1024 bytes.
             purge: Leave nothing of it; else a tombstone answers, with the last state.
         """
-        return self._portal.run(self._inner.terminate(id=id, reason=reason, purge=purge))
+        return self._portal.run(self._inner.terminate, id=id, reason=reason, purge=purge)
 
     def add(
         self, id: str, event: EventT, *, event_id: str | None = None, no_wait: bool = False, timeout: float = WAIT
@@ -218,7 +218,7 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
             StillRunning: The batch had not been handled when the time was up. Its handler goes on.
         """
         return self._portal.run(
-            self._inner.add(id=id, event=event, event_id=event_id, no_wait=no_wait, timeout=timeout)
+            self._inner.add, id=id, event=event, event_id=event_id, no_wait=no_wait, timeout=timeout
         )
 
     def flush(
@@ -236,14 +236,14 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
         Raises:
             StillRunning: The handler had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.flush(id=id, request_id=request_id, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.flush, id=id, request_id=request_id, no_wait=no_wait, timeout=timeout)
 
     def clear(self, id: str) -> DebounceCleared:
         """Discard all that was collected and not handled, dead letters too; a batch whose handler runs goes on.
 
         Needs `longshore.provider`.
         """
-        return self._portal.run(self._inner.clear(id=id))
+        return self._portal.run(self._inner.clear, id=id)
 
 
 class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, EventT]):
@@ -275,7 +275,7 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
 
     def status(self, id: str) -> TaskSnapshot:
         """Tell how an instance stands."""
-        return self._portal.run(self._inner.status(id=id))
+        return self._portal.run(self._inner.status, id=id)
 
     def get_state(self, id: str) -> InstanceState[ValueT]:
         """Return the state of an instance.
@@ -284,7 +284,7 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
             FailedPrecondition: The definition of today cannot read it (reason STATE_UNREADABLE).
             UnexpectedMessage: It is of another type than this client's.
         """
-        return self._portal.run(self._inner.get_state(id=id))
+        return self._portal.run(self._inner.get_state, id=id)
 
     def list(self, status: InstanceStatus | None = None) -> Generator[TaskSnapshot, None, None]:
         """Yield how each instance of the definition stands, the oldest first. Needs `longshore.provider`.
@@ -299,11 +299,11 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
 
         Repeatable, as `resume` and `terminate` are, and like them for callers with `longshore.provider`.
         """
-        return self._portal.run(self._inner.pause(id=id))
+        return self._portal.run(self._inner.pause, id=id)
 
     def resume(self, id: str) -> InstanceChange:
         """Let an instance go on that is paused or has failed: what has failed is done again at once, from attempt 1."""
-        return self._portal.run(self._inner.resume(id=id))
+        return self._portal.run(self._inner.resume, id=id)
 
     def terminate(self, id: str, reason: str = "", *, purge: bool = False) -> InstanceChange:
         """End an instance: its handler, its timers, and what waits.
@@ -313,7 +313,7 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
             reason: Why, for those who ask later. At most 1024 bytes.
             purge: Leave nothing of it; else a tombstone answers, with the last state.
         """
-        return self._portal.run(self._inner.terminate(id=id, reason=reason, purge=purge))
+        return self._portal.run(self._inner.terminate, id=id, reason=reason, purge=purge)
 
     def send(
         self,
@@ -348,14 +348,13 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
             StillRunning: The handler had not ended when the time was up. It goes on.
         """
         return self._portal.run(
-            self._inner.send(
-                id=id,
-                event=event,
-                event_id=event_id,
-                expected_version=expected_version,
-                no_wait=no_wait,
-                timeout=timeout,
-            )
+            self._inner.send,
+            id=id,
+            event=event,
+            event_id=event_id,
+            expected_version=expected_version,
+            no_wait=no_wait,
+            timeout=timeout,
         )
 
     def trigger(
@@ -373,4 +372,4 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
         Raises:
             StillRunning: The execution had not ended when the time was up. It goes on.
         """
-        return self._portal.run(self._inner.trigger(id=id, request_id=request_id, no_wait=no_wait, timeout=timeout))
+        return self._portal.run(self._inner.trigger, id=id, request_id=request_id, no_wait=no_wait, timeout=timeout)

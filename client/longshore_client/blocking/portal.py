@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from longshore_client.arguments import check_function
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 
+ArgumentsT = ParamSpec("ArgumentsT")
 ValueT = TypeVar("ValueT")
 InnerT = TypeVar("InnerT")
 
@@ -47,6 +49,30 @@ class _Shared:
                 self.thread.join()
                 self.thread = None
 
+    def call(self, future: Future[ValueT], function: Callable[[], Coroutine[Any, Any, ValueT]]) -> None:
+        """Call a coroutine function in the loop; what comes out is the future's. Whoever cancels that cancels both."""
+
+        async def calling() -> ValueT:
+            return await function()
+
+        def begin() -> None:
+            if not future.cancelled():
+                task = self.loop.create_task(calling())
+                task.add_done_callback(end)
+                future.add_done_callback(lambda _: task.done() or self.loop.call_soon_threadsafe(task.cancel))
+
+        def end(task: asyncio.Task[ValueT]) -> None:
+            if task.cancelled():
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
+                return
+            if (error := task.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(task.result())
+
+        self.loop.call_soon_threadsafe(begin)
+
     def _serve(self, begun: threading.Event) -> None:
         async def main() -> None:
             self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
@@ -79,23 +105,26 @@ class Portal:
         self._closed = False
         self._under_way: set[Future[Any]] = set()
 
-    def run(self, work: Coroutine[Any, Any, ValueT]) -> ValueT:
-        """Return what a coroutine returns, or raise what it raises. An interrupted wait, by Ctrl-C, cancels it.
+    def run(
+        self, function: Callable[ArgumentsT, Coroutine[Any, Any, ValueT]],
+        *args: ArgumentsT.args, **kwargs: ArgumentsT.kwargs,
+    ) -> ValueT:  # fmt: skip
+        """Call a coroutine function and return what it returns, or raise what it raises. Ctrl-C cancels it.
+
+        It is called in the loop's thread: Ctrl-C, which may come between any two lines of the main thread, finds no
+        coroutine there that nobody has awaited yet.
 
         Raises:
             RuntimeError: The channel is closed, or belongs to the process that this one was forked from; or this is the
                 loop's own thread, which would wait for itself.
         """
+        self._check_usable()
+        future: Future[ValueT] = Future()
         try:
-            self._check_usable()
             with self._lock:
                 self._check_usable()
-                future = asyncio.run_coroutine_threadsafe(work, self._shared.loop)
                 self._under_way.add(future)
-        except RuntimeError:
-            work.close()
-            raise
-        try:
+                self._shared.call(future, functools.partial(function, *args, **kwargs))
             return future.result()
         except CancelledError:
             raise RuntimeError("the channel was closed while the call was under way") from None
@@ -112,12 +141,12 @@ class Portal:
             return await anext(stream, end)
 
         try:
-            while (value := self.run(following())) is not end:
+            while (value := self.run(following)) is not end:
                 yield value
         finally:
             # What is closed has no open streams.
             with contextlib.suppress(RuntimeError):
-                self.run(stream.aclose())
+                self.run(stream.aclose)
 
     def callback(self, function: Callable[[ValueT], object]) -> Callable[[ValueT], Awaitable[object]]:
         """Have a function called in a thread, where it may block: never twice at once, and in order."""
@@ -135,7 +164,9 @@ class Portal:
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
-            asyncio.run_coroutine_threadsafe(last(), self._shared.loop).result()
+            done: Future[None] = Future()
+            self._shared.call(done, last)
+            done.result()
             with self._lock:
                 left = tuple(self._under_way)
             for future in left:
