@@ -40,9 +40,11 @@ async def handed_over(
 ) -> str:
     """The name of an operation whose last process has died with its deferral durable, and a new server."""
     starting = asyncio.ensure_future(start(caller, script))  # asked again, if the process dies before it has answered
-    for _ in range(deaths):
+    for _ in range(deaths - 1):
         assert await server.ended() == -9
-        await server.start()
+        await server.launch()  # which may die before it has said that it serves
+    assert await server.ended() == -9
+    await server.start()
     name = await starting
     snapshot = await caller.operations.Get(pb.GetRequest(name=name), wait_for_ready=True)
     assert (snapshot.state, snapshot.deferred) == (State.STATE_RUNNING, True)
