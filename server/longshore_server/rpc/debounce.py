@@ -40,7 +40,7 @@ class DebounceService:
 
     async def _add(self, request: pb.AddEventRequest, context: Context) -> bytes:
         definition, id = self._instances.find(context, request.name)
-        event = read(request, "event", definition.event_shape, definition.host.max_payload)
+        event = await read(request, "event", definition.event_shape, definition.host.max_payload)
         found = await definition.add(
             id, event, event_id=request.event_id, no_wait=request.no_wait, owner=context.caller.name
         )

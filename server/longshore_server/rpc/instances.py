@@ -23,10 +23,14 @@ from longshore_server.rpc.definitions import declared
 from longshore_server.rpc.paging import Fit, make_token, read_size, read_token
 from longshore_server.rpc.records import AskedLines, log_page
 from longshore_server.store.instances import InstanceRecord, Value, instance_name
+from longshore_server.transfers.threads import in_thread
 
 DefinitionT = TypeVar("DefinitionT", bound=Definition[Any])
 _SPACIOUS = 2
 """How many times as large as what is stored of it a JSON text may be."""
+_SHORT = 8192
+"""Characters of JSON that are read at once. A megabyte may become a message in three seconds, in which nobody else
+would be served: what is longer is read in a thread."""
 
 
 class Named(Protocol):
@@ -162,8 +166,14 @@ class Instances(Generic[DefinitionT]):
         ).SerializeToString()
 
 
-def read(request: Any, field: str, shape: Shape, limit: int) -> Any:
+async def read(request: Any, field: str, shape: Shape, limit: int) -> Any:
     """The value in a field. Raises `ServiceError` (INVALID_ARGUMENT, INPUT_TOO_LARGE) where the shape has none such."""
+    if len(getattr(request, field).json) > _SHORT:
+        return await in_thread(_read, request, field, shape, limit)
+    return _read(request, field, shape, limit)
+
+
+def _read(request: Any, field: str, shape: Shape, limit: int) -> Any:
     try:
         value = _unpacked(getattr(request, field), shape, limit)
         shape.store(value, limit)

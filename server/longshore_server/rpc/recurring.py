@@ -39,7 +39,7 @@ class RecurringService:
 
     async def _start(self, request: pb.StartRecurringRequest, context: Context) -> bytes:
         definition, id = self._instances.find(context, request.name)
-        value = read(request, "input", definition.state_shape, definition.host.max_payload)
+        value = await read(request, "input", definition.state_shape, definition.host.max_payload)
         found = await definition.start(id, value, no_wait=request.no_wait, owner=context.caller.name)
         response = pb.StartRecurringResponse(created=found.created, status=status(found.status))
         set_moment(response.retry_time, found.retry_at)

@@ -40,7 +40,7 @@ class TaskService:
 
     async def _send(self, request: pb.SendEventRequest, context: Context) -> bytes:
         definition, id = self._instances.find(context, request.name)
-        event = read(request, "event", definition.event_shape, definition.host.max_payload)
+        event = await read(request, "event", definition.event_shape, definition.host.max_payload)
         expected = request.expected_version if request.HasField("expected_version") else None
         if expected is not None and expected < 0:
             raise invalid("expected_version", "must not be negative")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -38,8 +41,8 @@ async def add(world: World) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(world.harness.address) as channel:
         stub: Any = debounce_service_pb2_grpc.DebounceServiceStub(channel)
 
-        async def call(definition: str, json: str) -> Any:
-            name, event = f"debounces/{definition}/instances/a", instances_pb2.InstanceValue(json=json)
+        async def call(definition: str, text: str) -> Any:
+            name, event = f"debounces/{definition}/instances/a", instances_pb2.InstanceValue(json=text)
             return await stub.AddEvent(debounce_service_pb2.AddEventRequest(name=name, event=event, no_wait=True))
 
         yield call
@@ -59,6 +62,38 @@ async def test_what_is_too_large_is_not_even_read(add: Any, world: World) -> Non
         assert (await refused(call))[1] == "INPUT_TOO_LARGE"
     # Spaces are not stored.
     await add("anything", "[" + " " * limit + "]")
+
+
+@dataclass
+class Slow:
+    """An event that takes its time to be made."""
+
+    text: str
+    begun: ClassVar[threading.Event]
+    others_are_served: ClassVar[threading.Event]
+
+    def __post_init__(self) -> None:
+        self.begun.set()
+        assert self.others_are_served.wait(60)
+
+
+async def test_others_are_served_while_a_long_text_is_read(world: World) -> None:
+    Slow.begun, Slow.others_are_served = threading.Event(), threading.Event()
+
+    @world.server.debounce("slow", event=Slow, flush_after=60)
+    async def handler(ctx: Any) -> None: ...
+
+    await world.start()
+    async with grpc.aio.insecure_channel(world.harness.address) as channel:
+        stub: Any = debounce_service_pb2_grpc.DebounceServiceStub(channel)
+        name = "debounces/slow/instances/a"
+        event = instances_pb2.InstanceValue(json=json.dumps({"text": "x" * 100_000}))
+        adding = stub.AddEvent(debounce_service_pb2.AddEventRequest(name=name, event=event, no_wait=True))
+        await asyncio.to_thread(Slow.begun.wait, 60)
+        get = debounce_service_pb2.GetDebounceRequest(name=name)
+        assert (await stub.GetDebounce(get)).event_count == 0
+        Slow.others_are_served.set()
+        assert (await adding).event_count == 1
 
 
 def nested(depth: int) -> str:
