@@ -112,9 +112,12 @@ async def test_restricted_goods_wait_for_an_approval_across_a_crash(server: Serv
 
 async def test_one_that_is_cancelled_in_time_is_not_charged(server: ServerProcess) -> None:
     async with Caller(server) as caller:
-        name = await order(caller, "kettle")
-        await reached(caller, name, "reserve")
-        await caller.operations.Cancel(pb.CancelRequest(name=name, reason="the customer called"))
+        with closing(sqlite3.connect(server.data / "ledger.db", isolation_level=None)) as ledger:
+            ledger.execute("BEGIN IMMEDIATE")  # nothing is reserved yet, however long the request takes
+            name = await order(caller, "kettle")
+            await reached(caller, name, "reserve")
+            await caller.operations.Cancel(pb.CancelRequest(name=name, reason="the customer called"))
+            ledger.execute("COMMIT")
         snapshot = await caller.end(name)
     assert (snapshot.state, snapshot.error.message) == (State.STATE_CANCELLED, "the customer called")
     with closing(sqlite3.connect(server.data / "ledger.db")) as ledger:
