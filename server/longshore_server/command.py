@@ -150,7 +150,7 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
         # Of those of a store some are about contracts and definitions, which are files.
         elsewhere = isinstance(error, ConfigError | TargetError | ListenError)
         sys.exit(NO_FILES_FAULT if elsewhere and descriptor is not None else 2)
-    except Exception as error:  # noqa: BLE001 - the service's own code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the service's own code may raise anything
         _tell_mistake(form, error)
         sys.exit(2)
     sys.exit(code)
@@ -261,13 +261,13 @@ async def _until_end(running: Running, asked: asyncio.Future[signal.Signals], li
         _say(running.config, "stopping; press Ctrl-C again to stop at once" if by_hand else "stopping")
     try:
         await running.stop()
-    except Exception as error:  # noqa: BLE001 - so may the end of its lifespan
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - so may the end of its lifespan
         _tell_mistake(running.config.log_format, error)
         code = 1
     return code
 
 
-def _tell_mistake(form: str, error: Exception) -> None:
+def _tell_mistake(form: str, error: Exception | SystemExit) -> None:
     """Say what a service has raised."""
     sentence, trace = mistakes.explain(error)
     if form == "text" and trace:
@@ -275,7 +275,7 @@ def _tell_mistake(form: str, error: Exception) -> None:
     _tell(form, sentence, error if trace else None)
 
 
-def _tell(form: str, problem: str, error: Exception | None = None) -> None:
+def _tell(form: str, problem: str, error: Exception | SystemExit | None = None) -> None:
     if form == "json":
         log.critical("%s", problem, exc_info=error)
     else:

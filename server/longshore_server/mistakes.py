@@ -31,7 +31,7 @@ class Mistake(NamedTuple):
     """How its code has come there, in lines; empty: the sentence says it all."""
 
 
-def explain(error: Exception) -> Mistake:
+def explain(error: Exception | SystemExit) -> Mistake:
     """What an error says that came while a service was loaded, started or ended, to its author."""
     place = place_of(error)
     if isinstance(error, ContractError):
@@ -49,8 +49,15 @@ def explain(error: Exception) -> Mistake:
     return Mistake(f"{place or 'unexpected'}: {said.splitlines()[0]}", trace)
 
 
-def _known(error: Exception) -> str | None:
+def _known(error: Exception | SystemExit) -> str | None:
     """What to do about a mistake that needs no trace; None: this is another one."""
+    if isinstance(error, SystemExit):
+        # Whatever it says, as text or as a number: nobody else will say it.
+        said = "SystemExit" if error.code is None else f"SystemExit: {error.code}"
+        return (
+            f"{said}: here the service ends the whole process: raise an error of your own, and put what only a script "
+            'does below `if __name__ == "__main__":`'
+        )
     if isinstance(error, ModuleNotFoundError):
         return (
             f"there is no module {error.name}: install it, or put the folder that holds it on PYTHONPATH; for a "
@@ -76,7 +83,7 @@ def running() -> str | None:
     return None if frame is None else _shown(frame.filename, frame.lineno)
 
 
-def place_of(error: Exception) -> str | None:
+def place_of(error: Exception | SystemExit) -> str | None:
     """The file and the line of the service that an error came from; None: it came from elsewhere."""
     if isinstance(error, SyntaxError) and error.filename is not None and Path(error.filename).is_file():
         return _shown(error.filename, error.lineno)

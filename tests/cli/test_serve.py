@@ -82,6 +82,11 @@ MODULES = {
     "    yield\nserver = Server(LabHandlers(), lifespan=life)",
     "spilling": "@contextlib.asynccontextmanager\nasync def life(server):\n    yield\n"
     "    raise RuntimeError('spilt')\nserver = Server(LabHandlers(), lifespan=life)",
+    "leaving": "import argparse\nargparse.ArgumentParser().exit(3)",
+    "leaving_life": "@contextlib.asynccontextmanager\nasync def life(server):\n    raise SystemExit\n"
+    "    yield\nserver = Server(LabHandlers(), lifespan=life)",
+    "leaving_late": "@contextlib.asynccontextmanager\nasync def life(server):\n    yield\n"
+    "    raise SystemExit('enough')\nserver = Server(LabHandlers(), lifespan=life)",
     "failing": "async def fail(request, op):\n    warnings.warn('old')\n    raise RuntimeError('line one\\nline two')\n"
     "handlers = LabHandlers()\nhandlers.handler = fail\nserver = Server(handlers)",
 }
@@ -143,6 +148,8 @@ REFUSALS = {
     "no sink": ("sinking:server", "sinking.py:8: sinks: <class 'int'> is no EventSink: give an instance of a class"),
     "anybody": ("anybody:server", "anybody.py:8: authenticators: 3 is no Authenticator: give an instance of a class"),
     "a class": ("unmade:server", "unmade.py:8: LabHandlers is a class: pass an instance, LabHandlers()"),
+    "an exit": ("leaving:server", "leaving.py:9: SystemExit: 3: here the service ends the whole process: raise an "),
+    "an exit of life": ("leaving_life:server", "leaving_life.py:10: SystemExit: here the service ends the whole "),
     "nothing": ("bare:server", "the server has nothing to run: pass it a service whose contract declares"),
     "wrong setting": ("good:server --drain -1", "drain: -1.0 is not between 0 and "),
     "file as data": ("good:server --data good.py", "data: good.py cannot be used: File exists; give the server a "),
@@ -266,13 +273,20 @@ def test_a_server_without_contracts_runs_what_its_code_declares(folder: Path) ->
             process.kill()
 
 
-def test_a_lifespan_that_does_not_end_well_is_told_and_counts(folder: Path) -> None:
-    with subprocess.Popen(**command(folder, "spilling:server"), stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        ("spilling", "spilling.py:11: RuntimeError: spilt"),
+        ("leaving_late", "leaving_late.py:11: SystemExit: enough: here the service ends the whole process: raise "),
+    ],
+)
+def test_a_lifespan_that_does_not_end_well_is_told_and_counts(folder: Path, module: str, sentence: str) -> None:
+    with subprocess.Popen(**command(folder, f"{module}:server"), stderr=subprocess.PIPE) as process:
         try:
             assert process.stderr is not None
             assert "  serving " in process.stderr.readline()
             process.send_signal(signal.SIGTERM)
-            assert process.stderr.read().splitlines()[-1] == "error: spilling.py:11: RuntimeError: spilt"
+            assert process.stderr.read().splitlines()[-1].startswith(f"error: {sentence}")
             assert process.wait() == 1
         finally:
             process.kill()
