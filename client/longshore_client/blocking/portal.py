@@ -8,6 +8,7 @@ import functools
 import os
 import threading
 from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from longshore_client.arguments import check_function
@@ -49,13 +50,21 @@ class _Shared:
                 self.thread.join()
                 self.thread = None
 
-    def call(self, future: Future[ValueT], function: Callable[[], Coroutine[Any, Any, ValueT]]) -> None:
-        """Call a coroutine function in the loop; what comes out is the future's. Whoever cancels that cancels both."""
+    def call(
+        self, future: Future[ValueT], function: Callable[[], Coroutine[Any, Any, ValueT]]
+    ) -> SimpleQueue[Future[ValueT]]:
+        """Call a coroutine function in the loop; what comes out is the future's. Whoever cancels that cancels both.
+
+        Returns where the future is to be had once it is done. To wait for that there is safe from Ctrl-C, as it is not
+        with the future: that takes a lock in Python code, which would stay taken, and then the loop stands still.
+        """
+        settled: SimpleQueue[Future[ValueT]] = SimpleQueue()
 
         async def calling() -> ValueT:
             return await function()
 
         def begin() -> None:
+            future.add_done_callback(settled.put)
             if not future.cancelled():
                 task = self.loop.create_task(calling())
                 task.add_done_callback(end)
@@ -72,6 +81,7 @@ class _Shared:
                 future.set_result(task.result())
 
         self.loop.call_soon_threadsafe(begin)
+        return settled
 
     def _serve(self, begun: threading.Event) -> None:
         async def main() -> None:
@@ -124,8 +134,8 @@ class Portal:
             with self._lock:
                 self._check_usable()
                 self._under_way.add(future)
-                self._shared.call(future, functools.partial(function, *args, **kwargs))
-            return future.result()
+                settled = self._shared.call(future, functools.partial(function, *args, **kwargs))
+            return settled.get().result()
         except CancelledError:
             raise RuntimeError("the channel was closed while the call was under way") from None
         finally:
@@ -165,8 +175,7 @@ class Portal:
             first, self._closed = not self._closed, True
         if first:
             done: Future[None] = Future()
-            self._shared.call(done, last)
-            done.result()
+            self._shared.call(done, last).get().result()
             with self._lock:
                 left = tuple(self._under_way)
             for future in left:
