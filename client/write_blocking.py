@@ -81,6 +81,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from longshore_client import debounce, recurring, task
+from longshore_client.blocking.channel import Channel
 from longshore_client.blocking.portal import Blocking
 from longshore_client.instance_values import ValueT
 from longshore_client.instances import WAIT
@@ -88,7 +89,6 @@ from longshore_client.instances import WAIT
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from longshore_client.blocking.channel import Channel
     from longshore_client.debounce import DebounceCleared, DebounceFlushed, DebounceSnapshot, EventAdded
     from longshore_client.instance_values import Declared
     from longshore_client.instances import InstanceChange, InstanceState, InstanceStatus
@@ -194,7 +194,8 @@ def constructor(node: ast.ClassDef, source: str) -> str:
     (member,) = (member for member in node.body if isinstance(member, ast.FunctionDef) and member.name == "__init__")
     _, *taken = arguments(member)
     call = ", ".join(["channel.inner", *map(passed, taken)])
-    return f"def __init__({signature(member)}) -> None:\n    super().__init__(channel.portal, {source}({call}))\n"
+    body = f"channel = Channel.check(channel)\nsuper().__init__(channel.portal, {source}({call}))\n"
+    return f"def __init__({signature(member)}) -> None:\n{indented(body)}"
 
 
 def converted(member: ast.stmt) -> Iterator[str]:

@@ -364,8 +364,12 @@ def check_channel(value: object) -> Channel:
     """
     if isinstance(value, Channel):
         return value
-    given = f"one of {type(value).__module__}" if type(value).__name__ == "Channel" else called(value)
-    raise TypeError(f"a client takes the channel that longshore_client.connect() returns, not {given}")
+    raise TypeError(f"a client takes the channel that longshore_client.connect() returns, not {called_channel(value)}")
+
+
+def called_channel(value: object) -> str:
+    """What was given in a channel's place, as messages name it: there are several classes of that name."""
+    return f"one of {type(value).__module__}" if type(value).__name__ == "Channel" else called(value)
 
 
 def error_of(error: grpc.aio.AioRpcError) -> CallError:

@@ -92,6 +92,23 @@ def test_a_client_is_made_of_a_channel() -> None:
                     make(wrong)
 
 
+async def test_so_is_one_that_blocks() -> None:
+    async with lc.connect("localhost:1") as other:
+        given: list[tuple[Any, str]] = [
+            (None, "NoneType"),
+            ("localhost:50051", "str"),
+            (other, "one of longshore_client.channel"),
+        ]
+        for wrong, called in given:
+            for make in (OrdersBlockingClient, lambda channel: blocking.TaskClient(channel, "order")):
+                sentence = (
+                    "a client that blocks takes the channel that longshore_client.blocking.connect() returns, "
+                    f"not {called}"
+                )
+                with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+                    make(wrong)
+
+
 STARTING: list[tuple[dict[str, Any], str]] = [
     ({"timeout": "5"}, "timeout is a number of seconds, not str"),
     ({"timeout": True}, "timeout is a number of seconds, not bool"),

@@ -20,6 +20,20 @@ class Channel(Blocking[asynchronous.Channel]):
     Not for processes that are forked later: gRPC does not survive a fork, so each of them connects for itself.
     """
 
+    @classmethod
+    def check(cls, value: object) -> Self:
+        """Return what clients are made of, if it is that.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        if isinstance(value, cls):
+            return value
+        raise TypeError(
+            "a client that blocks takes the channel that longshore_client.blocking.connect() returns, "
+            f"not {asynchronous.called_channel(value)}"
+        )
+
     @property
     def portal(self) -> Portal:
         """Where the calls are made."""

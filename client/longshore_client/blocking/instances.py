@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from longshore_client import debounce, recurring, task
+from longshore_client.blocking.channel import Channel
 from longshore_client.blocking.portal import Blocking
 from longshore_client.instance_values import ValueT
 from longshore_client.instances import WAIT
@@ -17,7 +18,6 @@ from longshore_client.instances import WAIT
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from longshore_client.blocking.channel import Channel
     from longshore_client.debounce import DebounceCleared, DebounceFlushed, DebounceSnapshot, EventAdded
     from longshore_client.instance_values import Declared
     from longshore_client.instances import InstanceChange, InstanceState, InstanceStatus
@@ -41,6 +41,7 @@ class RecurringClient(Blocking[recurring.RecurringClient[ValueT]], Generic[Value
     """
 
     def __init__(self, channel: Channel, definition: str, *, state: Declared[ValueT] = None) -> None:
+        channel = Channel.check(channel)
         super().__init__(channel.portal, recurring.RecurringClient(channel.inner, definition=definition, state=state))
 
     def name(self, id: str) -> str:
@@ -144,6 +145,7 @@ class DebounceClient(Blocking[debounce.DebounceClient[EventT, ValueT]], Generic[
     def __init__(
         self, channel: Channel, definition: str, *, event: Declared[EventT] = None, state: Declared[ValueT] = None
     ) -> None:
+        channel = Channel.check(channel)
         super().__init__(
             channel.portal, debounce.DebounceClient(channel.inner, definition=definition, event=event, state=state)
         )
@@ -265,6 +267,7 @@ class TaskClient(Blocking[task.TaskClient[ValueT, EventT]], Generic[ValueT, Even
     def __init__(
         self, channel: Channel, definition: str, *, state: Declared[ValueT] = None, event: Declared[EventT] = None
     ) -> None:
+        channel = Channel.check(channel)
         super().__init__(
             channel.portal, task.TaskClient(channel.inner, definition=definition, state=state, event=event)
         )

@@ -184,6 +184,7 @@ ServicesT = typing_extensions.TypeVar("ServicesT", default=typing.Any)
             _docstring(f"`{client}` for code without asyncio.", 4),
             "",
             "    def __init__(self, channel: longshore_client.blocking.Channel) -> None:",
+            "        channel = longshore_client.blocking.Channel.check(channel)",
             f"        client = {client}(channel.inner)",
         ]
         for method, alias in zip(contract.methods, aliases, strict=True):

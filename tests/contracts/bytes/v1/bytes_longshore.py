@@ -359,6 +359,7 @@ class BytesBlockingClient:
     """`BytesClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = BytesClient(channel.inner)
         self.upload: longshore_client.blocking.UploadMethod[
             UploadInput, UploadProgress, UploadOutput, UploadResult

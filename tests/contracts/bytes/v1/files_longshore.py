@@ -149,6 +149,7 @@ class FilesBlockingClient:
     """`FilesClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = FilesClient(channel.inner)
         self.put: longshore_client.blocking.UploadMethod[
             PutInput, PutProgress, PutOutput, PutResult

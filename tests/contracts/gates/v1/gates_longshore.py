@@ -390,6 +390,7 @@ class GatesBlockingClient:
     """`GatesClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = GatesClient(channel.inner)
         self.open: longshore_client.blocking.OperationMethod[
             OpenInput, OpenProgress, OpenOutput, OpenResult, OpenBlockingHandle

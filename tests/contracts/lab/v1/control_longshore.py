@@ -136,6 +136,7 @@ class ControlBlockingClient:
     """`ControlClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = ControlClient(channel.inner)
         self.judge: longshore_client.blocking.OperationMethod[
             JudgeInput, JudgeProgress, JudgeOutput, JudgeResult, JudgeBlockingHandle

@@ -78,6 +78,7 @@ class ErrorsBlockingClient:
     """`ErrorsClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = ErrorsClient(channel.inner)
         self.break_: longshore_client.blocking.OperationMethod[
             BreakInput, BreakProgress, BreakOutput, BreakResult

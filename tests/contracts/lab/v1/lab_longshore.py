@@ -538,6 +538,7 @@ class LabBlockingClient:
     """`LabClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = LabClient(channel.inner)
         self.play: longshore_client.blocking.OperationMethod[
             PlayInput, PlayProgress, PlayOutput, PlayResult

@@ -364,6 +364,7 @@ class RetryBlockingClient:
     """`RetryClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = RetryClient(channel.inner)
         self.try_: longshore_client.blocking.OperationMethod[
             TryInput, TryProgress, TryOutput, TryResult

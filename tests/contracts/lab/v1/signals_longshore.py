@@ -241,6 +241,7 @@ class SignalsBlockingClient:
     """`SignalsClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = SignalsClient(channel.inner)
         self.listen: longshore_client.blocking.OperationMethod[
             ListenInput, ListenProgress, ListenOutput, ListenResult, ListenBlockingHandle

@@ -182,6 +182,7 @@ class VariantsBlockingClient:
     """`VariantsClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = VariantsClient(channel.inner)
         self.explicit: longshore_client.blocking.OperationMethod[
             ExplicitInput, ExplicitProgress, ExplicitOutput, ExplicitResult

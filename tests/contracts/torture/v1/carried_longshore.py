@@ -147,6 +147,7 @@ class CarriedBlockingClient:
     """`CarriedClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = CarriedClient(channel.inner)
         self.carry: longshore_client.blocking.UploadMethod[
             CarryInput, CarryProgress, CarryOutput, CarryResult

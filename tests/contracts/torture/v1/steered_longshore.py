@@ -310,6 +310,7 @@ class SteeredBlockingClient:
     """`SteeredClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = SteeredClient(channel.inner)
         self.listen: longshore_client.blocking.OperationMethod[
             ListenInput, ListenProgress, ListenOutput, ListenResult, ListenBlockingHandle

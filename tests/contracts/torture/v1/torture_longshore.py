@@ -391,6 +391,7 @@ class TortureBlockingClient:
     """`TortureClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = TortureClient(channel.inner)
         self.quick: longshore_client.blocking.OperationMethod[
             QuickInput, QuickProgress, QuickOutput, QuickResult

@@ -111,6 +111,7 @@ class ApprovalsBlockingClient:
     """`ApprovalsClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = ApprovalsClient(channel.inner)
         self.order: longshore_client.blocking.OperationMethod[
             OrderInput, OrderProgress, OrderOutput, OrderResult, OrderBlockingHandle

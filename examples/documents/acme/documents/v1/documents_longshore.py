@@ -81,6 +81,7 @@ class DocumentsBlockingClient:
     """`DocumentsClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = DocumentsClient(channel.inner)
         self.upload: longshore_client.blocking.UploadMethod[
             UploadInput, UploadProgress, UploadOutput, UploadResult

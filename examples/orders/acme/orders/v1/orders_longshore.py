@@ -118,6 +118,7 @@ class OrdersBlockingClient:
     """`OrdersClient` for code without asyncio."""
 
     def __init__(self, channel: longshore_client.blocking.Channel) -> None:
+        channel = longshore_client.blocking.Channel.check(channel)
         client = OrdersClient(channel.inner)
         self.process: longshore_client.blocking.OperationMethod[
             ProcessInput, ProcessProgress, ProcessOutput, ProcessResult, ProcessBlockingHandle
