@@ -157,6 +157,8 @@ async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(
     assert "2 passed" in stranger.run("make", "test", cwd=folder)
     assert "Success" in stranger.run("make", "check", cwd=folder)
 
+    # Before the server is there, which would be replaced for it while it is called.
+    (folder / "caller.py").write_text(client.replace("localhost:50051", stranger.address))
     process = await asyncio.create_subprocess_exec(
         "make", "dev", cwd=folder, env=stranger.environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
     )
@@ -168,7 +170,6 @@ async def test_from_the_wheel_to_a_service_that_is_killed_and_goes_on(
         quick = call.strip().replace('"parts": 20', '"parts": 1')
         made = await asyncio.to_thread(stranger.run, "/bin/sh", "-c", quick, cwd=folder)
         assert json.loads(made) == {"parts": ["tea 1"]}
-        (folder / "caller.py").write_text(client.replace("localhost:50051", stranger.address))
         said = await asyncio.to_thread(stranger.run, ".venv/bin/python", "caller.py", cwd=folder)
         assert said.startswith("operations/")
     finally:

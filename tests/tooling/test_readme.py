@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from longshore_server.testing.reservation import Reservation
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RUN = """
@@ -66,11 +68,13 @@ class Stranger:
 
     def __init__(self, folder: Path, constraints: Path) -> None:
         self.folder = folder
-        self.address = "127.0.0.1:0"
+        self._port = Reservation()  # nobody else gets it while the server is down
+        self.address = self._port.address
         bin = folder / "venv" / "bin"
         self.environment = {
             "HOME": str(folder), "PATH": os.pathsep.join([str(bin), os.environ["PATH"]]),
             "PIP_CONSTRAINT": str(constraints), "LONGSHORE_METRICS": "off",
+            "LONGSHORE_SERVER": self.address,
         }  # fmt: skip
 
     def types(self, command: str, text: str = "") -> str:
@@ -95,9 +99,8 @@ class Stranger:
 
     async def serves(self) -> asyncio.subprocess.Process:
         process = await self.begins(self.here(START))
-        said = await read_to(process, r"serving acme\.orders\.v1\.OrdersService \(1 operation\)  on ")
-        self.address = said.split("  on ")[1].split()[0]
-        self.environment["LONGSHORE_SERVER"] = self.address
+        where = re.escape(self.address)
+        await read_to(process, rf"serving acme\.orders\.v1\.OrdersService \(1 operation\)  on {where} ")
         return process
 
 
@@ -128,6 +131,9 @@ async def test_its_text_alone_makes_a_service_that_is_killed_and_goes_on(strange
         path = stranger.folder / block.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text)
+    # The server is killed in the time that the warehouse takes, however long this takes to come to that.
+    service = stranger.folder / HANDLER.file
+    service.write_text(HANDLER.text.replace("sleep(10)", "sleep(3600)"))
     await asyncio.to_thread(stranger.types, GENERATE)
     server = await stranger.serves()
     try:
@@ -138,6 +144,7 @@ async def test_its_text_alone_makes_a_service_that_is_killed_and_goes_on(strange
         server.kill()
         await server.communicate()
         await read_to(watch, "does not answer; trying again")
+        service.write_text(HANDLER.text)
         server = await stranger.serves()
         out, said = await watch.communicate()
         assert json.loads(out) == {"order_id": "ord_123", "receipt": "receipt-ord_123"}
