@@ -29,6 +29,7 @@ from longshore_server import Server
 from longshore_server.clock import SECOND
 from longshore_server.reasons import Reason
 from longshore_server.testing import Harness, ManualClock
+from tests.answers import answered
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 HandlerT = TypeVar("HandlerT", bound=Handler)
@@ -353,7 +354,7 @@ def result_of(snapshot: operation_pb2.OperationSnapshot) -> lab_pb2.PlayResult:
 async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, status_pb2.Status]:
     """The code, reason and status with which `call` is refused."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
+        await (answered(call) if isinstance(call, grpc.aio.StreamUnaryCall) else call)
     status = status_of(caught.value)
     reason = reason_of(status)
     # What docs/errors.md says that it carries: whatever is refused in any test is held against it.

@@ -13,6 +13,7 @@ from longshore_server import Authenticator, ConfigError, Credentials, Principal,
 from longshore_server.auth.identity import LOCAL
 from longshore_server.errors import ServiceError
 from longshore_server.rpc.authorization import PROVIDER, Authorization
+from tests.answers import refusals
 from tests.conftest import refused
 from tests.server.auth.callers import UNAUTHENTICATED, Make, known
 from tests.server.auth.conftest import ALL, Guarded, Metadata
@@ -27,8 +28,10 @@ async def check(guarded: Guarded, sent: Metadata = ()) -> Any:
 
 async def reflect(guarded: Guarded, sent: Metadata = (), version: str = "v1") -> bytes:
     call: Any = guarded.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
-    async for answer in call(iter([b"\x3a\x00"]), metadata=sent):
-        return bytes(answer)
+    asking = call(iter([b"\x3a\x00"]), metadata=sent)
+    async with refusals(asking):
+        async for answer in asking:
+            return bytes(answer)
     raise AssertionError("no answer")
 
 

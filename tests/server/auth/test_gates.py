@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from longshore.v1 import operations_service_pb2 as pb
+from tests.answers import refusals
 from tests.conftest import detail, reason_of, status_of
 from tests.server.auth.conftest import ALL, Guarded, Metadata
 from tests.server.auth.table import (
@@ -60,12 +61,13 @@ def metadata(guarded: Guarded, caller: Caller) -> Metadata:
 async def answer(call: Any) -> Answer:
     """How a call ends; a stream counts as OK with its first message."""
     try:
-        if isinstance(call, (grpc.aio.UnaryStreamCall, grpc.aio.StreamStreamCall)):
-            async for _ in call:
-                call.cancel()
-                return OK
-            raise AssertionError("a stream ended without a message")
-        await call
+        async with refusals(call):
+            if isinstance(call, (grpc.aio.UnaryStreamCall, grpc.aio.StreamStreamCall)):
+                async for _ in call:
+                    call.cancel()
+                    return OK
+                raise AssertionError("a stream ended without a message")
+            await call
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             return "UNIMPLEMENTED", "", ""

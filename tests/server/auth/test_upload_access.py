@@ -13,6 +13,7 @@ from google.bytestream import bytestream_pb2
 from longshore.v1 import operation_pb2, transfers_service_pb2_grpc
 from longshore_server.clock import SECOND
 from longshore_server.rpc import receiving
+from tests.answers import answered
 from tests.conftest import refused, retry_after, turns
 from tests.server.auth.callers import UNAUTHENTICATED, Make, known
 from tests.server.auth.conftest import ALL, Guarded, Metadata
@@ -38,7 +39,7 @@ class Sender:
             self._requests.put_nowait(request)
 
     async def answer(self) -> Any:
-        return await self.call
+        return await answered(self.call)
 
 
 def uploading(guarded: Guarded, sent: Metadata) -> Sender:

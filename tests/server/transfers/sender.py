@@ -9,6 +9,7 @@ from typing import Any
 import google_crc32c
 
 from longshore.v1 import transfers_service_pb2 as pb
+from tests.answers import answered
 
 
 def header(upload: str, part: int = 0, total: int | None = None) -> pb.UploadRequest:
@@ -45,7 +46,7 @@ async def send(transfers: Any, *requests: pb.UploadRequest | Iterable[pb.UploadR
                 for each in request:
                     yield each
 
-    return (await transfers.Upload(stream())).upload
+    return (await answered(transfers.Upload(stream()))).upload
 
 
 async def upload(transfers: Any, name: str, data: bytes, size: int = 1000) -> Any:

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2
 from lab.v1.lab_pb2 import PlayResult
 
 from longshore.v1 import transfers_service_pb2
+from tests.answers import answered
 from tests.conftest import detail, fields_of, refused
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.fetching import CHUNK, offer, offering, pattern, start
@@ -40,7 +41,7 @@ def requests(name: str, data: bytes, *, offset: int = 0, size: int = 1000, finis
 
 async def write(lab: BytesLab, sent: Iterable[Any]) -> int:
     """One Write call; how much is committed."""
-    answer = await stub(lab).Write(iter(sent))
+    answer = await answered(stub(lab).Write(iter(sent)))
     return int(answer.committed_size)
 
 

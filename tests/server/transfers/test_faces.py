@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from lab.v1.lab_pb2 import PlayResult
 
 from longshore.v1 import transfers_service_pb2 as pb
+from tests.answers import refusals
 from tests.conftest import detail, refused
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, commit, header
@@ -98,12 +99,13 @@ def requests(face: str, name: str, data: bytes, offset: int, sizes: list[int], *
 
 async def send(call: Any, sent: list[Any], *, close: bool) -> int:
     """Send it; with `close`, to the end: how much is committed."""
-    for request in sent:
-        await call.write(request)
-    if not close:
-        return 0
-    await call.done_writing()
-    answer = await call
+    async with refusals(call):
+        for request in sent:
+            await call.write(request)
+        if not close:
+            return 0
+        await call.done_writing()
+        answer = await call
     return int((answer.upload if isinstance(answer, pb.UploadResponse) else answer).committed_size)
 
 
