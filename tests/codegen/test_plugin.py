@@ -232,6 +232,16 @@ def test_a_file_without_contract_gets_no_typed_module(tmp_path: Path) -> None:
     assert written == ["things_pb2.py", "things_pb2.pyi", "things_pb2_grpc.py"]
 
 
+def test_a_folder_may_have_a_virtual_environment_and_nothing_of_that_is_compiled(tmp_path: Path) -> None:
+    write_contract(tmp_path, "whole.v1", f"service ThingsService {{{operation('Make')}\n}}")
+    installed = tmp_path / "venv" / "lib" / "site-packages" / "google" / "longrunning" / "operations_proto.proto"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("one of those that packages bring, twice")
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    written = compile_protos([tmp_path], tmp_path / "out")
+    assert sorted({path.parent.as_posix() for path in written}) == ["whole/v1"]
+
+
 def test_a_second_run_leaves_unchanged_files_alone(tmp_path: Path) -> None:
     path = write_contract(tmp_path, "cg.twice.v1", f"service S {{{operation('Run')}}}")
     compile_protos([path], tmp_path / "out")

@@ -76,7 +76,7 @@ def compile_protos(
     """Compile files to `_pb2.py`, `_pb2.pyi`, `_pb2_grpc.py` and, for contracts, `_longshore.py`.
 
     Args:
-        files: The `.proto` files, or folders that are searched for them.
+        files: The `.proto` files, or folders that are searched for them, but for the virtual environments in these.
         out: The folder to write to; made if missing. It is what goes on the import path.
         include: Source roots. Default: each file's own, found from its `package` line.
         grpc: Whether files with services get `_pb2_grpc.py`.
@@ -205,7 +205,7 @@ def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[P
         path = given.resolve()
         if not path.exists():
             raise CompileError(f"{given} does not exist")
-        found = sorted(path.rglob("*.proto")) if path.is_dir() else [path]
+        found = _below(path) if path.is_dir() else [path]
         for file in found:
             root = next((root for root in roots if file.is_relative_to(root)), None)
             if root is None:
@@ -215,6 +215,12 @@ def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[P
             if name not in names:
                 names.append(name)
     return roots, names
+
+
+def _below(folder: Path) -> list[Path]:
+    """The files of a project. Its virtual environment may be in its folder: what is installed there is no part of it."""
+    environments = {mark.parent for mark in folder.rglob("pyvenv.cfg")} - {folder}
+    return sorted(file for file in folder.rglob("*.proto") if environments.isdisjoint(file.parents))
 
 
 def _guess_root(file: Path, given: Path) -> Path:
