@@ -36,6 +36,10 @@ LONGSHORE = (sys.executable, "-m", "longshore_client.cli")
         ("google", "'google' means something else in Python"),
         ("tests", "'tests' means something else in Python"),
         ("data", "'data' means something else in Python"),
+        ("none", "its class None would mean something else in Python"),
+        ("server", "its class Server would mean something else in Python"),
+        ("workshop", "its class Workshop would mean something else in Python"),
+        ("make-request", "its class MakeRequest would mean something else in Python"),
         ("taken", "there is a taken here already"),
     ],
 )

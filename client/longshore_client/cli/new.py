@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import keyword
 import re
@@ -18,6 +19,8 @@ _HIDDEN = {"gitignore": ".gitignore", "dockerignore": ".dockerignore"}
 """In the template these would hide its own files from the tools that look for them."""
 _FOLDERS = {path.name for path in _TEMPLATE.iterdir()} - {_MODULE} | {"data", "wheels"}
 """What a project has beside its package: the last two are made later."""
+_SERVICE = _TEMPLATE / _MODULE / "service.py"
+"""What its class must not hide the names of."""
 _IMPORTED = re.compile(r"(?<= import )\w+, \w+$", re.MULTILINE)
 """Names whose order depends on what the project is called."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -53,6 +56,9 @@ def new(name: str) -> None:
     if keyword.iskeyword(module) or module in _FOLDERS or importlib.util.find_spec(module) is not None:
         raise click.UsageError(f"NAME: {module!r} means something else in Python; choose another")
     service = "".join(word.capitalize() for word in name.split("-"))
+    used = {node.id for node in ast.walk(ast.parse(_SERVICE.read_text("utf-8"))) if isinstance(node, ast.Name)}
+    if keyword.iskeyword(service) or service in used - {_CLASS}:
+        raise click.UsageError(f"NAME: its class {service} would mean something else in Python; choose another")
 
     def named(text: str) -> str:
         text = text.replace(_MODULE, module).replace(_CLASS, service)

@@ -218,7 +218,7 @@ def _roots_and_names(files: Sequence[Path], include: list[Path]) -> tuple[list[P
 
 
 def _below(folder: Path) -> list[Path]:
-    """The files of a project. Its virtual environment may be in its folder: what is installed there is no part of it."""
+    """The files of a project, without what is installed in its virtual environment, which may be in its folder."""
     environments = {mark.parent for mark in folder.rglob("pyvenv.cfg")} - {folder}
     return sorted(file for file in folder.rglob("*.proto") if environments.isdisjoint(file.parents))
 
