@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextlib
 import json
 import ssl
 import struct
@@ -117,7 +118,8 @@ async def test_a_frame_that_no_protocol_knows_ends_its_connection_alone(lab: Lab
     async with Connection(lab.harness.address) as raw:
         # A message for a stream that was never opened.
         await raw.send(Kind.DATA, 0, 7, b"\0\0\0\0\0")
-        await raw.send(Kind.HEADERS, 0x4, 1, b"\xff\xff\xff\xff\xff\xff")
+        with contextlib.suppress(ConnectionError):  # that may have been enough
+            await raw.send(Kind.HEADERS, 0x4, 1, b"\xff\xff\xff\xff\xff\xff")
         with pytest.raises(EOFError):
             await raw.frame_of(Kind.DATA)
     await _answers(lab)
@@ -169,7 +171,7 @@ async def test_a_caller_whose_machine_is_gone_is_found_out(
         await raw.call(1, WATCH, pb.WatchRequest(name=name).SerializeToString())
         await raw.frame_of(Kind.DATA)
         assert lab.engine.watches.count == 1
-        await raw.frame_of(Kind.PING)
+        # The ping may have come before the answer, where that took long.
         while await raw.frame() is not None:
             pass
     while lab.engine.watches.count:
