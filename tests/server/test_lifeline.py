@@ -97,10 +97,13 @@ def test_what_it_starts_does_not_hold_the_line() -> None:
 
 @pytest.mark.parametrize("told", ["by its end", "to stand aside"])
 def test_an_event_loop_that_is_held_up_does_not_keep_it_and_is_told(told: str) -> None:
-    waits = "turn = asyncio.ensure_future(line.turn()); await asyncio.sleep(0); threading.Event().wait()"
+    holds = "print('holds', flush=True); threading.Event().wait()"
+    waits = f"turn = asyncio.ensure_future(line.turn()); await asyncio.sleep(0); {holds}"
     with program(waits, patience=0.01) as (process, line):
         opened(process, line)
         assert line.recv(1)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds\n"
         line.close() if told == "by its end" else line.send(b"\n")
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (1, "")
