@@ -12,7 +12,7 @@ import grpc
 
 @contextlib.asynccontextmanager
 async def refusals(call: Any) -> AsyncIterator[None]:
-    """Whatever is done with a call in here raises what the server has refused it with.
+    """Whatever is done with a call in here raises what the server has refused it with, if it had not ended before.
 
     Who is refused before all is sent may be told of that by grpc.aio instead, before or after the refusal (grpc#36066).
     """
@@ -24,11 +24,12 @@ async def refusals(call: Any) -> AsyncIterator[None]:
         if not _lost(error) and not refusal.done():
             refusal.set_result(error)
 
+    too_late = call.done()
     call.add_done_callback(ended)
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        if not _lost(error):
+        if not _lost(error) or (too_late and not refusal.done()):
             raise
         raise await refusal from None
 
