@@ -138,7 +138,7 @@ async def test_reflection_can_be_left_out(make_lab: Any) -> None:
     lab = await make_lab(reflection="off")
     call: Any = lab.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        [m async for m in call(iter([b""]))]
+        await call().read()  # one that still sends may take the refusal for a broken call
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
