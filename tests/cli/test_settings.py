@@ -234,6 +234,13 @@ def test_a_setting_can_be_given_everywhere(name: str, tmp_path: Path) -> None:
             '[stores.u]\nurl = "http://x/"',
             "stores: u: url: 'http://x/' is neither a folder nor one of s3://, gs:// and az://",
         ),
+        (
+            '[stores.u]\nurl = "gs://b/x?region=eu"',
+            (
+                "stores: u: url: '?region=eu' is no part of a bucket or prefix; leave it out: region, endpoint and "
+                "allow_http of S3 are keys of their own"
+            ),
+        ),
         ('[stores.u]\nurl = "s3:///x"', "stores: u: url: 's3:///x' names no bucket"),
         (
             '[stores.u]\nurl = "gs://x"\nregion = "y"',

@@ -40,6 +40,8 @@ COPY = 5 << 30
 """Bytes that a bucket copies by itself."""
 RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 """No longer than this: callers wait for what is asked, and those who put bytes try again by themselves."""
+_ACCESS = {"gs": "GOOGLE_APPLICATION_CREDENTIALS", "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"}
+"""What the provider's own tools read, by the URL's scheme."""
 MAX_PRESIGN = 7 * 24 * 3600
 """Seconds for which a URL is good at most."""
 _PLAIN = re.compile(r"[A-Za-z0-9:/._-]+")
@@ -85,7 +87,9 @@ class RemoteStore(Store):
         try:
             self._bucket = await self._connect()
         except (exceptions.BaseError, ValueError) as error:
-            raise StoreError(f"store {name}: {self._url}: {first_line(error)}") from error
+            where = _ACCESS.get(self._url.partition(":")[0]) if isinstance(error, exceptions.BaseError) else None
+            hint = f"; look at {where} in the server's environment" if where else ""
+            raise StoreError(f"store {name}: {self._url}: {first_line(error).removesuffix('.')}{hint}") from error
         return place
 
     async def _connect(self) -> Any:

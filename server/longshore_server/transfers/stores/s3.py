@@ -74,6 +74,13 @@ class S3Store(RemoteStore):
         self._room = asyncio.Semaphore(_PARTS)
 
     async def _connect(self) -> Any:
+        try:
+            return await self._open()
+        except BotoCoreError as error:
+            # What it reads for every SDK, such as AWS_PROFILE.
+            raise ValueError(str(error)) from error
+
+    async def _open(self) -> Any:
         region = self._region or self._session.get_config_variable("region") or "us-east-1"
         config = AioConfig(
             # Sums that not every service knows: S3 itself gets the MD5 of each part.

@@ -43,6 +43,9 @@ class StoreSettings:
             raise ValueError(f"url: {self.url!r} is neither a folder nor one of s3://, gs:// and az://")
         if scheme in _REMOTE and not place.partition("/")[0]:
             raise ValueError(f"url: {self.url!r} names no bucket")
+        if scheme in _REMOTE and (more := re.search(r"[?#].*", place)):
+            beside = "region, endpoint and allow_http of S3 are keys of their own"
+            raise ValueError(f"url: {more[0]!r} is no part of a bucket or prefix; leave it out: {beside}")
         if scheme != "s3":
             for option in _S3_ONLY:
                 if getattr(self, option):

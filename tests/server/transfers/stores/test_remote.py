@@ -253,6 +253,16 @@ async def test_a_bucket_that_is_not_there_is_no_missing_object(make: Make, tmp_p
             await adopt(store, stage(tmp_path, "0190", data))
 
 
-async def test_a_url_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"^store uploads: az://x: "):
-        await RemoteStore("az://x").start("uploads", tmp_path)
+async def test_what_cannot_be_used_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing"))
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    refusals = {
+        "az": r"^store uploads: az://x: .*; look at AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY in the ",
+        "gs": r"^store uploads: gs://x: .*; look at GOOGLE_APPLICATION_CREDENTIALS in the server's environment$",
+        "s3": r"^store uploads: s3://x: The config profile \(nobody\) could not be found$",
+    }
+    for scheme, sentence in refusals.items():
+        store = (S3Store if scheme == "s3" else RemoteStore)(f"{scheme}://x")
+        with pytest.raises(StoreError, match=sentence):
+            await store.start("uploads", tmp_path)
