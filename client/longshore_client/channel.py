@@ -21,7 +21,7 @@ from longshore_client.errors import (
     Unavailable,
     call_error,
 )
-from longshore_client.outage import Outage
+from longshore_client.outage import CANNOT_WRITE, Outage
 from longshore_client.retry import Backoff, Retry
 from longshore_client.tracing import tracing
 
@@ -225,7 +225,8 @@ class Channel:
             self._advise(failure)
             return False
         busy = isinstance(failure, ResourceExhausted)
-        if busy:
+        told = not busy or failure.reason in CANNOT_WRITE
+        if not told:
             self.outage.answered(backoff)
         # Only a Longshore server says so: it can be reached, although it asks to come again.
         if failure.domain == "longshore":
@@ -236,7 +237,7 @@ class Channel:
                 deadline,
                 contacted=self.outage.contacted,
                 busy=busy,
-                before=None if busy else lambda: self.outage.lost(backoff, failure),
+                before=(lambda: self.outage.lost(backoff, failure)) if told else None,
             )
         except asyncio.CancelledError:
             self.outage.left(backoff)

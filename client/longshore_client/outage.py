@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("longshore_client")
 
+CANNOT_WRITE = frozenset({"STORE_FULL", "STORE_UNAVAILABLE"})
+"""What a server says that answers all the time and cannot write: it would be lost and back with every try."""
+
 
 class Listener(Protocol):
     """Who is told about outages."""

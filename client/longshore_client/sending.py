@@ -18,6 +18,7 @@ from longshore.v1 import transfers_service_pb2 as pb
 from longshore.v1.operation_pb2 import UploadGrant
 from longshore_client.channel import error_of
 from longshore_client.errors import Aborted, CallError, Code, DataLoss, FailedPrecondition, InternalError
+from longshore_client.outage import CANNOT_WRITE
 from longshore_client.sources import CHUNK, Chunk, Digest, Passing, Stored, digest_all
 from longshore_client.stream import MISSED_HEARTBEATS, Alarm, silent
 
@@ -89,9 +90,8 @@ class _Sender:
             raise failure
         request = pb.QueryUploadRequest(name=self._upload)
         grant = await self._channel.invoke(self._channel.calls.query_upload, request, wait=_QUERY)
-        if failure.reason != "STORE_UNAVAILABLE":
-            # It answers again; its answer to the bytes comes after the last of them. Not so a server that answers all
-            # the time and cannot write: it would be lost and back with every try.
+        if failure.reason not in CANNOT_WRITE:
+            # It answers again; its answer to the bytes comes after the last of them.
             self._channel.outage.answered(backoff)
         if grant.state == UploadGrant.STATE_FAILED:
             # Its bytes are gone; the next call is told why.

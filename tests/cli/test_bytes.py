@@ -187,11 +187,15 @@ async def test_a_disk_that_stays_full_ends_the_command_and_that_says_how_to_go_o
     assert await stored(lab) == DATA
 
 
-async def test_a_server_that_cannot_write_is_said_to_answer(lab: BytesLab, run: Run, file: Path) -> None:
-    refuses(lab, ServiceError(Reason.STORE_UNAVAILABLE, "The disk is away.", retry_after=0.001))
+@pytest.mark.parametrize("reason", [Reason.STORE_UNAVAILABLE, Reason.STORE_FULL])
+async def test_a_server_that_cannot_write_is_said_once_to_answer(
+    lab: BytesLab, run: Run, file: Path, reason: Reason
+) -> None:
+    refuses(lab, *[ServiceError(reason, "The disk is away.", retry_after=0.001) for _ in range(2)])
     done = await run("upload", "BytesService/Upload", str(file), *KEY)
     assert done.code == 0
     assert done.err.splitlines()[1] == f"{lab.harness.address}: The disk is away; trying again"
+    assert done.err.count("trying again") == done.err.count("back after ") == 1
     assert "does not answer" not in done.err
 
 

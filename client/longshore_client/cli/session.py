@@ -31,6 +31,7 @@ from longshore_client.errors import (
     Unavailable,
     Unimplemented,
 )
+from longshore_client.outage import CANNOT_WRITE
 from longshore_client.retry import Retry
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Session:
         self._told = self.channel.outage.contacted
         if self._told:
             # A server whose disk is full does answer: who looks at the network finds nothing.
-            full = error.reason == "STORE_UNAVAILABLE"
+            full = error.reason in CANNOT_WRITE
             what = f": {shown(error.message.rstrip('.'))}" if full else " does not answer"
             click.echo(f"{self.server}{what}; trying again", err=True)
 
