@@ -79,8 +79,8 @@ class Reason(enum.Enum):
         "Begin again without a token, or send the filter and the order of the page before.",
     )
     INVALID_NAME = (
-        Code.INVALID_ARGUMENT, "The name has another form than operations/{id}.", Again.NO,
-        "Send the name that the start answered.",
+        Code.INVALID_ARGUMENT, "The name has another form than those of what is asked for.", Again.NO,
+        "Send the name as the server gave it; the message shows the form.",
     )
     UPLOAD_NOT_FOUND = (
         Code.NOT_FOUND, "No operation has this upload, or the caller may not see it.", Again.NO,
@@ -232,7 +232,7 @@ class Reason(enum.Enum):
     )
     KEY_CONFLICT = (
         Code.FAILED_PRECONDITION, "The key is a folder of other objects, or has an object as one of its folders.",
-        Again.CHANGED, "Use another key.",
+        Again.NO, "Start an operation with another key, or remove what is in the way first.",
     )
     UPLOAD_COMMITTED = (
         Code.FAILED_PRECONDITION, "The upload takes no more bytes: it is committed.", Again.NO,
