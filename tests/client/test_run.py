@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -47,12 +48,36 @@ async def test_without_callbacks_the_wait_goes_on_after_an_interruption(
     assert (await orders.process.run(REQUEST)).status == "done"
 
 
-async def test_run_gives_up_waiting_when_the_time_is_up(server: FakeServer, orders: OrdersClient) -> None:
-    # Time enough for the start, however slow the machine is: before that is answered there is no operation to name.
-    with pytest.raises(lc.StillRunning, match=r"operations/op-1 has not ended within 1 s; it goes on"):
-        await orders.process.run(REQUEST, timeout=1.0)
+LONG = 30.0
+"""Seconds, which pass where a test lets them: a limit on a call that counts from there, however slow the machine is."""
+
+
+@pytest.fixture
+async def spend(channel: lc.Channel, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let `LONG` pass for whoever has asked the event loop or the channel what time it is."""
+    loop, passed = asyncio.get_running_loop(), 0.0
+    monotonic = loop.time
+
+    def spend() -> None:
+        nonlocal passed
+        passed += LONG
+
+    monkeypatch.setattr(loop, "time", lambda: monotonic() + passed)
+    monkeypatch.setattr(channel, "monotonic", loop.time)
+    return spend
+
+
+async def test_run_gives_up_waiting_when_the_time_is_up(
+    server: FakeServer, orders: OrdersClient, spend: Callable[[], None]
+) -> None:
+    running = asyncio.ensure_future(orders.process.run(REQUEST, timeout=LONG))
+    await server.service.asked(pb.StartRequest)
+    spend()
+    with pytest.raises(lc.StillRunning, match=r"operations/op-1 has not ended within 30 s; it goes on"):
+        await running
+    server.service.handler = hang
     with pytest.raises(lc.StillRunning) as caught:
-        await orders.process.run(REQUEST, timeout=1.0, on_progress=lambda _: None)
+        await orders.process.run(REQUEST, timeout=LONG, on_progress=lambda _: spend())
     assert caught.value.operation == "operations/op-2"
 
 
@@ -202,10 +227,15 @@ async def test_failure_keeps_its_reason(server: FakeServer, orders: OrdersClient
         assert caught.value.reason == "HANDLER_ERROR"
 
 
-async def test_the_time_is_up_with_an_abort_signal_too(server: FakeServer, orders: OrdersClient) -> None:
+async def test_the_time_is_up_with_an_abort_signal_too(
+    server: FakeServer, orders: OrdersClient, spend: Callable[[], None]
+) -> None:
     server.service.handler = hang
+    running = asyncio.ensure_future(orders.process.run(REQUEST, abort=asyncio.Event(), timeout=LONG))
+    await server.service.asked(pb.RunRequest)
+    spend()
     with pytest.raises(lc.StillRunning):
-        await orders.process.run(REQUEST, abort=asyncio.Event(), timeout=1.0)
+        await running
     assert not server.service.records["operations/op-1"].ended
 
 
