@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -445,6 +446,28 @@ async def test_what_needs_reflection_says_how_to_have_it(make_lab: MakeLab) -> N
     need = "offers no server reflection, which this command needs: serve it without --reflection off"
     assert done.err == f"error: {lab.harness.address} {need} (NO_REFLECTION)\n"
     assert (await command(lab, "ls")).code == 0, "what needs none does without"
+
+
+async def test_a_server_without_reflection_is_known_however_often_it_is_asked() -> None:
+    """It refuses before it has the question: the refusal is what is told, and no failure to send the question."""
+    import grpc
+
+    from longshore_client import Unimplemented, connect
+    from longshore_client.cli.reflection import Types
+
+    # In a thread of its own: it refuses while this one is about to send.
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    try:
+        async with connect(f"127.0.0.1:{port}") as channel:
+            for _ in range(50):
+                asked = (Types(channel).load("lab.v1.PlayRequest") for _ in range(4))
+                for answer in await asyncio.gather(*asked, return_exceptions=True):
+                    assert isinstance(answer, Unimplemented)
+                    assert answer.reason == "NO_REFLECTION"
+    finally:
+        await asyncio.to_thread(other.stop(0).wait)
 
 
 async def test_a_unix_socket_works(tmp_path: Path) -> None:
