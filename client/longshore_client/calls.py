@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import grpc
@@ -25,6 +26,9 @@ ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 _OPERATIONS = "/longshore.v1.OperationsService/"
 _TRANSFERS = "/longshore.v1.TransfersService/"
 _CONTROL = "/longshore.v1.OperationControlService/"
+
+_OWN = "Internal error from Core"
+"""What grpc.aio says of a write that has failed, in place of the refusal that has made it fail (grpc#36066)."""
 
 
 class UnaryRpc(Protocol[RequestT_contra, ResponseT_co]):
@@ -154,5 +158,53 @@ class Calls:
     def _upload(self) -> Any:
         path = _TRANSFERS + "Upload"
         # Its requests are encoded by whoever makes them.
-        rpc: Any = self.channel.stream_unary(path, response_deserializer=transfers.UploadResponse.FromString)
+        method: Any = self.channel.stream_unary(path, response_deserializer=transfers.UploadResponse.FromString)
+
+        def rpc(requests: AsyncIterator[bytes], /, *, metadata: Sequence[tuple[str, str]] | None) -> _Upload:
+            return _Upload(method(requests, metadata=metadata))
+
         return rpc if self._tracing is None else self._tracing.upload(path, rpc)
+
+
+class _Upload:
+    """A call that ends with what the server has said, whatever becomes of a write beside that.
+
+    The only one that needs it: others send their one request together with the call, and lose nothing.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._first: list[grpc.aio.AioRpcError] = []
+        self.add_done_callback = call.add_done_callback
+        self.done = call.done
+        self.cancel = call.cancel
+        # Not a method of this one: with what the call holds it would be a cycle, and kept until that is collected.
+        call.add_done_callback(partial(_note, self._first))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer().__await__()
+
+    async def _answer(self) -> Any:
+        try:
+            return await self._call
+        except grpc.aio.AioRpcError as error:
+            if error.details() != _OWN or not self._first:
+                raise
+            raise self._first.pop() from None
+
+
+def _note(first: list[grpc.aio.AioRpcError], call: Any) -> None:
+    """Keep what a call was refused with, where that can be known without waiting: it may soon be told otherwise."""
+    known = []
+    for ask in (call.code, call.details, call.trailing_metadata):
+        asked = ask()
+        try:
+            asked.send(None)
+        except StopIteration as done:
+            known.append(done.value)
+        else:
+            asked.close()
+            return
+    code, details, trailing = known
+    if not first and code is not grpc.StatusCode.OK:
+        first.append(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details))

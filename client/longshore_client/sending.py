@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 import grpc.aio
@@ -108,11 +108,8 @@ class _Sender:
         limit = channel.heartbeat_interval * MISSED_HEARTBEATS
         calls, feed = channel.calls, _Feed()
         call = calls.upload(feed, metadata=channel.metadata)
-        refusals: list[CallError] = []
 
-        def over(call: Any) -> None:
-            # The first of two, where grpc.aio replaces it by an error of its own because a write fails (grpc#36066).
-            refusals.extend(_refusal(call))
+        def over(_: object) -> None:
             # It may be refused while its sender waits, for bytes or for somebody to take them.
             self._body.wake()
             feed.end()
@@ -126,8 +123,7 @@ class _Sender:
             return (await call).upload
         except grpc.aio.AioRpcError as error:
             channel.check_open()
-            # A write that fails beside a refusal makes an error of its own; the other one has a domain.
-            return next((found for found in (error_of(error), *refusals) if found.domain), error_of(error))
+            return error_of(error)
         except asyncio.CancelledError:
             channel.check_open()
             if alarm.guilty:
@@ -344,23 +340,6 @@ def _varint(number: int) -> bytes:
         number >>= 7
     found.append(number)
     return bytes(found)
-
-
-def _refusal(call: Any) -> list[CallError]:
-    """What a call was refused with that is over; nothing if it was not, or if that cannot be known without waiting."""
-    known = []
-    for asked in (call.code(), call.details(), call.trailing_metadata()):
-        try:
-            asked.send(None)
-        except StopIteration as done:
-            known.append(done.value)
-        else:
-            asked.close()
-            return []
-    code, details, trailing = known
-    if code is grpc.StatusCode.OK:
-        return []
-    return [error_of(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details))]
 
 
 def _mismatch(grant: UploadGrant, why: str) -> FailedPrecondition:
