@@ -14,6 +14,9 @@ from lab.v1 import lab_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
 from longshore_server import StoreError
+from longshore_server.engine.sweeper import Sweeper
+from longshore_server.store.mutations import Nothing
+from longshore_server.store.store import Store
 from tests.conftest import Lab, State, reason_of, reason_of_end, refused, result_of, turns
 
 
@@ -85,6 +88,32 @@ async def test_pending_operations_begin_and_do_not_count_a_crash(make_lab: Any) 
     gate.set()
     ended = [await lab.end(name) for name in names]
     assert [(result_of(s).number, s.crashes) for s in ended] == [(2, 1), (1, 0), (1, 0)]
+
+
+async def test_what_goes_on_begins_only_once_all_else_has_started(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or handlers would log before `longshore serve` has said that it serves."""
+    begun = asyncio.Event()
+
+    @lab.plays
+    async def handler(request, op):
+        begun.set()
+        await asyncio.Event().wait()
+
+    sweep = Sweeper.start
+
+    async def start(sweeper: Sweeper, store: Store) -> None:
+        for _ in range(5):  # commits take turns: all that was asked to begin before would have begun
+            await store.writer.submit(Nothing())
+        await sweep(sweeper, store)
+
+    monkeypatch.setattr(Sweeper, "start", start)
+    await lab.begin()
+    await begun.wait()
+    await lab.harness.crash()
+    begun.clear()
+    await lab.harness.start()
+    assert not begun.is_set()
+    await begun.wait()
 
 
 async def test_on_crash_fail(lab: Lab) -> None:

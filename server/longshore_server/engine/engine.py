@@ -198,10 +198,12 @@ class Engine:
             self._isolation, self.jobs,
         )  # fmt: skip
         await self.transfers.start()
+        await self.sweeper.start(self.store)
+        # From here on nothing waits: whoever started the server says that it serves before any handler says something.
         self.accepting = True
+        self.executor.start()
         self.jobs.start()
         self.instances.start(services)
-        await self.sweeper.start(self.store)
         return count
 
     def drain(self) -> None:

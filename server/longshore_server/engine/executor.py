@@ -54,6 +54,8 @@ class Executor:
         self.objects = objects
         self.waits = waits
         self.services: Any = None
+        self.open = False
+        """While false, operations wait: the server does not serve yet, and says so before a handler says anything."""
         self.stopping = False
         self.held = False
         """While true, new operations wait: recovery runs suspects apart (see `engine/recovery.py`)."""
@@ -130,11 +132,15 @@ class Executor:
         waiting.add(live)
         self._next(waiting)
 
+    def start(self) -> None:
+        """Begin with what waits."""
+        self.open = True
+        self._next_of_all()
+
     def release(self) -> None:
         """Stop holding new operations back."""
         self.held = False
-        for waiting in self._waiting.values():
-            self._next(waiting)
+        self._next_of_all()
 
     async def isolate(self, live: Live) -> None:
         """Begin one operation apart from those that wait. Returns once its attempt has begun."""
@@ -205,8 +211,12 @@ class Executor:
         waiting.give(owner)
         self._next(waiting)
 
+    def _next_of_all(self) -> None:
+        for waiting in self._waiting.values():
+            self._next(waiting)
+
     def _next(self, waiting: Waiting) -> None:
-        while not self.held and not self.stopping and (live := waiting.next()) is not None:
+        while self.open and not self.held and not self.stopping and (live := waiting.next()) is not None:
             if live.record.terminal:
                 waiting.give(live.record.owner)
             else:
