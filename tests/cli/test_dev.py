@@ -281,6 +281,9 @@ async def test_its_end_is_the_servers_even_if_it_is_killed(development: Developm
     await development.start("--metrics", "127.0.0.1:0")
     await development.says("serving")
     if hanging:
+        # Its line comes before it tells `longshore dev`, and its first answer after that.
+        async with connect(development.address) as channel:
+            assert [operation async for operation in method(channel).list()] == []
         development.service.write_text(f"{SERVICE}\n{hanging}")
         await development.says("hangs")
     development.process.kill()
