@@ -83,6 +83,7 @@ class Channel:
         self._options = tuple({**dict(_OPTIONS), **dict(options)}.items())
         self._tracer_provider = tracer_provider
         self._calls: Calls | None = None
+        self._loop: asyncio.AbstractEventLoop
         self._left: list[Calls] = []
         self._closed = False
         self.streams: set[Cancellable] = set()
@@ -94,7 +95,12 @@ class Channel:
         if self._calls is None:
             if self._closed:
                 raise RuntimeError("the channel is closed")
+            self._loop = asyncio.get_running_loop()
             self._calls = Calls(self.dial(), tracing(self._tracer_provider))
+        elif self._loop.is_closed():
+            raise RuntimeError(
+                "the event loop in which the channel was opened has ended: connect anew in each asyncio.run()"
+            )
         return self._calls
 
     def dial(self) -> grpc.aio.Channel:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 from uuid import UUID
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_client_is_made_of_a_channel() -> None:
                 sentence = f"a client takes the channel that longshore_client.connect() returns, not {called}"
                 with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
                     make(wrong)
+
+
+def test_a_channel_is_for_one_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lc.Channel, "dial", lambda _: MagicMock())
+    channel = lc.connect("localhost:1")
+
+    async def use() -> object:
+        return channel.calls
+
+    opened = asyncio.run(use())
+    assert opened is not None
+    with pytest.raises(RuntimeError, match=r"^the event loop in which the channel was opened has ended: connect anew "):
+        asyncio.run(use())
 
 
 async def test_so_is_one_that_blocks() -> None:
