@@ -105,6 +105,12 @@ class Development:
             if text in line:
                 return
 
+    async def heard(self) -> None:
+        """Return once it has been told that its server serves: the server writes so before that, and answers after."""
+        async with connect(self.address) as channel:
+            async for _ in method(channel).list():
+                break
+
     def replace(self, path: Path, text: str) -> None:
         """Change a file in one step: one that is emptied, and then written, may be seen in between."""
         aside = self.folder.with_suffix(".aside")
@@ -230,6 +236,7 @@ async def test_a_folder_that_cannot_be_written_to_is_one_sentence(development: D
 async def test_of_a_server_that_another_has_replaced_nothing_is_left(development: Development) -> None:
     await development.start("--drain", "1000")  # nor is it late
     await development.says("serving")
+    await development.heard()
     end, over, loop = os.pidfd_open(development.server), asyncio.Event(), asyncio.get_running_loop()
     loop.add_reader(end, over.set)
     try:
@@ -281,9 +288,7 @@ async def test_its_end_is_the_servers_even_if_it_is_killed(development: Developm
     await development.start("--metrics", "127.0.0.1:0")
     await development.says("serving")
     if hanging:
-        # Its line comes before it tells `longshore dev`, and its first answer after that.
-        async with connect(development.address) as channel:
-            assert [operation async for operation in method(channel).list()] == []
+        await development.heard()
         development.service.write_text(f"{SERVICE}\n{hanging}")
         await development.says("hangs")
     development.process.kill()
@@ -299,6 +304,7 @@ async def test_a_hint_at_the_keyboard_is_for_who_has_used_it(development: Develo
     await development.says("serving")
     development.service.write_text(DONE)
     await development.says("serving")
+    await development.heard()
     assert "  stopping\n" in development.said
     assert not any("Ctrl-C" in line for line in development.said)
     development.process.send_signal(signal.SIGINT)
