@@ -88,6 +88,8 @@ def advice(error: CallError, target: str, *, contacted: bool, credentials: bool,
     if not known and isinstance(error, Unavailable):
         if contacted:
             known = "answers no more: see whether the server runs, or wait longer by connect(retry=Retry(...))"
+        elif found is not Trouble.CLOSED and not credentials and not target.partition(":")[2]:
+            known = "names no port, and gRPC takes 443 then: give connect() host:port, such as localhost:50051"
         elif found is not Trouble.CLOSED:
             known = "does not answer: start a server with `longshore serve`, or give connect() the address of another"
         elif credentials:

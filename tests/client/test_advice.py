@@ -17,6 +17,7 @@ from acme.orders.v1.orders_pb2 import ProcessOrderRequest
 from google.rpc import code_pb2
 
 import longshore_client as lc
+from longshore_client.advice import advice
 from longshore_client.blocking import connect as blocking_connect
 from longshore_client.retry import Timing
 from tests.client.fake import FakeServer, Refusal, status
@@ -90,6 +91,17 @@ async def test_an_address_without_a_server(target: str, what: str) -> None:
     text = await said(target)
     assert text.partition(": ")[2].startswith(f"{target or 'an empty text'} {what} ("), text
     assert "last error" not in text
+
+
+@pytest.mark.parametrize("target", ["localhost", "localhost:"])
+def test_an_address_without_a_port(target: str) -> None:
+    """Not over the wire: the port that gRPC takes is another server's."""
+    error = lc.Unavailable("refused", code=lc.Code.UNAVAILABLE)
+    text = advice(error, target, contacted=False, credentials=False, token=False)
+    assert text.startswith(f"{target} names no port, and gRPC takes 443 then: give connect() host:port, ")
+    # Behind TLS that is a port like any other.
+    text = advice(error, target, contacted=False, credentials=True, token=False)
+    assert text.startswith(f"{target} {START_ONE} (")
 
 
 async def test_plain_text_to_a_server_that_wants_tls(doors: Doors) -> None:
