@@ -36,12 +36,19 @@ HandlerT = TypeVar("HandlerT", bound=Handler)
 State = operation_pb2.OperationSnapshot.State
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """In the background of a shell Ctrl-C is ignored, and then by every program that is started from there, too: those
-    that tests interrupt would never end. And what takes long with hypothesis says something of the machine alone."""
+    that tests interrupt would never end. And what takes long with hypothesis says something of the machine alone.
+
+    What hypothesis tries is the same in every run, so that a change is judged by what it changes. With
+    `--hypothesis-seed=N`, or `random`, it tries something else.
+    """
     from hypothesis import HealthCheck, settings  # the programs that import this module have no use for it
 
-    settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    same = config.getoption("--hypothesis-seed", None) is None
+    settings.register_profile(
+        "any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=same
+    )
     settings.load_profile("any machine")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
