@@ -212,7 +212,7 @@ class Steps:
 def check(name: str, function: object, retry: object) -> None:
     """Raises `TypeError` for what cannot be a step."""
     if not isinstance(name, str):
-        raise TypeError(f"step: give it a name, a text, before its function, not {name!r}")
+        raise TypeError(f"step: its name must be a text, and come before its function, not {name!r}")
     if not callable(function):
         what = "its result" if inspect.isawaitable(function) else repr(function)
         if inspect.iscoroutine(function):
