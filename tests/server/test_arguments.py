@@ -147,7 +147,8 @@ async def test_steps_are_functions(lab: Lab) -> None:
     @lab.plays
     async def handler(request, op):
         function = "pass the function itself, and its arguments after it, not"
-        await refused(lambda: op.step(work, 5), f"step: its name must be a text, and come before its function, not {work!r}")
+        nameless = f"step: its name must be a text, and come before its function, not {work!r}"
+        await refused(lambda: op.step(work, 5), nameless)
         await refused(lambda: op.step("a", 5), f"step 'a': {function} 5")
         await refused(lambda: op.step("a", work()), f"step 'a': {function} its result")
         retry = "step 'a': retry: 3 is no StepRetry: write retry=StepRetry(max_attempts=3)"
