@@ -234,6 +234,7 @@ async def test_heartbeats_keep_a_watch_alive_behind_a_proxy_that_cuts_what_is_id
         IdleProxy(lab.harness.address, lab.clock, 30) as proxy,
         grpc.aio.insecure_channel(proxy.address) as channel,
     ):
+        await lab.reached(name, "started")
         watch = operations_service_pb2_grpc.OperationsServiceStub(channel).Watch(pb.WatchRequest(name=name))
         assert (await _next(watch)).HasField("snapshot")
         for _ in range(40):

@@ -172,6 +172,16 @@ class Guarded:
         assert authentication._looking is not None
         await asyncio.wait([authentication._looking])
 
+    async def silent(self, count: int) -> None:
+        """Return once that many streams have nothing more to tell, and wait for the time of their heartbeat.
+
+        Their timers alone do not say so: the start of a handler may still be told, which puts the heartbeat off.
+        """
+        await self.clock.armed(15, count)
+        await self.harness.settle()
+        while any(pulse._waiting is None for pulse in self.harness.running.engine.watches._open):
+            await turns()
+
     async def begin(self, type: str, caller: Metadata, **fields: Any) -> operation_pb2.OperationSnapshot:
         """Start an operation by the generic RPC."""
         request = start(type, **fields)

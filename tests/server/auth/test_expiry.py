@@ -121,9 +121,9 @@ async def test_a_stream_of_a_revoked_token_ends_by_the_next_heartbeat(kind: str,
     # Several wake at the same moment: those that do not look themselves go by what the one finds that does.
     calls = [STREAMS[kind](guarded, operation.name, sent) for sent in (ada, bob, bob)]
     following = [asyncio.ensure_future(refused_stream(call)) for call in calls]
-    await guarded.clock.armed(15, 3)
+    await guarded.silent(3)
     guarded.clock.advance(15)
-    await guarded.clock.armed(15, 3)
+    await guarded.silent(3)
     await guarded.looked()
     assert not any(future.done() for future in following), "nothing has changed"
     guarded.tokens.write_bytes(kept)
@@ -149,7 +149,7 @@ async def test_a_busy_stream_of_a_revoked_token_ends_without_a_silence(guarded: 
     operation = await guarded.begin("Open", ada)
     watch = guarded.operations.Watch(pb.WatchRequest(name=operation.name), metadata=ada)
     following = asyncio.ensure_future(refused_stream(watch))
-    await guarded.clock.armed(15)
+    await guarded.silent(1)
     guarded.tokens.write_text("")
     guarded.clock.advance(1)
     more.set()
@@ -163,7 +163,7 @@ async def test_a_stream_ends_when_its_token_means_less(change: tuple[str, ...], 
     operation = await guarded.begin("Open", ada)
     watch = guarded.operations.Watch(pb.WatchRequest(name=operation.name), metadata=ada)
     following = asyncio.ensure_future(refused_stream(watch))
-    await guarded.clock.armed(15)
+    await guarded.silent(1)
     name, *capabilities = change
     said = guarded.tokens.read_text().replace('"ada"', f'"{name}"')
     guarded.tokens.write_text(re.sub(r"capabilities = .*", f"capabilities = {capabilities}", said))
