@@ -238,7 +238,7 @@ async def test_ctrl_c_ends_the_wait_and_not_the_operation(lab: Lab) -> None:
         """
 async def others():
     # Returns once nobody but the loop's own is left: never, if the interrupted call goes on.
-    while left := {t for t in asyncio.all_tasks() - {asyncio.current_task()} if t.get_coro().__name__ != "main"}:
+    while left := {t for t in asyncio.all_tasks() - {asyncio.current_task()} if t.get_coro().__name__ != "_main"}:
         await asyncio.wait(left)
 operation = client.play(PlayRequest())
 try:
@@ -260,19 +260,13 @@ channel.close()
     assert int((await lab.get(name)).state) == State.RUNNING
 
 
-async def test_ctrl_c_may_come_wherever_it_likes(lab: Lab) -> None:
-    """Also before a call has begun, or in what it waits by: nothing is left over of it, and no warning is written."""
-    lab.plays(hang)
-    process = await program(
-        lab,
-        """
+INTERRUPTED = """
 import faulthandler
 faulthandler.dump_traceback_later(200, exit=True)  # should the loop stand still
-operation = client.play(PlayRequest())
-files = "longshore_client", "concurrent/futures", "threading.py", "queue.py"
 
-def interrupted(at):
-    moments = 0
+def interrupted(action, *files):
+    # Yields after each time that it was interrupted, one moment later than before, until it was not.
+    moments, at = 0, 1
     def trace(frame, event, argument):
         nonlocal moments
         if not any(file in frame.f_code.co_filename for file in files):
@@ -283,21 +277,48 @@ def interrupted(at):
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return trace
-    sys.settrace(trace)
-    try:
-        operation.get()
-        return False
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(None)
+    while True:
+        moments = 0
+        sys.settrace(trace)
+        try:
+            action()
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        yield
+        at += 1
+    print(at > 10)
+"""
 
-at = 1
-while interrupted(at):
+
+async def test_ctrl_c_may_come_wherever_it_likes(lab: Lab) -> None:
+    """Also before a call has begun, or in what it waits by: nothing is left over of it, and no warning is written."""
+    lab.plays(hang)
+    process = await program(
+        lab,
+        INTERRUPTED
+        + """
+operation = client.play(PlayRequest())
+for _ in interrupted(operation.get, "longshore_client", "concurrent/futures", "threading.py", "queue.py"):
     assert operation.get().state.name == "RUNNING"
-    at += 1
-print(at > 10)
 channel.close()
+""",
+    )
+    assert await process.communicate() == (b"True\n", b"")
+
+
+async def test_so_it_may_where_a_channel_begins_or_ends(lab: Lab) -> None:
+    """But for Python's own start of a thread, which is not made for it."""
+    process = await program(
+        lab,
+        INTERRUPTED
+        + """
+channel.close()
+for _ in interrupted(lambda: connect(sys.argv[1]).close(), "longshore_client"):
+    with connect(sys.argv[1]) as channel:
+        assert LabBlockingClient(channel).play.run(PlayRequest()).text == "played"
 """,
     )
     assert await process.communicate() == (b"True\n", b"")

@@ -21,34 +21,66 @@ ValueT = TypeVar("ValueT")
 InnerT = TypeVar("InnerT")
 
 
+class _Loop(threading.Thread):
+    """A thread that runs an event loop until it is told to end."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        # A program that forgets to close its channel can end all the same.
+        super().__init__(name="longshore-client", daemon=True)
+        # No `threading.Event`: whoever is interrupted in the wait for one may keep it shut.
+        self._begun = threading.Lock()
+        self._begun.acquire()
+
+    def run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._begun.release()
+        await self._end.wait()
+
+    def runs(self) -> None:
+        """Return once it does."""
+        with self._begun:
+            pass
+
+    def end(self) -> None:
+        """End it, and return once it has."""
+        self.loop.call_soon_threadsafe(self._end.set)
+        self.join()
+
+
 class _Shared:
-    """The event loop of all portals of this process: not every version of gRPC is quiet with more than one."""
+    """The event loop of all portals of this process: not every version of gRPC is quiet with more than one.
+
+    Ctrl-C may come between any two lines: what is half done then is done by who comes next.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.thread: threading.Thread | None = None
-        self.loop: asyncio.AbstractEventLoop
+        self.thread: _Loop | None = None
 
     def enter(self) -> None:
         """One portal more: the first one starts the thread."""
         with self.lock:
-            self.users += 1
             if self.thread is None:
-                begun = threading.Event()
-                # A program that forgets to close its channel can end all the same.
-                self.thread = threading.Thread(target=self._serve, args=(begun,), name="longshore-client", daemon=True)
-                self.thread.start()
-                begun.wait()
+                thread = _Loop()
+                thread.start()
+                self.thread = thread
+            self.thread.runs()
+            self.users += 1
 
     def leave(self) -> None:
         """One portal less: the last one ends the thread."""
         with self.lock:
             self.users -= 1
             if self.users == 0 and self.thread is not None:
-                self.loop.call_soon_threadsafe(self._end.set)
-                self.thread.join()
-                self.thread = None
+                # Forgotten first: who comes next needs one that lives.
+                thread, self.thread = self.thread, None
+                thread.end()
 
     def call(
         self, future: Future[ValueT], function: Callable[[], Coroutine[Any, Any, ValueT]]
@@ -58,6 +90,8 @@ class _Shared:
         Returns where the future is to be had once it is done. To wait for that there is safe from Ctrl-C, as it is not
         with the future: that takes a lock in Python code, which would stay taken, and then the loop stands still.
         """
+        assert self.thread is not None, "a portal is open"
+        loop = self.thread.loop
         settled: SimpleQueue[Future[ValueT]] = SimpleQueue()
 
         async def calling() -> ValueT:
@@ -66,9 +100,9 @@ class _Shared:
         def begin() -> None:
             future.add_done_callback(settled.put)
             if not future.cancelled():
-                task = self.loop.create_task(calling())
+                task = loop.create_task(calling())
                 task.add_done_callback(end)
-                future.add_done_callback(lambda _: task.done() or self.loop.call_soon_threadsafe(task.cancel))
+                future.add_done_callback(lambda _: task.done() or loop.call_soon_threadsafe(task.cancel))
 
         def end(task: asyncio.Task[ValueT]) -> None:
             if task.cancelled():
@@ -80,16 +114,8 @@ class _Shared:
             else:
                 future.set_result(task.result())
 
-        self.loop.call_soon_threadsafe(begin)
+        loop.call_soon_threadsafe(begin)
         return settled
-
-    def _serve(self, begun: threading.Event) -> None:
-        async def main() -> None:
-            self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-            begun.set()
-            await self._end.wait()
-
-        asyncio.run(main())
 
 
 _shared = _Shared()
@@ -175,12 +201,14 @@ class Portal:
             first, self._closed = not self._closed, True
         if first:
             done: Future[None] = Future()
-            self._shared.call(done, last).get().result()
-            with self._lock:
-                left = tuple(self._under_way)
-            for future in left:
-                future.cancel()
-            self._shared.leave()
+            try:
+                self._shared.call(done, last).get().result()
+            finally:
+                with self._lock:
+                    left = tuple(self._under_way)
+                for future in left:
+                    future.cancel()
+                self._shared.leave()
 
     def _check_usable(self) -> None:
         if self._shared is not _shared:
