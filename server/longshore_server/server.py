@@ -27,6 +27,7 @@ from longshore_server.engine.engine import Engine, Limits
 from longshore_server.engine.host import Operations
 from longshore_server.handler.texts import counted
 from longshore_server.instances.declaring import Declaring
+from longshore_server.instances.host import in_lifespan
 from longshore_server.jobs.declaring import DeclaringJobs
 from longshore_server.rpc import addresses
 from longshore_server.rpc.addresses import ListenError, metrics_refusal
@@ -218,7 +219,11 @@ class Running:
             self._server.operations.attach(self.engine)
             services = None
             if self._server.lifespan is not None:
-                services = await self._stack.enter_async_context(_live(self._server, self._server.lifespan))
+                beginning = in_lifespan.set(True)
+                try:
+                    services = await self._stack.enter_async_context(_live(self._server, self._server.lifespan))
+                finally:
+                    in_lifespan.reset(beginning)
             # Only here: the lifespan may be what sets OpenTelemetry up.
             self._tracer.backend = tracing.backend(self._server.tracer_provider, outside)
             self._stack.push_async_callback(self.deliveries.stop)

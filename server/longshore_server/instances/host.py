@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -30,6 +31,9 @@ from longshore_server.store.store import Store
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+in_lifespan: contextvars.ContextVar[bool] = contextvars.ContextVar("longshore_lifespan", default=False)
+"""Whether this is what a lifespan begins with, and what that has started: no handler runs before it has begun."""
 
 
 class Instances:
@@ -154,7 +158,8 @@ class Instances:
         Raises `ServiceError` (UNAVAILABLE), and `CircleError` in a handler that would wait for itself.
         """
         self._admit()
-        wait = wait and self._runner.started
+        # A caller who comes while the lifespan begins waits like any other: there may have been a server before.
+        wait = wait and (self._runner.started or not in_lifespan.get())
         begun = await self._waits.begin(address) if wait else None
         settle, end = partial(self._waits.settle, begun), partial(self._waits.end, begun)
         return Waiter(self._waiters, wait, settle, end, inside=handling.get() is not None)

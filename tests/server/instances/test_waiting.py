@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from longshore_server import StepRetry
+from longshore_client import RecurringClient, connect
+from longshore_server import Server, StepRetry
 from longshore_server.errors import Reason, ServiceError
 from longshore_server.instance_lifecycle import Status
 from longshore_server.instances.task import ExecuteContext, Task, TaskEventContext
@@ -212,3 +213,36 @@ async def test_nothing_is_kept_of_callers_that_have_left(world: World) -> None:
     gate.opened.set()
     await soon(first)
     assert kept == {}
+
+
+async def test_who_asks_while_the_lifespan_begins_waits_as_ever_and_the_lifespan_itself_does_not(world: World) -> None:
+    """The first is a caller of the last server, who asks this one again as soon as it listens."""
+    begins, may_begin, runs = asyncio.Event(), asyncio.Event(), 0
+
+    @contextlib.asynccontextmanager
+    async def lifespan(server: Server) -> AsyncIterator[None]:
+        assert (await soon(counter.start("a", Token()))).created
+        begins.set()
+        await may_begin.wait()
+        yield
+
+    async def count(ctx: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    world.server.lifespan = lifespan
+    counter = world.server.recurring("counter", every="1h", state=Token)(count)
+    world.settings["listen"] = (address := f"unix:{world.data.parent}/socket",)
+    starting = asyncio.create_task(world.start())
+    await begins.wait()
+    async with connect(address) as channel:
+        counters = RecurringClient(channel, "counter", state=Token)
+        trigger = asyncio.create_task(counters.trigger("a"))
+        while len(world.rows("SELECT 1 FROM instance_entries")) < 2:
+            await turns()
+        for _ in range(3):  # an answer would have come before these
+            await counters.status("a")
+        assert (trigger.done(), runs) == (False, 0)
+        may_begin.set()
+        await starting
+        assert ((await soon(trigger)).triggered, runs) == (True, 2)
