@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,29 @@ async def test_closing_ends_the_waits_of_other_threads_and_the_client_is_then_of
         assert threading.active_count() == before
 
     await asyncio.to_thread(caller)
+
+
+async def test_what_ends_calls_by_closing_is_not_told_as_if_nobody_had_heard_of_it(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.plays(hang)
+
+    def caller() -> None:
+        with connect(lab.harness.address) as channel:
+            name = LabBlockingClient(channel).play(PlayRequest()).name
+        for _ in range(20):
+            channel = connect(lab.harness.address)
+            operation = LabBlockingClient(channel).play.attach(name)
+            watch = operation.watch()
+            next(watch)
+            with ThreadPoolExecutor(2) as threads:
+                calls: list[Future[Any]] = [threads.submit(operation.wait), threads.submit(list, watch)]
+                channel.close()
+            assert all("closed" in str(call.exception()) for call in calls)
+
+    await asyncio.to_thread(caller)
+    gc.collect()  # who is told by nobody says so when it is collected
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_signals_have_their_payloads(tmp_path: Path) -> None:
@@ -322,6 +346,80 @@ for _ in interrupted(lambda: connect(sys.argv[1]).close(), "longshore_client"):
 """,
     )
     assert await process.communicate() == (b"True\n", b"")
+
+
+async def test_a_stream_that_was_left_may_be_collected_wherever_python_likes(lab: Lab) -> None:
+    lab.plays(hang)
+    process = await program(
+        lab,
+        """
+import faulthandler, gc
+faulthandler.dump_traceback_later(200, exit=True)  # should it wait for itself
+gc.disable()
+operation = client.play(PlayRequest())
+
+def leave():
+    # Only a collection finds it: it is part of a circle.
+    watch = operation.watch()
+    next(watch)
+    circle = [watch]
+    circle.append(circle)
+
+def collected(at):
+    # Whether there is such a line; the stream is closed before it.
+    lines = 0
+    def trace(frame, event, argument):
+        nonlocal lines
+        if not frame.f_code.co_filename.endswith("portal.py"):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == at:
+                gc.collect()
+        return trace
+    sys.settrace(trace)
+    operation.get()
+    sys.settrace(None)
+    return lines >= at
+
+at = 1
+while (leave(), collected(at))[1]:
+    assert not channel.inner.streams
+    at += 1
+print(at > 10)
+gc.collect()
+channel.close()
+""",
+    )
+    assert await process.communicate() == (b"True\n", b"")
+
+
+async def test_a_process_without_any_more_files_is_told_so_and_may_connect_later(lab: Lab) -> None:
+    process = await program(
+        lab,
+        """
+import faulthandler, resource
+faulthandler.dump_traceback_later(200, exit=True)  # should it wait for a loop that never begins
+channel.close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(os.dup(0))
+except OSError:
+    pass
+try:
+    connect(sys.argv[1])
+except OSError as error:
+    print(error.strerror)
+for file in files:
+    os.close(file)
+with connect(sys.argv[1]) as channel:
+    print(LabBlockingClient(channel).play.run(PlayRequest()).text)
+""",
+    )
+    out, _ = await process.communicate()
+    assert out.decode().splitlines() == ["Too many open files", "played"]
 
 
 async def test_a_forked_process_is_told_to_connect_for_itself(lab: Lab) -> None:

@@ -32,9 +32,18 @@ class _Loop(threading.Thread):
         # No `threading.Event`: whoever is interrupted in the wait for one may keep it shut.
         self._begun = threading.Lock()
         self._begun.acquire()
+        self.failure: OSError | None = None
+        """Why it runs none."""
 
     def run(self) -> None:
-        asyncio.run(self._main())
+        try:
+            loop = asyncio.new_event_loop()
+        except OSError as error:  # this process has no more files, for example
+            self.failure = error
+            self._begun.release()
+            return
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._main())
 
     async def _main(self) -> None:
         self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
@@ -42,9 +51,11 @@ class _Loop(threading.Thread):
         await self._end.wait()
 
     def runs(self) -> None:
-        """Return once it does."""
+        """Return once it does. Raises `OSError` where it cannot."""
         with self._begun:
             pass
+        if self.failure is not None:
+            raise self.failure
 
     def end(self) -> None:
         """End it, and return once it has."""
@@ -66,7 +77,7 @@ class _Shared:
     def enter(self) -> None:
         """One portal more: the first one starts the thread."""
         with self.lock:
-            if self.thread is None:
+            if self.thread is None or self.thread.failure is not None:
                 thread = _Loop()
                 thread.start()
                 self.thread = thread
@@ -107,9 +118,11 @@ class _Shared:
         def end(task: asyncio.Task[ValueT]) -> None:
             if task.cancelled():
                 future.cancel()
+                return
+            error = task.exception()  # seen, also where nobody waits for it any more
             if not future.set_running_or_notify_cancel():
                 return
-            if (error := task.exception()) is not None:
+            if error is not None:
                 future.set_exception(error)
             else:
                 future.set_result(task.result())
@@ -137,7 +150,8 @@ class Portal:
     def __init__(self) -> None:
         self._shared = _shared
         self._shared.enter()
-        self._lock = threading.Lock()
+        # Python may collect garbage wherever it likes, and close a stream there that its reader has left.
+        self._lock = threading.RLock()
         self._closed = False
         self._under_way: set[Future[Any]] = set()
 
