@@ -20,7 +20,7 @@ class Listener(Protocol):
     """Who is told about outages."""
 
     def lost(self, target: str, error: CallError) -> None:
-        """The first call met trouble and will be made again."""
+        """The first call met trouble and will be made again: no answer came, or one that is in `CANNOT_WRITE`."""
 
     def back(self, target: str, seconds: float) -> None:
         """An answer came, and no call waits for one any longer."""
@@ -30,9 +30,8 @@ class LogListener:
     """Writes to the logger `longshore_client`: a warning for the begin of an outage, an info for its end."""
 
     def lost(self, target: str, error: CallError) -> None:
-        _log.warning(
-            "%s does not answer, trying again: %s (%s)", target, error.message, error.reason or error.code.name
-        )
+        what = "cannot write" if error.reason in CANNOT_WRITE else "does not answer"
+        _log.warning("%s %s, trying again: %s (%s)", target, what, error.message, error.reason or error.code.name)
 
     def back(self, target: str, seconds: float) -> None:
         _log.info("%s answers again after %.1f s", target, seconds)

@@ -264,7 +264,9 @@ async def test_what_was_damaged_on_its_way_is_sent_again(lab: BytesLab, near: Ch
     assert await stored(lab) == DATA
 
 
-async def test_a_store_that_is_full_is_asked_again_when_it_says(lab: BytesLab, near: Channel, pauses: Pauses) -> None:
+async def test_a_store_that_is_full_is_asked_again_when_it_says(
+    lab: BytesLab, near: Channel, pauses: Pauses, caplog: pytest.LogCaptureFixture
+) -> None:
     write, left = lab.engine.transfers.uploads.write, 2
 
     async def full(*arguments: Any) -> None:
@@ -278,6 +280,8 @@ async def test_a_store_that_is_full_is_asked_again_when_it_says(lab: BytesLab, n
     upload = await BytesClient(near).upload(REQUEST).transfer(DATA).start()
     await upload.wait()
     assert [pause >= 7 for pause in pauses] == [True, True]
+    (warning,) = (record.getMessage() for record in caplog.records if record.name == "longshore_client")
+    assert warning == f"{near.target} cannot write, trying again: There is no room. (STORE_FULL)", "it does answer"
     assert await stored(lab) == DATA
 
 
