@@ -83,11 +83,19 @@ class Uploads:
 
     async def start(self, pending: Iterable[bytes]) -> None:
         """Go on with what the last server left: `pending` are the operations whose uploads have not ended."""
-        uids = list(pending)
+        uids = []
+        for uid in pending:
+            try:
+                record = await self._load(uid)
+            except ServiceError as error:
+                if error.reason is not Reason.OPERATION_NOT_FOUND:
+                    raise
+                continue  # deleted just now: callers come while the server starts, too
+            self.follow(record)
+            uids.append(uid)
+        # Afterwards: of one that fails meanwhile, `follow` removes the files that this keeps.
         for folder in {self._files.folder(name) for name in self._stores}:
             await in_thread(staging.sweep, folder, uids)
-        for uid in uids:
-            self.follow(await self._load(uid))
         self._started.set()
         self.placing.start(uids)
 

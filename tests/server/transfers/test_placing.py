@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from longshore.v1 import operation_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
+from longshore.v1.operations_service_pb2_grpc import OperationsServiceStub
 from longshore_server.reasons import Reason
 from longshore_server.transfers.objects import ObjectError
 from longshore_server.transfers.stores import LocalStore
+from longshore_server.transfers.uploads import Uploads
 from tests.conftest import refused
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import upload
@@ -343,3 +346,27 @@ async def test_what_is_committed_cannot_be_given_up(lab: BytesLab, store: Doubtf
     lab.clock.advance(60)
     await placed(lab)
     assert (await lab.transfers.AbortUpload(abort)).state == State.STATE_COMMITTED
+
+
+async def test_an_operation_that_is_deleted_while_the_server_starts_does_not_keep_it_from_that(
+    tmp_path: Path, store: Doubtful, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended, and its upload was on its way to its place."""
+    address, stores = f"unix:{tmp_path}/socket", {"uploads": store, "exports": LocalStore()}
+    lab = BytesLab(tmp_path / "data", stores=stores, listen=(address,))
+    await lab.start()
+    operation = await committing(lab, store, "Upload", DATA)
+    await cancelled(lab, operation.name)
+    await lab.harness.crash()
+    start = Uploads.start
+
+    async def after_a_caller(self: Uploads, pending: Iterable[bytes]) -> None:
+        async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            await OperationsServiceStub(channel).Delete(pb.DeleteRequest(name=operation.name))
+        await start(self, pending)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Uploads, "start", after_a_caller)
+        await lab.begin_anew()
+    assert staged(lab) == []
+    await lab.stop()
