@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from lab.v1 import lab_pb2
 
-from longshore_server import OperationError
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1.operations_service_pb2_grpc import OperationsServiceStub
+from longshore_server import OperationError, Server
 from longshore_server.store.mutations import RunApart
-from tests.conftest import Lab, State
+from tests.conftest import Lab, State, turns
 from tests.server.retrying import RetryHandlers
 
 
@@ -98,6 +104,34 @@ async def test_a_suspect_that_was_due_while_the_server_was_down_is_run_apart_at_
     await scene.next("poison")
     await lab.catch_up()
     assert not scene.begun["long"].is_set(), "the more suspect one comes after it"
+    await lab.restart()
+    assert await scene.crashes() == (3, 3), "only it is to blame"
+
+
+async def test_a_suspect_that_a_caller_stops_while_the_server_starts_is_run_apart(scene: Scene, tmp_path: Path) -> None:
+    """That makes it due at once."""
+    lab = scene.lab
+    begins, may_begin = asyncio.Event(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(server: Server) -> AsyncIterator[None]:
+        begins.set()
+        await may_begin.wait()
+        yield
+
+    await lab.harness.crash()
+    lab.server.lifespan = lifespan
+    lab.harness.configure(listen=(address := f"unix:{tmp_path}/socket",))
+    starting = asyncio.create_task(lab.harness.start())
+    await begins.wait()
+    async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        await OperationsServiceStub(channel).Stop(pb.StopRequest(name=scene.poison))
+    await turns()
+    may_begin.set()
+    await starting
+    await lab.connect()
+    await lab.catch_up()
+    assert [script for script in scene.begun if scene.begun[script].is_set()] == ["poison"]
     await lab.restart()
     assert await scene.crashes() == (3, 3), "only it is to blame"
 

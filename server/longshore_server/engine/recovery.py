@@ -75,6 +75,10 @@ async def recover(
                 "the server died %d times soon after its start: %s and %s are run apart",
                 past.quick_crashes, counted(len(suspects), "operation"), counted(len(others), "job"),
             )  # fmt: skip
+            for live in suspects:
+                # A caller has asked something of it while the server starts: its time came before it was suspected.
+                waits.forget(live)
+                executor.forget(live)
             isolation.begin(suspects, others)
     apart = set(suspects)
     for live in left:
