@@ -138,13 +138,14 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
     form = flags["log_format"] or "text"
     origin: dict[str, str] = {}
     logs.configure(form, "info")  # what is wrong with the settings is said in that form too
+    serves = asyncio.Event()
     try:
         config = configuration.load(flags, file=file, origin=origin)
         form = config.log_format
         logs.configure(form, config.log_level)
         lifeline = None if descriptor is None else Lifeline(descriptor, config.drain)
         server = load_server(target)
-        code = _run(lambda: _serve(server, config, lifeline))
+        code = _run(lambda: _serve(server, config, lifeline, serves))
     except (ConfigError, LoadError, ListenError, StoreError) as error:
         _tell(form, configuration.located(error, origin))
         # Of those of a store some are about contracts and definitions, which are files.
@@ -152,7 +153,7 @@ def serve(target: str, file: Path | None, descriptor: int | None, **flags: Any) 
         sys.exit(NO_FILES_FAULT if elsewhere and descriptor is not None else 2)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the service's own code may raise anything
         _tell_mistake(form, error)
-        sys.exit(2)
+        sys.exit(1 if serves.is_set() else 2)
     sys.exit(code)
 
 
@@ -200,7 +201,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         return runner.run(main())
 
 
-async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> int:
+async def _serve(server: Server, config: Config, lifeline: Lifeline | None, serves: asyncio.Event) -> int:
     # Collections of the oldest generation walk every live operation; new garbage is what matters.
     gc.set_threshold(50_000, 20, 50)
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -231,7 +232,9 @@ async def _serve(server: Server, config: Config, lifeline: Lifeline | None) -> i
                 await lifeline.turn()
             async with made as running:
                 asked.remove_done_callback(give_up)
+                serves.set()
                 code = await _until_end(running, asked, lifeline)
+            serves.clear()
             if running.engine.executor.running:
                 # A handler that swallows its cancellation would keep the event loop, and so the process, alive.
                 sys.stderr.flush()

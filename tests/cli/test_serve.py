@@ -87,6 +87,9 @@ MODULES = {
     "    yield\nserver = Server(LabHandlers(), lifespan=life)",
     "leaving_late": "@contextlib.asynccontextmanager\nasync def life(server):\n    yield\n"
     "    raise SystemExit('enough')\nserver = Server(LabHandlers(), lifespan=life)",
+    "leaving_amid": "import asyncio, signal\ndef leave():\n    raise SystemExit(3)\n@contextlib.asynccontextmanager\n"
+    "async def life(server):\n    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, leave)\n"
+    "    yield\nserver = Server(LabHandlers(), lifespan=life)",
     "failing": "async def fail(request, op):\n    warnings.warn('old')\n    raise RuntimeError('line one\\nline two')\n"
     "handlers = LabHandlers()\nhandlers.handler = fail\nserver = Server(handlers)",
 }
@@ -278,14 +281,15 @@ def test_a_server_without_contracts_runs_what_its_code_declares(folder: Path) ->
     [
         ("spilling", "spilling.py:11: RuntimeError: spilt"),
         ("leaving_late", "leaving_late.py:11: SystemExit: enough: here the service ends the whole process: raise "),
+        ("leaving_amid", "leaving_amid.py:10: SystemExit: 3: here the service ends the whole process: raise an error "),
     ],
 )
-def test_a_lifespan_that_does_not_end_well_is_told_and_counts(folder: Path, module: str, sentence: str) -> None:
+def test_a_service_that_does_not_end_well_is_told_and_counts(folder: Path, module: str, sentence: str) -> None:
     with subprocess.Popen(**command(folder, f"{module}:server"), stderr=subprocess.PIPE) as process:
         try:
             assert process.stderr is not None
             assert "  serving " in process.stderr.readline()
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGUSR1 if module == "leaving_amid" else signal.SIGTERM)
             assert process.stderr.read().splitlines()[-1].startswith(f"error: {sentence}")
             assert process.wait() == 1
         finally:
