@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from lab.v1 import lab_pb2
 
+from longshore.v1 import operation_control_service_pb2 as control_pb2
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import operations_service_pb2_grpc
-from longshore_server import StoreError
+from longshore.v1.operation_control_service_pb2_grpc import OperationControlServiceStub
+from longshore_server import Server, StoreError
 from longshore_server.engine.sweeper import Sweeper
-from longshore_server.store.mutations import Nothing
+from longshore_server.store.mutations import Mutation, Nothing
 from longshore_server.store.store import Store
 from tests.conftest import Lab, State, reason_of, reason_of_end, refused, result_of, turns
 
@@ -447,3 +452,49 @@ async def test_slow_crashes_put_nobody_apart(lab: Lab) -> None:
         await lab.restart()
         assert not lab.engine.executor.held
     assert (await lab.end(name)).state == State.STATE_COMPLETED
+
+
+async def test_what_a_provider_takes_over_while_the_server_recovers_is_the_provider_s(lab: Lab, tmp_path: Path) -> None:
+    """It comes between the look at what the last server left behind and the change that follows from that."""
+    begins, may_begin = asyncio.Event(), asyncio.Event()
+    busy, go_on = threading.Event(), threading.Event()
+
+    class Hold(Mutation[None]):
+        def apply(self, tx: Any) -> None:
+            busy.set()
+            assert go_on.wait(60)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(server: Server) -> AsyncIterator[None]:
+        begins.set()
+        await may_begin.wait()
+        yield
+
+    @lab.plays
+    async def handler(request: Any, op: Any) -> None:
+        await asyncio.Event().wait()
+
+    name = (await lab.begin("PlayOnce")).operation.name
+    await lab.reached(name, "started")
+    await lab.harness.crash()
+    lab.server.lifespan = lifespan
+    lab.harness.configure(listen=(address := f"unix:{tmp_path}/socket",))
+    starting = asyncio.create_task(lab.harness.start())
+    await begins.wait()
+    writer = lab.server.operations._require().store.writer
+    writer.submit(Hold())
+    await asyncio.to_thread(busy.wait)
+    async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        request = control_pb2.AttachRequest(name=name)
+        attaching = asyncio.ensure_future(OperationControlServiceStub(channel).Attach(request))
+        while writer.backlog < 1:
+            await turns(1)
+        may_begin.set()
+        while writer.backlog < 2:
+            await turns(1)
+        go_on.set()
+        assert (await attaching).deferred
+    await starting
+    await lab.connect()
+    snapshot = await lab.get(name)
+    assert (snapshot.state, snapshot.deferred) == (State.STATE_RUNNING, True)

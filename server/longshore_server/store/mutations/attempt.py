@@ -133,6 +133,8 @@ class Interrupt(Mutation[OperationRecord]):
 
     def apply(self, tx: Transaction) -> OperationRecord:
         head = tx.head(self.uid)
+        if head.deferred:
+            return head  # its provider has taken it over meanwhile, and its attempt is nobody's loss
         crashes = head.crashes + self.counted
         if head.state is State.CANCELLING or (head.state is State.RUNNING and head.cancel_requested is not None):
             return tx.make(head, Move.CANCEL, failure(Reason.CANCELLED, head.cancel_reason), crashes=crashes)
