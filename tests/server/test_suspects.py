@@ -12,7 +12,9 @@ import grpc
 import pytest
 from lab.v1 import lab_pb2
 
+from longshore.v1 import operation_control_service_pb2 as control_pb2
 from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1.operation_control_service_pb2_grpc import OperationControlServiceStub
 from longshore.v1.operations_service_pb2_grpc import OperationsServiceStub
 from longshore_server import OperationError, Server
 from longshore_server.store.mutations import RunApart
@@ -108,9 +110,9 @@ async def test_a_suspect_that_was_due_while_the_server_was_down_is_run_apart_at_
     assert await scene.crashes() == (3, 3), "only it is to blame"
 
 
-async def test_a_suspect_that_a_caller_stops_while_the_server_starts_is_run_apart(scene: Scene, tmp_path: Path) -> None:
-    """That makes it due at once."""
-    lab = scene.lab
+@contextlib.asynccontextmanager
+async def starting(lab: Lab, folder: Path) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the next server while that starts; it has started when the block is left."""
     begins, may_begin = asyncio.Event(), asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -119,21 +121,46 @@ async def test_a_suspect_that_a_caller_stops_while_the_server_starts_is_run_apar
         await may_begin.wait()
         yield
 
-    await lab.harness.crash()
     lab.server.lifespan = lifespan
-    lab.harness.configure(listen=(address := f"unix:{tmp_path}/socket",))
-    starting = asyncio.create_task(lab.harness.start())
+    lab.harness.configure(listen=(address := f"unix:{folder}/socket",))
+    start = asyncio.create_task(lab.harness.start())
     await begins.wait()
     async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        await OperationsServiceStub(channel).Stop(pb.StopRequest(name=scene.poison))
+        yield channel
     await turns()
     may_begin.set()
-    await starting
+    await start
     await lab.connect()
+
+
+async def test_a_suspect_that_a_caller_stops_while_the_server_starts_is_run_apart(scene: Scene, tmp_path: Path) -> None:
+    """That makes it due at once."""
+    lab = scene.lab
+    await lab.harness.crash()
+    async with starting(lab, tmp_path) as channel:
+        await OperationsServiceStub(channel).Stop(pb.StopRequest(name=scene.poison))
     await lab.catch_up()
     assert [script for script in scene.begun if scene.begun[script].is_set()] == ["poison"]
     await lab.restart()
     assert await scene.crashes() == (3, 3), "only it is to blame"
+
+
+async def test_nobody_is_blamed_in_place_of_what_ends_while_the_server_starts(scene: Scene, tmp_path: Path) -> None:
+    lab = scene.lab
+    await lab.harness.crash()
+    lab.clock.advance(30)
+    await lab.harness.start()
+    await lab.connect()
+    await scene.next("poison")
+    await lab.clock.armed(1)
+    lab.clock.advance(1)
+    await scene.next("long")
+    await lab.harness.crash()
+    async with starting(lab, tmp_path) as channel:
+        request = control_pb2.CompleteRequest(name=scene.long)
+        request.result.Pack(lab_pb2.PlayResult())
+        await OperationControlServiceStub(channel).Complete(request)
+    assert await scene.crashes() == (2, 3)
 
 
 async def test_what_waited_beside_a_suspect_goes_on_after_it(scene: Scene) -> None:

@@ -177,6 +177,7 @@ class Engine:
             raise StoreError(f"{self.store.path}: {error.message}") from None
         uids = Uids(self.clock, highest)
         await self.jobs.open(uids)
+        self._innocent = await recovery.innocent(records, self.jobs, self._past)
         self._starts = Starts(
             self.executor, self.clock, uids, self.store.writer,
             max_input=self._limits.max_input, closed=self._closed, contracts=numbers, live=self._live,
@@ -195,7 +196,7 @@ class Engine:
         self.jobs.services, self.jobs.context = services, self.executor.context
         count = await recovery.recover(
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._past,
-            self._isolation, self.jobs,
+            self._innocent, self._isolation, self.jobs,
         )  # fmt: skip
         await self.transfers.start()
         await self.sweeper.start(self.store)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,14 +41,13 @@ PROBATION = SECOND
 
 
 async def recover(
-    lives: Sequence[Live], executor: Executor, waits: Waits, writer: Writer, clock: Clock, past: Past,
+    lives: Sequence[Live], executor: Executor, waits: Waits, writer: Writer, clock: Clock, past: Past, innocent: int,
     isolation: Isolation, jobs: Host,
 ) -> int:  # fmt: skip
-    """Settle or queue every operation that the last server left behind, and every job. Returns how many operations are
-    under way again."""
+    """Settle or queue every operation that the last server left behind, and every job. `innocent`: what the function of
+    that name gave. Returns how many operations are under way again."""
     now = clock.now()
     changes = []
-    innocent = await _innocent(lives, jobs, past)
     await jobs.recover(innocent)
     for live in lives:
         record, type = live.record, executor.types[live.record.type]
@@ -93,12 +92,15 @@ def _runs_again(record: OperationRecord) -> bool:
     return record.state is State.RUNNING and not record.deferred
 
 
-async def _innocent(lives: Sequence[Live], jobs: Host, past: Past) -> int:
-    """The crash of the last server does not count against what began at this time or before; -1: it counts for all."""
+async def innocent(records: Iterable[OperationRecord], jobs: Host, past: Past) -> int:
+    """The crash of the last server does not count against what began at this time or before; -1: it counts for all.
+
+    Of what that server left behind, before a deadline or a caller ends the last that began.
+    """
     if not past.apart:
         return -1
     # Groups begin at least a probation apart; what began before the last of them had passed its own.
-    begun = [live.record.begun or 0 for live in lives if live.record.under_way]
+    begun = [record.begun or 0 for record in records if record.under_way]
     return max(await jobs.latest(), *begun, 0) - PROBATION
 
 
