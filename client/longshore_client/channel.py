@@ -15,11 +15,11 @@ from longshore_client.credentials import Token, is_local
 from longshore_client.errors import (
     CallCancelled,
     CallError,
-    Code,
     DeadlineExceeded,
     ResourceExhausted,
     Unavailable,
     call_error,
+    channel_closed,
 )
 from longshore_client.outage import CANNOT_WRITE, Outage
 from longshore_client.retry import Backoff, Retry
@@ -287,12 +287,7 @@ class Channel:
         """
         task = asyncio.current_task()
         if self._closed and not (task is not None and task.cancelling()):
-            raise CallCancelled(
-                "the channel was closed while the call was under way",
-                reason="CHANNEL_CLOSED",
-                code=Code.CANCELLED,
-                domain="longshore",
-            ) from None
+            raise channel_closed() from None
 
     def monotonic(self) -> float:
         """The clock of deadlines, in seconds."""

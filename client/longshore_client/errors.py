@@ -317,6 +317,16 @@ def call_error(code: int, message: str, details_bin: bytes | None) -> CallError:
     return error
 
 
+def channel_closed() -> CallCancelled:
+    """What ends a call whose channel was closed while it was under way."""
+    return CallCancelled(
+        "the channel was closed while the call was under way",
+        reason="CHANNEL_CLOSED",
+        code=Code.CANCELLED,
+        domain="longshore",
+    )
+
+
 def operation_failed(status: Status, operation: str) -> OperationFailed:
     """Build the error of an operation or an attempt that failed."""
     info = _detail(status.details, error_details_pb2.ErrorInfo) or error_details_pb2.ErrorInfo()

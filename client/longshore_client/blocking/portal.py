@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from longshore_client.arguments import check_function
+from longshore_client.errors import CallCancelled, channel_closed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
@@ -165,6 +166,7 @@ class Portal:
         coroutine there that nobody has awaited yet.
 
         Raises:
+            CallCancelled: The channel was closed meanwhile.
             RuntimeError: The channel is closed, or belongs to the process that this one was forked from; or this is the
                 loop's own thread, which would wait for itself.
         """
@@ -177,7 +179,7 @@ class Portal:
                 settled = self._shared.call(future, functools.partial(function, *args, **kwargs))
             return settled.get().result()
         except CancelledError:
-            raise RuntimeError("the channel was closed while the call was under way") from None
+            raise channel_closed() from None
         finally:
             future.cancel()
             with self._lock:
@@ -195,7 +197,7 @@ class Portal:
                 yield value
         finally:
             # What is closed has no open streams.
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError, CallCancelled):
                 self.run(stream.aclose)
 
     def callback(self, function: Callable[[ValueT], object]) -> Callable[[ValueT], Awaitable[object]]:
