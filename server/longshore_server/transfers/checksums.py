@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 
 import google_crc32c
 
@@ -28,7 +29,7 @@ class Checksums:
         if len(chunk) == CHUNK:
             # The library takes no view, but an array over the memory of one.
             crc32c = google_crc32c.value(_Array.from_buffer(chunk))
-            self.whole = _joined(self.whole, crc32c)
+            self.whole = joined(self.whole, crc32c, CHUNK)
         else:
             data = bytes(chunk)
             crc32c = google_crc32c.value(data)
@@ -36,20 +37,24 @@ class Checksums:
         return crc32c
 
 
-def _moved(byte: int) -> list[int]:
-    """What each value of one byte of a CRC32C, the lowest is 0, becomes when `CHUNK` bytes follow: it is linear in its
-    bits."""
-    zeros = bytes(CHUNK)
-    bits = [_extended(1 << 8 * byte + bit, zeros) ^ google_crc32c.value(zeros) for bit in range(8)]
-    table = [0]
-    for bit in bits:
-        table += [bit ^ known for known in table]
-    return table
+def joined(before: int, after: int, size: int) -> int:
+    """The CRC32C of bytes, from that of those before the last `size` and that of these."""
+    lowest, low, high, highest = _moved(size)
+    return after ^ lowest[before & 255] ^ low[before >> 8 & 255] ^ high[before >> 16 & 255] ^ highest[before >> 24]
 
 
-_LOWEST, _LOW, _HIGH, _HIGHEST = map(_moved, range(4))
+@functools.lru_cache(16)
+def _moved(size: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    """What each value of each byte of a CRC32C, the lowest first, becomes when `size` bytes follow: it is linear in its
+    bits. To find out takes as long as the CRC32C of 33 times as many bytes."""
+    zeros = bytes(size)
+    nothing = google_crc32c.value(zeros)
 
+    def table(byte: int) -> list[int]:
+        found = [0]
+        for bit in range(8 * byte, 8 * byte + 8):
+            moved = _extended(1 << bit, zeros) ^ nothing
+            found += [moved ^ known for known in found]
+        return found
 
-def _joined(before: int, after: int) -> int:
-    """The CRC32C of bytes, from that of those before the last `CHUNK` and that of these."""
-    return after ^ _LOWEST[before & 255] ^ _LOW[before >> 8 & 255] ^ _HIGH[before >> 16 & 255] ^ _HIGHEST[before >> 24]
+    return table(0), table(1), table(2), table(3)

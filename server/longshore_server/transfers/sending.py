@@ -2,7 +2,7 @@
 
     chunk -> queue -> [CRC32C, write, hash, in a thread] -> sync -> record (a commit of the store) -> acknowledged
 
-No more than `AHEAD` bytes wait for the disk: beyond that the call is not read, and the sender's window closes.
+So many bytes wait for the disk as `Turns` allow: beyond that the call is not read, and the sender's window closes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from longshore_server.transfers.turns import Pace, Turns
 
 log = logging.getLogger(__name__)
 
-AHEAD = 512 << 10
-"""The most bytes of one call that wait to be written."""
 SYNC = 16 << 20
 """After so many bytes the disk is told to begin: one large sync would hold up everybody else's commits."""
 OVERHEAD = 256
@@ -73,6 +71,7 @@ class Sending:
         self._recording = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
+        turns.calls += 1
 
     @property
     def idle(self) -> bool:
@@ -87,7 +86,7 @@ class Sending:
         self.position += len(data)
         if self._pump is None:
             self._pump = asyncio.get_running_loop().create_task(self._write())
-        while self._waiting > AHEAD and self._failure is None:
+        while self._waiting > self._turns.ahead and self._failure is None:
             self._room.clear()
             await self._room.wait()
 
@@ -156,6 +155,7 @@ class Sending:
             async with self._recording:
                 # Whoever asks from here on is told what is recorded: another call may have the file.
                 self._closed = True
+                self._turns.calls -= 1
                 await in_thread(self._file.close)
 
     async def _write(self) -> None:

@@ -16,9 +16,13 @@ from typing import NamedTuple
 import google_crc32c
 
 from longshore_server.ids import parse_uid, uid_text
+from longshore_server.transfers.checksums import joined
 
 COPY = 1 << 20
 """How many bytes are read at once where a file is read again."""
+JOINED, ALIKE = 16 << 10, 32
+"""From so many bytes on, and after so many chunks as large as it, a chunk is not gone through a second time for its
+CRC32C: to prepare that takes as long as those have taken."""
 _VECTORS = 512
 """The most buffers of one system call; the kernel takes 1024."""
 
@@ -55,6 +59,8 @@ class StagedPart:
         self._sha256 = hashlib.sha256()
         self._crc32c = 0
         self._hashed = 0
+        self._usual = 0  # the size of the chunk before
+        self._alike = 0  # how many of that size have come in a row
         self._named = False  # whether its folder is synced since it is there
         self._syncing = threading.Lock()
         self._unsynced: OSError | None = None
@@ -78,18 +84,20 @@ class StagedPart:
 
     def write(self, chunks: Sequence[Chunk]) -> None:
         """Append. Raises `CorruptError` or `OSError`; what came before is written and counted."""
-        good: list[bytes] = []
+        good: list[Chunk] = []
         try:
-            for data, crc32c in chunks:
+            for chunk in chunks:
+                data, crc32c = chunk
                 if crc32c is not None and google_crc32c.value(data) != crc32c:
                     raise CorruptError
                 if data:
-                    good.append(data)
+                    good.append(chunk)
         finally:
             for start in range(0, len(good), _VECTORS):
                 self._append(good[start : start + _VECTORS])
 
-    def _append(self, buffers: list[bytes]) -> None:
+    def _append(self, chunks: list[Chunk]) -> None:
+        buffers = [chunk.data for chunk in chunks]
         wanted = sum(map(len, buffers))
         written = os.pwritev(self._file, buffers, self.size)
         while written < wanted:
@@ -97,8 +105,8 @@ class StagedPart:
             rest = b"".join(buffers)[written:]
             written += os.pwrite(self._file, rest, self.size + written)
         if self._hashed == self.size:
-            for data in buffers:
-                self._hash(data)
+            for data, crc32c in chunks:
+                self._hash(data, crc32c)
         self.size += wanted
 
     def sync(self) -> None:
@@ -141,10 +149,16 @@ class StagedPart:
             sync_folder(self.path.parent)
             self._named = True
 
-    def _hash(self, data: bytes) -> None:
+    def _hash(self, data: bytes, crc32c: int | None = None) -> None:
         self._sha256.update(data)
-        self._crc32c = google_crc32c.extend(self._crc32c, data)
-        self._hashed += len(data)
+        size = len(data)
+        if crc32c is not None and size == self._usual >= JOINED and self._alike >= ALIKE:
+            self._crc32c = joined(self._crc32c, crc32c, size)
+        else:
+            self._crc32c = google_crc32c.extend(self._crc32c, data)
+        self._alike = self._alike + 1 if size == self._usual else 1
+        self._usual = size
+        self._hashed += size
 
 
 def part_path(folder: Path, uid: bytes, part: int) -> Path:

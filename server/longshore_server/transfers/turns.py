@@ -34,6 +34,11 @@ NICE = 10
 """How many steps, of 19, they stand behind all others in the system's scheduler."""
 TELL = SECOND
 """The least time between two events of byte progress of one upload, and two records of a call that goes on."""
+AHEAD = 64 << 20
+"""The most bytes that wait to be written, of all calls; they share them."""
+MOST, LEAST = 2 << 20, 512 << 10
+"""Between these is what each may have of them. With less than the most the disk waits for the sender and the sender for
+the disk by turns; below the least every chunk would go to a thread by itself."""
 RECORDS = 50
 """How many records a second calls that go on make, all together: each costs a sync and a mutation."""
 
@@ -65,6 +70,13 @@ class Turns:
         """For who reads whole objects again: most threads are for bytes that come."""
         self._threads = ThreadPoolExecutor(THREADS, "longshore-bytes", _give_way)
         self._records = Pace(SECOND // RECORDS)
+        self.calls = 0
+        """How many there are."""
+
+    @property
+    def ahead(self) -> int:
+        """How many bytes of one call may wait to be written."""
+        return min(MOST, max(LEAST, AHEAD // (self.calls or 1)))
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from longshore.v1 import operations_service_pb2 as pb
+from longshore.v1 import transfers_service_pb2 as transfers_pb
 from longshore_server.clock import SECOND
 from longshore_server.store.mutations import Mutation
 from longshore_server.testing import ManualClock
 from longshore_server.transfers.staging import Chunk, StagedPart
-from longshore_server.transfers.turns import AT_ONCE, EVERY, RECORDS, TELL, THREADS, Turns
+from longshore_server.transfers.turns import AHEAD, AT_ONCE, EVERY, LEAST, MOST, RECORDS, TELL, THREADS, Turns
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, commit
 from tests.server.transfers.uploading import State, sending, waiting
@@ -126,6 +128,24 @@ async def test_one_begins_with_every_second_turn_of_the_writer_and_they_take_tur
             on.set()
     await asyncio.gather(*tasks)
     assert seen == "abcabc"
+
+
+async def test_calls_share_what_may_wait_for_the_disk(lab: BytesLab) -> None:
+    turns = lab.engine.transfers.uploads._turns
+    calls = [await sending(lab, (await waiting(lab)).upload.name, b"a") for _ in range(2)]
+    for operation in (await lab.operations.List(pb.ListRequest())).operations:
+        await lab.transfers.QueryUpload(transfers_pb.QueryUploadRequest(name=operation.upload.name))
+    assert (turns.calls, turns.ahead) == (2, MOST)
+    turns.calls += 98
+    assert LEAST < turns.ahead == AHEAD // 100 < MOST
+    turns.calls += 900
+    assert turns.ahead == LEAST
+    turns.calls -= 998
+    for call in calls:
+        await call.write(commit(b"a"))
+        assert (await call).upload.state == State.STATE_COMMITTED
+    await lab.catch_up()
+    assert turns.calls == 0
 
 
 async def test_calls_that_go_on_record_no_more_often_than_the_writer_bears(turns: Turns, clock: ManualClock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +17,7 @@ from lab.v1.lab_pb2 import PlayResult
 from longshore.v1 import operations_service_pb2 as pb
 from longshore.v1 import transfers_service_pb2 as transfers_pb2
 from longshore_server.clock import SECOND
-from longshore_server.transfers.staging import Digests, StagedPart
+from longshore_server.transfers.staging import ALIKE, JOINED, Digests, StagedPart
 from tests.conftest import refused
 from tests.server.transfers.bytes_service import BytesLab
 from tests.server.transfers.sender import chunk, chunks, commit, header, send, upload
@@ -47,6 +48,13 @@ async def test_bytes_become_an_object(lab: BytesLab, size: int) -> None:
     assert ended.result.Unpack(result)
     assert result.text == f"files/report.pdf {size} {hashlib.sha256(data).hexdigest()}"
     assert ended.upload == done
+
+
+async def test_the_checksums_of_equal_chunks_make_that_of_the_object(lab: BytesLab) -> None:
+    operation, data = await waiting(lab), random.Random(1).randbytes((ALIKE + 3) * JOINED + 1)
+    done = await upload(lab.transfers, operation.upload.name, data, size=JOINED)
+    assert done.digests.crc32c == google_crc32c.value(data)
+    assert done.digests.sha256 == hashlib.sha256(data).digest()
 
 
 async def test_single_bytes_are_chunks_too(lab: BytesLab) -> None:
