@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +304,7 @@ async def test_a_token_counts_before_the_certificate_and_a_wrong_one_is_not_made
 
 
 async def test_a_connection_outlives_its_certificate_but_calls_do_not(mutual: Guarded, authority: Authority) -> None:
-    end = datetime.now(UTC).replace(microsecond=0, year=datetime.now(UTC).year + 1)
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(days=365)
     ada = authority.issue("ada", x509.UniformResourceIdentifier("spiffe://acme/ada"), end=end)
     await mutual.connect(trusting(authority, ada))
     operation = await mutual.begin("Open", ())
