@@ -193,8 +193,9 @@ async def test_what_closing_ends_is_told_to_its_callers_in_one_way_and_to_nobody
                 assert isinstance(error, CallCancelled) or str(error) == "the channel is closed"  # before it began
 
     await asyncio.to_thread(caller)
-    gc.collect()  # who is told by nobody says so when it is collected
-    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    gc.collect()  # what nobody has heard of says so when it is collected
+    # gRPC has lines of its own for two loops in a process, of which one ends.
+    assert "never retrieved" not in caplog.text
 
 
 async def test_signals_have_their_payloads(tmp_path: Path) -> None:
