@@ -163,6 +163,29 @@ async def test_nobody_is_blamed_in_place_of_what_ends_while_the_server_starts(sc
     assert await scene.crashes() == (2, 3)
 
 
+async def test_a_start_that_fails_after_a_crash_leaves_suspects_suspect(scene: Scene) -> None:
+    lab = scene.lab
+
+    @contextlib.asynccontextmanager
+    async def lifespan(server: Server) -> AsyncIterator[None]:
+        raise ConnectionError
+        yield
+
+    await lab.harness.crash()
+    lab.clock.advance(30)
+    lab.server.lifespan = lifespan
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            await lab.harness.start()
+    lab.server.lifespan = None
+    await lab.harness.start()
+    await lab.connect()
+    await lab.catch_up()
+    assert [script for script in scene.begun if scene.begun[script].is_set()] == ["poison"]
+    await lab.restart()
+    assert await scene.crashes() == (3, 3), "only it is to blame"
+
+
 async def test_what_waited_beside_a_suspect_goes_on_after_it(scene: Scene) -> None:
     lab = scene.lab
     await lab.restart()

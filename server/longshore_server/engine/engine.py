@@ -160,6 +160,7 @@ class Engine:
         self._starts: Starts
         self._isolation: recovery.Isolation
         self._epoch = 0
+        self._recovered = False
 
     # Life.
 
@@ -198,6 +199,7 @@ class Engine:
             list(self.table.live.values()), self.executor, self.waits, self.store.writer, self.clock, self._past,
             self._innocent, self._isolation, self.jobs,
         )  # fmt: skip
+        self._recovered = True
         await self.transfers.start()
         await self.sweeper.start(self.store)
         # From here on nothing waits: whoever started the server says that it serves before any handler says something.
@@ -243,7 +245,8 @@ class Engine:
     async def close(self) -> None:
         """Write what is queued and close the store. Repeatable."""
         if self._epoch:
-            await asyncio.gather(self.store.writer.submit(Shutdown(self._epoch)), return_exceptions=True)
+            shutdown = self.store.writer.submit(Shutdown(self._epoch, self._recovered))
+            await asyncio.gather(shutdown, return_exceptions=True)
             self._epoch = 0
         self.instances.close()
         self.jobs.unbind()

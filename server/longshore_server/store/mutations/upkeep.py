@@ -190,9 +190,19 @@ class RunApart(Mutation[None]):
 
 @dataclass(slots=True)
 class Shutdown(Mutation[None]):
-    """The server stops in good order."""
+    """The server stops in good order.
+
+    `recovered`: it has seen to what the last one left behind. One that has not, and comes after a crash, is forgotten:
+    the next one is to know how what it finds was left.
+    """
 
     epoch: int
+    recovered: bool = True
 
     def apply(self, tx: Transaction) -> None:
         tx.connection.execute("UPDATE boots SET stopped = ? WHERE epoch = ?", (tx.now, self.epoch))
+        if not self.recovered:
+            tx.connection.execute(
+                "DELETE FROM boots WHERE epoch = ? AND ? IN (SELECT epoch FROM boots WHERE stopped IS NULL)",
+                (self.epoch, self.epoch - 1),
+            )
