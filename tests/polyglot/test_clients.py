@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -346,18 +346,18 @@ async def test_refusals(dock: Dock, tells: Tells, channel: grpc.aio.Channel) -> 
         yield bytes_pb.UploadRequest(chunk=bytes_pb.UploadChunk(offset=1, data=b"ea", crc32c=0))
 
     same = (("longshore-request-id", "1"),)
-    again: dict[str, Any] = {
-        "invalid": orders.Process(order("")),
-        "unknown": operations.Get(pb.GetRequest(name="operations/nobody")),
-        "reused": orders.Process(order("1-2"), metadata=same),
-        "running": operations.Delete(pb.DeleteRequest(name=name)),
-        "offset": transfers.Upload(beyond()),
-        "full": orders.Process(order("1-3")),
+    again: dict[str, Callable[[], Awaitable[Any]]] = {
+        "invalid": lambda: orders.Process(order("")),
+        "unknown": lambda: operations.Get(pb.GetRequest(name="operations/nobody")),
+        "reused": lambda: orders.Process(order("1-2"), metadata=same),
+        "running": lambda: operations.Delete(pb.DeleteRequest(name=name)),
+        "offset": lambda: transfers.Upload(beyond()),
+        "full": lambda: orders.Process(order("1-3")),
     }
     assert [line["call"] for line in told] == list(again)
     kinds = set()
     for line in told:
-        expected = (await refused(again[line["call"]]))[2]
+        expected = (await refused(again[line["call"]]()))[2]
         assert status(line["refusal"]) == expected
         kinds |= {detail.type_url.rpartition(".")[2] for detail in expected.details}
     assert kinds == {"ErrorInfo", "BadRequest", "PreconditionFailure", "ResourceInfo", "RetryInfo"}
