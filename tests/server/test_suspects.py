@@ -53,6 +53,13 @@ class Scene:
         await self.begun[script].wait()
         self.begun[script].clear()
 
+    async def come_back_late(self) -> None:
+        """Kill the server, and start the next one after the poison's retry has become due."""
+        await self.lab.harness.crash()
+        self.lab.clock.advance(30)
+        await self.lab.harness.start()
+        await self.lab.connect()
+
     async def crashes(self) -> tuple[int, int]:
         return (await self.lab.get(self.poison)).crashes, (await self.lab.get(self.long)).crashes
 
@@ -99,10 +106,7 @@ async def test_a_suspect_that_is_due_later_is_run_apart_then(scene: Scene) -> No
 
 async def test_a_suspect_that_was_due_while_the_server_was_down_is_run_apart_at_once(scene: Scene) -> None:
     lab = scene.lab
-    await lab.harness.crash()
-    lab.clock.advance(30)
-    await lab.harness.start()
-    await lab.connect()
+    await scene.come_back_late()
     await scene.next("poison")
     await lab.catch_up()
     assert not scene.begun["long"].is_set(), "the more suspect one comes after it"
@@ -147,10 +151,7 @@ async def test_a_suspect_that_a_caller_stops_while_the_server_starts_is_run_apar
 
 async def test_nobody_is_blamed_in_place_of_what_ends_while_the_server_starts(scene: Scene, tmp_path: Path) -> None:
     lab = scene.lab
-    await lab.harness.crash()
-    lab.clock.advance(30)
-    await lab.harness.start()
-    await lab.connect()
+    await scene.come_back_late()
     await scene.next("poison")
     await lab.clock.armed(1)
     lab.clock.advance(1)
